@@ -1,0 +1,116 @@
+"""learner-core: reinforcement-learning learners written once, run compiled on Torch, TensorFlow and others.
+
+Importing this package loads no framework, no gymnasium and touches nothing; names are resolved on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+# Public name -> module that defines it. Kept sorted; tests/core/test_public_names.py holds it.
+_EXPORTS = {
+    "Algorithm": "algorithm.algorithm",
+    "AlgorithmConfig": "config.algorithm_config",
+    "BackendNotInstalledError": "errors",
+    "BatchError": "errors",
+    "CompileError": "errors",
+    "ConfigError": "errors",
+    "EnvError": "errors",
+    "FormatError": "errors",
+    "Learner": "learning.learner",
+    "LearnerCoreError": "errors",
+    "LearnerGroup": "group.learner_group",
+    "LearnerGroupError": "errors",
+    "MultiRLModuleSpec": "learning.rl_module",
+    "NonFiniteError": "errors",
+    "OptimizerSpec": "maths.optimizers",
+    "PluginError": "errors",
+    "PluginNotFoundError": "errors",
+    "RLModule": "learning.rl_module",
+    "RLModuleSpec": "learning.rl_module",
+    "SpaceError": "errors",
+    "StateError": "errors",
+    "WorkerLostError": "errors",
+    "get_config": "plugins.discovery",
+    "list_algorithms": "plugins.discovery",
+    "list_backends": "plugins.discovery",
+    "load_state": "state.files",
+    "save_state": "state.files",
+}
+
+__all__ = sorted([*_EXPORTS, "__version__"])  # noqa: PLE0605 - derived from the table above, which is literal
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _EXPORTS[name]
+    except KeyError:
+        raise AttributeError(f"module 'learner_core' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from .algorithm.algorithm import Algorithm as Algorithm
+    from .config.algorithm_config import AlgorithmConfig as AlgorithmConfig
+    from .errors import (
+        BackendNotInstalledError as BackendNotInstalledError,
+    )
+    from .errors import (
+        BatchError as BatchError,
+    )
+    from .errors import (
+        CompileError as CompileError,
+    )
+    from .errors import (
+        ConfigError as ConfigError,
+    )
+    from .errors import (
+        EnvError as EnvError,
+    )
+    from .errors import (
+        FormatError as FormatError,
+    )
+    from .errors import (
+        LearnerCoreError as LearnerCoreError,
+    )
+    from .errors import (
+        LearnerGroupError as LearnerGroupError,
+    )
+    from .errors import (
+        NonFiniteError as NonFiniteError,
+    )
+    from .errors import (
+        PluginError as PluginError,
+    )
+    from .errors import (
+        PluginNotFoundError as PluginNotFoundError,
+    )
+    from .errors import (
+        SpaceError as SpaceError,
+    )
+    from .errors import (
+        StateError as StateError,
+    )
+    from .errors import (
+        WorkerLostError as WorkerLostError,
+    )
+    from .group.learner_group import LearnerGroup as LearnerGroup
+    from .learning.learner import Learner as Learner
+    from .learning.rl_module import MultiRLModuleSpec as MultiRLModuleSpec
+    from .learning.rl_module import RLModule as RLModule
+    from .learning.rl_module import RLModuleSpec as RLModuleSpec
+    from .maths.optimizers import OptimizerSpec as OptimizerSpec
+    from .plugins.discovery import get_config as get_config
+    from .plugins.discovery import list_algorithms as list_algorithms
+    from .plugins.discovery import list_backends as list_backends
+    from .state.files import load_state as load_state
+    from .state.files import save_state as save_state

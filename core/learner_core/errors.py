@@ -1,0 +1,163 @@
+"""Every refusal that learner-core raises, in one tree.
+
+::
+
+    LearnerCoreError
+    ├── ConfigError              a setting: unknown name, wrong type, out of range, frozen
+    ├── SpaceError               an observation or action space that does not fit
+    ├── BatchError               a training batch; ``.module_id`` and ``.column`` say where
+    ├── StateError               a state tree; ``.path`` says where
+    │   └── FormatError          a state file: damaged, foreign, hostile or from the future
+    ├── PluginError              a plugin; ``.plugin`` and ``.distribution`` say whose
+    │   ├── PluginNotFoundError  no plugin of that name
+    │   └── BackendNotInstalledError   the backend is known, its framework is not installed
+    ├── CompileError             ``compile=True`` and the step cannot be traced
+    ├── NonFiniteError           NaN or infinity in a loss, a gradient or a parameter
+    ├── EnvError                 an environment that cannot be made, raises, or breaks its spaces
+    └── LearnerGroupError        a group that cannot be built or has been shut down
+        └── WorkerLostError      a learner process died; ``.rank`` and ``.exitcode`` say which
+
+Where a standard exception says the same (``ValueError`` for a wrong value, say), the class inherits from it
+as well, so ``except ValueError`` goes on working for people who write that.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BackendNotInstalledError",
+    "BatchError",
+    "CompileError",
+    "ConfigError",
+    "EnvError",
+    "FormatError",
+    "LearnerCoreError",
+    "LearnerGroupError",
+    "NonFiniteError",
+    "PluginError",
+    "PluginNotFoundError",
+    "SpaceError",
+    "StateError",
+    "WorkerLostError",
+    "did_you_mean",
+]
+
+
+class LearnerCoreError(Exception):
+    """Base of every error that learner-core raises on purpose."""
+
+
+class ConfigError(LearnerCoreError, ValueError):
+    """A setting that is unknown, ill-typed, out of range, or may not change any more."""
+
+
+class SpaceError(LearnerCoreError, ValueError):
+    """An observation or action space that the module, distribution or algorithm does not support."""
+
+
+class BatchError(LearnerCoreError, ValueError):
+    """A training batch that is refused before anything changes.
+
+    Args:
+        message: What was wrong, what was expected, what to do.
+        module_id: The module whose batch it is, if known.
+        column: The column at fault, as a path (``"obs/position"``), if one column is.
+    """
+
+    def __init__(self, message: str, *, module_id: str | None = None, column: str | None = None) -> None:
+        where = "".join(
+            [f"module {module_id!r}: " if module_id is not None else "", f"column {column!r}: " if column else ""]
+        )
+        super().__init__(where + message)
+        self.module_id = module_id
+        self.column = column
+
+
+class StateError(LearnerCoreError, ValueError):
+    """A state tree that does not fit.
+
+    Args:
+        message: What was expected, what came.
+        path: Where in the tree (``"rl_module/default_policy/pi.0.weight"``), if one place is at fault.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+class FormatError(StateError):
+    """A state file that is damaged, foreign, hostile, or written by a newer version."""
+
+
+class PluginError(LearnerCoreError):
+    """A plugin that cannot be loaded, clashes with another, or breaks its contract.
+
+    Args:
+        message: What happened.
+        plugin: The plugin's entry-point name.
+        distribution: The installed distribution it came from.
+    """
+
+    def __init__(self, message: str, *, plugin: str | None = None, distribution: str | None = None) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+        self.distribution = distribution
+
+
+class PluginNotFoundError(PluginError, LookupError):
+    """No plugin of that name is installed; the message names the nearest one."""
+
+
+class BackendNotInstalledError(PluginError, ImportError):
+    """The backend is known but its framework cannot be imported; the message names the extra to install."""
+
+
+class CompileError(LearnerCoreError, RuntimeError):
+    """``compile=True`` was asked for and the training step cannot be traced; the message says file and line."""
+
+
+class NonFiniteError(LearnerCoreError, ArithmeticError):
+    """NaN or infinity where ``nonfinite_gradients="raise"`` forbids it; the message names module and optimizer."""
+
+
+class EnvError(LearnerCoreError, RuntimeError):
+    """An environment that cannot be made, that raises too often, or that breaks its own spaces."""
+
+
+class LearnerGroupError(LearnerCoreError, RuntimeError):
+    """A learner group that cannot be built, or is used after ``shutdown()``."""
+
+
+class WorkerLostError(LearnerGroupError):
+    """A learner worker died or stopped answering.
+
+    Args:
+        message: What was being done.
+        rank: The rank of the lost worker.
+        exitcode: Its exit code (negative: the signal that killed it), if it has one.
+    """
+
+    def __init__(self, message: str, *, rank: int | None = None, exitcode: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.exitcode = exitcode
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Suggest the nearest known name.
+
+    Args:
+        name: What was asked for.
+        known: The names that exist.
+
+    Returns:
+        ``" Did you mean 'x'?"``, or a list of what there is when nothing is near, or ``""`` when nothing exists.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" There is: {', '.join(names)}." if names else ""
