@@ -1,0 +1,1 @@
+"""Train, evaluate, save and restore: the whole of a run."""

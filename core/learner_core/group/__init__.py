@@ -1,0 +1,1 @@
+"""LearnerGroup: one learner, or several that compute what one computes."""

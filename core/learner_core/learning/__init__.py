@@ -1,0 +1,1 @@
+"""The pure step and the Learner around it."""

@@ -1,0 +1,1 @@
+"""Networks, distributions, optimizers, returns and noise: pure functions over `xp`."""

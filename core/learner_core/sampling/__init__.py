@@ -1,0 +1,1 @@
+"""Environment runners, replay, normalisation and inference in numpy."""

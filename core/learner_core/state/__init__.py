@@ -1,0 +1,1 @@
+"""State trees, their file format and checkpoint folders."""

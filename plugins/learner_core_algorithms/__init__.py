@@ -1,0 +1,1 @@
+"""The algorithms that come with learner-core: one folder each, configuration, loss and README."""
