@@ -1,0 +1,1 @@
+"""Helpers that several suites share; importable as `support` (pytest's `pythonpath`)."""
