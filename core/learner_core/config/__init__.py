@@ -1,1 +1,10 @@
-"""Typed settings and their validation."""
+"""Settings of an algorithm: typed, documented, validated when they are set."""
+
+from __future__ import annotations
+
+from .algorithm_config import AlgorithmConfig
+from .environments import make_env
+from .settings import Setting
+from .validation import FloatOrSchedule, Range
+
+__all__ = ["AlgorithmConfig", "FloatOrSchedule", "Range", "Setting", "make_env"]

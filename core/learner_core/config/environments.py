@@ -1,0 +1,81 @@
+"""Makes the environment a config names. Gymnasium is imported on the first call, not before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from learner_core.errors import ConfigError, EnvError, did_you_mean
+
+__all__ = ["make_env"]
+
+# What an environment's module path or namespace needs -> the extra that brings it.
+_EXTRAS = {"ale": "atari", "atari": "atari", "mujoco": "mujoco", "box2d": "box2d", "pettingzoo": "multi-agent"}
+
+
+def make_env(config: Any, **kwargs: Any) -> Any:
+    """Make one environment from ``config.env`` and ``config.env_config``.
+
+    Args:
+        config: An AlgorithmConfig, or anything with ``env`` and ``env_config``.
+        kwargs: More keywords for ``gymnasium.make`` of a named environment (``render_mode``).
+
+    Returns:
+        What ``gymnasium.make`` or the callable returned.
+
+    Raises:
+        ConfigError: No environment was configured.
+        EnvError: It does not exist, needs an extra, or raised.
+    """
+    env, env_config = config.env, dict(config.env_config)
+    if env is None:
+        raise ConfigError("No environment: set .environment(env) with a name or a callable, or hand one over as env=.")
+    if not isinstance(env, str):
+        try:
+            return env(env_config)
+        except Exception as error:
+            name = getattr(env, "__qualname__", repr(env))
+            raise EnvError(f"The environment callable {name}(env_config={env_config!r}) raised {error!r}.") from error
+    import gymnasium
+
+    _register_extensions(env)
+    try:
+        return gymnasium.make(env, **{**env_config, **kwargs})
+    except Exception as error:
+        raise EnvError(_explain(env, env_config, error)) from error
+
+
+def _register_extensions(env: str) -> None:
+    """Register Atari's environments, which gymnasium does not do by itself."""
+    if not env.startswith("ALE/") and not env.endswith(("NoFrameskip-v4", "-v0", "-v4")):
+        return
+    import gymnasium
+
+    if env in gymnasium.registry:
+        return
+    try:
+        import ale_py
+    except ImportError:
+        return  # gymnasium.make says that the environment is unknown, and _explain which extra has it
+    gymnasium.register_envs(ale_py)
+
+
+def _explain(env: str, env_config: dict[str, Any], error: Exception) -> str:
+    import gymnasium
+
+    text = f"The environment {env!r} cannot be made: {type(error).__name__}: {error}."
+    spec = gymnasium.registry.get(env)
+    if spec is None:
+        if env.startswith("ALE/"):
+            return text + _install("atari")
+        nearest = did_you_mean(env, gymnasium.registry)
+        return text + (nearest if nearest.startswith(" Did") else " List the names with gymnasium.pprint_registry().")
+    entry = str(spec.entry_point).lower()
+    if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
+        for key, extra in _EXTRAS.items():
+            if key in entry or key in str(error).lower():
+                return text + _install(extra)
+    return text + (f" env_config={env_config!r}" if env_config else "")
+
+
+def _install(extra: str) -> str:
+    return f' Install what it needs: pip install "learner-core[{extra}]".'
