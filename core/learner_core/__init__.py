@@ -33,6 +33,7 @@ _EXPORTS = {
     "RLModuleSpec": "learning.rl_module",
     "SpaceError": "errors",
     "StateError": "errors",
+    "StateIOError": "errors",
     "WorkerLostError": "errors",
     "get_config": "plugins.discovery",
     "list_algorithms": "plugins.discovery",
@@ -99,6 +100,9 @@ if TYPE_CHECKING:
     )
     from .errors import (
         StateError as StateError,
+    )
+    from .errors import (
+        StateIOError as StateIOError,
     )
     from .errors import (
         WorkerLostError as WorkerLostError,

@@ -7,7 +7,8 @@
     ├── SpaceError               an observation or action space that does not fit
     ├── BatchError               a training batch; ``.module_id`` and ``.column`` say where
     ├── StateError               a state tree; ``.path`` says where
-    │   └── FormatError          a state file: damaged, foreign, hostile or from the future
+    │   ├── FormatError          a state file: damaged, foreign, hostile or from the future
+    │   └── StateIOError         the operating system would not read or write one; also an OSError
     ├── PluginError              a plugin; ``.plugin`` and ``.distribution`` say whose
     │   ├── PluginNotFoundError  no plugin of that name
     │   └── BackendNotInstalledError   the backend is known, its framework is not installed
@@ -40,6 +41,7 @@ __all__ = [
     "PluginNotFoundError",
     "SpaceError",
     "StateError",
+    "StateIOError",
     "WorkerLostError",
     "did_you_mean",
 ]
@@ -90,6 +92,29 @@ class StateError(LearnerCoreError, ValueError):
 
 class FormatError(StateError):
     """A state file that is damaged, foreign, hostile, or written by a newer version."""
+
+
+class StateIOError(StateError, OSError):
+    """The operating system would not read or write a state file; ``errno`` and ``filename`` are those of the cause."""
+
+    @classmethod
+    def of(cls, cause: OSError, doing: str) -> StateIOError:
+        """Wrap an operating-system error.
+
+        Args:
+            cause: The error.
+            doing: What failed, with the file's path: "cannot save /runs/a".
+
+        Returns:
+            The error to raise, with the errno of the cause.
+        """
+        error = cls(f"{doing}: {cause.strerror or cause}")
+        error.errno = cause.errno
+        error.filename = cause.filename
+        return error
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # OSError would print errno and filename instead of the message
 
 
 class PluginError(LearnerCoreError):
