@@ -1,0 +1,384 @@
+"""Finds what is chosen by name: backends, algorithms, launchers, collectives; and the plugins that are told everything.
+
+Listing reads importlib.metadata and imports nothing; loading imports one plugin. Refuses: unknown names (with the
+nearest one), names that two distributions claim, another PLUGIN_API, plugins that raise or return nothing; each
+refusal names the plugin and its distribution, and none disturbs the others.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import inspect
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from learner_core.errors import BackendNotInstalledError, PluginError, PluginNotFoundError, did_you_mean
+
+from . import hookspecs
+from .manager import HERE, Manager, PluginQuarantineWarning, get_manager, hook_names
+
+__all__ = [
+    "GROUPS",
+    "PluginInfo",
+    "get_config",
+    "list_algorithms",
+    "list_backends",
+    "list_plugins",
+    "load",
+    "refresh",
+    "register",
+    "register_all",
+    "trusted_packages",
+]
+
+GROUPS: dict[str, str | None] = {
+    "learner_core.backends": "learner_core_backend",
+    "learner_core.algorithms": "learner_core_algorithm",
+    "learner_core.launchers": "learner_core_launcher",
+    "learner_core.collectives": "learner_core_collective",
+    "learner_core.plugins": None,
+}
+"""Entry-point group -> the hook that its plugins answer; None: told everything instead of being asked for something."""
+
+# Framework's top-level module -> the extra of learner-core that installs it.
+_EXTRAS = {"torch": "torch", "tensorflow": "tf-cpu", "keras": "tf-cpu", "ray": "ray", "horovod": "horovod"}
+_ALIASES = {"pytorch": "torch", "tensorflow": "tf", "keras": "tf", "tf2": "tf", "tf-cpu": "tf"}
+
+
+class PluginInfo(str):
+    """What is known of one plugin without importing it. It is its name, a ``str``, with attributes.
+
+    Attributes:
+        name: The name it is chosen by.
+        group: Its entry-point group.
+        distribution: The installed distribution that brings it.
+        version: That distribution's version.
+        status: "available" (not loaded yet), "loaded", "not installed" (its framework is missing), "duplicate" or
+            "broken".
+        error: What is wrong, if something is.
+    """
+
+    name: str
+    group: str
+    distribution: str
+    version: str
+    status: str
+    error: str | None
+
+    def __new__(
+        cls, name: str, *, group: str, distribution: str, version: str, status: str, error: str | None
+    ) -> PluginInfo:
+        self = super().__new__(cls, name)
+        self.name, self.group, self.distribution = name, group, distribution
+        self.version, self.status, self.error = version, status, error
+        return self
+
+
+@dataclass
+class _Entry:
+    name: str
+    group: str
+    value: str
+    distribution: str
+    version: str
+    plugin: Any = None
+    thing: Any = None
+    error: PluginError | None = None
+
+    @property
+    def blame(self) -> str:
+        return f"plugin {self.name!r} of {self.distribution} {self.version}".rstrip()
+
+
+@dataclass
+class _Index:
+    installed: dict[str, list[_Entry]] = field(default_factory=dict)
+    here: dict[str, list[_Entry]] = field(default_factory=dict)
+
+
+_INDEX = _Index()
+
+
+def list_backends() -> list[PluginInfo]:
+    """List the registered backends; imports none of them.
+
+    Returns:
+        One entry per claim of a name, sorted; each is the name and has ``distribution version status error``.
+    """
+    return list_plugins("learner_core.backends")
+
+
+def list_algorithms() -> list[PluginInfo]:
+    """List the registered algorithms; imports none of them. Returns as :func:`list_backends`."""
+    return list_plugins("learner_core.algorithms")
+
+
+def get_config(name: str) -> Any:
+    """Make the config of a registered algorithm, third-party ones included.
+
+    Args:
+        name: The algorithm's name, ``"ppo"``.
+
+    Returns:
+        A new AlgorithmConfig of the algorithm's class, with its defaults.
+
+    Raises:
+        PluginNotFoundError: No such algorithm; the text has the nearest name.
+        PluginError: Its plugin is broken, or claimed twice.
+    """
+    return load("learner_core.algorithms", name)()
+
+
+def list_plugins(group: str, *, try_loading: bool = False) -> list[PluginInfo]:
+    """List the plugins of a group.
+
+    Args:
+        group: One of :data:`GROUPS`.
+        try_loading: Load each one, to learn whether it works (``learner-core plugins doctor``).
+
+    Returns:
+        As :func:`list_backends`.
+    """
+    entries = _entries(group)
+    infos = []
+    for entry in sorted(entries, key=lambda entry: (entry.name, entry.distribution)):
+        if try_loading and not entry.error:
+            try:
+                _load_plugin(entry) if GROUPS[group] is None else load(group, entry.name)
+            except PluginError as problem:
+                entry.error = problem
+        twins = [other for other in entries if other.name == entry.name]
+        status = "available" if entry.plugin is None else "loaded"
+        error = str(entry.error) if entry.error else None
+        if entry.error:
+            status = "not installed" if isinstance(entry.error, BackendNotInstalledError) else "broken"
+        if len(twins) > 1:
+            status, error = "duplicate", str(_duplicate(group, twins))
+        infos.append(
+            PluginInfo(
+                entry.name,
+                group=group,
+                distribution=entry.distribution,
+                version=entry.version,
+                status=status,
+                error=error,
+            )
+        )
+    return infos
+
+
+def load(group: str, name: str) -> Any:
+    """Load one plugin by name and ask it for its thing.
+
+    Args:
+        group: One of :data:`GROUPS`, except ``learner_core.plugins``.
+        name: The name it is chosen by.
+
+    Returns:
+        What its registration hook returned: the Backend class, the AlgorithmConfig subclass, ...; the same every time.
+
+    Raises:
+        PluginNotFoundError: No such name; the text has the nearest one.
+        BackendNotInstalledError: Its framework is missing; the text has the command that installs it.
+        PluginError: It is claimed twice, has another PLUGIN_API, raises, or does not answer the hook.
+    """
+    entries = _entries(group)
+    claims = [entry for entry in entries if entry.name == name]
+    kind = group.partition(".")[2].removesuffix("s")
+    if not claims:
+        known = [entry.name for entry in entries]
+        nearest = f" Did you mean {_ALIASES[name]!r}?" if _ALIASES.get(name) in known else did_you_mean(name, known)
+        raise PluginNotFoundError(f"There is no {kind} {name!r}.{nearest}", plugin=str(name))
+    if len(claims) > 1:
+        raise _duplicate(group, claims)
+    (entry,) = claims
+    if entry.thing is None:
+        try:
+            entry.thing = _ask(entry, _load_plugin(entry))
+        except PluginError as problem:
+            entry.error = problem
+            raise
+        entry.error = None
+        _tell(entry)
+    return entry.thing
+
+
+def register(group: str, name: str, plugin: Any) -> None:
+    """Register a plugin of this process by hand, as an entry point would; other processes do not see it.
+
+    Args:
+        group: One of :data:`GROUPS`.
+        name: The name it is chosen by.
+        plugin: The plugin: an object or module with hook implementations.
+
+    Raises:
+        PluginError: The name is taken, or the group does not exist.
+    """
+    taken = [entry for entry in _entries(group) if entry.name == name]
+    if taken:
+        raise PluginError(f"{group}: {name!r} is taken, by {taken[0].blame}.", plugin=name, distribution=HERE)
+    entry = _Entry(name, group, "", HERE, "", plugin=plugin)
+    _INDEX.here.setdefault(group, []).append(entry)
+
+
+def refresh() -> None:
+    """Forget everything but hand-made registrations: distributions were installed or removed while running."""
+    _INDEX.installed.clear()
+
+
+def register_all(manager: Manager) -> None:
+    """Register every plugin of group ``learner_core.plugins``, leaving out those that cannot be, with a warning each.
+
+    Args:
+        manager: The manager to register them with.
+    """
+    entries = _entries("learner_core.plugins")
+    for entry in entries:
+        twins = [other for other in entries if other.name == entry.name]
+        try:
+            if len(twins) > 1:
+                raise _duplicate("learner_core.plugins", twins)
+            plugin = _load_plugin(entry)
+            if not manager.is_registered(plugin):
+                manager.register(plugin, entry.name, distribution=entry.distribution)
+        except PluginError as problem:
+            entry.error = problem
+            manager.quarantined[entry.name] = str(problem)
+            warnings.warn(f"left out: {problem}", PluginQuarantineWarning, stacklevel=2)
+
+
+def trusted_packages() -> set[str]:
+    """Top-level packages that installed distributions registered plugins from."""
+    return {entry.value.partition(".")[0].partition(":")[0] for group in GROUPS for entry in _entries(group)} - {""}
+
+
+def _entries(group: str) -> list[_Entry]:
+    if group not in GROUPS:
+        raise PluginError(f"There is no plugin group {group!r}.{did_you_mean(group, GROUPS)}")
+    if group not in _INDEX.installed:
+        found = []
+        for point in importlib.metadata.entry_points(group=group):
+            distribution = point.dist
+            found.append(
+                _Entry(
+                    point.name,
+                    group,
+                    point.value,
+                    distribution.name if distribution else "an unknown distribution",
+                    distribution.version if distribution else "",
+                )
+            )
+        _INDEX.installed[group] = found
+    return [*_INDEX.installed[group], *_INDEX.here.get(group, [])]
+
+
+def _duplicate(group: str, claims: list[_Entry]) -> PluginError:
+    owners = " and ".join(sorted(f"{entry.distribution} {entry.version} ({entry.value})" for entry in claims))
+    return PluginError(
+        f"{group}: {claims[0].name!r} is claimed by {owners}. Uninstall all but one.",
+        plugin=claims[0].name,
+        distribution=claims[0].distribution,
+    )
+
+
+def _load_plugin(entry: _Entry) -> Any:
+    if entry.plugin is None:
+        _check_api(entry, _declared_api(entry.value))
+        try:
+            plugin = importlib.metadata.EntryPoint(entry.name, entry.value, entry.group).load()
+            plugin = plugin() if inspect.isclass(plugin) else plugin
+        except Exception as error:
+            raise _blame(entry, error, "importing it") from error
+        _check_api(entry, getattr(plugin, "PLUGIN_API", None))
+        entry.plugin = plugin
+    return entry.plugin
+
+
+def _ask(entry: _Entry, plugin: Any) -> Any:
+    hook = GROUPS[entry.group]
+    if hook is None:
+        raise PluginError(f"{entry.group}: these plugins are told, not asked; there is nothing to load.")
+    asked = Manager()
+    asked.register(plugin, entry.name, distribution=entry.distribution)
+    caller: pluggy.HookCaller = getattr(asked.hook, hook)
+    if not caller.get_hookimpls():
+        raise _error(entry, f"{entry.value or plugin!r} has no function {hook}() marked with hookimpl.")
+    try:
+        answers = caller()
+    except Exception as error:
+        raise _blame(entry, error, f"{hook}()") from error
+    if not answers:
+        raise _error(entry, f"{hook}() returned None.")
+    if entry.group == "learner_core.algorithms" and not hasattr(answers[0], "algorithm_name"):
+        raise _error(entry, f"{hook}() must return a subclass of AlgorithmConfig, got {answers[0]!r}.")
+    return answers[0]
+
+
+def _tell(entry: _Entry) -> None:
+    """Let a plugin that was chosen by name hear the notification hooks it implements, too."""
+    heard = {name for name in hook_names() if name not in GROUPS.values()}
+    if any(hasattr(getattr(entry.plugin, name, None), "learner_core_impl") for name in heard):
+        manager = get_manager()
+        if not manager.is_registered(entry.plugin):
+            kind = entry.group.partition(".")[2].removesuffix("s")
+            manager.register(entry.plugin, f"{kind}:{entry.name}", distribution=entry.distribution)
+
+
+def _error(entry: _Entry, text: str) -> PluginError:
+    return PluginError(f"{entry.blame}: {text}", plugin=entry.name, distribution=entry.distribution)
+
+
+def _blame(entry: _Entry, error: Exception, doing: str) -> PluginError:
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    own = entry.value.partition(":")[0].partition(".")[0]
+    if entry.group == "learner_core.backends" and missing and missing != own:
+        extra = _EXTRAS.get(missing)
+        command = f'pip install "learner-core[{extra}]"' if extra else f"pip install {missing}"
+        return BackendNotInstalledError(
+            f"The backend {entry.name!r} needs {missing}, which is not installed: {command}.",
+            plugin=entry.name,
+            distribution=entry.distribution,
+        )
+    return _error(entry, f"{doing} raised {type(error).__name__}: {error}")
+
+
+def _check_api(entry: _Entry, declared: Any) -> None:
+    if declared not in (None, hookspecs.PLUGIN_API):
+        raise _error(
+            entry,
+            f"it is written for PLUGIN_API {declared!r}, this learner-core has {hookspecs.PLUGIN_API}; "
+            f"install a version of {entry.distribution} that fits.",
+        )
+
+
+def _declared_api(value: str) -> Any:
+    """Read ``PLUGIN_API = <number>`` from a module's source without importing it; None if it does not say."""
+    parts = value.partition(":")[0].strip().split(".")
+    try:
+        spec = importlib.util.find_spec(parts[0])
+        for depth in range(2, len(parts) + 1):
+            if spec is None or spec.submodule_search_locations is None:
+                return None
+            spec = importlib.machinery.PathFinder.find_spec(
+                ".".join(parts[:depth]), list(spec.submodule_search_locations)
+            )
+        if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+            return None
+        tree = ast.parse(Path(spec.origin).read_bytes())
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return None  # importing it will say what is wrong
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == "PLUGIN_API" for target in targets):
+            literal = getattr(node, "value", None)
+            return literal.value if isinstance(literal, ast.Constant) else None
+    return None

@@ -1,0 +1,224 @@
+"""The hooks of learner-core: who calls them, when, how often, on which rank.
+
+Rule: a thing chosen by name is an entry point whose plugin answers a registration hook; an event that everybody may
+want to know of is one of the notification hooks below; what is computed inside a step is a method, never a hook.
+
+A plugin implements a hook with any subset of its arguments, positionally and without defaults::
+
+    from learner_core.plugins.hookspecs import hookimpl
+
+    @hookimpl
+    def learner_update_end(update, results):
+        print(update, results["__all__"])
+
+Notification hooks see copies (arrays are read-only), their return value is ignored unless the text says otherwise, and
+one that raises is quarantined: its whole plugin is told nothing more, a warning names it, training goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pluggy
+
+__all__ = ["PLUGIN_API", "PROJECT", "hookimpl", "hookspec"]
+
+PROJECT = "learner_core"
+
+PLUGIN_API = 1
+"""Version of the hooks and of the Backend and Learner interfaces. A plugin module may say ``PLUGIN_API = 1`` at its top
+level; another number is refused before the module is imported."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+# ---- registration: asked by learner_core.plugins.discovery, of the plugin of one entry point only --------------------
+
+
+@hookspec
+def learner_core_backend() -> type:  # type: ignore[empty-body]  # a specification has no body
+    """Return the Backend class. Group ``learner_core.backends``; the framework may be imported here, not before.
+
+    Called by discovery, once per process, when ``.framework(name)`` is first built; on the driver and on every worker.
+
+    Returns:
+        A subclass of ``learner_core.backend.Backend``.
+
+    Raises:
+        ImportError: The framework is not installed; reported as BackendNotInstalledError.
+    """
+
+
+@hookspec
+def learner_core_algorithm() -> type:  # type: ignore[empty-body]  # a specification has no body
+    """Return the config class. Group ``learner_core.algorithms``.
+
+    Called by discovery, once per process, at the first ``get_config(name)``; on the driver, and on workers that rebuild
+    their config.
+
+    Returns:
+        A subclass of ``learner_core.AlgorithmConfig``.
+    """
+
+
+@hookspec
+def learner_core_launcher() -> Any:
+    """Return the launcher, which starts learner processes. Group ``learner_core.launchers``.
+
+    Called by discovery, once per process, when a group with ``launcher=name`` is first built; on the driver only.
+
+    Returns:
+        The launcher class.
+    """
+
+
+@hookspec
+def learner_core_collective() -> Any:
+    """Return the collective, which reduces over learners. Group ``learner_core.collectives``.
+
+    Called by discovery, once per process, when a group with ``collective=name`` is built; on every learner.
+
+    Returns:
+        The collective class.
+    """
+
+
+# ---- life of a learner ---------------------------------------------------------------------------------------------
+
+
+@hookspec
+def learner_build_end(
+    config: dict[str, Any], module_ids: list[str], backend: str, compiled: bool, rank: int, world_size: int
+) -> None:
+    """A learner is built and may update now.
+
+    Called by the Learner, once, at the end of its build (again after ``add_module`` or ``remove_module``), on every
+    rank.
+
+    Args:
+        config: ``config.to_dict()``.
+        module_ids: The modules, sorted.
+        backend: The backend's name.
+        compiled: Whether the step runs compiled.
+        rank: This learner's rank; 0 where there is one learner.
+        world_size: Number of learners.
+    """
+
+
+@hookspec
+def learner_update_begin(update: int, timesteps: dict[str, int], num_rows: dict[str, int], rank: int) -> None:
+    """An update is about to start; the batch has been accepted.
+
+    Called by the Learner, once per ``update_from_batch``, before the first minibatch, on every rank.
+
+    Args:
+        update: Index of the update, 0 for the first of the run; it goes on across checkpoints.
+        timesteps: As given to ``update_from_batch``; ``{}`` if none.
+        num_rows: {module_id: rows of the whole batch}.
+        rank: This learner's rank.
+    """
+
+
+@hookspec
+def learner_update_end(update: int, timesteps: dict[str, int], results: dict[str, dict[str, float]], rank: int) -> None:
+    """An update is done and its results are reduced.
+
+    Called by the Learner, once per ``update_from_batch``, after ``after_gradient_based_update``, on every rank.
+
+    Args:
+        update: Index of the update.
+        timesteps: As given to ``update_from_batch``.
+        results: {module_id: {metric: float}, "__all__": {...}}; the same on every rank.
+        rank: This learner's rank.
+    """
+
+
+# ---- life of a learner group ---------------------------------------------------------------------------------------
+
+
+@hookspec
+def learner_group_worker_lost(rank: int, exitcode: int | None, reason: str) -> None:
+    """A learner process died or went silent.
+
+    Called by the LearnerGroup, once per lost worker, before the error is raised or the ring rebuilt; on the driver
+    only.
+
+    Args:
+        rank: The rank of the lost worker.
+        exitcode: Its exit code, negative for a signal; None if it has not ended.
+        reason: What was noticed, with the remote traceback where there is one.
+    """
+
+
+@hookspec
+def learner_group_worker_restarted(rank: int, update: int) -> None:
+    """A lost worker was replaced (``restart_failed_learners=True``).
+
+    Called by the LearnerGroup, once per replaced worker, after the ring works again and before the update is retried;
+    on the driver only.
+
+    Args:
+        rank: The rank that was replaced.
+        update: Index of the update the group goes on from.
+    """
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def learner_checkpoint_collect(rank: int) -> dict[str, Any] | None:
+    """A state is being collected: return what this plugin wants to find again.
+
+    Called by the Learner, once per ``get_state``, ``save_state`` or checkpoint, on rank 0 only.
+
+    Args:
+        rank: 0.
+
+    Returns:
+        A state tree (dicts of arrays and plain values), stored under ``plugins/<plugin name>``; None for nothing.
+    """
+
+
+@hookspec
+def learner_checkpoint_restore(state: dict[str, Any], rank: int) -> None:
+    """A state was set: here is what this plugin returned from ``learner_checkpoint_collect``.
+
+    Called by the Learner, once per ``set_state``, ``load_state`` or restore that holds something for this plugin, after
+    the learner's own state is in place; on every rank. Each plugin sees its own state only.
+
+    Args:
+        state: The plugin's tree; arrays are read-only.
+        rank: This learner's rank.
+    """
+
+
+@hookspec
+def learner_checkpoint_saved(path: str, update: int, rank: int) -> None:
+    """A state file or checkpoint folder is complete and durable on disk.
+
+    Called by the Learner, LearnerGroup or Algorithm that was told to save, once per save, after the rename; on rank 0
+    (the driver of a group) only.
+
+    Args:
+        path: The file or folder.
+        update: Number of updates done so far.
+        rank: 0.
+    """
+
+
+# ---- life of an algorithm ------------------------------------------------------------------------------------------
+
+
+@hookspec
+def algorithm_iteration_end(iteration: int, results: dict[str, Any], timesteps: dict[str, int]) -> None:
+    """An iteration of training, its evaluation and checkpoint included, is done: the place for experiment trackers.
+
+    Called by the Algorithm, once per ``train()``, on the driver only (with ``launcher="spmd"``, on every rank).
+
+    Args:
+        iteration: Index of the iteration, 1 for the first of the run; it goes on across checkpoints.
+        results: What ``train()`` returns.
+        timesteps: Lifetime counters, ``num_env_steps_sampled_lifetime`` among them.
+    """
