@@ -78,7 +78,7 @@ def parse(value: Any, setting: str = "schedule") -> Schedule:
         return value
     if _is_number(value):
         return Schedule(((0.0, _finite(value, setting, "value")),))
-    if isinstance(value, str | bytes) or not (isinstance(value, Sequence) or hasattr(value, "tolist")):
+    if isinstance(value, str | bytes) or not (isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0):
         raise ConfigError(
             f"{setting}={value!r}: expected a number or a schedule [[timestep, value], ...], got {type(value).__name__}"
         )

@@ -15,13 +15,10 @@ exactly, with no tail to lose, and the category of the smallest ``exponential / 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self
 
 from ..errors import SpaceError
-
-if TYPE_CHECKING:
-    from ..xp import Namespace
+from ..xp import Array, Namespace
 
 __all__ = [
     "Bernoulli",
@@ -32,8 +29,6 @@ __all__ = [
     "SquashedGaussian",
     "distribution_for",
 ]
-
-Array: TypeAlias = Any
 
 # What a forbidden action's logit becomes: its probability is exactly 0, and every product with it stays finite.
 _FORBIDDEN = -1e9
@@ -68,7 +63,7 @@ class Distribution:
         Raises:
             SpaceError: For an option the class does not have.
         """
-        frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        frozen = {name: _frozen(value) for name, value in options.items()}
         for name in frozen:
             if name not in cls.options:
                 raise SpaceError(f"{cls.__name__}.bind: no option {name!r}; there is: {', '.join(cls.options)}")
@@ -185,7 +180,7 @@ class Categorical(Distribution):
 
     event_shape = ()
     start: ClassVar[int] = 0
-    options = ("start",)
+    options: ClassVar[tuple[str, ...]] = ("start",)
 
     def __init__(self, logits: Array) -> None:
         self.log_probs = self.xp.log_softmax(logits, axis=-1)
@@ -234,26 +229,34 @@ class MultiCategorical(Distribution):
 
     nvec: ClassVar[tuple[int, ...]] = ()
     start: ClassVar[tuple[int, ...]] = ()
-    options = ("nvec", "start", "event_shape")
+    options: ClassVar[tuple[str, ...]] = ("nvec", "start", "event_shape")
+
+    _choices: ClassVar[tuple[type[Categorical], ...]] = ()
 
     def __init__(self, parts: list[Categorical]) -> None:
         self.parts = parts
 
     @classmethod
+    def bind(cls, xp: Namespace, **options: Any) -> type[Self]:
+        bound = super().bind(xp, **options)
+        starts = bound.start or (0,) * len(bound.nvec)
+        bound._choices = tuple(Categorical.bind(xp, start=start) for start in starts)
+        return bound
+
+    @classmethod
     def from_logits(cls, inputs: Array, mask: Array | None = None) -> Self:
         logits = cls.xp.split(_masked(cls.xp, inputs, mask), list(cls.nvec), -1)
-        starts = cls.start or (0,) * len(cls.nvec)
-        return cls([Categorical.bind(cls.xp, start=s)(part) for s, part in zip(starts, logits, strict=True)])
+        return cls([choice(part) for choice, part in zip(cls._choices, logits, strict=True)])
 
     def logp(self, x: Array) -> Array:
         flat = self._flat(x)
-        return _total(part.logp(flat[..., index]) for index, part in enumerate(self.parts))
+        return _total([part.logp(flat[..., index]) for index, part in enumerate(self.parts)])
 
     def entropy(self) -> Array:
-        return _total(part.entropy() for part in self.parts)
+        return _total([part.entropy() for part in self.parts])
 
     def kl(self, other: Self) -> Array:
-        return _total(mine.kl(its) for mine, its in zip(self.parts, other.parts, strict=True))
+        return _total([mine.kl(its) for mine, its in zip(self.parts, other.parts, strict=True)])
 
     def sample(self, noise: Array) -> Array:
         noises = self.xp.split(noise, [2 * n for n in self.nvec], -1)
@@ -320,11 +323,11 @@ class Bernoulli(Distribution):
 class DiagGaussian(Distribution):
     """Independent normal numbers, from [mean, log_std] [..., 2A]; actions are not bounded.
 
-    Options: ``log_std_range``, None or (low, high) to clip the logarithm of the standard deviation, and ``event_shape``.
+    Options: ``log_std_range``, None or (low, high) bounds of the logarithm of the standard deviation; ``event_shape``.
     """
 
     log_std_range: ClassVar[tuple[float, float] | None] = None
-    options = ("event_shape", "log_std_range")
+    options: ClassVar[tuple[str, ...]] = ("event_shape", "log_std_range")
 
     def __init__(self, mean: Array, log_std: Array) -> None:
         if self.log_std_range is not None:
@@ -348,9 +351,7 @@ class DiagGaussian(Distribution):
         xp = self.xp
         ratio = xp.exp(self.log_std - other.log_std)
         distance = (self.mean - other.mean) * xp.exp(-other.log_std)
-        return xp.sum(
-            other.log_std - self.log_std + 0.5 * (xp.square(ratio) + xp.square(distance)) - 0.5, axis=-1
-        )
+        return xp.sum(other.log_std - self.log_std + 0.5 * (xp.square(ratio) + xp.square(distance)) - 0.5, axis=-1)
 
     def sample(self, noise: Array) -> Array:
         return self._fold(self._normal(noise))
@@ -377,7 +378,7 @@ class DiagGaussian(Distribution):
 
     @staticmethod
     def input_size(space: Any) -> int:
-        return 2 * math.prod(space.shape)
+        return 2 * int(math.prod(space.shape))
 
 
 class SquashedGaussian(DiagGaussian):
@@ -401,7 +402,7 @@ class SquashedGaussian(DiagGaussian):
     low: ClassVar[float | tuple[float, ...]] = -1.0
     high: ClassVar[float | tuple[float, ...]] = 1.0
     log_std_range: ClassVar[tuple[float, float] | None] = (-20.0, 2.0)
-    options = ("event_shape", "high", "log_std_range", "low")
+    options: ClassVar[tuple[str, ...]] = ("event_shape", "high", "log_std_range", "low")
 
     def logp(self, x: Array) -> Array:
         xp = self.xp
@@ -544,16 +545,20 @@ def _rounding_step(xp: Namespace, x: Array) -> float:
     return 2.0**-24 if x.dtype == xp.float32 else 2.0**-8
 
 
-def _total(parts: Iterator[Array]) -> Array:
-    total = next(parts)
-    for part in parts:
+def _total(parts: list[Array]) -> Array:
+    total = parts[0]
+    for part in parts[1:]:
         total = total + part
     return total
 
 
-def _pairs(
-    low: float | tuple[float, ...], high: float | tuple[float, ...]
-) -> list[tuple[float, float]]:
+def _frozen(value: Any) -> Any:
+    """Lists and arrays as tuples, so that an option can be part of a key."""
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(plain) if isinstance(plain, list) else plain
+
+
+def _pairs(low: float | tuple[float, ...], high: float | tuple[float, ...]) -> list[tuple[float, float]]:
     lows = low if isinstance(low, tuple) else (low,)
     highs = high if isinstance(high, tuple) else (high,)
     size = max(len(lows), len(highs))

@@ -99,7 +99,8 @@ def uniforms(
     """
     bits = 53 if np.dtype(dtype) == np.float64 else 24
     words = _raw(seed, step, stream, rows * math.prod(shape))
-    return ((words >> np.uint64(64 - bits)).astype(dtype) * np.dtype(dtype).type(2.0**-bits)).reshape(rows, *shape)
+    # Exact: the integer fits the mantissa, and the factor is a power of two.
+    return ((words >> np.uint64(64 - bits)).astype(np.float64) * 2.0**-bits).astype(dtype).reshape(rows, *shape)
 
 
 def permutation(seed: int, step: int, stream: int | str, n: int) -> npt.NDArray[np.int64]:

@@ -19,19 +19,15 @@ import math
 import numbers
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from ..xp import Namespace
+from ..xp import Array, Namespace
 
 __all__ = ["OptimizerSpec", "clip_by_global_norm", "clip_by_norm", "clip_by_value"]
-
-Array: TypeAlias = Any
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
@@ -70,7 +66,7 @@ class OptimizerSpec:
     hyper: Mapping[str, Any]
 
     def __init__(self, kind: str = "adam", **hyper: Any) -> None:
-        if not isinstance(kind, str) or kind not in _DEFAULTS:
+        if kind not in tuple(_DEFAULTS):
             raise ConfigError(f"optimizer kind={kind!r} does not exist.{did_you_mean(kind, _DEFAULTS)}")
         values = dict(_DEFAULTS[kind])
         for name, value in hyper.items():
@@ -232,7 +228,7 @@ class OptimizerSpec:
             m = alpha * slots["m"] + (1.0 - alpha) * gradients
             new["m"] = m
             # The variance of a constant gradient is zero and may round below it; torch gives NaN there.
-            v = xp.maximum(v - xp.square(m), xp.zeros_like(v))
+            v = xp.clip(v - xp.square(m), 0.0)
         direction = gradients / (xp.sqrt(v) + self.hyper["eps"])
         if momentum != 0:
             direction = momentum * slots["momentum"] + direction
@@ -240,9 +236,7 @@ class OptimizerSpec:
         return params - lr * direction, new
 
 
-def clip_by_global_norm(
-    xp: Namespace, gradients: Mapping[str, Array], max_norm: Any
-) -> tuple[dict[str, Array], Array]:
+def clip_by_global_norm(xp: Namespace, gradients: Mapping[str, Array], max_norm: Any) -> tuple[dict[str, Array], Array]:
     """Scale all gradients together so that their joint Euclidean norm is at most ``max_norm``.
 
     The factor is min(1, max_norm / (norm + 1e-6)), as in torch: gradients above the bound end a millionth of
@@ -275,9 +269,7 @@ def clip_by_norm(xp: Namespace, gradients: Mapping[str, Array], max_norm: Any) -
     Returns:
         The scaled gradients; the factor is that of :func:`clip_by_global_norm`.
     """
-    return {
-        name: g * _clip_factor(xp, xp.sqrt(xp.sum(xp.square(g))), max_norm) for name, g in gradients.items()
-    }
+    return {name: g * _clip_factor(xp, xp.sqrt(xp.sum(xp.square(g))), max_norm) for name, g in gradients.items()}
 
 
 def clip_by_value(xp: Namespace, gradients: Mapping[str, Array], max_value: Any) -> dict[str, Array]:
@@ -295,8 +287,7 @@ def clip_by_value(xp: Namespace, gradients: Mapping[str, Array], max_value: Any)
 
 
 def _clip_factor(xp: Namespace, norm: Array, max_norm: Any) -> Array:
-    factor = max_norm / (norm + 1e-6)
-    return xp.minimum(factor, xp.ones_like(factor))
+    return xp.minimum(max_norm / (norm + 1e-6), 1.0)
 
 
 def _checked(kind: str, name: str, value: Any) -> Any:

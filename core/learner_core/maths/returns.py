@@ -10,14 +10,11 @@ the episode's own last observation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..xp import Namespace
+from ..xp import Array, Namespace
 
 __all__ = ["gae", "linear_recurrence", "n_step_returns", "vtrace"]
-
-Array: TypeAlias = Any
 
 
 def linear_recurrence(xp: Namespace, a: Array, b: Array, reverse: bool = True, axis: int = 0) -> Array:
@@ -39,11 +36,10 @@ def linear_recurrence(xp: Namespace, a: Array, b: Array, reverse: bool = True, a
     length = xp.shape(b)[axis]
     distance = 1
     while distance < length:
-        shifted_b = _shift(xp, b, distance, reverse, axis)
-        b = b + a * shifted_b
+        b = b + a * _shift(xp, b, distance, reverse, axis)
+        if 2 * distance < length:
+            a = a * _shift(xp, a, distance, reverse, axis)
         distance *= 2
-        if distance < length:
-            a = a * _shift(xp, a, distance // 2, reverse, axis)
     return b
 
 
@@ -193,9 +189,7 @@ def n_step_returns(
 
 
 def _bounded(xp: Namespace, x: Array, bound: Any) -> Array:
-    if bound is None:
-        return x
-    return xp.minimum(x, xp.ones_like(x) * bound)
+    return x if bound is None else xp.minimum(x, bound)
 
 
 def _shift(xp: Namespace, x: Array, distance: int, reverse: bool, axis: int) -> Array:
