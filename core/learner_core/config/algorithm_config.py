@@ -17,15 +17,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from learner_core.errors import ConfigError
+from learner_core.errors import ConfigError, did_you_mean
+from learner_core.maths.optimizers import OptimizerSpec
+from learner_core.plugins import discovery
 
 from . import references
-from .settings import Settings
+from .settings import Setting, Settings
 from .validation import FloatOrSchedule, Range
 
 __all__ = ["AlgorithmConfig"]
 
 _UNSET: Any = object()
+
+# Settings that name a registered plugin -> its group.
+_PLUGINS = {
+    "framework_name": "learner_core.backends",
+    "launcher": "learner_core.launchers",
+    "collective": "learner_core.collectives",
+}
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -289,7 +298,35 @@ class AlgorithmConfig(Settings):
         """Set the ``seed``; see :meth:`environment`."""
         return self._set("debugging", settings)
 
+    # ---- checks --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def validate_setting(cls, name: str, value: Any) -> Any:
+        """Check one value, as the base class does, and names of optimizers and plugins against what exists."""
+        value = super().validate_setting(name, value)
+        if name == "optimizer":
+            _optimizer_spec(value)
+        elif name in _PLUGINS and value != cls.settings()[name].default:
+            _check_registered(cls.settings()[name], value)
+        return value
+
+    def validate(self) -> None:
+        """Check settings against each other; see the base class."""
+        super().validate()
+        if self.compile and self.debug:
+            raise ConfigError(
+                "framework(compile=True, debug=True): debug runs everything eagerly; take one of the two."
+            )
+        unknown = sorted(set(self.policies_to_train or ()) - set(self.policies or ()))
+        if self.policies and unknown:
+            nearest = did_you_mean(unknown[0], self.policies)
+            raise ConfigError(f"multi_agent(policies_to_train=...): {unknown[0]!r} is not a policy.{nearest}")
+
     # ---- what is built from it -----------------------------------------------------------------------------------
+
+    def optimizer_spec(self) -> OptimizerSpec:
+        """The ``optimizer`` setting as an OptimizerSpec."""
+        return _optimizer_spec(self.optimizer)
 
     def get_learner_class(self) -> type:
         """The class to build: ``learner_class`` if set, else the algorithm's, else ``learner_core.Learner``."""
@@ -377,6 +414,19 @@ class AlgorithmConfig(Settings):
         for name, value in overrides.items():
             setattr(config, name, value)
         return config
+
+
+def _optimizer_spec(value: str | dict[str, Any]) -> OptimizerSpec:
+    return OptimizerSpec(value) if isinstance(value, str) else OptimizerSpec(**value)
+
+
+def _check_registered(setting: Setting, value: str) -> None:
+    group = _PLUGINS[setting.name]
+    names = discovery.list_plugins(group)
+    # Without our own entry points (a source tree that was never installed) nothing can be said about other names.
+    if setting.default in names and value not in names:
+        nearest = discovery.nearest(group, value)
+        raise ConfigError(f".{setting.method}({setting.keyword}={value!r}): no such plugin is registered.{nearest}")
 
 
 def _load_class(reference: str) -> type:

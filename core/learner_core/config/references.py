@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from learner_core.errors import ConfigError, PluginError
+from learner_core.plugins import discovery
 
 __all__ = ["config_class", "from_plain", "to_plain"]
 
@@ -105,7 +106,8 @@ def resolve(reference: Any, *, name: str, import_modules: bool) -> Any:
     standard = module_name.partition(".")[0] in sys.stdlib_module_names and module_name != "__main__"
     if not qualname or standard:
         raise ConfigError(f"{name}: the stored reference {reference!r} is not allowed.")
-    if module_name not in sys.modules and not import_modules and not module_name.startswith("learner_core."):
+    known = module_name in sys.modules or module_name.partition(".")[0] in discovery.trusted_packages()
+    if not known and not import_modules:
         raise ConfigError(f"{name}: the stored reference {reference!r} is in a module that is not imported. {ways}")
     try:
         found: Any = importlib.import_module(module_name)
@@ -138,8 +140,6 @@ def config_class(cls: Any, data: Any, *, import_modules: bool) -> Any:
         raise ConfigError(f"This config has schema {data['schema']!r}, this version reads 1: a newer version wrote it.")
     if data["class"] == _name_of(cls):
         return cls
-    from learner_core.plugins import discovery
-
     try:
         registered = type(discovery.get_config(data["algorithm"]))
     except PluginError:

@@ -8,14 +8,14 @@ Refuses: a bool where a number is meant, a float where an int is meant, NaN and 
 from __future__ import annotations
 
 import collections.abc
-import itertools
 import math
 import types
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
-from learner_core.errors import did_you_mean
+from learner_core import schedules
+from learner_core.errors import ConfigError, did_you_mean
 
 __all__ = [
     "FloatOrSchedule",
@@ -35,6 +35,10 @@ class MismatchError(ValueError):
 
 class OutOfRangeError(MismatchError):
     """A value of the right type that is outside its range."""
+
+
+class ScheduleError(MismatchError):
+    """A list where a schedule is meant, that is none."""
 
 
 @dataclass(frozen=True)
@@ -190,15 +194,13 @@ def _mismatch(annotation: Any, value: Any, hint: str = "") -> MismatchError:
 def _convert_annotated(annotation: Any, value: Any) -> Any:
     base, *metadata = get_args(annotation)
     try:
-        if Schedule in metadata and isinstance(value, (list, tuple)):
+        if Schedule in metadata and isinstance(value, (list, tuple, schedules.Schedule)):
             value = _schedule(value)
         else:
             value = convert(float if Schedule in metadata else base, value)
-    except OutOfRangeError:
+    except (OutOfRangeError, ScheduleError):
         raise
-    except MismatchError as error:
-        if "schedule" in str(error):
-            raise
+    except MismatchError:
         raise _mismatch(annotation, value) from None
     numbers = [point[1] for point in value] if Schedule in metadata and isinstance(value, list) else [value]
     for bounds in metadata:
@@ -208,18 +210,11 @@ def _convert_annotated(annotation: Any, value: Any) -> Any:
     return value
 
 
-def _schedule(points: Any) -> list[list[float]]:
-    shape = "a schedule is [[timestep, value], ...] with strictly increasing timesteps >= 0"
-    if not points or not all(isinstance(point, (list, tuple)) and len(point) == 2 for point in points):
-        raise MismatchError(f"{shape}, got {points!r}.")
+def _schedule(points: Any) -> float | list[list[float]]:
     try:
-        result = [[convert(float, number) for number in point] for point in points]
-    except MismatchError as error:
-        raise MismatchError(f"{shape}, got {points!r}: {error}") from None
-    times = [point[0] for point in result]
-    if times[0] < 0 or any(later <= earlier for earlier, later in itertools.pairwise(times)):
-        raise MismatchError(f"{shape}, got schedule timesteps {times!r}.")
-    return result
+        return schedules.parse(points).to_plain()
+    except ConfigError as error:
+        raise ScheduleError(f"{error}.") from None
 
 
 def _convert_union(annotation: Any, value: Any) -> Any:
@@ -231,13 +226,9 @@ def _convert_union(annotation: Any, value: Any) -> Any:
             return convert(option, value)
         except MismatchError as error:
             problems.append(error)
-    for problem in problems:  # the right type in a wrong state says more than a list of types
-        if (
-            isinstance(problem, OutOfRangeError)
-            or "schedule timesteps" in str(problem)
-            or "a schedule is" in str(problem)
-        ):
-            raise problem
+    for problem in problems:
+        if isinstance(problem, (OutOfRangeError, ScheduleError)):
+            raise problem  # the right type in a wrong state says more than a list of types
     hints = [str(problem).partition(" Did you mean")[2] for problem in problems]
     raise _mismatch(annotation, value, next((f" Did you mean{hint}" for hint in hints if hint), ""))
 

@@ -32,6 +32,7 @@ __all__ = [
     "list_backends",
     "list_plugins",
     "load",
+    "nearest",
     "refresh",
     "register",
     "register_all",
@@ -193,9 +194,7 @@ def load(group: str, name: str) -> Any:
     claims = [entry for entry in entries if entry.name == name]
     kind = group.partition(".")[2].removesuffix("s")
     if not claims:
-        known = [entry.name for entry in entries]
-        nearest = f" Did you mean {_ALIASES[name]!r}?" if _ALIASES.get(name) in known else did_you_mean(name, known)
-        raise PluginNotFoundError(f"There is no {kind} {name!r}.{nearest}", plugin=str(name))
+        raise PluginNotFoundError(f"There is no {kind} {name!r}.{nearest(group, name)}", plugin=str(name))
     if len(claims) > 1:
         raise _duplicate(group, claims)
     (entry,) = claims
@@ -208,6 +207,12 @@ def load(group: str, name: str) -> Any:
         entry.error = None
         _tell(entry)
     return entry.thing
+
+
+def nearest(group: str, name: str) -> str:
+    """Suggest the registered name of a group that is nearest to ``name``, as :func:`did_you_mean` does."""
+    known = [entry.name for entry in _entries(group)]
+    return f" Did you mean {_ALIASES[name]!r}?" if _ALIASES.get(name) in known else did_you_mean(name, known)
 
 
 def register(group: str, name: str, plugin: Any) -> None:
