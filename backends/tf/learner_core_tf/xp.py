@@ -439,7 +439,7 @@ def scan(
 
 def _scan_loop(
     f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, *, length: int, reverse: builtins.bool
-) -> Any:
+) -> tuple[Any, Any]:
     """A scan as one ``tf.while_loop``: the first step is taken outside, to learn what ``f`` returns."""
 
     def place(i: Any) -> Any:
