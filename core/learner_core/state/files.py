@@ -10,9 +10,10 @@ import datetime
 import fcntl
 import mmap as mmaps
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,22 @@ import xxhash
 
 from ..errors import FormatError, StateError, StateIOError
 from .dtypes import view_bytes
-from .format import Layout, build, decode, encode, parse_manifest, resolve
+from .format import build, decode, encode, resolve
 from .layout import HEADER_NBYTES, parse_header
+from .manifest import Layout, parse_manifest
 
-__all__ = ["load_state", "read_layout", "save_state", "sweep_temporaries", "write_atomically"]
+__all__ = [
+    "damaged_payloads",
+    "load_state",
+    "read_layout",
+    "save_state",
+    "sweep_temporaries",
+    "sync_folder",
+    "write_atomically",
+]
 
 _SUFFIX = ".lctmp"
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.lctmp", re.DOTALL)
 _BLOCK = 1 << 20
 _BATCH = 256
 
@@ -124,7 +135,7 @@ def write_atomically(path: PathLike, buffers: Iterable[Any]) -> None:
         os.replace(temporary, target)
         temporary = None
         # 4. fsync the folder: without it a power loss may undo the rename.
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise StateIOError.of(error, f"cannot save {target}") from error
     finally:
@@ -135,7 +146,7 @@ def write_atomically(path: PathLike, buffers: Iterable[Any]) -> None:
         if descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-    sweep_temporaries(folder, name)
+    sweep_temporaries(folder, is_target=name.__eq__)
 
 
 def _create(folder: str, name: str) -> tuple[str, int]:
@@ -181,7 +192,15 @@ def _write_batch(descriptor: int, batch: list[memoryview]) -> None:
             batch[0] = batch[0][written:]
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Make the names in a folder survive a power loss.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: it cannot be opened or synced.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -189,21 +208,21 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def sweep_temporaries(folder: PathLike, name: str) -> list[str]:
-    """Remove what killed writers of one file have left; nothing else, and nothing a living writer holds.
+def sweep_temporaries(folder: PathLike, *, is_target: Callable[[str], bool]) -> list[str]:
+    """Remove what killed writers have left; nothing else, and nothing a living writer holds.
 
     Args:
-        folder: The file's folder.
-        name: The file's name.
+        folder: Where to look.
+        is_target: Whether a file of this name is one whose temporaries are ours to remove.
 
     Returns:
-        The paths removed. A folder that cannot be read is left alone: sweeping never fails.
+        The paths removed. What cannot be read or removed is left alone: sweeping never fails.
     """
     removed: list[str] = []
     with contextlib.suppress(OSError):
         for entry in os.listdir(folder):
-            middle = entry[len(name) + 2 : -len(_SUFFIX)]
-            if entry != f".{name}.{middle}{_SUFFIX}" or len(middle) != 12 or set(middle) - set("0123456789abcdef"):
+            match = _TEMPORARY.fullmatch(entry)
+            if match is None or not is_target(match[1]):
                 continue
             stale = os.path.join(folder, entry)
             with contextlib.suppress(OSError):
@@ -265,6 +284,35 @@ def _layout(descriptor: int, nbytes: int) -> Layout:
     front = _read(descriptor, 0, min(nbytes, HEADER_NBYTES))
     manifest_nbytes, checksum = parse_header(front, file_nbytes=nbytes)
     return parse_manifest(_read(descriptor, HEADER_NBYTES, manifest_nbytes), checksum=checksum, file_nbytes=nbytes)
+
+
+def damaged_payloads(path: PathLike) -> tuple[Layout, set[int]]:
+    """Verify every byte of a file while holding no more than a megabyte of its arrays.
+
+    Args:
+        path: A file that `save_state` wrote.
+
+    Returns:
+        What the file says about itself, and the indices of payloads whose bytes are damaged; empty for an intact file.
+
+    Raises:
+        FormatError: header, manifest or size of the file are not as they must be.
+        StateIOError: the operating system cannot read it.
+    """
+    with _opened(path) as (descriptor, nbytes):
+        layout = _layout(descriptor, nbytes)
+        scratch = view_bytes(np.empty(_BLOCK, np.uint8))
+        damaged = set()
+        for chunk in layout.chunks:
+            checksum = xxhash.xxh3_64()
+            for start in range(0, chunk.nbytes, _BLOCK):
+                block = scratch[: min(_BLOCK, chunk.nbytes - start)]
+                _read_into(descriptor, chunk.start + start, block)
+                checksum.update(block)
+            sound = checksum.intdigest() == layout.payloads[chunk.payload].checksums[chunk.number]
+            if not sound or _read(descriptor, chunk.start - len(chunk.gap), len(chunk.gap)) != chunk.gap:
+                damaged.add(chunk.payload)
+        return layout, damaged
 
 
 def _read_payloads(descriptor: int, layout: Layout) -> Any:

@@ -20,6 +20,7 @@ __all__ = [
     "Difference",
     "assert_same_structure",
     "copy_tree",
+    "describe",
     "diff",
     "flatten",
     "join",
