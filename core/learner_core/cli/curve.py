@@ -1,0 +1,60 @@
+"""The learning curve as a PNG; needs matplotlib (extra "plot") and opens no window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["draw_curve"]
+
+
+def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str, goal: float | None = None) -> bool:
+    """Draw mean episode return over environment steps, a colour per backend.
+
+    Args:
+        rows: What ``metrics.jsonl`` holds.
+        path: The PNG to write.
+        title: Above the curve.
+        goal: A line at this return.
+
+    Returns:
+        Whether it was drawn: False without matplotlib or without a finished episode.
+    """
+    points = [
+        (row["num_env_steps_sampled_lifetime"], row["env_runners/episode_return_mean"], str(row.get("backend", "")))
+        for row in rows
+        if isinstance(row.get("env_runners/episode_return_mean"), (int, float))
+    ]
+    if not points:
+        return False
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(7.0, 4.2), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    runs: list[list[tuple[float, float, str]]] = []
+    for point in points:
+        if not runs or runs[-1][0][2] != point[2]:
+            # A new backend takes the line up where the last one left it.
+            runs.append([(*runs[-1][-1][:2], point[2])] if runs else [])
+        runs[-1].append(point)
+    colours: dict[str, str] = {}
+    for run in runs:
+        name = run[0][2]
+        new = name not in colours
+        colours.setdefault(name, f"C{len(colours)}")
+        axes.plot([p[0] for p in run], [p[1] for p in run], color=colours[name], label=name if new and name else None)
+    if goal is not None:
+        axes.axhline(goal, color="0.5", linestyle="--", linewidth=1.0, label=f"goal {goal:g}")
+    if any(colours) or goal is not None:
+        axes.legend(loc="lower right", frameon=False)
+    axes.set(title=title, xlabel="environment steps", ylabel="mean episode return")
+    axes.grid(alpha=0.3)
+    temporary = path.with_suffix(".tmp.png")
+    canvas.print_png(str(temporary))
+    temporary.replace(path)
+    return True

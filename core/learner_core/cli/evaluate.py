@@ -1,0 +1,65 @@
+"""``learner-core evaluate``: play episodes with a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import learner_core as lc
+from learner_core.errors import ConfigError, StateError
+
+from .console import number, parse_count, table
+from .report import flatten
+from .run_folder import find_checkpoints
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> int:
+    """Run the subcommand; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="learner-core evaluate", description="Play episodes with a checkpoint and report their returns."
+    )
+    parser.add_argument(
+        "path", type=Path, metavar="PATH", help="a run's folder (its newest checkpoint) or a checkpoint"
+    )
+    parser.add_argument("--episodes", type=parse_count, default=100, metavar="N", help="default 100")
+    parser.add_argument("--backend", metavar="NAME", help="another backend than the one that saved it")
+    parser.add_argument("--min-return", type=float, metavar="R", help="exit code 1 unless the mean return reaches R")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
+    given = parser.parse_args(arguments)
+    path, algorithm = _open(given.path, given.backend)
+    try:
+        result = algorithm.evaluate(given.episodes)
+    finally:
+        algorithm.stop()
+    mean = float(result["episode_return_mean"])
+    if given.json:
+        print(json.dumps({"checkpoint": str(path), **flatten(result)}))
+    else:
+        rows = [("checkpoint", path), *((name, _shown(value)) for name, value in flatten(result).items())]
+        print(table(rows))
+    return 1 if given.min_return is not None and not mean >= given.min_return else 0
+
+
+def _open(path: Path, backend: str | None) -> tuple[Path, Any]:
+    """Open the newest checkpoint of a path that can be read."""
+    if not path.exists():
+        raise ConfigError(f"There is no {path}.")
+    checkpoints = find_checkpoints(path)
+    if not checkpoints:
+        raise StateError(f"The run in {path} was stopped before its first checkpoint.")
+    options = {} if backend is None else {"framework": backend}
+    for checkpoint in checkpoints[:-1]:
+        try:
+            return checkpoint, lc.Algorithm.from_checkpoint(str(checkpoint), **options)
+        except StateError as error:
+            print(f"{checkpoint.name} cannot be used, trying the one before: {error}")
+    return checkpoints[-1], lc.Algorithm.from_checkpoint(str(checkpoints[-1]), **options)
+
+
+def _shown(value: object) -> str:
+    return number(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,135 @@
+"""The folder of one run.
+
+::
+
+    runs/cartpole/
+        config.toml        every setting; `train --config` reads it
+        run.json           the stop conditions and each session's start: time, backend, versions, seconds
+        metrics.csv        one row per iteration
+        metrics.jsonl      the same rows, one JSON object per line
+        tensorboard/       the same numbers as event files, where TensorBoard is installed
+        curve.png          the learning curve, where matplotlib is installed
+        checkpoints/       iteration-00000012/, ...: the newest ones
+
+Refuses to start a new run in a folder that holds one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from learner_core.errors import ConfigError
+
+__all__ = ["RunFolder", "find_checkpoints", "write_text_atomically"]
+
+_CHECKPOINT = re.compile(r"iteration-(\d+)$")
+
+
+class RunFolder:
+    """Paths and small files of one run; see the module's text.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.config_file = path / "config.toml"
+        self.csv_file = path / "metrics.csv"
+        self.jsonl_file = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.curve_file = path / "curve.png"
+        self._run_file = path / "run.json"
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises:
+            ConfigError: A run is there already, or the folder cannot be made.
+        """
+        folder = cls(path)
+        if folder.holds_run:
+            raise ConfigError(
+                f"{path} holds a run already: go on with it by --resume {path}, or choose another folder by --out."
+            )
+        try:
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"The run folder {path} cannot be made: {error.strerror}.") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of an earlier run.
+
+        Raises:
+            ConfigError: There is no run in it.
+        """
+        folder = cls(path)
+        if not folder.holds_run:
+            raise ConfigError(f"{path} is not the folder of a run (it has no run.json): give the folder --out named.")
+        return folder
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return self._run_file.is_file()
+
+    def read_info(self) -> dict[str, Any]:
+        """What :meth:`write_info` wrote."""
+        try:
+            info: dict[str, Any] = json.loads(self._run_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self._run_file} cannot be read ({error}).") from error
+        return info
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Write ``run.json``."""
+        write_text_atomically(self._run_file, json.dumps(info, indent=2) + "\n")
+
+    def checkpoint_path(self, iteration: int) -> Path:
+        """Where the checkpoint after this iteration goes."""
+        return self.checkpoints / f"iteration-{iteration:08d}"
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest ``keep`` checkpoints."""
+        for path in find_checkpoints(self.checkpoints)[max(keep, 1) :]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """The checkpoints to try for a path the user gave, the best first.
+
+    Args:
+        path: A run folder, its ``checkpoints`` folder, or one checkpoint.
+
+    Returns:
+        Checkpoints, newest first; ``[path]`` where ``path`` is one itself or is none of these.
+    """
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir():
+            found = [entry for entry in folder.iterdir() if _CHECKPOINT.fullmatch(entry.name)]
+            if found:
+                return sorted(found, key=lambda entry: int(entry.name.rpartition("-")[2]), reverse=True)
+    return [path] if not (path / "run.json").is_file() else []
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a reader never sees half of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

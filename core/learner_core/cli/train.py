@@ -1,0 +1,291 @@
+"""``learner-core train``: one run in one folder, which can be stopped and taken up again on any backend."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import learner_core as lc
+from learner_core.errors import ConfigError, StateError
+
+from .console import count, duration, number, parse_count, parse_duration, table
+from .curve import draw_curve
+from .interrupt import Interrupt
+from .metric_files import MetricFiles, read_rows
+from .report import Moment, Report, StopConditions, flatten, make_report, moment_of
+from .run_folder import RunFolder, find_checkpoints, write_text_atomically
+from .settings import apply_assignments, apply_file, describe_settings, read_file, to_toml
+
+__all__ = ["run"]
+
+_SAVE_EVERY_SECONDS = 300.0  # where checkpointing(every=...) says nothing
+
+
+def run(arguments: list[str]) -> int:
+    """Run the subcommand; returns the exit code."""
+    parser = _parser()
+    # Intermixed: an optional ALGORITHM may stand before or after the options.
+    given = parser.parse_intermixed_args(arguments)
+    if given.help:
+        print(_help(parser, given.algorithm))
+        return 0
+    if given.resume is not None:
+        return _resume(given)
+    return _start(given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="learner-core train",
+        description="Train an algorithm on an environment, or go on with an earlier run (--resume), on any backend.",
+        add_help=False,
+    )
+    add = parser.add_argument
+    add("algorithm", nargs="?", help="a registered algorithm: ppo, sac, bc, ...; `learner-core plugins list` shows all")
+    add("-h", "--help", action="store_true", help="this text; with ALGORITHM, all of its settings too")
+    add("--env", metavar="NAME", help='a Gymnasium id, "CartPole-v1", or "module:Name-v0" to import a module first')
+    add("--backend", metavar="NAME", help="torch, tf or another registered backend")
+    add("--seed", type=int, metavar="N", help="seed of everything (default 0)")
+    add("--config", type=Path, metavar="FILE", help="a TOML file of settings, a run's config.toml for instance")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeat. --set model.hidden=[256]")
+    add("--out", type=Path, metavar="DIR", help="the run's folder (default runs/ALGORITHM-ENV-TIME)")
+    add("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    add("--stop-return", type=float, metavar="R", help="stop at this mean episode return")
+    add("--stop-timesteps", type=parse_count, metavar="N", help="stop after N environment steps (200k and 1e6 work)")
+    add("--stop-seconds", type=parse_duration, metavar="S", help="stop after S seconds of training (15m and 2h work)")
+    add("--stop-iterations", type=parse_count, metavar="N", help="stop after N iterations")
+    add("--evaluate", type=parse_count, metavar="N", help="at the end, evaluate over N episodes")
+    add("--quiet", action="store_true", help="no progress, only the closing table")
+    add("--debug", action="store_true", help="a traceback instead of one paragraph when something is refused")
+    return parser
+
+
+def _help(parser: argparse.ArgumentParser, algorithm: str | None) -> str:
+    text = parser.format_help()
+    if algorithm is None:
+        return text + "\n`learner-core train ALGORITHM --help` lists the algorithm's settings."
+    config = lc.get_config(algorithm)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    settings = describe_settings(config, width=width)
+    return f"{text}\nSettings of {algorithm}, for --set NAME=VALUE and for the tables of --config:\n{settings}"
+
+
+# ---- what is to be run -----------------------------------------------------------------------------------------------
+
+
+def _start(given: argparse.Namespace) -> int:
+    tables = read_file(given.config) if given.config is not None else {}
+    name = given.algorithm or tables.get("algorithm")
+    if not isinstance(name, str):
+        raise ConfigError("Which algorithm? `learner-core train ppo --env CartPole-v1`, or --resume DIR.")
+    config = lc.get_config(name)
+    _apply(config, given, tables)
+    if config.env is None and config.observation_space is None:
+        raise ConfigError("Which environment? --env CartPole-v1, or env in the [environment] table of --config.")
+    stop = _stop_conditions(given)
+    folder = RunFolder.create(given.out or _default_folder(name, config.env))
+    return _Run(folder, config, stop, given, info={"algorithm": name, "sessions": []}, checkpoints=[]).go()
+
+
+def _resume(given: argparse.Namespace) -> int:
+    if given.out is not None:
+        raise ConfigError("--out names a new run's folder; a resumed run stays where it is.")
+    folder = RunFolder.open(given.resume)
+    info = folder.read_info()
+    if given.algorithm is not None and given.algorithm != info["algorithm"]:
+        raise ConfigError(f"The run in {folder.path} is one of {info['algorithm']}, not of {given.algorithm}.")
+    config = lc.get_config(info["algorithm"])
+    apply_file(config, read_file(folder.config_file), source=str(folder.config_file))
+    _apply(config, given, read_file(given.config) if given.config is not None else {})
+    checkpoints = find_checkpoints(folder.path)
+    if not checkpoints:
+        raise StateError(f"The run in {folder.path} was stopped before its first checkpoint: start it anew.")
+    asked = _stop_conditions(given)
+    stop = StopConditions(**info.get("stop", {})) if asked.is_empty else asked
+    return _Run(folder, config, stop, given, info=info, checkpoints=checkpoints).go()
+
+
+def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> None:
+    """Settings from the weakest source to the strongest: file, options, --set."""
+    apply_file(config, tables, source=str(given.config))
+    if given.env is not None:
+        config.environment(given.env)
+    if given.backend is not None:
+        config.framework(given.backend)
+    if given.seed is not None:
+        config.debugging(seed=given.seed)
+    apply_assignments(config, given.set)
+
+
+def _stop_conditions(given: argparse.Namespace) -> StopConditions:
+    return StopConditions(
+        episode_return=given.stop_return,
+        timesteps=given.stop_timesteps,
+        seconds=given.stop_seconds,
+        iterations=given.stop_iterations,
+    )
+
+
+def _default_folder(name: str, env: Any) -> Path:
+    env_name = str(env).replace("/", "-").replace(":", "-") if isinstance(env, str) else "offline"
+    return Path("runs") / f"{name}-{env_name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+# ---- running it ------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """One session of a run: build, maybe restore, train until a condition holds, save, report."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Any,
+        stop: StopConditions,
+        given: argparse.Namespace,
+        *,
+        info: dict[str, Any],
+        checkpoints: Sequence[Path],
+    ) -> None:
+        self._folder, self._config, self._stop, self._given = folder, config, stop, given
+        self._info, self._checkpoints = info, checkpoints
+        self._saved: Path | None = None
+        self._moment: Moment | None = None
+
+    def go(self) -> int:
+        config, folder = self._config, self._folder
+        title = f"{config.algorithm_name} on {config.env}, {config.framework_name}"
+        with (
+            make_report(title, self._stop, quiet=self._given.quiet) as report,
+            Interrupt(lambda: report.say("Saving after this iteration; again to leave at once.")) as interrupt,
+        ):
+            if self._stop.is_empty:
+                report.say("No stop condition: trains until Ctrl-C, which saves.")
+            algorithm = config.build()
+            try:
+                restored = self._restore(algorithm, report)
+                self._write_info()
+                write_text_atomically(folder.config_file, to_toml(config))
+                self._remember(restored)
+                interrupt.at_once = False
+                done = self._loop(algorithm, report, interrupt, restored)
+                evaluation = None
+                if self._given.evaluate and not interrupt.requested:
+                    evaluation = algorithm.evaluate(self._given.evaluate)
+            finally:
+                algorithm.stop()
+        drawn = draw_curve(read_rows(folder.jsonl_file), folder.curve_file, title=title, goal=self._stop.episode_return)
+        print(self._closing(done, evaluation, drawn))
+        return 130 if interrupt.requested else 0
+
+    def _restore(self, algorithm: Any, report: Report) -> int:
+        """Restore the newest checkpoint that can be read; returns its iteration, 0 for a new run."""
+        for position, path in enumerate(self._checkpoints):
+            try:
+                algorithm.restore(str(path))
+            except StateError as error:
+                if position == len(self._checkpoints) - 1:
+                    raise
+                report.say(f"{path.name} cannot be used, trying the one before: {error}")
+                continue
+            iteration = int(path.name.rpartition("-")[2])
+            report.say(f"Going on from {path}.")
+            self._saved = path
+            return iteration
+        return 0
+
+    def _write_info(self) -> None:
+        session = {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "backend": self._config.framework_name,
+            "from": self._saved.name if self._saved else None,
+            "learner_core": lc.__version__,
+            "python": platform.python_version(),
+        }
+        self._info["sessions"] = [*self._info.get("sessions", []), session]
+        self._info["stop"] = asdict(self._stop)
+        self._folder.write_info(self._info)
+
+    def _remember(self, restored: int) -> None:
+        """Where the run was at the restored checkpoint, from its last row of metrics."""
+        rows = [row for row in read_rows(self._folder.jsonl_file) if row["training_iteration"] <= restored]
+        if not rows:
+            return
+        last = rows[-1]
+        self._moment = Moment(
+            iteration=int(last["training_iteration"]),
+            timesteps=int(last["num_env_steps_sampled_lifetime"]),
+            seconds=float(last.get("seconds", 0.0)),
+            steps_per_second=float(last.get("steps_per_second", 0.0)),
+            episode_return=last.get("env_runners/episode_return_mean"),
+            episode_length=last.get("env_runners/episode_len_mean"),
+        )
+
+    def _loop(self, algorithm: Any, report: Report, interrupt: Interrupt, restored: int) -> str:
+        """Train until something ends it; returns what, in words."""
+        before = self._moment
+        if before is not None and (reached := self._stop.reached(before)) is not None:
+            return f"{reached}, reached before; give a further --stop-... to go on"
+        earlier = before.seconds if before is not None else 0.0
+        first = before.timesteps if before is not None else 0
+        start = last_save = time.monotonic()
+        files = MetricFiles(self._folder, after_iteration=restored)
+        try:
+            while True:
+                results = algorithm.train()
+                seconds = time.monotonic() - start
+                speed = (int(results["num_env_steps_sampled_lifetime"]) - first) / max(seconds, 1e-9)
+                moment = self._moment = moment_of(results, seconds=earlier + seconds, steps_per_second=speed)
+                files.write(
+                    flatten(results)
+                    | {
+                        "seconds": moment.seconds,
+                        "steps_per_second": moment.steps_per_second,
+                        "backend": self._config.framework_name,
+                    }
+                )
+                report.update(moment)
+                done = "stopped by the user" if interrupt.requested else self._stop.reached(moment)
+                every = self._config.checkpoint_every
+                due = moment.iteration % every == 0 if every else time.monotonic() - last_save >= _SAVE_EVERY_SECONDS
+                if done is not None or due:
+                    self._save(algorithm, moment.iteration)
+                    last_save = time.monotonic()
+                if done is not None:
+                    return done
+        finally:
+            files.close()
+
+    def _save(self, algorithm: Any, iteration: int) -> None:
+        path = self._folder.checkpoint_path(iteration)
+        algorithm.save(str(path))
+        self._saved = path
+        self._folder.prune(self._config.checkpoint_keep)
+
+    def _closing(self, done: str, evaluation: dict[str, Any] | None, drawn: bool) -> str:
+        moment = self._moment
+        rows: list[tuple[str, object]] = [("stopped", done)]
+        if moment is not None:
+            rows += [
+                ("iterations", moment.iteration),
+                ("timesteps", count(moment.timesteps)),
+                ("mean return", number(moment.episode_return)),
+                ("time", f"{duration(moment.seconds)} ({count(moment.steps_per_second)} steps/s)"),
+            ]
+        if evaluation is not None:
+            spread = f" +- {number(evaluation.get('episode_return_std'))}"
+            shown = number(evaluation["episode_return_mean"]) + spread
+            rows.append(("evaluation", f"{shown} over {evaluation['num_episodes']} episodes"))
+        rows.append(("metrics", self._folder.csv_file))
+        if drawn:
+            rows.append(("curve", self._folder.curve_file))
+        rows.append(("checkpoint", self._saved or "none"))
+        rows.append(("go on", f"learner-core train --resume {self._folder.path}"))
+        return table(rows)
