@@ -1,0 +1,409 @@
+"""Steps N environments with a policy and records what happened.
+
+Needs a config (``env env_config num_envs_per_env_runner vectorization normalize_observations normalize_rewards
+gamma``), a module spec, and weights before the first policy action. Refuses: NaN and infinite observations or rewards,
+environments that raise too often, states of another number of environments. Imports no framework.
+
+One step, in the order that matters:
+
+1. The policy answers the observations as they stand in the buffer (normalised, if they are normalised).
+2. Its actions go through the door: clipped to the bounds, cast. The batch keeps them as they were sampled.
+3. The environments step; final observations of ended episodes are set aside where they were reset at once.
+4. What came back is checked, before anything learns from it.
+5. The normalisers take the new observations and rewards in, then scale them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import EnvError, StateError
+from .actions import ActionDoor
+from .columns import Columns, tree_map, tree_paths
+from .env_state import restore_env, save_env
+from .episodes import Episode, EpisodeTracker
+from .evaluation import evaluate
+from .lanes import Lanes, Step, obs_columns
+from .noise_blocks import NoiseBlocks
+from .normalize import RewardScaler, RunningNormalizer
+from .numpy_backend import NumpyPolicy, Policy
+from .recorder import Recorder
+from .rollout import Rollout
+from .vector_env import make_lanes
+
+__all__ = ["EnvRunner"]
+
+MAX_ENV_RESTARTS = 10
+"""Default of ``max_env_restarts``, for configs without such a setting."""
+
+
+class EnvRunner:
+    """N environments, a policy, and the record of what they do together.
+
+    Everything random is a function of the seed and of counters, so that a runner continued from its state goes on as
+    if it had never stopped, as far as its environments can be saved (``env_state``).
+
+    Args:
+        config: An ``AlgorithmConfig``, or anything with the fields named above.
+        module_spec: ``RLModuleSpec``; missing spaces are taken from the environment.
+        seed: The run's seed.
+        env: Takes the place of ``config.env``: id, callable, ``Env`` or ``VectorEnv``.
+        worker_index: Which runner this is; runners of one seed have noise and environments of their own.
+        policy: Answers observations; by default the module in numpy.
+
+    Raises:
+        EnvError: The environment cannot be made.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        module_spec: Any,
+        *,
+        seed: int,
+        env: Any = None,
+        worker_index: int = 0,
+        policy: Policy | None = None,
+    ) -> None:
+        self._config = config
+        self._env = env if env is not None else config.env
+        self._max_restarts = int(getattr(config, "max_env_restarts", MAX_ENV_RESTARTS))
+        self.worker_index = worker_index
+        self.lanes: Lanes = self._make_lanes(int(getattr(config, "num_envs_per_env_runner", 1)))
+        self.num_envs = self.lanes.num_envs
+        self.observation_space = self.lanes.observation_space
+        self.action_space = self.lanes.action_space
+        self.policy: Policy = policy if policy is not None else NumpyPolicy(self._with_spaces(module_spec))
+        self._door = ActionDoor(self.action_space)
+        example = obs_columns(self.observation_space.sample())
+        # float64 observations are kept as float32: no learner takes more, and they are half of a rollout.
+        self._example = tree_map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, example)
+        self._normalizer = RunningNormalizer(example) if getattr(config, "normalize_observations", False) else None
+        scaled = getattr(config, "normalize_rewards", False)
+        self._scaler = RewardScaler(self.num_envs, float(config.gamma)) if scaled else None
+        self._episodes = EpisodeTracker(self.num_envs)
+        self._finished: list[Episode] = []
+        self._num_vector_steps = 0
+        self._num_env_steps = 0
+        self._num_evaluations = 0
+        self._evaluation_lanes: Lanes | None = None
+        self._set_seed(int(seed))
+        self._obs = self._empty((self.num_envs,))
+        self._raw_obs = self._obs if self._normalizer is None else self._empty((self.num_envs,), example)
+        self._start_episodes(0)
+
+    # ------------------------------------------------------------------------------------------------ for everybody
+
+    @property
+    def env_state(self) -> str:
+        """What ``get_state`` can say of the environments: "exact", or "restarted" (``env_state_reason`` says why)."""
+        return "restarted" if self._save_envs()[1] else "exact"
+
+    @property
+    def env_state_reason(self) -> str:
+        """What stands in the way of saving the environments exactly; "" if nothing does."""
+        return self._save_envs()[1]
+
+    @property
+    def normalizer(self) -> RunningNormalizer | None:
+        """The observations' normaliser, if there is one."""
+        return self._normalizer
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Give the policy new parameters.
+
+        Args:
+            weights: {name: array}, copied.
+        """
+        self.policy.set_weights(weights)
+
+    def metrics(self) -> dict[str, Any]:
+        """What happened since the last call, and over the lifetime.
+
+        Returns:
+            ``episodes`` (list of ``Episode``), ``num_env_steps_sampled_lifetime``, ``num_episodes_lifetime``,
+            ``num_episodes_lost_lifetime``, ``num_env_restarts_lifetime``.
+        """
+        finished, self._finished = self._finished, []
+        return {
+            "episodes": finished,
+            "num_env_steps_sampled_lifetime": self._num_env_steps,
+            "num_episodes_lifetime": self._episodes.num_episodes,
+            "num_episodes_lost_lifetime": self._episodes.num_lost,
+            "num_env_restarts_lifetime": self.lanes.num_restarts,
+        }
+
+    def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> Rollout:
+        """Step all environments.
+
+        Args:
+            num_steps: T, steps of each environment.
+            explore: Sample actions; False takes the most likely ones.
+            random_actions: Uniformly random actions instead of the policy's (warm-up of a replay buffer).
+
+        Returns:
+            T * N rows; see ``Rollout``.
+
+        Raises:
+            EnvError: NaN or infinity from an environment, or one that raised too often.
+        """
+        count, lanes = self.num_envs, self.lanes
+        recorder = Recorder(num_steps, count, self._scaler)
+        obs = self._empty((num_steps + 1, count))
+        tree_map(_copy_first, obs, self._obs)
+        plain = not isinstance(obs, dict)
+        columns: dict[str, np.ndarray] = {}
+        for t in range(num_steps):
+            current = obs[t] if plain else tree_map(lambda leaf, t=t: leaf[t], obs)
+            if random_actions:
+                answer = {"actions": self._door.random(self._random_noise.at(self._num_vector_steps))}
+            else:
+                noise = self._action_noise.at(self._num_vector_steps) if explore else None
+                answer = self.policy.compute_actions(current, noise=noise, explore=explore)
+            if not columns:
+                columns = {name: np.empty((num_steps, *a.shape), a.dtype) for name, a in answer.items()}
+            for name, column in columns.items():
+                column[t] = answer[name]
+            following = obs[t + 1] if plain else tree_map(lambda leaf, t=t: leaf[t + 1], obs)
+            out = following if self._normalizer is None else self._raw_obs
+            step = lanes.step(self._door.to_env(answer["actions"]), out)
+            self._check(step, out)
+            recorder.record(t, step)
+            if self._normalizer is not None:
+                self._normalize(step, out, following)
+                for lane, final in step.finals.items():
+                    step.finals[lane] = self._normalizer.normalize(final)
+            self._num_vector_steps += 1
+        self._obs = tree_map(lambda leaf: leaf[-1].copy(), obs)
+        if self._normalizer is None:
+            self._raw_obs = self._obs
+        rollout = recorder.finish(obs, columns, self._episodes, self.policy.values)
+        self._num_env_steps += rollout.num_env_steps
+        self._finished.extend(rollout.episodes)
+        return rollout
+
+    def evaluate(self, num_episodes: int, *, explore: bool = False) -> list[Episode]:
+        """Play whole episodes in environments of their own; training is not disturbed.
+
+        Each lane contributes its first episodes, as many as any other (give or take one), so that short episodes are
+        not overrepresented, as they would be among the first to finish. Observations are normalised with the
+        statistics as they are; returns are of raw rewards.
+
+        Args:
+            num_episodes: How many.
+            explore: Sample actions instead of taking the most likely ones.
+
+        Returns:
+            ``num_episodes`` episodes, each lane's first before the second ones.
+        """
+        if self._evaluation_lanes is None or self._evaluation_lanes.num_envs != min(self.num_envs, num_episodes):
+            if self._evaluation_lanes is not None:
+                self._evaluation_lanes.close()
+            self._evaluation_lanes = self._make_lanes(min(self.num_envs, num_episodes), apart=True)
+        number, self._num_evaluations = self._num_evaluations, self._num_evaluations + 1
+        return evaluate(
+            self._evaluation_lanes,
+            self.policy,
+            self._door,
+            num_episodes,
+            example=self._example,
+            normalizer=self._normalizer,
+            seeds=self._env_seeds("evaluation", number, self._evaluation_lanes.num_envs),
+            noise_seed=self.seed,
+            stream=f"env_runner/{self.worker_index}/evaluation/{number}",
+            explore=explore,
+        )
+
+    def close(self) -> None:
+        """Release the environments; safe to call twice."""
+        self.lanes.close()
+        if self._evaluation_lanes is not None:
+            self._evaluation_lanes.close()
+            self._evaluation_lanes = None
+
+    # ------------------------------------------------------------------------------------------------------- state
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything needed to go on, as plain data and arrays that share no memory with the runner.
+
+        Returns:
+            Seed, counters, normalisers, running episodes, current observations, and the environments' states; under
+            ``env_state`` whether those are "exact" or will be "restarted". Weights are not part of it.
+        """
+        envs, reason = self._save_envs()
+        return {
+            "seed": self.seed,
+            "num_envs": self.num_envs,
+            "num_vector_steps": self._num_vector_steps,
+            "num_env_steps_sampled_lifetime": self._num_env_steps,
+            "num_evaluations": self._num_evaluations,
+            "episodes": self._episodes.get_state(),
+            "finished": [[episode.episode_return, episode.episode_length] for episode in self._finished],
+            "observations": None if self._normalizer is None else self._normalizer.get_state(),
+            "rewards": None if self._scaler is None else self._scaler.get_state(),
+            "obs": tree_map(np.array, self._obs),
+            "raw_obs": tree_map(np.array, self._raw_obs),
+            "lanes": self.lanes.get_state(),
+            "env_state": "restarted" if reason else "exact",
+            "envs": envs,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> str:
+        """Go on from a state.
+
+        Environments saved exactly go on where they were. Others start new episodes, with seeds that follow from the
+        state (the same in every resumed run); their running episodes are given up.
+
+        Args:
+            state: What ``get_state`` returned, here or elsewhere.
+
+        Returns:
+            "exact" or "restarted".
+
+        Raises:
+            StateError: Another number of environments, other normalisers, or another kind of environment.
+        """
+        if state["num_envs"] != self.num_envs:
+            raise StateError(f"expected {self.num_envs} environments, got {state['num_envs']}", path="num_envs")
+        for name, part in (("observations", self._normalizer), ("rewards", self._scaler)):
+            if (state[name] is None) != (part is None):
+                here = "off" if part is None else "on"
+                raise StateError(f"normalisation is {here} here and not in the state", path=name)
+        if self._normalizer is not None:
+            self._normalizer.set_state(state["observations"])
+        if self._scaler is not None:
+            self._scaler.set_state(state["rewards"])
+        self._set_seed(int(state["seed"]))
+        self._num_vector_steps = int(state["num_vector_steps"])
+        self._num_env_steps = int(state["num_env_steps_sampled_lifetime"])
+        self._num_evaluations = int(state["num_evaluations"])
+        self._episodes.set_state(state["episodes"])
+        self._finished = [Episode(float(result), int(length)) for result, length in state["finished"]]
+        self.lanes.set_state(state["lanes"])
+        environments = self.lanes.environments()
+        if state["env_state"] == "exact" and len(environments) == len(state["envs"]):
+            for env, saved in zip(environments, state["envs"], strict=True):
+                restore_env(env, saved)
+            tree_map(_copy_into, self._obs, state["obs"])
+            if self._normalizer is not None:
+                tree_map(_copy_into, self._raw_obs, state["raw_obs"])
+            return "exact"
+        self._episodes.drop_running()
+        if self._scaler is not None:
+            self._scaler.drop(np.ones(self.num_envs, np.bool_))
+        self._start_episodes(self._num_vector_steps)
+        return "restarted"
+
+    # ----------------------------------------------------------------------------------------------------- internals
+
+    def _make_lanes(self, num_envs: int, *, apart: bool = False) -> Lanes:
+        """Lanes of the configured environment; ``apart`` from an environment object that was handed over."""
+        env = self._env
+        if apart and hasattr(env, "step"):
+            try:
+                env = copy.deepcopy(env)
+            except Exception as error:
+                raise EnvError(
+                    f"evaluation needs environments of its own and cannot copy {type(env).__name__} ({error!r}); "
+                    "configure the environment's id, or a callable that makes it"
+                ) from error
+        return make_lanes(
+            env,
+            env_config=getattr(self._config, "env_config", None),
+            num_envs=num_envs,
+            vectorization=getattr(self._config, "vectorization", "auto"),
+            max_restarts=self._max_restarts,
+        )
+
+    def _with_spaces(self, spec: Any) -> Any:
+        if spec.observation_space is not None and spec.action_space is not None:
+            return spec
+        return spec.filled(
+            module_class=None,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            model=None,
+        )
+
+    def _set_seed(self, seed: int) -> None:
+        self.seed = seed
+        prefix = f"env_runner/{self.worker_index}"
+        self._action_noise = NoiseBlocks(seed, f"{prefix}/actions", self.num_envs, self.policy.noise_shape)
+        self._random_noise = NoiseBlocks(
+            seed, f"{prefix}/random", self.num_envs, self._door.noise_shape, kind="uniform"
+        )
+
+    def _env_seeds(self, purpose: str, number: int, count: int) -> list[int]:
+        """Seeds of N environments: a function of the run's seed, the worker, the purpose and its number."""
+        entropy = [self.seed, self.worker_index, number, *purpose.encode()]
+        return [int(word) for word in np.random.SeedSequence(entropy).generate_state(count)]
+
+    def _empty(self, leading: tuple[int, ...], example: Columns = None) -> Columns:
+        shapes = self._example if example is None else example
+        return tree_map(lambda leaf: np.empty((*leading, *leaf.shape), leaf.dtype), shapes)
+
+    def _start_episodes(self, number: int) -> None:
+        """Reset all environments and take in what they show first."""
+        self.lanes.reset(self._env_seeds("training", number, self.num_envs), self._raw_obs)
+        self._check(None, self._raw_obs)
+        if self._normalizer is not None:
+            self._normalizer.update(self._raw_obs)
+            tree_map(_copy_into, self._obs, self._normalizer.normalize(self._raw_obs))
+
+    def _normalize(self, step: Step, raw: Columns, out: Columns) -> None:
+        """Learn from the observations of one step, then write them normalised."""
+        normalizer = self._normalizer
+        if normalizer is None:
+            return
+        normalizer.update(raw)
+        for final in step.finals.values():
+            normalizer.update(tree_map(lambda leaf: leaf[np.newaxis], final))
+        tree_map(_copy_into, out, normalizer.normalize(raw))
+
+    def _check(self, step: Step | None, obs: Columns) -> None:
+        """Refuse NaN and infinity. A sum is finite if its terms are; only if it is not, look closer."""
+        if step is not None and not math.isfinite(step.rewards.sum()):
+            self._refuse("reward", step.rewards)
+        for path, leaf in tree_paths(obs):
+            if leaf.dtype.kind == "f" and not math.isfinite(leaf.sum()):
+                self._refuse(f"observation {path!r}" if path else "observation", leaf)
+        if step is not None and step.finals:
+            for lane, final in step.finals.items():
+                for path, leaf in tree_paths(final):
+                    if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+                        self._refuse(f"final observation {path}".rstrip(), leaf[np.newaxis], lane)
+
+    def _refuse(self, what: str, values: np.ndarray, lane: int | None = None) -> None:
+        bad = ~np.isfinite(values.reshape(values.shape[0], -1)).all(axis=1)
+        if bad.any():
+            name = self._env if isinstance(self._env, str) else type(self._env).__name__
+            where = int(np.flatnonzero(bad)[0])
+            raise EnvError(
+                f"environment {where if lane is None else lane} of runner {self.worker_index} ({name}) gave a {what} "
+                f"that is not finite at its vector step {self._num_vector_steps}: {values[where]}"
+            )
+
+    def _save_envs(self) -> tuple[list[Any] | None, str]:
+        environments = self.lanes.environments()
+        if not environments:
+            return None, "the environments run in other processes"
+        states = []
+        for env in environments:
+            state, reason = save_env(env)
+            if state is None:
+                return None, reason
+            states.append(state)
+        return states, ""
+
+
+def _copy_first(leaf: np.ndarray, value: np.ndarray) -> None:
+    leaf[0] = value
+
+
+def _copy_into(leaf: np.ndarray, value: np.ndarray) -> None:
+    leaf[...] = value

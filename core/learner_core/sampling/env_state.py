@@ -1,0 +1,268 @@
+"""Saving a running environment as plain data, where that can be done exactly.
+
+Gymnasium has no such operation, so this looks at the objects. An environment is saved ``exact``-ly if it offers
+``get_state()`` and ``set_state(state)`` itself, or if every attribute of it and of its wrappers is plain: numbers,
+strings, arrays, containers of those, random generators (classic control, toy text, MuJoCo, most environments written
+for research). One opaque attribute (a Box2D world, a window, a socket) and it is ``restarted`` instead: the run goes
+on from a reset with a seed of its own, and the report says which attribute stood in the way.
+
+Refuses to restore a state into wrappers or environments of other classes.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import StateError
+
+__all__ = ["restore_env", "save_env"]
+
+# Attributes that gymnasium's own classes keep and that no step changes.
+_INERT_NAMES = frozenset(
+    {"env", "envs", "env_fns", "spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "mujoco_renderer"}
+)
+# Rows of tables (an environment's transition probabilities, say) are as plain as anything, but not a state.
+_MAX_BYTES = 16 << 20
+
+
+class _OpaqueError(Exception):
+    """An attribute that cannot be saved; its text says which."""
+
+
+def save_env(env: Any) -> tuple[dict[str, Any] | None, str]:
+    """Save one environment (or one vector environment that steps in this process).
+
+    Args:
+        env: A gymnasium environment, wrapped or not.
+
+    Returns:
+        The state as plain data and ``""``; or None and the reason why it cannot be saved.
+    """
+    try:
+        seen = _Seen()
+        layers = []
+        for layer in _layers(env):
+            if _has_own_methods(layer):
+                layers.append({"class": _name(layer), "own": _encode(layer.get_state(), _name(layer), _Seen())})
+                continue
+            attributes = {}
+            if not hasattr(layer, "__dict__"):
+                raise _OpaqueError(f"{_name(layer)} keeps its attributes in __slots__")
+            for name, value in vars(layer).items():
+                if name not in _INERT_NAMES and not _is_inert(value):
+                    attributes[name] = _encode(value, f"{_name(layer)}.{name}", seen)
+            layers.append({"class": _name(layer), "attributes": attributes})
+        seen.check()
+        return {"layers": layers}, ""
+    except _OpaqueError as reason:
+        return None, str(reason)
+
+
+def restore_env(env: Any, state: Mapping[str, Any]) -> None:
+    """Bring an environment, which has been reset at least once, to a saved state.
+
+    Args:
+        env: An environment made in the same way as the saved one.
+        state: What ``save_env`` returned.
+
+    Raises:
+        StateError: Other classes than the saved ones, or a damaged state.
+    """
+    layers = list(_layers(env))
+    saved = state["layers"]
+    names = [_name(layer) for layer in layers]
+    if names != [entry["class"] for entry in saved]:
+        raise StateError(f"expected the environment {[entry['class'] for entry in saved]}, got {names}", path="env")
+    for layer, entry in zip(layers, saved, strict=True):
+        if "own" in entry:
+            layer.set_state(_decode(entry["own"], None))
+            continue
+        current = vars(layer)
+        for name in [name for name in current if name not in _INERT_NAMES and name not in entry["attributes"]]:
+            if not _is_inert(current[name]):
+                del current[name]  # did not exist yet when the state was saved
+        for name, value in entry["attributes"].items():
+            if isinstance(value, dict) and "mujoco" in value:
+                _restore_mujoco(layer, name, value["mujoco"])
+            else:
+                current[name] = _decode(value, current.get(name))
+
+
+def _layers(env: Any) -> list[Any]:
+    """The wrappers from the outside in, then the environment itself."""
+    layers = [env]
+    while (inner := vars(layers[-1]).get("env") if hasattr(layers[-1], "__dict__") else None) is not None:
+        layers.append(inner)
+    return layers
+
+
+def _name(value: Any) -> str:
+    return type(value).__qualname__
+
+
+def _has_own_methods(layer: Any) -> bool:
+    return callable(getattr(type(layer), "get_state", None)) and callable(getattr(type(layer), "set_state", None))
+
+
+def _is_inert(value: Any) -> bool:
+    """Things that steps do not change: code, spaces, specs, models."""
+    if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+        return True
+    gymnasium = sys.modules.get("gymnasium")
+    if gymnasium is not None and isinstance(value, (gymnasium.Space, gymnasium.envs.registration.EnvSpec)):
+        return True
+    mujoco = sys.modules.get("mujoco")
+    return mujoco is not None and isinstance(value, mujoco.MjModel)
+
+
+class _Seen:
+    """Finds memory that two attributes share: restored, they would be two, and drift apart."""
+
+    def __init__(self) -> None:
+        self.arrays: list[tuple[str, np.ndarray]] = []
+        self.objects: dict[int, tuple[str, Any]] = {}
+        self.num_bytes = 0
+
+    def add(self, value: Any, path: str) -> None:
+        if id(value) in self.objects:
+            raise _OpaqueError(f"{path} and {self.objects[id(value)][0]} are one object")
+        self.objects[id(value)] = (path, value)
+        if isinstance(value, np.ndarray):
+            self.arrays.append((path, value))
+            self.num_bytes += value.nbytes
+        self.num_bytes += 16
+        if self.num_bytes > _MAX_BYTES:
+            raise _OpaqueError(f"{path}: the environment holds more than {_MAX_BYTES >> 20} MiB")
+
+    def check(self) -> None:
+        for index, (path, array) in enumerate(self.arrays):
+            for other_path, other in self.arrays[:index]:
+                if np.may_share_memory(array, other):
+                    raise _OpaqueError(f"{path} and {other_path} share memory")
+
+
+def _encode(value: Any, path: str, seen: _Seen) -> Any:
+    """Plain data that says what it was: scalars stand for themselves, all else is a dict with one telling key."""
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        if isinstance(value, enum.Enum):
+            return {"enum": value.name}
+        return value
+    if isinstance(value, np.generic):
+        return value
+    if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise _OpaqueError(f"{path} is an array of Python objects")
+        seen.add(value, path)
+        return {"array": value.copy()}
+    if isinstance(value, enum.Enum):
+        return {"enum": value.name}
+    if type(value) in (list, tuple):
+        if type(value) is list:
+            seen.add(value, path)
+        return {type(value).__name__: [_encode(item, f"{path}[{i}]", seen) for i, item in enumerate(value)]}
+    if type(value) is deque:
+        seen.add(value, path)
+        return {"deque": [_encode(item, f"{path}[{i}]", seen) for i, item in enumerate(value)], "maxlen": value.maxlen}
+    if type(value) is dict:
+        seen.add(value, path)
+        pairs = [[_encode(k, path, seen), _encode(v, f"{path}[{k!r}]", seen)] for k, v in value.items()]
+        return {"dict": pairs}
+    if isinstance(value, np.random.Generator):
+        seen.add(value, path)
+        return {"generator": _encode(dict(value.bit_generator.state), path, _Seen())}
+    if isinstance(value, np.random.RandomState):
+        seen.add(value, path)
+        return {"random_state": _encode(dict(value.get_state(legacy=False)), path, _Seen())}
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is not None and isinstance(value, mujoco.MjData):
+        seen.add(value, path)
+        return {"mujoco": _save_mujoco(mujoco, value)}
+    raise _OpaqueError(f"{path} is a {type(value).__module__}.{_name(value)}")
+
+
+def _decode(value: Any, current: Any) -> Any:
+    """The inverse; ``current`` gives the class of an enumeration."""
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return np.array(value["array"])
+    if "enum" in value:
+        return type(current)[value["enum"]]
+    if "list" in value or "tuple" in value:
+        items = value["list"] if "list" in value else value["tuple"]
+        same = isinstance(current, (list, tuple)) and len(current) == len(items)
+        decoded = [_decode(item, current[i] if same else None) for i, item in enumerate(items)]
+        return decoded if "list" in value else tuple(decoded)
+    if "deque" in value:
+        return deque((_decode(item, None) for item in value["deque"]), maxlen=value["maxlen"])
+    if "dict" in value:
+        olds: dict[Any, Any] = current if isinstance(current, dict) else {}
+        decoded_pairs = ((_decode(key, None), item) for key, item in value["dict"])
+        return {key: _decode(item, olds.get(key)) for key, item in decoded_pairs}
+    if "generator" in value:
+        return np.random.Generator(_bit_generator(_decode(value["generator"], None)))
+    if "random_state" in value:
+        old = np.random.RandomState(0)  # the environment's own choice of generator, given back to it
+        old.set_state(_decode(value["random_state"], None))
+        return old
+    raise StateError(f"unknown entry {sorted(value)}", path="env")
+
+
+_BIT_GENERATORS: dict[str, Callable[[], Any]] = {
+    name: getattr(np.random, name) for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+}
+
+
+def _bit_generator(state: Mapping[str, Any]) -> Any:
+    name = state.get("bit_generator")
+    if name not in _BIT_GENERATORS:
+        raise StateError(f"unknown bit generator {name!r}", path="env")
+    generator = _BIT_GENERATORS[name]()
+    generator.state = state
+    return generator
+
+
+def _save_mujoco(mujoco: Any, data: Any) -> dict[str, Any]:
+    """Everything an ``MjData`` holds in arrays.
+
+    The integration state alone is not enough: gymnasium's rewards difference positions of bodies (``xpos``), which lag
+    one substep behind the state and are not part of it.
+    """
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    integration = np.empty(mujoco.mj_stateSize(data.model, kind), np.float64)
+    mujoco.mj_getState(data.model, data, integration, kind)
+    derived = {name: array.copy() for name, array in _mujoco_arrays(data)}
+    return {"integration": integration, "derived": derived}
+
+
+def _restore_mujoco(layer: Any, name: str, saved: Mapping[str, Any]) -> None:
+    mujoco: Any = sys.modules["mujoco"]
+    data = getattr(layer, name)
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    integration = np.array(saved["integration"], np.float64)
+    if integration.shape != (mujoco.mj_stateSize(data.model, kind),):
+        raise StateError(f"expected another MuJoCo model, got a state of {integration.size} numbers", path="env")
+    mujoco.mj_setState(data.model, data, integration, kind)
+    for array_name, array in _mujoco_arrays(data):
+        source = saved["derived"].get(array_name)
+        if source is not None and source.shape == array.shape:  # others are sized by the constraints of a step
+            array[...] = source
+
+
+def _mujoco_arrays(data: Any) -> list[tuple[str, np.ndarray]]:
+    """Its arrays. Those of contacts and constraints are made anew in each step and left out where told by name."""
+    found = []
+    for name in dir(data):
+        if name.startswith(("_", "efc_", "iefc_", "island_", "map_")):
+            continue
+        value = getattr(data, name)
+        if isinstance(value, np.ndarray) and value.size and value.flags.writeable:
+            found.append((name, value))
+    return found

@@ -1,0 +1,102 @@
+"""Returns and lengths of episodes, counted over fragments.
+
+Needs raw rewards (before any normalisation). Rows that are no steps (autoreset) and episodes that were given up
+(their environment raised) are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import StateError
+
+__all__ = ["Episode", "EpisodeTracker"]
+
+
+class Episode(NamedTuple):
+    """A finished episode: sum of its raw rewards, and number of its steps."""
+
+    episode_return: float
+    episode_length: int
+
+
+class EpisodeTracker:
+    """Running returns and lengths of N lanes.
+
+    Args:
+        num_envs: Number of lanes.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self.returns = np.zeros(num_envs, np.float64)
+        self.lengths = np.zeros(num_envs, np.int64)
+        self.num_episodes = 0
+        self.num_lost = 0
+
+    def update(
+        self, rewards: np.ndarray, done: np.ndarray, stepped: np.ndarray, lost: Sequence[tuple[int, int]] = ()
+    ) -> list[Episode]:
+        """Take in a fragment.
+
+        Args:
+            rewards: float64[T, N], raw.
+            done: bool[T, N], the episode ends with this step.
+            stepped: bool[T, N], False on rows that are no step of an episode.
+            lost: (t, lane) where an episode was given up; ``done`` is True there as well.
+
+        Returns:
+            The episodes that finished, in order of time, then lane.
+        """
+        gone = set(lost)
+        finished: list[tuple[int, int, Episode]] = []
+        for lane in range(rewards.shape[1]):
+            begin = 0
+            for end in np.flatnonzero(done[:, lane]):
+                self._advance(lane, rewards, stepped, begin, int(end) + 1)
+                if (int(end), lane) in gone:
+                    self.num_lost += 1
+                else:
+                    episode = Episode(float(self.returns[lane]), int(self.lengths[lane]))
+                    finished.append((int(end), lane, episode))
+                self.returns[lane], self.lengths[lane] = 0.0, 0
+                begin = int(end) + 1
+            self._advance(lane, rewards, stepped, begin, rewards.shape[0])
+        finished.sort(key=lambda item: item[:2])
+        self.num_episodes += len(finished)
+        return [episode for _, _, episode in finished]
+
+    def _advance(self, lane: int, rewards: np.ndarray, stepped: np.ndarray, begin: int, end: int) -> None:
+        if begin < end:
+            mask = stepped[begin:end, lane]
+            self.returns[lane] += rewards[begin:end, lane][mask].sum()
+            self.lengths[lane] += np.count_nonzero(mask)
+
+    def drop_running(self) -> None:
+        """Give up every running episode (the environments were restarted)."""
+        self.num_lost += int(np.count_nonzero(self.lengths))
+        self.returns[:] = 0.0
+        self.lengths[:] = 0
+
+    def get_state(self) -> dict[str, Any]:
+        """Running returns float64[N], lengths int64[N] and the counts over the lifetime; copies."""
+        return {
+            "returns": self.returns.copy(),
+            "lengths": self.lengths.copy(),
+            "num_episodes": self.num_episodes,
+            "num_lost": self.num_lost,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take a state back.
+
+        Raises:
+            StateError: Another number of lanes.
+        """
+        returns, lengths = np.array(state["returns"], np.float64), np.array(state["lengths"], np.int64)
+        if returns.shape != self.returns.shape or lengths.shape != self.lengths.shape:
+            raise StateError(f"expected {self.returns.shape[0]} lanes, got {returns.shape[0]}", path="episodes/returns")
+        self.returns, self.lengths = returns, lengths
+        self.num_episodes, self.num_lost = int(state["num_episodes"]), int(state["num_lost"])

@@ -1,0 +1,78 @@
+"""Playing whole episodes to measure a policy.
+
+Needs lanes of its own and a policy. Refuses nothing; what the environments raise beyond their allowance comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .actions import ActionDoor
+from .columns import Columns, tree_map
+from .episodes import Episode
+from .lanes import Lanes
+from .noise_blocks import NoiseBlocks
+from .normalize import RunningNormalizer
+from .numpy_backend import Policy
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    lanes: Lanes,
+    policy: Policy,
+    door: ActionDoor,
+    num_episodes: int,
+    *,
+    example: Columns,
+    normalizer: RunningNormalizer | None,
+    seeds: Sequence[int],
+    noise_seed: int,
+    stream: str,
+    explore: bool,
+) -> list[Episode]:
+    """Play a fixed number of episodes in each lane.
+
+    The quota of a lane is fixed beforehand, ``num_episodes / N`` rounded up for the first lanes and down for the rest:
+    taking whichever episodes finish first would prefer short ones.
+
+    Args:
+        lanes: Environments to play in; they are reset.
+        policy: Answers observations.
+        door: Fits actions to the environments.
+        num_episodes: How many episodes in all.
+        example: One observation, for shapes and dtypes.
+        normalizer: Normalises observations; learns nothing here.
+        seeds: One per lane.
+        noise_seed: Seed of the action noise.
+        stream: Name of the action noise.
+        explore: Sample actions instead of taking the most likely ones.
+
+    Returns:
+        The episodes: every lane's first, then every lane's second, ...
+    """
+    count = lanes.num_envs
+    quota = num_episodes // count + (np.arange(count) < num_episodes % count)
+    played: list[list[Episode]] = [[] for _ in range(count)]
+    obs: Any = tree_map(lambda leaf: np.empty((count, *leaf.shape), leaf.dtype), example)
+    noise = NoiseBlocks(noise_seed, stream, count, policy.noise_shape)
+    returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+    lanes.reset(seeds, obs)
+    step_number = 0
+    while any(len(episodes) < quota[lane] for lane, episodes in enumerate(played)):
+        shown = obs if normalizer is None else normalizer.normalize(obs)
+        row = noise.at(step_number) if explore else None
+        answer = policy.compute_actions(shown, noise=row, explore=explore)
+        step = lanes.step(door.to_env(answer["actions"]), obs)
+        step_number += 1
+        stepped = np.ones(count, np.bool_) if step.valid is None else step.valid
+        returns[stepped] += step.rewards[stepped]
+        lengths += stepped
+        for lane in np.flatnonzero(step.terminateds | step.truncateds):
+            if lane not in step.lost and len(played[lane]) < quota[lane]:
+                played[lane].append(Episode(float(returns[lane]), int(lengths[lane])))
+            returns[lane], lengths[lane] = 0.0, 0
+    return [episodes[i] for i in range(int(quota.max())) for episodes in played if i < len(episodes)]

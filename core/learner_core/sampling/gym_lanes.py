@@ -1,0 +1,144 @@
+"""Any vector environment of gymnasium's as lanes, in any of its autoreset modes.
+
+Needs a maker of vector environments. Refuses an unknown autoreset mode, SAME_STEP without final observations, and
+environments that raise more often than allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import EnvError
+from .columns import Columns, tree_map
+from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose, obs_columns, write
+
+__all__ = ["GymLanes"]
+
+
+class GymLanes:
+    """Any ``gymnasium.vector.VectorEnv``, in any of its autoreset modes.
+
+    Args:
+        make: Makes the vector environment.
+        max_restarts: How many rebuilds are allowed. One that raises is rebuilt whole: all running episodes are lost.
+    """
+
+    def __init__(self, make: Callable[[], Any], *, max_restarts: int) -> None:
+        self._make = make
+        self.max_restarts = max_restarts
+        self.num_restarts = 0
+        self._seed = 0
+        self._adopt(make())
+
+    def _adopt(self, env: Any) -> None:
+        self.env = env
+        self.num_envs = int(env.num_envs)
+        self.observation_space = env.single_observation_space
+        self.action_space = env.single_action_space
+        mode = env.metadata.get("autoreset_mode")
+        # Vector environments without a word on it follow gymnasium's default.
+        self.autoreset = str(getattr(mode, "value", mode or NEXT_STEP))
+        if self.autoreset not in (NEXT_STEP, SAME_STEP, DISABLED):
+            raise EnvError(f"unknown autoreset_mode={mode!r} in the metadata of {env}")
+        self._was_done = np.zeros(self.num_envs, np.bool_)
+
+    def reset(self, seeds: Sequence[int], out: Columns) -> None:
+        self._seed = int(seeds[0])
+        try:
+            obs, _ = self.env.reset(seed=self._seed)
+        except Exception as error:
+            obs = self._rebuild(error)
+        self._was_done = np.zeros(self.num_envs, np.bool_)
+        write(out, obs)
+
+    def step(self, actions: Any, out: Columns) -> Step:
+        try:
+            obs, rewards, terminateds, truncateds, infos = self.env.step(actions)
+            step = Step(np.asarray(rewards), np.asarray(terminateds), np.asarray(truncateds))
+            if self.autoreset == NEXT_STEP:
+                was_done = self._was_done
+                if was_done.any():
+                    step.valid = ~was_done
+                self._was_done = step.terminateds | step.truncateds
+            else:
+                done = step.terminateds | step.truncateds
+                if done.any():
+                    lanes = np.flatnonzero(done)
+                    if self.autoreset == SAME_STEP:
+                        step.finals = {int(lane): self._final(infos, int(lane)) for lane in lanes}
+                    else:
+                        step.finals = {int(lane): _pick(obs_columns(obs), int(lane)) for lane in lanes}
+                        obs, _ = self.env.reset(options={"reset_mask": done})
+            write(out, obs)
+            return step
+        except EnvError:
+            raise
+        except Exception as error:
+            write(out, self._rebuild(error))
+            count = self.num_envs
+            step = Step(np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_))
+            lose(step, range(count), count)
+            return step
+
+    @staticmethod
+    def _final(infos: Mapping[str, Any], lane: int) -> Columns:
+        if "final_obs" not in infos:
+            raise EnvError(
+                f"environment {lane} ended its episode in autoreset mode {SAME_STEP} without infos['final_obs']: "
+                "the value of a truncated episode cannot be known"
+            )
+        final = infos["final_obs"]
+        if isinstance(final, Mapping) or not (isinstance(final, np.ndarray) and final.dtype == object):
+            return _pick(obs_columns(final), lane)  # a batch, as some native environments give it
+        return tree_map(np.array, obs_columns(final[lane]))
+
+    def _rebuild(self, error: Exception) -> Any:
+        while True:
+            self.num_restarts += 1
+            if self.num_restarts > self.max_restarts:
+                raise EnvError(
+                    f"vector environment {self.env} raised {type(error).__name__}: {error}; max_env_restarts="
+                    f"{self.max_restarts} rebuilds are used up"
+                ) from error
+            self._close(error)
+            try:
+                self._adopt(self._make())
+                seed = np.random.SeedSequence([self._seed, self.num_restarts]).generate_state(1)[0]
+                obs, _ = self.env.reset(seed=int(seed))
+                return obs
+            except Exception as next_error:
+                error = next_error
+
+    def _close(self, error: Exception | None = None) -> None:
+        terminate = {"terminate": True} if error is not None and hasattr(self.env, "processes") else {}
+        try:
+            self.env.close(**terminate)
+        except Exception as close_error:
+            if error is None:
+                raise
+            error.add_note(f"closing it raised {type(close_error).__name__}: {close_error}")
+
+    def environments(self) -> list[Any]:
+        if hasattr(self.env, "processes"):
+            return []  # the environments live in other processes
+        if hasattr(self.env.unwrapped, "envs"):
+            return [self.env, *self.env.unwrapped.envs]
+        return [self.env]
+
+    def get_state(self) -> dict[str, Any]:
+        return {"num_restarts": self.num_restarts, "seed": self._seed, "was_done": self._was_done.copy()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self.num_restarts = int(state["num_restarts"])
+        self._seed = int(state["seed"])
+        self._was_done = np.array(state["was_done"], np.bool_)
+
+    def close(self) -> None:
+        self._close()
+
+
+def _pick(obs: Columns, lane: int) -> Columns:
+    return tree_map(lambda leaf: np.array(leaf[lane]), obs)

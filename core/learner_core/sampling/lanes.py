@@ -1,0 +1,105 @@
+"""What the runner sees of N environments, whatever steps them and whatever they do at an episode's end.
+
+Needs gymnasium's observations: arrays, or nested dicts and tuples of them. Gymnasium's autoreset modes
+(https://farama.org/Vector-Autoreset-Mode) all end in the same ``Step``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from .columns import Columns
+
+__all__ = ["DISABLED", "NEXT_STEP", "SAME_STEP", "Lanes", "Step", "lose", "obs_columns", "write"]
+
+NEXT_STEP, SAME_STEP, DISABLED = "NextStep", "SameStep", "Disabled"
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step of N lanes gave.
+
+    ``rewards`` float[N]; ``terminateds``, ``truncateds`` bool[N]; ``valid`` bool[N] or None when every row is valid;
+    ``finals`` {lane: final observation} for lanes that were reset in this very step (elsewhere the observation
+    written is the true next one); ``lost`` lanes whose episode was given up because the environment raised.
+    """
+
+    rewards: np.ndarray
+    terminateds: np.ndarray
+    truncateds: np.ndarray
+    valid: np.ndarray | None = None
+    finals: dict[int, Columns] = field(default_factory=dict)
+    lost: Sequence[int] = ()
+
+
+class Lanes(Protocol):
+    """What the runner needs of N environments."""
+
+    num_envs: int
+    observation_space: Any
+    action_space: Any
+    autoreset: str
+    num_restarts: int
+
+    def reset(self, seeds: Sequence[int], out: Columns) -> None:
+        """Start N episodes; observations are written to ``out`` ([N, ...] leaves)."""
+        ...
+
+    def step(self, actions: Any, out: Columns) -> Step:
+        """Step all lanes; the observations to act on next are written to ``out``."""
+        ...
+
+    def environments(self) -> list[Any]:
+        """The Python objects whose state can be saved: N environments, one vector environment, or none."""
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """What the lanes themselves carry from step to step (plain values)."""
+        ...
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        ...
+
+    def close(self) -> None:
+        """Release environments and processes; safe to call twice."""
+        ...
+
+
+def obs_columns(obs: Any) -> Columns:
+    """A gymnasium observation as columns: tuples become dicts with the keys "0", "1", ..."""
+    if isinstance(obs, Mapping):
+        return {str(key): obs_columns(value) for key, value in obs.items()}
+    if isinstance(obs, tuple):
+        return {str(index): obs_columns(value) for index, value in enumerate(obs)}
+    return np.asarray(obs)
+
+
+def write(out: Columns, obs: Any, lane: int | None = None) -> None:
+    """Copy an observation (of one lane, or of all) into preallocated columns."""
+    if isinstance(out, dict):
+        values = obs.values() if isinstance(obs, Mapping) else obs
+        if isinstance(obs, Mapping):
+            for key, column in out.items():
+                write(column, obs[key], lane)
+        else:
+            for column, value in zip(out.values(), values, strict=True):
+                write(column, value, lane)
+    elif lane is None:
+        out[...] = obs
+    else:
+        out[lane] = obs
+
+
+def lose(step: Step, lanes: Sequence[int], count: int) -> None:
+    """Mark lanes as given up: their row says nothing, and nothing may be propagated across it."""
+    if step.valid is None:
+        step.valid = np.ones(count, np.bool_)
+    for lane in lanes:
+        step.valid[lane] = False
+        step.truncateds[lane] = True
+    step.lost = [*step.lost, *lanes]

@@ -1,0 +1,274 @@
+"""Running mean and variance of observations, and the running scale of rewards.
+
+Needs float observations (an array or nested dict of arrays); integer and boolean leaves (images, one-hot indices)
+pass through untouched. Refuses: shapes that change, states of another structure. Statistics are kept in float64 and
+combined exactly in parallel, so that runners can be merged in any grouping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import StateError
+from .columns import Columns, tree_paths
+
+__all__ = ["RewardScaler", "RunningMoments", "RunningNormalizer"]
+
+
+class RunningMoments:
+    """Count, mean and sum of squared deviations of a stream of vectors.
+
+    Two sets of moments combine exactly (Chan, Golub and LeVeque)::
+
+        n = n_a + n_b        delta = mean_b - mean_a
+        mean = mean_a + delta * n_b / n
+        m2   = m2_a + m2_b + delta^2 * n_a * n_b / n
+
+    Args:
+        shape: Shape of one sample.
+
+    References:
+        Chan, Golub, LeVeque: "Algorithms for computing the sample variance" (1983).
+    """
+
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        self.count = 0.0
+        self.mean = np.zeros(shape, np.float64)
+        self.m2 = np.zeros(shape, np.float64)
+
+    def update(self, samples: np.ndarray) -> None:
+        """Take in samples.
+
+        Args:
+            samples: float[B, *shape]; B may be zero.
+        """
+        rows = samples.shape[0]
+        if rows == 0:
+            return
+        samples = samples.astype(np.float64, copy=False)
+        mean = samples.sum(axis=0) / rows
+        deviation = samples - mean
+        self.combine(float(rows), mean, np.einsum("b...,b...->...", deviation, deviation))
+
+    def combine(self, count: float, mean: np.ndarray, m2: np.ndarray) -> None:
+        """Take in another set of moments (formula above)."""
+        if count == 0:
+            return
+        total = self.count + count
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (count / total)
+        self.m2 = self.m2 + m2 + delta * delta * (self.count * count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Population variance, float64[*shape]; ones until there is a sample."""
+        if self.count == 0:
+            return np.ones_like(self.m2)
+        return self.m2 / self.count
+
+    def get_state(self) -> dict[str, Any]:
+        """``{"count": float, "mean": float64[*shape], "m2": float64[*shape]}``, copies."""
+        return {"count": float(self.count), "mean": self.mean.copy(), "m2": self.m2.copy()}
+
+    def set_state(self, state: Mapping[str, Any], *, path: str = "") -> None:
+        """Take a state back.
+
+        Raises:
+            StateError: A part is missing, its shape differs, or the values are no moments.
+        """
+        parts = _parts(state, ("count", "mean", "m2"), path)
+        count = float(parts["count"])
+        arrays = {name: np.array(parts[name], np.float64) for name in ("mean", "m2")}
+        for name, array in arrays.items():
+            if array.shape != self.mean.shape:
+                raise StateError(f"expected shape {self.mean.shape}, got {array.shape}", path=f"{path}/{name}")
+        if not (count >= 0 and np.isfinite(arrays["mean"]).all() and (arrays["m2"] >= 0).all()):
+            raise StateError(f"count={count} or its moments are negative or not finite", path=path)
+        self.count, self.mean, self.m2 = count, arrays["mean"], arrays["m2"]
+
+
+class RunningNormalizer:
+    """Observations shifted and scaled to mean 0, variance 1 over everything seen so far.
+
+    ``x' = clip((x - mean) / sqrt(variance + epsilon), -clip, clip)`` as float32, for each float leaf on its own.
+
+    Args:
+        example: One observation, or any tree of arrays with the leaves' shapes and dtypes (no batch axis).
+        clip: Bound of the result, in standard deviations.
+        epsilon: Added to the variance.
+
+    References:
+        stable-baselines3's ``VecNormalize`` (same formula and bound). Unlike it, final observations count as well.
+    """
+
+    def __init__(self, example: Columns, *, clip: float = 10.0, epsilon: float = 1e-8) -> None:
+        self.clip = float(clip)
+        self.epsilon = float(epsilon)
+        self.frozen = False
+        self.moments: dict[str, RunningMoments] = {
+            path: RunningMoments(np.shape(leaf))
+            for path, leaf in tree_paths(example)
+            if np.issubdtype(np.asarray(leaf).dtype, np.floating)
+        }
+        self._affine: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def freeze(self) -> None:
+        """Stop learning (evaluation); ``normalize`` goes on with what there is."""
+        self.frozen = True
+
+    def unfreeze(self) -> None:
+        """Learn again."""
+        self.frozen = False
+
+    def update(self, obs: Columns, rows: np.ndarray | None = None) -> None:
+        """Take in observations; nothing happens while frozen.
+
+        Args:
+            obs: Tree of arrays [B, ...].
+            rows: bool[B], the rows that count; ``None`` for all.
+        """
+        if self.frozen:
+            return
+        for path, leaf in tree_paths(obs):
+            moments = self.moments.get(path)
+            if moments is not None:
+                moments.update(leaf if rows is None else leaf[rows])
+        self._affine.clear()
+
+    def normalize(self, obs: Columns) -> Columns:
+        """Normalised copy.
+
+        Args:
+            obs: Tree of arrays [..., *shape].
+
+        Returns:
+            The same structure; float leaves as float32, the others as they came.
+        """
+        if not isinstance(obs, Mapping):
+            return self._leaf("", obs)
+        return self._nested(obs, "")
+
+    def _nested(self, obs: Columns, prefix: str) -> Columns:
+        if isinstance(obs, Mapping):
+            return {key: self._nested(value, f"{prefix}/{key}" if prefix else str(key)) for key, value in obs.items()}
+        return self._leaf(prefix, obs)
+
+    def _leaf(self, path: str, leaf: np.ndarray) -> np.ndarray:
+        moments = self.moments.get(path)
+        if moments is None:
+            return leaf
+        affine = self._affine.get(path)
+        if affine is None:
+            affine = self._affine[path] = (moments.mean, 1.0 / np.sqrt(moments.variance + self.epsilon))
+        scaled = (leaf - affine[0]) * affine[1]
+        np.minimum(scaled, self.clip, out=scaled)
+        np.maximum(scaled, -self.clip, out=scaled)
+        result: np.ndarray = scaled.astype(np.float32)
+        return result
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add the statistics of another runner's state (or of a difference of states) to these."""
+        for path, moments in self.moments.items():
+            addition = RunningMoments(moments.mean.shape)
+            addition.set_state(_parts(other, ("moments",), "")["moments"][path], path=f"moments/{path}")
+            moments.combine(addition.count, addition.mean, addition.m2)
+        self._affine.clear()
+
+    def get_state(self) -> dict[str, Any]:
+        """``{"moments": {leaf path: {"count", "mean", "m2"}}}``: copies, plain arrays. A single array's path is ""."""
+        return {"moments": {path: moments.get_state() for path, moments in self.moments.items()}}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take a state back; all of it or nothing.
+
+        Raises:
+            StateError: Another structure or shape.
+        """
+        saved = _parts(state, ("moments",), "")["moments"]
+        if set(saved) != set(self.moments):
+            raise StateError(f"expected the leaves {sorted(self.moments)}, got {sorted(saved)}", path="moments")
+        fresh = {path: RunningMoments(moments.mean.shape) for path, moments in self.moments.items()}
+        for path, moments in fresh.items():
+            moments.set_state(saved[path], path=f"moments/{path}")
+        self.moments = fresh
+        self._affine.clear()
+
+
+class RewardScaler:
+    """Rewards divided by the running standard deviation of the discounted return.
+
+    Each environment lane keeps ``g_t = gamma * g_{t-1} + r_t`` (zero after an episode's end); a reward becomes
+    ``clip(r_t / sqrt(var(g) + epsilon), -clip, clip)``, with the variance over all lanes and steps so far, this step
+    included. Rewards are not shifted: that would change what is optimal.
+
+    Args:
+        num_envs: Number of lanes.
+        gamma: Discount.
+        clip: Bound of a scaled reward.
+        epsilon: Added to the variance.
+
+    References:
+        stable-baselines3's ``VecNormalize``; Engstrom et al., "Implementation Matters in Deep RL" (2020).
+    """
+
+    def __init__(self, num_envs: int, gamma: float, *, clip: float = 10.0, epsilon: float = 1e-8) -> None:
+        self.gamma = float(gamma)
+        self.clip = float(clip)
+        self.epsilon = float(epsilon)
+        self.moments = RunningMoments()
+        self.returns = np.zeros(num_envs, np.float64)
+
+    def scale(self, rewards: np.ndarray, done: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Take in one step of all lanes and scale its rewards.
+
+        Args:
+            rewards: float[N], of this step.
+            done: bool[N], the episode ends with this step.
+            rows: bool[N], lanes that really stepped (autoreset rows did not); ``None`` for all.
+
+        Returns:
+            float32[N].
+        """
+        returns = self.returns * self.gamma + rewards
+        if rows is None:
+            self.returns = returns
+            self.moments.update(returns)
+        else:
+            self.returns = np.where(rows, returns, self.returns)
+            self.moments.update(returns[rows])
+        scaled = np.clip(rewards / np.sqrt(self.moments.variance + self.epsilon), -self.clip, self.clip)
+        self.returns[done] = 0.0
+        return scaled.astype(np.float32)
+
+    def drop(self, lanes: np.ndarray) -> None:
+        """Forget the running return of lanes (bool[N]) whose episode was given up."""
+        self.returns[lanes] = 0.0
+
+    def get_state(self) -> dict[str, Any]:
+        """``{"moments": {...}, "returns": float64[N]}``: copies."""
+        return {"moments": self.moments.get_state(), "returns": self.returns.copy()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take a state back.
+
+        Raises:
+            StateError: Another number of lanes, or no moments.
+        """
+        parts = _parts(state, ("moments", "returns"), "")
+        returns = np.array(parts["returns"], np.float64)
+        if returns.shape != self.returns.shape:
+            raise StateError(f"expected {self.returns.shape[0]} lanes, got shape {returns.shape}", path="returns")
+        moments = RunningMoments()
+        moments.set_state(parts["moments"], path="moments")
+        self.moments, self.returns = moments, returns
+
+
+def _parts(state: Any, names: tuple[str, ...], path: str) -> Mapping[str, Any]:
+    if not isinstance(state, Mapping) or not set(names) <= set(state):
+        found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+        raise StateError(f"expected {list(names)}, got {found}", path=path or None)
+    return state

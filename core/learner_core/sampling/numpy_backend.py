@@ -1,0 +1,213 @@
+"""Answering observations with actions, without a framework.
+
+Needs a module that computes over ``xp`` (any portable ``RLModule``). Refuses gradients: this backend serves
+environment runners and policies. Small networks answer faster here than through any framework, and a process that
+only samples starts in a tenth of the time; large convolutions belong on the backend (``choose_inference``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import numpy_xp
+from ..backend import Backend
+from ..errors import ConfigError, StateError
+from ..maths.distributions import distribution_for
+from ..plugins.hookspecs import hookimpl
+from .columns import Columns, tree_map
+
+__all__ = ["ForwardPolicy", "NumpyBackend", "NumpyPolicy", "Policy", "choose_inference", "learner_core_backend"]
+
+PLUGIN_API = 1
+
+Forward = Callable[[dict[str, Columns], bool], Mapping[str, Any]]
+
+
+class Policy(Protocol):
+    """What a runner asks for actions."""
+
+    #: Shape of one row's standard normal noise.
+    noise_shape: tuple[int, ...]
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take the module's parameters by name."""
+        ...
+
+    def compute_actions(self, obs: Columns, *, noise: np.ndarray | None, explore: bool) -> dict[str, np.ndarray]:
+        """Answer observations [N, ...]: ``actions`` and, as far as known, ``action_logp``, ``action_dist_inputs``,
+        ``vf_preds``. ``noise``: float32[N, *noise_shape]; None takes the most likely action."""
+        ...
+
+    def values(self, obs: Columns) -> np.ndarray | None:
+        """Value of observations [N, ...] as float32[N]; None if the module has none."""
+        ...
+
+
+class ForwardPolicy:
+    """A policy whose network is a function, on whatever backend; distributions are evaluated in numpy.
+
+    So the same noise gives the same actions from the same outputs, whoever computed them.
+
+    Args:
+        forward: ``forward({"obs": columns [N, ...]}, explore) -> {"action_dist_inputs": ..., "vf_preds": ...}`` in
+            numpy arrays.
+        action_space: Action space of one environment.
+        exploration: Distribution class, bound to ``numpy_xp``; the space's own by default.
+        inference: The same for ``explore=False``; by default as for exploration.
+        set_weights: Called with new weights; None if the function looks them up itself.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        action_space: Any,
+        *,
+        exploration: Any = None,
+        inference: Any = None,
+        set_weights: Callable[[Mapping[str, np.ndarray]], None] | None = None,
+    ) -> None:
+        self._forward = forward
+        self._exploration = exploration or distribution_for(action_space, numpy_xp)
+        self._inference = inference or self._exploration
+        self._set_weights = set_weights
+        self.noise_shape: tuple[int, ...] = tuple(self._exploration.noise_shape(action_space))
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Pass new weights on."""
+        if self._set_weights is not None:
+            self._set_weights(weights)
+
+    def compute_actions(self, obs: Columns, *, noise: np.ndarray | None, explore: bool) -> dict[str, np.ndarray]:
+        """See ``Policy``."""
+        outputs = self._forward({"obs": obs}, explore)
+        inputs = outputs["action_dist_inputs"]
+        distribution = (self._exploration if explore else self._inference).from_logits(inputs)
+        if explore and noise is not None:
+            actions, logp = distribution.sample_with_logp(noise)
+        else:
+            actions = distribution.mode()
+            logp = distribution.logp(actions)
+        answer = {"actions": actions, "action_logp": logp, "action_dist_inputs": inputs}
+        if "vf_preds" in outputs:
+            answer["vf_preds"] = outputs["vf_preds"]
+        return answer
+
+    def values(self, obs: Columns) -> np.ndarray | None:
+        """See ``Policy``."""
+        return self._forward({"obs": obs}, True).get("vf_preds")
+
+
+class NumpyPolicy(ForwardPolicy):
+    """A module computed in numpy.
+
+    Args:
+        module_spec: ``RLModuleSpec`` with its spaces filled in.
+        weights: Parameters by name (buffers too, for modules that have them); needed before the first action.
+    """
+
+    def __init__(self, module_spec: Any, weights: Mapping[str, np.ndarray] | None = None) -> None:
+        self.module = module_spec.build(numpy_xp)
+        self._params: dict[str, np.ndarray] = {}
+        super().__init__(
+            self._module_forward,
+            self.module.action_space,
+            exploration=self.module.get_exploration_action_dist_cls(),
+            inference=self.module.get_inference_action_dist_cls(),
+        )
+        if weights is not None:
+            self.set_weights(weights)
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take a copy of the parameters.
+
+        Raises:
+            StateError: A value is no float array.
+        """
+        params = {}
+        for name, value in weights.items():
+            array = np.array(value, order="C")
+            if array.dtype == object:
+                raise StateError(f"expected an array, got {type(value).__name__}", path=name)
+            params[name] = array
+        self._params = params
+
+    def _module_forward(self, batch: dict[str, Columns], explore: bool) -> Mapping[str, Any]:
+        if not self._params:
+            raise StateError("the policy has no weights yet: call set_weights(weights) first")
+        forward = self.module.forward_exploration if explore else self.module.forward_inference
+        outputs: Mapping[str, Any] = forward(self._params, batch)
+        return outputs
+
+
+def choose_inference(module_spec: Any, *, setting: str = "auto") -> str:
+    """Who answers observations: "numpy" or "backend".
+
+    Measured on one core with 8 rows: numpy answers a 64x64 network in a fraction of what a call into a framework costs
+    alone, while a Nature CNN takes numpy several times as long as the framework's convolutions.
+
+    Args:
+        module_spec: ``RLModuleSpec`` with its spaces filled in.
+        setting: The config's ``inference``.
+
+    Returns:
+        ``setting`` unless it is "auto"; then "backend" for images and for modules that are not portable.
+    """
+    if setting != "auto":
+        return setting
+    from ..learning.rl_module import RLModule
+
+    module_class = module_spec.module_class
+    if not (isinstance(module_class, type) and issubclass(module_class, RLModule)):
+        return "backend"
+    if not getattr(module_class, "portable", True):
+        return "backend"
+    return "backend" if _has_image(module_spec.observation_space) else "numpy"
+
+
+def _has_image(space: Any) -> bool:
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return any(_has_image(inner) for inner in space.spaces.values())
+    if isinstance(space, spaces.Tuple):
+        return any(_has_image(inner) for inner in space.spaces)
+    return isinstance(space, spaces.Box) and len(space.shape) == 3
+
+
+class NumpyBackend(Backend):
+    """Forward passes in numpy; no gradients."""
+
+    name = "numpy"
+    xp = numpy_xp
+    trains = False
+
+    def __init__(self, *, device: str = "auto", precision: str = "float32", num_threads: int | None = None) -> None:
+        super().__init__(device=device, precision=precision, num_threads=num_threads)
+        if device not in ("auto", "cpu"):
+            raise ConfigError(f"device={device!r}: backend 'numpy' has auto, cpu")
+        self.check_precision(("float32", "float64"))
+
+    def from_numpy(self, tree: Any) -> Any:
+        """A copy."""
+        return tree_map(np.array, tree)
+
+    def to_numpy(self, tree: Any) -> Any:
+        """A copy."""
+        return tree_map(np.array, tree)
+
+    def gradients(self, loss_fn: Any, params: Any, groups: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError('backend "numpy" computes no gradients: choose .framework("torch") or "tf" to train')
+
+
+@hookimpl
+def learner_core_backend() -> type[Backend]:
+    """Called once by discovery, in the process that asked for the backend by name; returns the backend class."""
+    return NumpyBackend

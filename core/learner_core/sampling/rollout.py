@@ -1,0 +1,78 @@
+"""What a runner hands over: a fragment of T steps of N lanes.
+
+Needs nothing but numpy. All columns are [T, N, ...] (time first), owned by the rollout: the runner never writes to
+them again. ``obs`` and ``next_obs`` may share memory, so treat them as read-only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .columns import Columns, tree_map
+from .episodes import Episode
+
+__all__ = ["Rollout"]
+
+
+@dataclass(slots=True)
+class Rollout:
+    """A fragment of experience.
+
+    Attributes:
+        columns: ``obs actions rewards terminateds truncateds next_obs action_logp action_dist_inputs vf_preds valid``,
+            each [T, N, ...]; the policy's outputs only if it gave them (random warm-up actions have none). ``next_obs``
+            is the true next observation, also where an episode ended. ``valid`` is False on rows that are no
+            experience: resets of NEXT_STEP environments, and episodes given up because the environment raised.
+        bootstrap_values: float32[T, N], the value of ``next_obs`` where it may be bootstrapped from, 0 where the
+            episode terminated; None if the policy gives no values.
+        episodes: Episodes that finished within the fragment.
+    """
+
+    columns: dict[str, Columns]
+    bootstrap_values: np.ndarray | None = None
+    episodes: list[Episode] = field(default_factory=list)
+
+    @property
+    def num_steps(self) -> int:
+        """T: steps of the vector environment."""
+        return int(self.columns["valid"].shape[0])
+
+    @property
+    def num_envs(self) -> int:
+        """N: lanes."""
+        return int(self.columns["valid"].shape[1])
+
+    @property
+    def num_env_steps(self) -> int:
+        """Rows that are experience: at most T * N."""
+        return int(np.count_nonzero(self.columns["valid"]))
+
+    @property
+    def ends(self) -> np.ndarray:
+        """bool[T, N]: nothing may be propagated backwards over this row: terminated, truncated or end of fragment."""
+        ends: np.ndarray = self.columns["terminateds"] | self.columns["truncateds"]
+        ends[-1] = True
+        return ends
+
+    def rows(self, extra: dict[str, Any] | None = None) -> dict[str, Columns]:
+        """The valid rows as one batch.
+
+        Args:
+            extra: More columns [T, N, ...] (advantages, say) to flatten in the same way.
+
+        Returns:
+            Columns [B, ...] without ``valid``, in order of time, then lane; B is ``num_env_steps``.
+        """
+        columns = {**self.columns, **(extra or {})}
+        valid = columns.pop("valid").ravel()
+        if valid.all():
+            return {name: tree_map(_flatten, column) for name, column in columns.items()}
+        keep = np.flatnonzero(valid)
+        return {name: tree_map(lambda leaf: _flatten(leaf)[keep], column) for name, column in columns.items()}
+
+
+def _flatten(leaf: np.ndarray) -> np.ndarray:
+    return leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]))
