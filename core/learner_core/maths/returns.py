@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import ConfigError
 from ..xp import Array, Namespace
 
 __all__ = ["gae", "linear_recurrence", "n_step_returns", "vtrace"]
@@ -128,13 +129,16 @@ def vtrace(
         vs float[T, ...] and advantages float[T, ...]; no gradient flows through either.
 
     Raises:
-        ValueError: If neither or both of ``bootstrap_value`` and ``values_tp1`` are given.
+        ConfigError: If not exactly one of ``bootstrap_value`` and ``values_tp1`` is given, or ``done_t`` without the
+            latter.
 
     References:
         Espeholt et al., IMPALA, https://arxiv.org/abs/1802.01561
     """
     if (bootstrap_value is None) == (values_tp1 is None):
-        raise ValueError("vtrace: give exactly one of bootstrap_value and values_tp1")
+        raise ConfigError("vtrace: give exactly one of bootstrap_value and values_tp1")
+    if done_t is not None and bootstrap_value is not None:
+        raise ConfigError("vtrace: done_t needs values_tp1, the values of the observations that episodes ended with")
     if values_tp1 is None:
         values_tp1 = xp.concat([values[1:], xp.expand_dims(bootstrap_value, 0)], axis=0)
     rhos = xp.exp(log_rhos)
