@@ -84,7 +84,7 @@ def parse_count(text: str) -> int:
         value = float(text[:-1] if factor != 1.0 else text) * factor
     except ValueError:
         value = math.nan
-    if not (value >= 1 and value == int(value)):
+    if not (1 <= value < math.inf and value == int(value)):
         raise argparse.ArgumentTypeError(f"expected a positive whole number (200000, 2e5, 200k), got {text!r}")
     return int(value)
 

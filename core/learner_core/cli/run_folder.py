@@ -49,22 +49,29 @@ class RunFolder:
         self._run_file = path / "run.json"
 
     @classmethod
-    def create(cls, path: Path) -> RunFolder:
-        """Make the folder of a new run.
+    def new(cls, path: Path) -> RunFolder:
+        """A new run's folder; :meth:`make` makes it once the run is known to start.
 
         Raises:
-            ConfigError: A run is there already, or the folder cannot be made.
+            ConfigError: A run is there already.
         """
         folder = cls(path)
         if folder.holds_run:
             raise ConfigError(
                 f"{path} holds a run already: go on with it by --resume {path}, or choose another folder by --out."
             )
-        try:
-            folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"The run folder {path} cannot be made: {error.strerror}.") from error
         return folder
+
+    def make(self) -> None:
+        """Make the folder on disk.
+
+        Raises:
+            ConfigError: It cannot be made.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"The run folder {self.path} cannot be made: {error.strerror}.") from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -90,7 +90,7 @@ def _start(given: argparse.Namespace) -> int:
     if config.env is None and config.observation_space is None:
         raise ConfigError("Which environment? --env CartPole-v1, or env in the [environment] table of --config.")
     stop = _stop_conditions(given)
-    folder = RunFolder.create(given.out or _default_folder(name, config.env))
+    folder = RunFolder.new(given.out or _default_folder(name, config.env))
     return _Run(folder, config, stop, given, info={"algorithm": name, "sessions": []}, checkpoints=[]).go()
 
 
@@ -171,6 +171,7 @@ class _Run:
             algorithm = config.build()
             try:
                 restored = self._restore(algorithm, report)
+                folder.make()
                 self._write_info()
                 write_text_atomically(folder.config_file, to_toml(config))
                 self._remember(restored)
