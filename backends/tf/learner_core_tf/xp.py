@@ -122,7 +122,7 @@ def _number_dtype(*values: Any) -> DType:
 def asarray(x: Any, /, dtype: DType = None) -> Array:
     if isinstance(x, (tf.Tensor, tf.Variable)):
         return tf.convert_to_tensor(x) if dtype is None else tf.cast(x, dtype)
-    if isinstance(x, (int, float)):
+    if isinstance(x, (int, float)) and not isinstance(x, np.generic):  # np.float64 is a float too
         return tf.constant(x, dtype or _number_dtype(x))
     array = np.asarray(x)
     if not array.dtype.isnative:
@@ -131,6 +131,11 @@ def asarray(x: Any, /, dtype: DType = None) -> Array:
         array = array.astype(np.float32)
     tensor = tf.convert_to_tensor(array)
     return tensor if dtype is None else tf.cast(tensor, dtype)
+
+
+def _cast(value: Any, dtype: DType) -> Array:
+    # tf.cast takes Python numbers too, by way of float32: 0.1 would be off by 1e-9.
+    return tf.constant(value, dtype) if isinstance(value, (int, float)) else tf.cast(value, dtype)
 
 
 def zeros(shape: Shape, /, dtype: DType = float32) -> Array:
@@ -142,7 +147,7 @@ def ones(shape: Shape, /, dtype: DType = float32) -> Array:
 
 
 def full(shape: Shape, value: Any, /, dtype: DType = float32) -> Array:
-    return tf.broadcast_to(tf.cast(value, dtype), [shape] if isinstance(shape, int) else shape)
+    return tf.broadcast_to(_cast(value, dtype), [shape] if isinstance(shape, int) else shape)
 
 
 def zeros_like(x: Array, /, dtype: DType = None) -> Array:
@@ -242,7 +247,7 @@ def minimum(x: Any, y: Any, /) -> Array:
 
 
 def clip(x: Array, /, lo: Any = None, hi: Any = None) -> Array:
-    lo, hi = (tf.cast(bound, x.dtype) if bound is not None else None for bound in (lo, hi))
+    lo, hi = (bound if bound is None else _cast(bound, x.dtype) for bound in (lo, hi))
     if lo is not None and hi is not None:
         return tf.clip_by_value(x, lo, hi)
     if lo is not None:
