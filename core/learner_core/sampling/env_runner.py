@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import EnvError, StateError
+from ..spaces import to_columns
 from .actions import ActionDoor
 from .columns import Columns, tree_map, tree_paths
 from .env_state import restore_env, save_env
 from .episodes import Episode, EpisodeTracker
 from .evaluation import evaluate
-from .lanes import Lanes, Step, obs_columns
+from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
 from .normalize import RewardScaler, RunningNormalizer
 from .numpy_backend import NumpyPolicy, Policy
@@ -80,7 +81,7 @@ class EnvRunner:
         self.action_space = self.lanes.action_space
         self.policy: Policy = policy if policy is not None else NumpyPolicy(self._with_spaces(module_spec))
         self._door = ActionDoor(self.action_space)
-        example = obs_columns(self.observation_space.sample())
+        example = to_columns(self.observation_space, self.observation_space.sample())
         # float64 observations are kept as float32: no learner takes more, and they are half of a rollout.
         self._example = tree_map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, example)
         self._normalizer = RunningNormalizer(example) if getattr(config, "normalize_observations", False) else None

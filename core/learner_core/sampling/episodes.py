@@ -50,9 +50,13 @@ class EpisodeTracker:
         Returns:
             The episodes that finished, in order of time, then lane.
         """
+        ending = done.any(axis=0)
+        going = ~ending
+        self.returns[going] += np.where(stepped, rewards, 0.0).sum(axis=0)[going]
+        self.lengths[going] += stepped.sum(axis=0)[going]
         gone = set(lost)
         finished: list[tuple[int, int, Episode]] = []
-        for lane in range(rewards.shape[1]):
+        for lane in map(int, np.flatnonzero(ending)):
             begin = 0
             for end in np.flatnonzero(done[:, lane]):
                 self._advance(lane, rewards, stepped, begin, int(end) + 1)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import EnvError
+from ..spaces import to_columns
 from .columns import Columns, tree_map
-from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose, obs_columns, write
+from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose, write
 
 __all__ = ["GymLanes"]
 
@@ -70,7 +71,9 @@ class GymLanes:
                     if self.autoreset == SAME_STEP:
                         step.finals = {int(lane): self._final(infos, int(lane)) for lane in lanes}
                     else:
-                        step.finals = {int(lane): _pick(obs_columns(obs), int(lane)) for lane in lanes}
+                        step.finals = {
+                            int(lane): _pick(to_columns(self.observation_space, obs), int(lane)) for lane in lanes
+                        }
                         obs, _ = self.env.reset(options={"reset_mask": done})
             write(out, obs)
             return step
@@ -83,8 +86,7 @@ class GymLanes:
             lose(step, range(count), count)
             return step
 
-    @staticmethod
-    def _final(infos: Mapping[str, Any], lane: int) -> Columns:
+    def _final(self, infos: Mapping[str, Any], lane: int) -> Columns:
         if "final_obs" not in infos:
             raise EnvError(
                 f"environment {lane} ended its episode in autoreset mode {SAME_STEP} without infos['final_obs']: "
@@ -92,8 +94,10 @@ class GymLanes:
             )
         final = infos["final_obs"]
         if isinstance(final, Mapping) or not (isinstance(final, np.ndarray) and final.dtype == object):
-            return _pick(obs_columns(final), lane)  # a batch, as some native environments give it
-        return tree_map(np.array, obs_columns(final[lane]))
+            return _pick(
+                to_columns(self.observation_space, final), lane
+            )  # a batch, as some native environments give it
+        return tree_map(np.array, to_columns(self.observation_space, final[lane]))
 
     def _rebuild(self, error: Exception) -> Any:
         while True:

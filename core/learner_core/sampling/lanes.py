@@ -14,7 +14,7 @@ import numpy as np
 
 from .columns import Columns
 
-__all__ = ["DISABLED", "NEXT_STEP", "SAME_STEP", "Lanes", "Step", "lose", "obs_columns", "write"]
+__all__ = ["DISABLED", "NEXT_STEP", "SAME_STEP", "Lanes", "Step", "lose", "write"]
 
 NEXT_STEP, SAME_STEP, DISABLED = "NextStep", "SameStep", "Disabled"
 
@@ -70,22 +70,13 @@ class Lanes(Protocol):
         ...
 
 
-def obs_columns(obs: Any) -> Columns:
-    """A gymnasium observation as columns: tuples become dicts with the keys "0", "1", ..."""
-    if isinstance(obs, Mapping):
-        return {str(key): obs_columns(value) for key, value in obs.items()}
-    if isinstance(obs, tuple):
-        return {str(index): obs_columns(value) for index, value in enumerate(obs)}
-    return np.asarray(obs)
-
-
 def write(out: Columns, obs: Any, lane: int | None = None) -> None:
     """Copy an observation (of one lane, or of all) into preallocated columns."""
     if isinstance(out, dict):
         values = obs.values() if isinstance(obs, Mapping) else obs
         if isinstance(obs, Mapping):
-            for key, column in out.items():
-                write(column, obs[key], lane)
+            for name, (key, column) in zip(obs, out.items(), strict=True):
+                write(column, obs[key if key in obs else name], lane)  # keys of other types became strings
         else:
             for column, value in zip(out.values(), values, strict=True):
                 write(column, value, lane)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import EnvError
+from ..spaces import to_columns
 from .columns import Columns, tree_map
-from .lanes import SAME_STEP, Step, lose, obs_columns, write
+from .lanes import SAME_STEP, Step, lose, write
 
 __all__ = ["SyncLanes"]
 
@@ -57,7 +58,7 @@ class SyncLanes:
             try:
                 obs, reward, terminated, truncated, _ = env.step(actions[lane])
                 if terminated or truncated:
-                    step.finals[lane] = tree_map(np.array, obs_columns(obs))
+                    step.finals[lane] = tree_map(np.array, to_columns(self.observation_space, obs))
                     terminateds[lane], truncateds[lane] = terminated, truncated
                     obs, _ = env.reset()
                 rewards[lane] = reward
