@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner_core import AlgorithmConfig, ConfigError, OptimizerSpec
+from learner_core import AlgorithmConfig, ConfigError, MultiRLModuleSpec, OptimizerSpec, RLModule, RLModuleSpec
 from learner_core.config import FloatOrSchedule, Range
 
 
@@ -36,6 +36,10 @@ class ToyConfig(AlgorithmConfig):
 
 def make_toy_env(env_config: dict[str, Any]) -> None:
     raise RuntimeError(f"no toys for {env_config}")
+
+
+class ToyModule(RLModule):
+    pass
 
 
 class ToyLearner:
@@ -237,6 +241,19 @@ def test_spaces_are_portable() -> None:
     config = ToyConfig().environment(observation_space=box, action_space=gymnasium.spaces.Discrete(2))
     again = AlgorithmConfig.from_dict(msgpack.unpackb(msgpack.packb(config.to_dict())))
     assert again.observation_space == box and again.action_space == gymnasium.spaces.Discrete(2)
+
+
+def test_module_specs_are_portable() -> None:
+    import gymnasium
+
+    one = RLModuleSpec(ToyModule, gymnasium.spaces.Discrete(3), gymnasium.spaces.Discrete(2), {"hidden": [4]})
+    for spec in (one, MultiRLModuleSpec(rl_module_specs={"a": one, "b": RLModuleSpec()})):
+        config = ToyConfig().rl_module(rl_module_spec=spec)
+        assert AlgorithmConfig.from_dict(msgpack.unpackb(msgpack.packb(config.to_dict()))) == config
+    plain = ToyConfig().rl_module(rl_module_spec=RLModuleSpec()).to_dict()
+    plain["settings"]["rl_module_spec"]["fields"]["size"] = 3
+    with pytest.raises(ConfigError, match=r"rl_module_spec: .*RLModuleSpec' cannot be made"):
+        AlgorithmConfig.from_dict(plain)
 
 
 def test_what_has_no_name_must_be_given_again() -> None:

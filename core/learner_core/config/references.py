@@ -6,6 +6,7 @@ Needs nothing but names. Refuses to import on behalf of a file unless told to, t
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ def to_plain(value: Any) -> Any:
     """Turn one setting's value into plain data.
 
     Args:
-        value: Plain data, numpy scalars and arrays (as lists), callables, classes, gymnasium spaces, and objects with
-            ``to_dict``/``from_dict``, nested at will.
+        value: Plain data, numpy scalars and arrays (as lists), callables, classes, gymnasium spaces, dataclasses
+            (module specs) and objects with ``to_dict``/``from_dict``, nested at will.
 
     Returns:
         Plain data; ``{"__unportable__": text}`` stands for what cannot be stored.
@@ -40,6 +41,10 @@ def to_plain(value: Any) -> Any:
     if callable(getattr(value, "to_dict", None)) and not isinstance(value, type):
         name = _name_of(type(value))
         return {_OBJECT: name, "data": to_plain(value.to_dict())} if name else {_UNPORTABLE: repr(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        name = _name_of(type(value))
+        return {_OBJECT: name, "fields": to_plain(fields)} if name else {_UNPORTABLE: repr(value)}
     if callable(value):
         name = _name_of(value)
         return {_REFERENCE: name} if name else {_UNPORTABLE: repr(value)}
@@ -81,9 +86,13 @@ def from_plain(value: Any, *, name: str, import_modules: bool) -> Any:
         return resolve(value[_REFERENCE], name=name, import_modules=import_modules)
     if _OBJECT in value:
         kind: Any = resolve(value[_OBJECT], name=name, import_modules=import_modules)
-        if not callable(getattr(kind, "from_dict", None)):
-            raise ConfigError(f"{name}: {value[_OBJECT]!r} is not a class with from_dict.")
-        return kind.from_dict(from_plain(value["data"], name=name, import_modules=import_modules))
+        fields = from_plain(value.get("fields", value.get("data")), name=name, import_modules=import_modules)
+        try:
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and "fields" in value:
+                return kind(**fields)
+            return kind.from_dict(fields)
+        except (AttributeError, TypeError) as error:
+            raise ConfigError(f"{name}: {value[_OBJECT]!r} cannot be made from what was stored ({error}).") from error
     return {key: from_plain(item, name=name, import_modules=import_modules) for key, item in value.items()}
 
 

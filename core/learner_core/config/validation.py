@@ -193,6 +193,8 @@ def _mismatch(annotation: Any, value: Any, hint: str = "") -> MismatchError:
 
 def _convert_annotated(annotation: Any, value: Any) -> Any:
     base, *metadata = get_args(annotation)
+    if Schedule in metadata and type(value).__name__ == "ndarray":
+        value = value.tolist()
     try:
         if Schedule in metadata and isinstance(value, (list, tuple, schedules.Schedule)):
             value = _schedule(value)

@@ -245,6 +245,7 @@ def register_all(manager: Manager) -> None:
         manager: The manager to register them with.
     """
     entries = _entries("learner_core.plugins")
+    problems: list[PluginError] = []
     for entry in entries:
         twins = [other for other in entries if other.name == entry.name]
         try:
@@ -256,7 +257,9 @@ def register_all(manager: Manager) -> None:
         except PluginError as problem:
             entry.error = problem
             manager.quarantined[entry.name] = str(problem)
-            warnings.warn(f"left out: {problem}", PluginQuarantineWarning, stacklevel=2)
+            problems.append(problem)
+    for left_out in problems:  # all the others are in by now, even where a warning is turned into an error
+        warnings.warn(f"left out: {left_out}", PluginQuarantineWarning, stacklevel=2)
 
 
 def trusted_packages() -> set[str]:
