@@ -65,17 +65,20 @@ def normals(
         ConfigError: If seed, step, stream or rows is out of range.
     """
     size = math.prod(shape)
-    pairs = (size + 1) // 2
-    words = _raw(seed, step, stream, rows * pairs * 2).reshape(rows, 2, pairs)
+    width = size + size % 2
+    words = _raw(seed, step, stream, rows * width).reshape(-1, 2)
     mantissa = (words >> np.uint64(11)).astype(np.float64)
     # u_1 in (0, 1], so that its logarithm is finite; u_2 in [0, 1).
     radius = np.sqrt(-2.0 * np.log((mantissa[:, 0] + 1.0) * 2.0**-53))
-    angle = mantissa[:, 1] * (2.0 * math.pi * 2.0**-53)
-    out = np.empty((rows, 2, pairs), dtype=dtype)
-    np.multiply(radius, np.cos(angle), out=out[:, 0], casting="same_kind")
-    np.multiply(radius, np.sin(angle), out=out[:, 1], casting="same_kind")
-    flat = out.reshape(rows, 2 * pairs)
-    return (flat if 2 * pairs == size else np.ascontiguousarray(flat[:, :size])).reshape(rows, *shape)
+    # Cosine and sine of 2 pi u_2 from the tangent of half the angle: one slow function instead of two.
+    tangent = np.tan(mantissa[:, 1] * (math.pi * 2.0**-53))
+    square = np.square(tangent)
+    scale = radius / (1.0 + square)
+    out = np.empty((rows * width // 2, 2), dtype=dtype)
+    np.multiply(scale, 1.0 - square, out=out[:, 0], casting="same_kind")
+    np.multiply(scale, 2.0 * tangent, out=out[:, 1], casting="same_kind")
+    flat = out.reshape(rows, width)
+    return (flat if width == size else np.ascontiguousarray(flat[:, :size])).reshape(rows, *shape)
 
 
 def uniforms(
