@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 
 __all__ = ["MODES", "host", "run"]
 
-MODES = {"numpy": ("eager",), "torch": ("eager", "traced"), "tf": ("eager", "graph", "xla")}
+MODES = {"torch": ("eager", "traced"), "tf": ("eager", "graph", "xla")}.get(
+    os.environ.get("LC_BACKEND", ""), ("eager",)
+)
+"""How the backend under test can run a function: parameters for a test, known when tests are collected."""
 
 
 def host(tree: Any) -> Any:
