@@ -1,1 +1,1 @@
-"""The pure step and the Learner around it."""
+"""The training step and the Learner around it, written once over the array namespace ``xp``."""

@@ -1,0 +1,23 @@
+"""Learner for hooks written in raw TensorFlow."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from learner_core.learning.learner import Learner
+
+__all__ = ["TfLearner"]
+
+
+class TfLearner(Learner):
+    """A Learner whose hooks may call ``tf`` directly: the arrays they get are ``tf.Tensor``.
+
+    The same hooks, the same step and the same compilation as ``learner_core.Learner``; it only runs on this backend.
+    """
+
+    framework: ClassVar[str | None] = "tf"
+
+    @property
+    def device(self) -> str:
+        """TensorFlow's name of the device that parameters and batches live on."""
+        return str(self.backend.tf_device)

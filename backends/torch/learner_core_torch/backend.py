@@ -1,0 +1,134 @@
+"""Arrays, gradients and loops on Torch.
+
+Needs torch. Gradients are ordinary autograd, so modules may use whatever autograd supports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from learner_core.backend import Backend, Body, Loop
+from learner_core.errors import ConfigError
+
+from . import xp as torch_xp
+from .compile import CompiledLoop, compile_pays_after
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend(Backend):
+    """Torch on one device; see :class:`learner_core.backend.Backend`."""
+
+    name: ClassVar[str] = "torch"
+    xp = torch_xp
+
+    def __init__(self, *, device: str = "auto", precision: str = "float32", num_threads: int | None = None) -> None:
+        super().__init__(device=device, precision=precision, num_threads=num_threads)
+        self.check_precision()
+        self.torch_device = _device(device)
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+
+    def from_numpy(self, tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {key: self.from_numpy(value) for key, value in tree.items()}
+        array = np.asarray(tree)
+        if array.dtype.name == "bfloat16":
+            tensor = torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+        else:
+            tensor = torch.from_numpy(np.array(array, order="C", copy=True))
+        return tensor if self.torch_device.type == "cpu" else tensor.to(self.torch_device)
+
+    def to_numpy(self, tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {key: self.to_numpy(value) for key, value in tree.items()}
+        tensor = tree.detach().cpu()
+        if tensor.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return np.array(tensor.contiguous().view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+        return np.array(tensor.numpy(), order="C", copy=True)
+
+    def gradients(
+        self,
+        loss_fn: Callable[[Any], tuple[dict[str, Any], Any]],
+        params: Mapping[str, Mapping[str, Any]],
+        groups: Mapping[str, Mapping[str, list[str]]],
+    ) -> tuple[dict[str, dict[str, Any]], Any]:
+        with torch.enable_grad():
+            leaves = {
+                mid: {name: value.detach().requires_grad_(True) for name, value in arrays.items()}
+                for mid, arrays in params.items()
+            }
+            losses, aux = loss_fn(leaves)
+        wanted: list[tuple[torch.Tensor, list[tuple[str, str]]]] = []
+        joint: list[torch.Tensor] = []
+        joint_names: list[tuple[str, str]] = []
+        for mid, loss in losses.items():
+            if isinstance(loss, Mapping):
+                for optimizer, value in loss.items():
+                    if optimizer not in groups[mid]:
+                        raise ConfigError(
+                            f"module {mid!r}: a loss for optimizer {optimizer!r}, which is not registered; "
+                            f"there is: {', '.join(groups[mid])}"
+                        )
+                    wanted.append((value, [(mid, name) for name in groups[mid][optimizer]]))
+            else:
+                # Modules share no parameters, so one backward pass through the sum serves all of them.
+                joint.append(loss)
+                joint_names += [(mid, name) for name in leaves[mid]]
+        if joint:
+            total = joint[0]
+            for loss in joint[1:]:
+                total = total + loss
+            wanted.append((total, joint_names))
+        gradients: dict[str, dict[str, Any]] = {
+            mid: {name: torch.zeros_like(value) for name, value in arrays.items()}
+            for mid, arrays in params.items()
+            if mid not in losses
+        }
+        for position, (loss, names) in enumerate(wanted):
+            sources = [leaves[mid][name] for mid, name in names]
+            if loss.requires_grad and sources:
+                found = torch.autograd.grad(loss, sources, retain_graph=position + 1 < len(wanted), allow_unused=True)
+            else:
+                found = (None,) * len(sources)
+            for (mid, name), source, gradient in zip(names, sources, found, strict=True):
+                value = torch.zeros_like(source) if gradient is None else gradient
+                gradients.setdefault(mid, {})[name] = value
+        for mid, arrays in params.items():
+            for name, value in arrays.items():
+                if name not in gradients.setdefault(mid, {}):
+                    gradients[mid][name] = torch.zeros_like(value)
+        return gradients, _detached(aux)
+
+    def compile_after(self, config: Any) -> int | None:
+        return compile_pays_after(self.torch_device, config)
+
+    def make_loop(self, body: Body, *, example: tuple[dict[str, Any], dict[str, Any]], config: Any) -> Loop:
+        return CompiledLoop(body, example, device=self.torch_device)
+
+
+def _device(name: str) -> torch.device:
+    has_cuda = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_cuda else "cpu")
+    try:
+        device = torch.device(name.replace("gpu", "cuda", 1))
+    except RuntimeError:
+        raise ConfigError(f"device={name!r}: Torch knows no such device; use 'auto', 'cpu' or 'cuda:0'") from None
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if has_cuda else 0
+        if (device.index or 0) >= found:
+            raise ConfigError(f"device={name!r}: Torch sees {found} CUDA device(s) here; use device='auto' or 'cpu'")
+    return device
+
+
+def _detached(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _detached(value) for key, value in tree.items()}
+    return tree.detach() if isinstance(tree, torch.Tensor) else tree

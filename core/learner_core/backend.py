@@ -1,0 +1,144 @@
+"""What a backend has to provide: a namespace, two conversions, gradients, and a loop.
+
+The rest has defaults here. Built-in backends and third parties' register through the entry-point group
+``learner_core.backends``; the hook ``learner_core_backend()`` returns the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .errors import CompileError, ConfigError
+
+__all__ = ["Backend", "Loop", "PythonLoop"]
+
+Tree = Any
+#: ``loop(carry, inputs, start, stop) -> carry``: the steps start..stop-1 of the tables in ``inputs``.
+Loop = Callable[[dict[str, Any], dict[str, Any], int, int], dict[str, Any]]
+#: ``body(s, carry, inputs) -> carry``, pure.
+Body = Callable[..., dict[str, Any]]
+
+
+class PythonLoop:
+    """The steps of an update one after the other from Python, uncompiled, each at its true number of rows.
+
+    ``inputs["sizes"]`` is no array: module id -> list of the rows of every step.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+        arrays = {name: value for name, value in inputs.items() if name != "sizes"}
+        for s in range(start, stop):
+            sizes = {mid: rows[s] for mid, rows in inputs["sizes"].items()}
+            carry = self._body(s, carry, arrays, masked=False, sizes=sizes)
+        return carry
+
+
+class Backend:
+    """Base of every backend: arrays of one framework on one device.
+
+    Subclasses set ``name`` and ``xp`` and implement ``from_numpy``, ``to_numpy`` and ``gradients``; a backend that
+    compiles overrides ``make_loop``.
+
+    Args:
+        device: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"gpu:0"``.
+        precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (float32 parameters, forward passes in bfloat16).
+        num_threads: threads for computation on the CPU; ``None`` leaves the framework's own choice.
+
+    Raises:
+        ConfigError: the device does not exist here, or the precision is not supported.
+    """
+
+    name: ClassVar[str]
+    xp: Any
+    #: Backends without gradients serve environment runners and policies only.
+    trains: ClassVar[bool] = True
+
+    def __init__(self, *, device: str = "auto", precision: str = "float32", num_threads: int | None = None) -> None:
+        self.device = device
+        self.precision = precision
+        self.num_threads = num_threads
+
+    # -------------------------------------------------------------- what every backend implements
+
+    def from_numpy(self, tree: Tree) -> Tree:
+        """The tree (dicts of numpy arrays) as device arrays that share no memory with it."""
+        raise NotImplementedError
+
+    def to_numpy(self, tree: Tree) -> Tree:
+        """The tree as numpy arrays that share no memory with it. The only place that waits for the device."""
+        raise NotImplementedError
+
+    def gradients(
+        self,
+        loss_fn: Callable[[Any], tuple[dict[str, Any], Any]],
+        params: Mapping[str, Mapping[str, Any]],
+        groups: Mapping[str, Mapping[str, list[str]]],
+    ) -> tuple[dict[str, dict[str, Any]], Any]:
+        """Differentiate one forward pass, each loss by its own parameters only.
+
+        Args:
+            loss_fn: ``loss_fn(params) -> ({module: scalar or {optimizer: scalar}}, aux)``.
+            params: module -> name -> array.
+            groups: module -> optimizer -> names of its parameters.
+
+        Returns:
+            ``(gradients, aux)``: gradients as {module: {name: array}}, zeros where a loss does not depend on a
+            parameter; aux with every array detached.
+        """
+        raise NotImplementedError
+
+    # -------------------------------------------------------------- defaults
+
+    def compile_after(self, config: Any) -> int | None:
+        """With ``compile=None``: after how many minibatch steps of a run compiling pays; ``None``: never.
+
+        The count is part of the state, so a resumed run compiles at the same step as one that never stopped.
+        """
+        return None
+
+    def make_loop(self, body: Body, *, example: tuple[dict[str, Any], dict[str, Any]], config: Any) -> Loop:
+        """A compiled loop over ``body``. Any exception means that the body cannot be compiled.
+
+        Args:
+            body: the step, ``body(s, carry, inputs) -> carry``.
+            example: ``(carry, inputs)`` with the shapes and dtypes that every call will have.
+            config: the algorithm's configuration (``model``, say).
+
+        Raises:
+            CompileError: this backend does not compile.
+        """
+        raise CompileError(f"backend {self.name!r} does not compile; use compile=None or compile=False")
+
+    def optimizer_update(
+        self, spec: Any, *, params: Any, gradients: Any, slots: Mapping[str, Any], lr: Any, corrections: list[Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """One optimizer step on flat vectors; a backend may offer a fused kernel for the same maths."""
+        new, new_slots = spec.update(
+            self.xp, params=params, gradients=gradients, slots=slots, lr=lr, corrections=corrections
+        )
+        return new, dict(new_slots)
+
+    @property
+    def float_dtype(self) -> Any:
+        """dtype of parameters and losses in this backend."""
+        return self.xp.float64 if self.precision == "float64" else self.xp.float32
+
+    @property
+    def numpy_float_dtype(self) -> Any:
+        """numpy dtype of parameters and losses."""
+        return np.float64 if self.precision == "float64" else np.float32
+
+    def check_precision(self, supported: tuple[str, ...] = ("float32", "float64", "bfloat16")) -> None:
+        """Refuse a precision this backend does not have.
+
+        Raises:
+            ConfigError: names what there is.
+        """
+        if self.precision not in supported:
+            raise ConfigError(f"precision={self.precision!r}: backend {self.name!r} has {', '.join(supported)}")

@@ -1,0 +1,189 @@
+"""The modules that most algorithms share: a policy, and a policy with a value function.
+
+Networks follow the observation space: images go through convolutions, everything else is encoded to one vector
+(``learner_core.spaces.encode``) and through an MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import spaces
+from ..errors import ConfigError, did_you_mean
+from ..maths.distributions import DiagGaussian
+from ..maths.networks import MLP, Encoder, make_encoder
+from .rl_module import RLModule
+
+__all__ = ["ActorCriticModule", "PolicyModule", "Trunk", "check_model"]
+
+_NETWORK_KEYS = ("hidden", "activation", "conv_filters", "conv_activation", "init")
+
+
+def check_model(model: Mapping[str, Any], known: tuple[str, ...], owner: str) -> None:
+    """Refuse settings that the module does not have.
+
+    Raises:
+        ConfigError: names the nearest setting.
+    """
+    for key in model:
+        if key not in known:
+            raise ConfigError(f"{owner}: model={{{key!r}: ...}} is no setting of it.{did_you_mean(key, known)}")
+
+
+class Trunk:
+    """An observation to ``output_size`` numbers: encoder and head.
+
+    Vector observations make one MLP, ``{name}.0`` to the head ``{name}.n``; images make ``{name}.conv.*``, hidden
+    layers ``{name}.*`` and the head ``{name}_head.0``.
+
+    Args:
+        name: prefix of the parameter names.
+        space: observation space.
+        model: network settings.
+        output_size: size of the head; ``None``: features only.
+        output_gain: scale of the head's initial weights.
+        extra: further inputs, concatenated to vector observations (actions of a Q network).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        space: Any,
+        model: Mapping[str, Any],
+        output_size: int | None,
+        *,
+        output_gain: float = 1.0,
+        extra: int = 0,
+    ) -> None:
+        self.space = space
+        self.is_image = spaces.is_image(space)
+        self.extra = extra
+        settings = {key: value for key, value in model.items() if key in _NETWORK_KEYS}
+        self.head: MLP | None = None
+        self.body: Encoder
+        activation = settings.get("activation", "tanh")
+        init = settings.get("init", "orthogonal")
+        if self.is_image:
+            self.body = make_encoder(name, space.shape, settings)
+            if output_size is not None:
+                size = self.body.output_size + extra
+                self.head = MLP(f"{name}_head", size, [], output_size, output_gain=output_gain, init=init)
+        else:
+            self.body = MLP(
+                name,
+                spaces.encoded_size(space) + extra,
+                settings.get("hidden", [64, 64]),
+                output_size,
+                activation=activation,
+                output_gain=output_gain,
+                init=init,
+            )
+        self.output_size = self.head.output_size if self.head is not None else self.body.output_size
+
+    def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Initial parameters."""
+        params = dict(self.body.init(rng))
+        if self.head is not None:
+            params.update(self.head.init(rng))
+        return params
+
+    def apply(self, xp: Any, params: Mapping[str, Any], obs: Any, extra: Any = None) -> Any:
+        """float[B, output_size] from observations (and ``extra`` float[B, n])."""
+        x = obs if self.is_image else spaces.encode(xp, self.space, obs)
+        if extra is not None and not self.is_image:
+            x = xp.concat([xp.astype(x, extra.dtype), extra], -1)
+        x = self.body.apply(xp, params, x)
+        if extra is not None and self.is_image:
+            x = xp.concat([x, extra], -1)
+        return x if self.head is None else self.head.apply(xp, params, x)
+
+
+class PolicyModule(RLModule):
+    """A policy alone: ``action_dist_inputs`` from observations.
+
+    Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``init``; for continuous
+    actions ``free_log_std`` (True: one learned log standard deviation per action dimension, ``log_std``; False: the
+    network gives it) and ``log_std_init``.
+    """
+
+    model_keys: ClassVar[tuple[str, ...]] = (*_NETWORK_KEYS, "free_log_std", "log_std_init")
+
+    def setup(self) -> None:
+        check_model(self.model, self.model_keys, type(self).__name__)
+        kind = self.get_train_action_dist_cls()
+        size = kind.input_size(self.action_space)
+        self.free_log_std = issubclass(kind, DiagGaussian) and bool(self.model.get("free_log_std", True))
+        self.num_policy_outputs = size // 2 if self.free_log_std else size
+        self.dist_input_size = size
+        self._setup_networks()
+
+    def _setup_networks(self) -> None:
+        self.pi = Trunk("pi", self.observation_space, self.model, self.num_policy_outputs, output_gain=0.01)
+
+    def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {**self.pi.init(rng), **self._init_log_std()}
+
+    def _init_log_std(self) -> dict[str, np.ndarray]:
+        if not self.free_log_std:
+            return {}
+        start = float(self.model.get("log_std_init", 0.0))
+        return {"log_std": np.full(self.num_policy_outputs, start, np.float32)}
+
+    def _dist_inputs(self, params: Mapping[str, Any], outputs: Any) -> Any:
+        if not self.free_log_std:
+            return outputs
+        log_std = self.xp.broadcast_to(self.xp.astype(params["log_std"], outputs.dtype), self.xp.shape(outputs))
+        return self.xp.concat([outputs, log_std], -1)
+
+    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {"action_dist_inputs": self._dist_inputs(params, self.pi.apply(self.xp, params, batch["obs"]))}
+
+
+class ActorCriticModule(PolicyModule):
+    """A policy and a state-value function, on separate networks or on a shared one.
+
+    Adds the setting ``vf_share_layers`` (False): one encoder ``encoder`` under the heads ``pi`` and ``vf``.
+    """
+
+    model_keys: ClassVar[tuple[str, ...]] = (*PolicyModule.model_keys, "vf_share_layers")
+
+    def _setup_networks(self) -> None:
+        self.shared: Trunk | None = None
+        if self.model.get("vf_share_layers", False):
+            self.shared = Trunk("encoder", self.observation_space, self.model, None)
+            size = self.shared.output_size
+            self.pi_head = MLP("pi", size, [], self.num_policy_outputs, output_gain=0.01)
+            self.vf_head = MLP("vf", size, [], 1)
+        else:
+            super()._setup_networks()
+            self.vf = Trunk("vf", self.observation_space, self.model, 1)
+
+    def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if self.shared is None:
+            return {**self.pi.init(rng), **self._init_log_std(), **self.vf.init(rng)}
+        return {**self.shared.init(rng), **self.pi_head.init(rng), **self._init_log_std(), **self.vf_head.init(rng)}
+
+    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        xp, obs = self.xp, batch["obs"]
+        if self.shared is None:
+            outputs, values = self.pi.apply(xp, params, obs), self.vf.apply(xp, params, obs)
+        else:
+            features = self.shared.apply(xp, params, obs)
+            outputs = self.pi_head.apply(xp, params, features)
+            values = self.vf_head.apply(xp, params, features)
+        return {"action_dist_inputs": self._dist_inputs(params, outputs), "vf_preds": xp.squeeze(values, -1)}
+
+    def forward_inference(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        if self.shared is None:
+            return {"action_dist_inputs": self._dist_inputs(params, self.pi.apply(self.xp, params, batch["obs"]))}
+        return {"action_dist_inputs": self.forward_train(params, batch)["action_dist_inputs"]}
+
+    def compute_values(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
+        """State values float[B] of ``batch["obs"]``."""
+        if self.shared is None:
+            return self.xp.squeeze(self.vf.apply(self.xp, params, batch["obs"]), -1)
+        features = self.shared.apply(self.xp, params, batch["obs"])
+        return self.xp.squeeze(self.vf_head.apply(self.xp, params, features), -1)

@@ -1,0 +1,211 @@
+"""Training batches: which columns there are, and the checks that stand before any change.
+
+A batch is a dict of numpy arrays with the sample axis first. Everything a Learner cannot train on is refused here, by
+module and column; what differs only in representation (float64, Fortran order, big-endian, read-only) is converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import spaces
+from ..errors import BatchError, did_you_mean
+
+__all__ = ["ColumnSpec", "check_batch", "flatten_columns", "split_modules", "standard_columns"]
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """One column of a batch.
+
+    Attributes:
+        shape: shape of one row, the sample axis left out.
+        dtype: numpy dtype name that the column is converted to; ``"float"`` follows the learner's precision.
+        required: the update reads it.
+        check: ``"actions"`` when values must lie in the action space, else ``""``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    required: bool = True
+    check: str = ""
+
+
+def standard_columns(observation_space: Any, action_space: Any, dist_input_size: int | None) -> dict[str, ColumnSpec]:
+    """Column path -> specification of every standard column, for one module's spaces.
+
+    Observation leaves keep their integer and uint8 dtypes; floats follow the precision.
+    """
+    columns: dict[str, ColumnSpec] = {}
+    for column in ("obs", "next_obs"):
+        for path, (shape, dtype) in spaces.leaves(observation_space).items():
+            name = np.dtype(dtype).name
+            kind = np.dtype(dtype).kind
+            columns["/".join((column, *path))] = ColumnSpec(tuple(shape), "float" if kind == "f" else name)
+    shape, dtype = spaces.action_spec(action_space)
+    columns["actions"] = ColumnSpec(tuple(shape), "float" if np.dtype(dtype).kind == "f" else "int64", check="actions")
+    for name in ("rewards", "action_logp", "vf_preds", "advantages", "value_targets", "loss_mask"):
+        columns[name] = ColumnSpec((), "float")
+    for name in ("terminateds", "truncateds", "resets"):
+        columns[name] = ColumnSpec((), "bool")
+    if dist_input_size is not None:
+        columns["action_dist_inputs"] = ColumnSpec((dist_input_size,), "float")
+        columns["action_mask"] = ColumnSpec((dist_input_size,), "bool")
+    return columns
+
+
+def flatten_columns(batch: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict observations as ``"obs/position"`` paths."""
+    out: dict[str, Any] = {}
+    for key, value in batch.items():
+        if not isinstance(key, str):
+            raise BatchError(f"column names are strings, got {key!r} ({type(key).__name__})")
+        if isinstance(value, Mapping):
+            out.update(flatten_columns(value, f"{prefix}{key}/"))
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def split_modules(batch: Any, module_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """module id -> flat columns.
+
+    A batch is multi-module when every key is a known module id; a plain batch belongs to the only module.
+
+    Raises:
+        BatchError: no dict, an empty one, or a plain batch where there are several modules.
+    """
+    if not isinstance(batch, Mapping):
+        raise BatchError(f"a batch is a dict of numpy arrays, got {type(batch).__name__}")
+    if not batch:
+        raise BatchError("the batch is empty: it has no column")
+    if all(key in module_ids for key in batch):
+        return {mid: flatten_columns(columns) for mid, columns in batch.items()}
+    if len(module_ids) == 1:
+        return {module_ids[0]: flatten_columns(batch)}
+    unknown = sorted(str(key) for key in batch if key not in module_ids)
+    raise BatchError(
+        f"there are {len(module_ids)} modules ({', '.join(module_ids)}), so the batch must be {{module_id: columns}}; "
+        f"not module ids: {', '.join(unknown)}.{did_you_mean(unknown[0], module_ids)}"
+    )
+
+
+def check_batch(
+    columns: Mapping[str, Any],
+    specs: Mapping[str, ColumnSpec],
+    *,
+    module_id: str,
+    action_space: Any,
+    float_dtype: Any,
+) -> dict[str, np.ndarray]:
+    """The columns an update reads, as C-contiguous native arrays of the dtypes it expects.
+
+    Args:
+        columns: flat columns as they came.
+        specs: column -> what is expected.
+        module_id: for messages.
+        action_space: that ``actions`` must lie in; ``None``: any value.
+        float_dtype: numpy dtype for ``"float"`` columns.
+
+    Raises:
+        BatchError: a column is missing, has the wrong shape, number of rows or dtype, holds NaN or an infinity, or
+            actions lie outside their space. Nothing has changed by then.
+    """
+    out: dict[str, np.ndarray] = {}
+    leading: int | None = None
+    first = ""
+    for name, spec in specs.items():
+        if name not in columns:
+            if not spec.required:
+                continue
+            raise BatchError(
+                f"missing; expected {_shape(spec)} {spec.dtype}."
+                f"{did_you_mean(name, columns)}",
+                module_id=module_id,
+                column=name,
+            )
+        array = _as_array(columns[name], module_id, name)
+        if array.ndim < 1 or array.shape[1:] != spec.shape:
+            raise BatchError(f"expected shape {_shape(spec)}, got {list(array.shape)}", module_id=module_id, column=name)
+        if leading is None:
+            leading, first = len(array), name
+        elif len(array) != leading:
+            raise BatchError(
+                f"has {len(array)} rows where column {first!r} has {leading}", module_id=module_id, column=name
+            )
+        out[name] = _convert(array, spec, float_dtype, module_id, name)
+    if not leading:
+        raise BatchError("the batch has no rows", module_id=module_id, column=first or None)
+    for name, spec in specs.items():
+        if spec.check == "actions" and name in out and action_space is not None:
+            try:
+                spaces.check_actions(action_space, out[name].reshape(-1, *spec.shape))
+            except BatchError as error:
+                raise BatchError(str(error.args[0]), module_id=module_id, column=name) from None
+    return out
+
+
+def _shape(spec: ColumnSpec) -> str:
+    return f"[{', '.join(['B', *map(str, spec.shape)])}]"
+
+
+def _as_array(value: Any, module_id: str, name: str) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, (list, tuple)):
+        try:
+            return np.asarray(value)
+        except ValueError:
+            raise BatchError("is a ragged list; give an array", module_id=module_id, column=name) from None
+    if hasattr(value, "__array__"):
+        raise BatchError(
+            f"is a {type(value).__module__}.{type(value).__name__}; batches are numpy arrays (call .numpy())",
+            module_id=module_id,
+            column=name,
+        )
+    raise BatchError(f"expected a numpy array, got {type(value).__name__}", module_id=module_id, column=name)
+
+
+def _convert(array: np.ndarray, spec: ColumnSpec, float_dtype: Any, module_id: str, name: str) -> np.ndarray:
+    kind = array.dtype.kind
+    if kind not in "fiub":
+        raise BatchError(
+            f"dtype {array.dtype} cannot be trained on; expected {spec.dtype}", module_id=module_id, column=name
+        )
+    if spec.dtype == "float":
+        target: np.dtype[Any] = np.dtype(float_dtype)
+    else:
+        target = np.dtype(spec.dtype)
+        if target.kind in "iu" and kind == "f":
+            with np.errstate(invalid="ignore"):
+                whole = bool(np.all(np.isfinite(array)) and np.all(array == np.floor(array)))
+            if not whole:
+                raise BatchError(
+                    f"holds fractions or non-finite values; expected {spec.dtype}", module_id=module_id, column=name
+                )
+        if target.kind in "iu" and kind in "iuf" and array.size:
+            limits = np.iinfo(target)
+            low, high = array.min(), array.max()
+            if low < limits.min or high > limits.max:
+                raise BatchError(
+                    f"values {low}..{high} do not fit {spec.dtype}", module_id=module_id, column=name
+                )
+        if target.kind == "b" and kind != "b" and not bool(np.all((array == 0) | (array == 1))):
+            raise BatchError("expected booleans (or 0 and 1)", module_id=module_id, column=name)
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, dtype=target).reshape(array.shape)
+    if kind == "f" and target.kind == "f" and not bool(np.isfinite(converted.sum())):
+        # The sum is one pass without a temporary; only when it is not finite does the exact check run.
+        bad = ~np.isfinite(converted)
+        if bad.any():
+            row = int(np.argwhere(bad)[0][0])
+            raise BatchError(
+                f"holds {int(bad.sum())} NaN or infinite value(s), the first in row {row}",
+                module_id=module_id,
+                column=name,
+            )
+    return converted

@@ -1,0 +1,375 @@
+"""Builds a Learner: modules, optimizers, layouts, and what its step reads and logs.
+
+In order:
+
+1. modules from their specifications, parameters from the seed;
+2. the hooks ``build`` and ``configure_optimizers_for_module`` register variables and optimizers;
+3. parameters become flat vectors, one per optimizer (the *carry* of the step);
+4. one uncompiled step on a dummy batch finds out which columns, noise and metrics the hooks use;
+5. two more find out whether its short minibatches may be padded;
+6. the backend compiles the step, if it is to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigError, SpaceError, StateError, did_you_mean
+from ..maths import noise as noise_maths
+from ..maths.optimizers import OptimizerSpec
+from ..schedules import parse as parse_schedule
+from . import learner_state
+from .batch import ColumnSpec, standard_columns
+from .context import ConfigView, StepContext
+from .executor import Executor
+from .explore import explore_step, pads_safely
+from .parameters import FlatLayout, match_names
+from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModule, RLModuleSpec
+from .step import ModulePlan, OptimizerPlan, UpdateStep
+from .tables import CorrectionTable, TableLayout
+
+if TYPE_CHECKING:
+    from .learner import Learner
+
+__all__ = ["LearnerBuild", "resolve_backend", "resolve_modules"]
+
+
+class LearnerBuild:
+    """The static side of a Learner; made anew when its modules or static settings change.
+
+    Attributes:
+        modules: module id -> module over the backend's namespace.
+        plans: module id -> layouts and optimizers.
+        groups: module id -> optimizer -> names of its parameters.
+        columns: module id -> column -> specification, of the columns the step reads.
+        minibatch: module id -> rows of a full minibatch.
+        traced: settings that are arrays in a step.
+        step, executor: what runs.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self.modules: dict[str, RLModule] = {}
+        self.plans: dict[str, ModulePlan] = {}
+        self.groups: dict[str, dict[str, list[str]]] = {}
+        self.columns: dict[str, dict[str, ColumnSpec]] = {}
+        self.standard: dict[str, dict[str, ColumnSpec]] = {}
+        self.minibatch: dict[str, int] = {}
+        self.traced: tuple[str, ...] = ()
+        self.trainable_variables: dict[str, dict[str, np.ndarray]] = {}
+        self._host_variables: dict[str, dict[str, float]] = {}
+        self._registered: dict[str, dict[str, tuple[OptimizerSpec, list[str], Any]]] = {}
+        self._values: dict[str, dict[str, np.ndarray]] = {}
+        self._open: str | None = None
+
+    def run(self) -> None:
+        """Build everything and put the initial state into the learner."""
+        learner, config = self._learner, self._learner.config
+        learner._build = self
+        learner._context = None
+        for module_id, spec in learner.module_specs.items():
+            module = self.modules[module_id] = spec.build(learner.xp)
+            rng = np.random.Generator(np.random.Philox(key=[learner._seed, noise_maths.stream_id(f"init/{module_id}")]))
+            self._values[module_id] = {name: np.asarray(value) for name, value in module.init(rng).items()}
+            self.trainable_variables[module_id] = {}
+            self._host_variables[module_id] = {}
+            self._registered[module_id] = {}
+        learner._host_variables = self._host_variables
+        learner.build()
+        for module_id in self.modules:
+            learner.configure_optimizers_for_module(module_id=module_id, config=config)
+        self.traced = config.traced_fields()
+        self._lay_out()
+        self._find_columns()
+
+    # ------------------------------------------------------------------ registration
+
+    def register_variable(self, module_id: str, name: str, value: Any, trainable: bool) -> None:
+        """See ``Learner.register_variable``."""
+        self._known(module_id)
+        if name in self._values[module_id] or name in self._host_variables[module_id]:
+            raise ConfigError(f"register_variable: module {module_id!r} has {name!r} already")
+        if trainable:
+            array = np.asarray(value, np.float64)
+            self.trainable_variables[module_id][name] = array
+            self._values[module_id][name] = array
+        else:
+            self._host_variables[module_id][name] = float(value)
+
+    def register_optimizer(
+        self, module_id: str, name: str, optimizer: OptimizerSpec, params: list[str], lr: Any
+    ) -> None:
+        """See ``Learner.register_optimizer``."""
+        self._known(module_id)
+        where = f"register_optimizer({module_id!r}, {name!r})"
+        if name in self._registered[module_id]:
+            raise ConfigError(f"{where}: there is an optimizer of that name already")
+        if not isinstance(optimizer, OptimizerSpec):
+            raise ConfigError(f"{where}: optimizer={optimizer!r} is not an OptimizerSpec")
+        chosen = match_names(params, list(self._values[module_id]), what=where)
+        for other, (_, names, _) in self._registered[module_id].items():
+            shared = sorted(set(names) & set(chosen))
+            if shared:
+                raise ConfigError(f"{where}: {shared[0]!r} belongs to optimizer {other!r} already")
+        if isinstance(lr, str) and not hasattr(self._learner.config, lr):
+            known = self._learner.config.settings()
+            raise ConfigError(f"{where}: lr_or_lr_schedule={lr!r} is no setting.{did_you_mean(lr, known)}")
+        if not isinstance(lr, str):
+            parse_schedule(lr, where)
+        self._registered[module_id][name] = (optimizer, chosen, lr)
+
+    def _known(self, module_id: str) -> None:
+        if module_id not in self.modules:
+            raise ConfigError(f"unknown module_id {module_id!r}.{did_you_mean(module_id, self.modules)}")
+
+    # ------------------------------------------------------------------ layouts and carry
+
+    def _lay_out(self) -> None:
+        learner, dtype = self._learner, self._learner.backend.numpy_float_dtype
+        carry: dict[str, np.ndarray] = {}
+        optimizers: dict[tuple[str, str], OptimizerSpec] = {}
+        for mid, module in self.modules.items():
+            values = self._values[mid]
+            shapes = {name: value.shape for name, value in values.items()}
+            plans: dict[str, OptimizerPlan] = {}
+            self.groups[mid] = {}
+            for name, (spec, names, lr) in self._registered[mid].items():
+                layout = FlatLayout({n: shapes[n] for n in names})
+                plans[name] = OptimizerPlan(spec, lr, layout)
+                self.groups[mid][name] = names
+                vector = layout.from_host({n: values[n] for n in names}, dtype, f"rl_module/{mid}")
+                carry[f"params/{mid}/{name}"] = vector
+                for slot in spec.slot_names:
+                    carry[f"slots/{mid}/{name}/{slot}"] = np.zeros_like(vector)
+                optimizers[mid, name] = spec
+            taken = {n for plan in plans.values() for n in plan.layout.names}
+            frozen = FlatLayout({n: s for n, s in shapes.items() if n not in taken})
+            if frozen.names:
+                carry[f"frozen/{mid}"] = frozen.from_host({n: values[n] for n in frozen.names}, dtype, mid)
+            copied = match_names(module.targets, list(shapes), what=f"{type(module).__name__}.targets")
+            targets = FlatLayout({n: shapes[n] for n in copied})
+            if targets.names:
+                carry[f"targets/{mid}"] = targets.from_host({n: values[n] for n in copied}, dtype, mid)
+            buffers = module.init_buffers()
+            for name, value in buffers.items():
+                array = np.asarray(value)
+                carry[f"buffers/{mid}/{name}"] = array.astype(dtype) if array.dtype.kind == "f" else array
+            self.plans[mid] = ModulePlan(
+                module=module,
+                optimizers=plans,
+                frozen=frozen,
+                targets=targets,
+                buffers=tuple(buffers),
+                columns=(),
+                host_variables=tuple(self._host_variables[mid]),
+            )
+            self.minibatch[mid] = learner.config.minibatch_size or learner.config.train_batch_size
+        floats = [("config", mid, name) for mid in self.plans for name in self.traced]
+        floats += [("lr", mid, name) for mid, plan in self.plans.items() for name in plan.optimizers]
+        floats += [("var", mid, name) for mid, plan in self.plans.items() for name in plan.host_variables]
+        ints = [(kind, mid) for kind in ("rows", "count", "step") for mid in self.plans]
+        self._table = TableLayout(floats, ints)
+        self._corrections = CorrectionTable(optimizers)
+        learner._optimizer_steps = dict.fromkeys(optimizers, 0)
+        learner._carry = learner.backend.from_numpy(carry)
+
+    # ------------------------------------------------------------------ what the step reads and logs
+
+    def _find_columns(self) -> None:
+        learner = self._learner
+        for mid, spec in learner.module_specs.items():
+            size = self.modules[mid].get_train_action_dist_cls().input_size(spec.action_space)
+            self.standard[mid] = standard_columns(spec.observation_space, spec.action_space, size)
+        declared = {mid: learner.batch_spec(mid) for mid in self.plans}
+        accumulate = learner.config.accumulate
+        self.step = UpdateStep(learner, self.plans, self._table, self._corrections, accumulate=accumulate)
+        found = explore_step(learner, self.step, declared, self.standard)
+        for mid, names in found.columns.items():
+            self.columns[mid] = {name: declared[mid][name] for name in names if name != "loss_mask"}
+        self.noise = found.noise
+        self.mask_safe = pads_safely(learner, self.step, self._specs())
+        self.executor = Executor(
+            learner,
+            self.step,
+            specs=self._specs(),
+            minibatch=self.minibatch,
+            noise=self.noise,
+            mask_safe=self.mask_safe,
+        )
+        self.executor.choose(learner._num_steps)
+
+    def _specs(self) -> dict[str, dict[str, ColumnSpec]]:
+        return {mid: {**specs, "loss_mask": ColumnSpec((), "float")} for mid, specs in self.columns.items()}
+
+    def checked_space(self, module_id: str) -> Any:
+        """The space that ``actions`` must lie in, or ``None``."""
+        fits = self.modules[module_id].actions_in_space
+        return self._learner.module_specs[module_id].action_space if fits else None
+
+    # ------------------------------------------------------------------ between updates
+
+    def host_context(self) -> StepContext:
+        """A context on the current parameters, for uses outside a step."""
+        learner, xp = self._learner, self._learner.xp
+        context = StepContext(xp)
+        context.compute_dtype = learner.compute_dtype
+        for mid, plan in self.plans.items():
+            params: dict[str, Any] = {}
+            for name, optimizer in plan.optimizers.items():
+                params.update(optimizer.layout.split(xp, learner._carry[f"params/{mid}/{name}"]))
+            if plan.frozen.names:
+                params.update(plan.frozen.split(xp, learner._carry[f"frozen/{mid}"]))
+            context.params[mid] = params
+            context.targets[mid] = plan.targets.split(xp, learner._carry[f"targets/{mid}"]) if plan.targets.names else {}
+            context.buffers[mid] = {name: learner._carry[f"buffers/{mid}/{name}"] for name in plan.buffers}
+            context.batch[mid] = {}
+            context.config[mid] = ConfigView(learner.config, {})
+        return context
+
+    def update_parameters(self, fn: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
+        """See ``Learner.update_parameters``."""
+        learner, xp = self._learner, self._learner.xp
+        context = self.host_context()
+        changed: dict[str, Any] = {}
+        for mid, plan in self.plans.items():
+            before = context.params[mid]
+            after = fn(mid, dict(before))
+            if not isinstance(after, Mapping) or set(after) != set(before):
+                raise StateError("update_parameters: fn must return the same parameter names", path=f"rl_module/{mid}")
+            for name, value in after.items():
+                if tuple(xp.shape(value)) != tuple(xp.shape(before[name])):
+                    raise StateError(
+                        f"update_parameters: shape {tuple(xp.shape(value))} instead of {tuple(xp.shape(before[name]))}",
+                        path=f"rl_module/{mid}/{name}",
+                    )
+            for name, optimizer in plan.optimizers.items():
+                changed[f"params/{mid}/{name}"] = xp.stop_gradient(optimizer.layout.join(xp, after))
+            if plan.frozen.names:
+                changed[f"frozen/{mid}"] = xp.stop_gradient(plan.frozen.join(xp, after))
+        learner._carry.update(changed)
+
+    def trainable_variable(self, module_id: str, name: str) -> Any:
+        """The value of a trained variable on the host: a float, or an array if it has a shape."""
+        if name not in self.trainable_variables.get(module_id, {}):
+            return None
+        value = self._learner.backend.to_numpy({"x": self.host_context().params[module_id][name]})["x"]
+        return float(value) if value.ndim == 0 else value
+
+    def set_config(self, settings: Mapping[str, Any]) -> None:
+        """See ``Learner.set_config``."""
+        learner = self._learner
+        known = learner.config.settings()
+        for name in settings:
+            setting = known.get(name)
+            if setting is not None and setting.method != "training":
+                raise ConfigError(
+                    f"{name}={settings[name]!r} was fixed when the learner was built (.{setting.method}()); build a new "
+                    "learner from a changed config and give it this one's state"
+                )
+        config = learner.config.replaced(**settings)
+        before = learner.config
+        traced_only = set(settings) <= set(self.traced) and config.traced_fields() == self.traced
+        learner.config = config
+        if traced_only:
+            return
+        try:
+            self._rebuild(learner.module_specs)
+        except Exception:
+            learner.config = before
+            learner._build = self
+            raise
+
+    def change_modules(self, specs: dict[str, RLModuleSpec]) -> None:
+        """Rebuild with other modules; those that stay keep their state."""
+        learner, before = self._learner, self._learner.module_specs
+        learner.module_specs = specs
+        try:
+            self._rebuild(specs)
+        except Exception:
+            learner.module_specs = before
+            learner._build = self
+            raise
+
+    def _rebuild(self, specs: Mapping[str, RLModuleSpec]) -> None:
+        learner = self._learner
+        state = learner.get_state()
+        saved = (learner._carry, learner._optimizer_steps, learner._host_variables)
+        try:
+            LearnerBuild(learner).run()
+            learner_state.restore_shared(learner, state)
+        except Exception:
+            learner._carry, learner._optimizer_steps, learner._host_variables = saved
+            raise
+
+
+def resolve_backend(config: Any, learner_class: type) -> Any:
+    """The configured backend, loaded and bound to device and precision.
+
+    Raises:
+        ConfigError: the class is written for another framework, or the backend only serves policies.
+        PluginNotFoundError, BackendNotInstalledError: there is no such backend, or its framework is missing.
+    """
+    from ..plugins.discovery import load
+
+    wanted = getattr(learner_class, "framework", None)
+    if wanted is not None and wanted != config.framework_name:
+        raise ConfigError(
+            f"{learner_class.__name__} is written for framework {wanted!r}, the config says "
+            f"{config.framework_name!r}: set .framework({wanted!r})"
+        )
+    backend_class = load("learner_core.backends", config.framework_name)
+    backend = backend_class(device=config.device, precision=config.precision)
+    if not backend.trains:
+        raise ConfigError(f"backend {backend.name!r} serves policies and cannot train; use .framework('torch') or ('tf')")
+    return backend
+
+
+def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None) -> dict[str, RLModuleSpec]:
+    """module id -> complete specification, from an explicit one, the configuration's, or the algorithm's default.
+
+    Args:
+        config: the configuration.
+        env: environment (or vector environment) whose single spaces are taken; ``None``: the configured one.
+        module_spec: RLModuleSpec, MultiRLModuleSpec or ``None``.
+        like: specifications to take missing spaces from.
+    """
+    spec = module_spec if module_spec is not None else config.rl_module_spec
+    spaces = [config.observation_space, config.action_space]
+    if env is not None:
+        spaces = [
+            getattr(env, "single_observation_space", None) or env.observation_space,
+            getattr(env, "single_action_space", None) or env.action_space,
+        ]
+    elif like:
+        first = next(iter(like.values()))
+        spaces = [first.observation_space, first.action_space]
+    specs = dict(spec.rl_module_specs) if isinstance(spec, MultiRLModuleSpec) else {DEFAULT_MODULE_ID: spec or RLModuleSpec()}
+    for module_id, one in specs.items():
+        if not isinstance(one, RLModuleSpec):
+            raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")
+    complete = all(one.observation_space is not None and one.action_space is not None for one in specs.values())
+    if not complete and None in spaces:
+        if config.env is None:
+            raise SpaceError(
+                "the spaces are not known: pass env= to the build call, set .environment(...), or give "
+                "observation_space and action_space"
+            )
+        from ..config.environments import make_env
+
+        made = make_env(config)
+        try:
+            spaces = [made.observation_space, made.action_space]
+        finally:
+            made.close()
+    return {
+        module_id: one.filled(
+            module_class=None if one.module_class else config.get_module_class(),
+            observation_space=spaces[0],
+            action_space=spaces[1],
+            model=config.model,
+        )
+        for module_id, one in specs.items()
+    }

@@ -1,0 +1,335 @@
+"""Runs the minibatch steps of an update on the backend, through executables fixed at build.
+
+A compiled loop has static shapes: ``capacity`` rows of data, ``steps`` lines of plan and tables. Whatever batch comes
+is fitted into them (padded, or fed in chunks), so nothing is traced again. A step that may not be padded (a loss with
+its own plain means) and a short one runs at its true size, uncompiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backend import PythonLoop
+from ..errors import CompileError
+from .batch import ColumnSpec
+from .plan import MinibatchPlan
+
+if TYPE_CHECKING:
+    from .learner import Learner
+    from .step import UpdateStep
+
+__all__ = ["Executor"]
+
+
+class Executor:
+    """Executables of one Learner and the buffers that feed them.
+
+    Args:
+        learner: the learner.
+        step: its step.
+        specs: module id -> column -> what it holds.
+        minibatch: module id -> rows of a full minibatch.
+        noise: "module/name" -> shape of one row's noise.
+        mask_safe: short minibatches may be padded.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        step: UpdateStep,
+        *,
+        specs: Mapping[str, Mapping[str, ColumnSpec]],
+        minibatch: Mapping[str, int],
+        noise: Mapping[str, tuple[int, ...]],
+        mask_safe: bool,
+    ) -> None:
+        self._learner = learner
+        self._step = step
+        self._specs = specs
+        self._minibatch = dict(minibatch)
+        self._noise = dict(noise)
+        self.mask_safe = mask_safe
+        self._eager = PythonLoop(step.body)
+        self._compiled: Any = None
+        self._failed = False
+        config = learner.config
+        batch = config.train_batch_size or max(minibatch.values())
+        epochs = config.num_epochs or 1
+        self._capacity = {mid: max(1, math.ceil(batch / m)) * m for mid, m in self._minibatch.items()}
+        self._steps = max(max(1, math.ceil(batch / m)) for m in self._minibatch.values()) * epochs
+        self._buffers: dict[str, np.ndarray] = {}
+        self.compile_seconds = 0.0
+
+    # ------------------------------------------------------------------ choosing an executable
+
+    @property
+    def compiled(self) -> bool:
+        """Whether full minibatches run compiled now."""
+        return self._compiled is not None
+
+    def choose(self, lifetime_steps: int) -> None:
+        """Compile if it is time to; depends on the number of steps alone, so resuming makes the same choice.
+
+        Raises:
+            CompileError: ``compile=True`` and the step cannot be traced.
+        """
+        config = self._learner.config
+        if self.compiled or self._failed or config.compile is False or config.debug:
+            return
+        after = 0 if config.compile else self._learner.backend.compile_after(config)
+        if after is None or lifetime_steps < after:
+            return
+        began = time.perf_counter()
+        carry = self._learner._carry
+        try:
+            inputs = self._static_inputs(self._dummy(), self._dummy_plans(), 0, {})
+            self._compiled = self._learner.backend.make_loop(
+                functools.partial(self._step.body, masked=self.mask_safe), example=(self._start(carry), inputs), config=config
+            )
+        except CompileError:
+            if config.compile:
+                raise
+            self._failed = True
+        except Exception as error:
+            reason = _where(error)
+            if config.compile:
+                raise CompileError(
+                    f"compile=True, but the training step cannot be traced: {reason}. Remove what depends on values "
+                    "(a Python `if` on an array, .item(), print) or use compile=None to run it eagerly"
+                ) from error
+            self._failed = True
+            warnings.warn(
+                f"the training step runs uncompiled (compiled: 0): it cannot be traced: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.compile_seconds = time.perf_counter() - began
+
+    # ------------------------------------------------------------------ running an update
+
+    def run(
+        self,
+        data: Mapping[str, Mapping[str, np.ndarray]],
+        plans: Mapping[str, MinibatchPlan],
+        first_step: int,
+    ) -> np.ndarray:
+        """All steps of the plans, in order; returns the metric sums float64[2, metrics].
+
+        Args:
+            data: module id -> column -> [rows, ...]; modules without rows are absent.
+            plans: module id -> plan, all of one length; lines without rows for absent modules.
+            first_step: lifetime minibatch step of the first line, which keys the noise.
+        """
+        steps = next(iter(plans.values())).num_steps
+        totals: np.ndarray | None = None
+        start = 0
+        self._stopped = np.zeros(max(len(self._step.plans), 1), np.bool_)
+        while start < steps:
+            stop, use_compiled = self._segment(plans, start, steps, data)
+            part = {mid: MinibatchPlan(p.indices[start:stop], p.rows[start:stop]) for mid, p in plans.items()}
+            sums = self._run_segment(data, part, first_step + start, use_compiled)
+            totals = sums if totals is None else totals + sums
+            start = stop
+        assert totals is not None
+        return totals
+
+    def _segment(
+        self, plans: Mapping[str, MinibatchPlan], start: int, steps: int, data: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> tuple[int, bool]:
+        """The longest run of steps from ``start`` that one executable can take: (stop, compiled)."""
+        if not self.compiled:
+            return steps, False
+        exact = np.ones(steps - start, bool)
+        if not self.mask_safe:
+            for mid, plan in plans.items():
+                rows = plan.rows[start:]
+                exact &= (rows == self._minibatch[mid]) | (rows == 0)
+        if not exact[0]:
+            full = np.flatnonzero(exact)
+            return start + (int(full[0]) if full.size else steps - start), False
+        short = np.flatnonzero(~exact)
+        length = min(int(short[0]) if short.size else steps - start, self._steps)
+        for mid, columns in data.items():
+            if len(next(iter(columns.values()))) > self._capacity[mid]:
+                length = min(length, max(1, self._capacity[mid] // self._minibatch[mid]))
+        return start + length, True
+
+    def _run_segment(
+        self,
+        data: Mapping[str, Mapping[str, np.ndarray]],
+        plans: Mapping[str, MinibatchPlan],
+        first_step: int,
+        use_compiled: bool,
+    ) -> np.ndarray:
+        learner = self._learner
+        steps = next(iter(plans.values())).num_steps
+        carry = self._start(learner._carry, self._stopped)
+        if use_compiled:
+            inputs = self._static_inputs(data, plans, first_step, learner._optimizer_steps)
+            carry = self._compiled(carry, inputs, 0, steps)
+        else:
+            inputs = self._exact_inputs(data, plans, first_step)
+            carry = self._eager(carry, inputs, 0, steps)
+        host = learner.backend.to_numpy({name: carry.pop(name) for name in ("metrics", "applied", "stopped")})
+        learner._carry = carry
+        self._stopped = host["stopped"]
+        for key, (position, _, _) in self._step.corrections.index.items():
+            learner._optimizer_steps[key] += int(host["applied"][position])
+        return np.asarray(host["metrics"], np.float64)
+
+    def _start(self, carry: Mapping[str, Any], stopped: np.ndarray | None = None) -> dict[str, Any]:
+        """The carry with fresh counters and metric sums."""
+        num_optimizers = max(len(self._step.corrections.index), 1)
+        num_modules = max(len(self._step.plans), 1)
+        num_metrics = len(self._step.metrics or ())
+        fresh = {
+            "applied": np.zeros(num_optimizers, np.int64),
+            "stopped": np.zeros(num_modules, np.bool_) if stopped is None else stopped,
+            "metrics": np.zeros((2, num_metrics), self._learner.backend.numpy_float_dtype),
+        }
+        return {**carry, **self._learner.backend.from_numpy(fresh)}
+
+    # ------------------------------------------------------------------ inputs
+
+    def _tables(
+        self, plans: Mapping[str, MinibatchPlan], counts: Mapping[str, np.ndarray], first_step: int, capacity: int
+    ) -> dict[str, np.ndarray]:
+        learner, dtype = self._learner, self._learner.backend.numpy_float_dtype
+        ints: dict[tuple[str, ...], np.ndarray] = {}
+        for mid, plan in plans.items():
+            ints["rows", mid] = plan.rows
+            ints["count", mid] = counts[mid]
+            ints["step", mid] = first_step + np.arange(plan.num_steps, dtype=np.int64)
+        steps = {key: learner._optimizer_steps[key] for key in self._step.corrections.index}
+        return {
+            "floats": self._step.table.float_table(capacity, learner._float_values(), dtype),
+            "ints": self._step.table.int_table(capacity, ints),
+            "corrections": self._step.corrections.table(capacity + 1, steps, dtype),
+        }
+
+    def _static_inputs(
+        self,
+        data: Mapping[str, Mapping[str, np.ndarray]],
+        plans: Mapping[str, MinibatchPlan],
+        first_step: int,
+        optimizer_steps: Any,
+    ) -> dict[str, Any]:
+        """Inputs of the compiled loop, in buffers of capacity size that are reused from update to update."""
+        arrays: dict[str, np.ndarray] = {}
+        counts: dict[str, np.ndarray] = {}
+        for mid, plan in plans.items():
+            columns = data.get(mid, {})
+            rows = len(next(iter(columns.values()))) if columns else 0
+            capacity = self._capacity[mid]
+            idx = self._buffer(f"idx/{mid}", (self._steps, self._minibatch[mid]), np.int64)
+            gathered = rows > capacity
+            if gathered:
+                flat = plan.indices.reshape(-1)
+                idx[: plan.num_steps] = np.arange(flat.size).reshape(plan.indices.shape)
+            else:
+                idx[: plan.num_steps] = plan.indices
+            arrays[f"idx/{mid}"] = idx
+            for name in self._step.plans[mid].columns:
+                spec = self._specs[mid][name]
+                buffer = self._buffer(f"data/{mid}/{name}", (capacity, *spec.shape), self._dtype(spec))
+                source = columns.get(name)
+                if source is None:
+                    buffer[...] = 1 if name == "loss_mask" else 0
+                elif gathered:
+                    np.take(source, flat, axis=0, out=buffer[: flat.size])
+                else:
+                    buffer[:rows] = source
+                arrays[f"data/{mid}/{name}"] = buffer
+            counts[mid] = _counts(plan, columns.get("loss_mask"))
+        for key, shape in self._noise.items():
+            mid = key.split("/", 1)[0]
+            buffer = self._buffer(f"noise/{key}", (self._steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype)
+            for line, rows in enumerate(plans[mid].rows.tolist()):
+                buffer[line, :rows] = self._learner._draw(key, first_step + line, rows, shape)
+            arrays[f"noise/{key}"] = buffer
+        arrays.update(self._tables(plans, counts, first_step, self._steps))
+        return dict(self._learner.backend.from_numpy(arrays))
+
+    def _exact_inputs(
+        self, data: Mapping[str, Mapping[str, np.ndarray]], plans: Mapping[str, MinibatchPlan], first_step: int
+    ) -> dict[str, Any]:
+        """Inputs of the uncompiled loop: the data as they are, and each step's true number of rows."""
+        arrays: dict[str, np.ndarray] = {}
+        counts: dict[str, np.ndarray] = {}
+        sizes: dict[str, list[int]] = {}
+        steps = next(iter(plans.values())).num_steps
+        for mid, plan in plans.items():
+            columns = data.get(mid) or self._dummy(1)[mid]
+            arrays[f"idx/{mid}"] = plan.indices
+            for name in self._step.plans[mid].columns:
+                if name in columns:
+                    arrays[f"data/{mid}/{name}"] = columns[name]
+            counts[mid] = _counts(plan, columns.get("loss_mask"))
+            sizes[mid] = plan.rows.tolist()
+        for key, shape in self._noise.items():
+            mid = key.split("/", 1)[0]
+            buffer = np.zeros((steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype)
+            for line, rows in enumerate(plans[mid].rows.tolist()):
+                buffer[line, :rows] = self._learner._draw(key, first_step + line, rows, shape)
+            arrays[f"noise/{key}"] = buffer
+        arrays.update(self._tables(plans, counts, first_step, steps))
+        return {**self._learner.backend.from_numpy(arrays), "sizes": sizes}
+
+    def _buffer(self, key: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        buffer = self._buffers.get(key)
+        if buffer is None:
+            buffer = self._buffers[key] = np.zeros(shape, dtype)
+        return buffer
+
+    def _dtype(self, spec: ColumnSpec) -> Any:
+        return self._learner.backend.numpy_float_dtype if spec.dtype == "float" else np.dtype(spec.dtype)
+
+    def _dummy(self, rows: int | None = None) -> dict[str, dict[str, np.ndarray]]:
+        """A batch of the right shapes, for tracing."""
+        out: dict[str, dict[str, np.ndarray]] = {}
+        for mid, plan in self._step.plans.items():
+            size = self._capacity[mid] if rows is None else rows
+            out[mid] = {
+                name: np.full(
+                    (size, *self._specs[mid][name].shape),
+                    1 if name == "loss_mask" else 0,
+                    self._dtype(self._specs[mid][name]),
+                )
+                for name in plan.columns
+            }
+        return out
+
+    def _dummy_plans(self) -> dict[str, MinibatchPlan]:
+        return {
+            mid: MinibatchPlan(np.zeros((self._steps, m), np.int64), np.full(self._steps, m, np.int64))
+            for mid, m in self._minibatch.items()
+        }
+
+
+def _counts(plan: MinibatchPlan, mask: np.ndarray | None) -> np.ndarray:
+    """int64[steps]: rows (timesteps) of each step that count."""
+    if mask is None:
+        return plan.rows
+    weights = mask.reshape(len(mask), -1).sum(axis=1)
+    real = np.arange(plan.indices.shape[1]) < plan.rows[:, None]
+    return np.ceil((weights[plan.indices] * real).sum(axis=1)).astype(np.int64)
+
+
+def _where(error: BaseException) -> str:
+    """``file:line: reason`` of the innermost frame outside this package and the frameworks, if there is one."""
+    traceback = error.__traceback__
+    place = ""
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if "site-packages" not in filename and "learner_core" not in filename.replace("learner_core_algorithms", ""):
+            place = f"{filename}:{traceback.tb_lineno}: "
+        traceback = traceback.tb_next
+    lines = str(error).strip().splitlines()
+    return f"{place}{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,0 +1,255 @@
+"""Finds out at build what a Learner's hooks do: by running its step on a dummy batch.
+
+Declaring columns, noise and metrics by hand would be one more list to keep right; running the step once knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BatchError, LearnerCoreError
+from .batch import ColumnSpec
+from .context import StepContext
+from .step import UpdateStep
+
+if TYPE_CHECKING:
+    from .learner import Learner
+
+__all__ = ["Found", "explore_step", "pads_safely"]
+
+_ROWS = 8
+_REAL_ROWS = 5
+
+
+@dataclass
+class Found:
+    """What one step used.
+
+    Attributes:
+        columns: module id -> columns read, ``loss_mask`` always among them.
+        noise: "module/name" -> shape of one row.
+    """
+
+    columns: dict[str, tuple[str, ...]]
+    noise: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class _Recorder(dict[str, Any]):
+    """A batch that notes which columns are read."""
+
+    def __init__(self, columns: Mapping[str, Any], seen: set[str]) -> None:
+        super().__init__(columns)
+        self._seen = seen
+
+    def __getitem__(self, key: str) -> Any:
+        self._seen.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+
+def explore_step(
+    learner: Learner,
+    step: UpdateStep,
+    declared: Mapping[str, Mapping[str, ColumnSpec]],
+    standard: Mapping[str, Mapping[str, ColumnSpec]],
+) -> Found:
+    """Run the step once on every column there may be, then on those it read.
+
+    Args:
+        learner: whose hooks run; its state does not change.
+        step: the step; its ``metrics`` and its plans' ``columns`` are filled in.
+        declared: module id -> columns that may be read.
+        standard: module id -> columns that are read only if the step reads them; others declared always are.
+
+    Raises:
+        BatchError: the step reads a column that is neither standard nor declared.
+    """
+    seen: dict[str, set[str]] = {mid: set() for mid in step.plans}
+    learner._wrap_batch = lambda mid, batch: _Recorder(batch, seen[mid])
+    learner._noise_requests = {}
+    try:
+        for mid, plan in step.plans.items():
+            # The action mask and the loss mask are only there when a batch has them.
+            plan.columns = tuple(name for name in declared[mid] if name not in ("loss_mask", "action_mask"))
+        _run(learner, step, declared)
+        noise = dict(learner._noise_requests)
+    finally:
+        del learner._wrap_batch, learner._noise_requests
+        learner._wrap_batch = _same
+        learner._noise_requests = None
+    for mid, plan in step.plans.items():
+        own = {name for name in declared[mid] if name not in standard[mid]}
+        read = [name for name in declared[mid] if name.split("/", 1)[0] in seen[mid] or name in own]
+        plan.columns = (*(name for name in read if name != "loss_mask"), "loss_mask")
+    _verify(learner, step, declared)
+    return Found({mid: plan.columns for mid, plan in step.plans.items()}, noise)
+
+
+def _verify(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[str, ColumnSpec]]) -> None:
+    """Run on the columns found; one that was read unseen (out of a copy of the batch) is added."""
+    learner._noise_requests = {}
+    try:
+        while True:
+            try:
+                _run(learner, step, declared)
+                return
+            except KeyError as error:
+                missing = str(error.args[0]) if error.args else ""
+                users = [mid for mid, specs in declared.items() if _leaves(missing, specs)]
+                added = False
+                for mid in users:
+                    plan = step.plans[mid]
+                    new = [name for name in _leaves(missing, declared[mid]) if name not in plan.columns]
+                    plan.columns = (*new, *plan.columns)
+                    added = added or bool(new)
+                if not added:
+                    raise
+    finally:
+        learner._noise_requests = None
+
+
+def _leaves(column: str, specs: Mapping[str, ColumnSpec]) -> list[str]:
+    return [name for name in specs if name == column or name.startswith(f"{column}/")]
+
+
+def _run(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[str, ColumnSpec]]) -> None:
+    inputs = _dummy_inputs(learner, step, declared, _ROWS)
+    try:
+        step.body(0, _carry(learner, step), inputs, masked=False)
+    except KeyError as error:
+        name = error.args[0] if error.args else error
+        known = {column.split("/", 1)[0] for specs in declared.values() for column in specs}
+        if name in known:
+            raise
+        if isinstance(error, LearnerCoreError):
+            raise
+        raise BatchError(
+            f"a hook of {type(learner).__name__} reads {name!r}, which is no standard column; "
+            "override batch_spec() to declare it",
+            column=str(name),
+        ) from error
+
+
+def _carry(learner: Learner, step: UpdateStep) -> dict[str, Any]:
+    dtype = learner.backend.numpy_float_dtype
+    fresh = {
+        "applied": np.zeros(max(len(step.corrections.index), 1), np.int64),
+        "stopped": np.zeros(max(len(step.plans), 1), np.bool_),
+        "metrics": np.zeros((2, len(step.metrics or ())), dtype),
+    }
+    return {**learner._carry, **learner.backend.from_numpy(fresh)}
+
+
+def _dummy_inputs(
+    learner: Learner,
+    step: UpdateStep,
+    declared: Mapping[str, Mapping[str, ColumnSpec]],
+    rows: int,
+    real: int | None = None,
+) -> dict[str, Any]:
+    """Inputs of one step on plausible numbers; ``real`` rows of ``rows`` count."""
+    rng = np.random.default_rng(0)
+    dtype = learner.backend.numpy_float_dtype
+    real = rows if real is None else real
+    arrays: dict[str, np.ndarray] = {}
+    ints: dict[tuple[str, ...], np.ndarray] = {}
+    for mid, plan in step.plans.items():
+        space = learner.module_specs[mid].action_space
+        for name in plan.columns:
+            spec = declared[mid].get(name) or ColumnSpec((), "float")
+            arrays[f"data/{mid}/{name}"] = _plausible(name, spec, space, rng, rows, dtype)
+        arrays[f"idx/{mid}"] = np.where(np.arange(rows) < real, np.arange(rows), 0)[None]
+        ints["rows", mid] = ints["count", mid] = np.array([real])
+        ints["step", mid] = np.array([0])
+    arrays["floats"] = step.table.float_table(1, learner._float_values(), dtype)
+    arrays["ints"] = step.table.int_table(1, ints)
+    arrays["corrections"] = step.corrections.table(2, dict.fromkeys(step.corrections.index, 0), dtype)
+    return dict(learner.backend.from_numpy(arrays))
+
+
+def _plausible(name: str, spec: ColumnSpec, space: Any, rng: np.random.Generator, rows: int, dtype: Any) -> np.ndarray:
+    shape = (rows, *spec.shape)
+    if name == "loss_mask":
+        return np.ones(shape, dtype)
+    if name == "actions" and spec.dtype != "float":
+        start = getattr(space, "start", 0)
+        return np.broadcast_to(np.asarray(start, np.int64), shape).copy()
+    if spec.dtype == "float":
+        return np.asarray(rng.uniform(-0.5, 0.5, shape), dtype)
+    if spec.dtype == "uint8":
+        return rng.integers(0, 256, shape).astype(np.uint8)
+    return np.zeros(shape, np.dtype(spec.dtype))
+
+
+def pads_safely(learner: Learner, step: UpdateStep, specs: Mapping[str, Mapping[str, ColumnSpec]]) -> bool:
+    """Whether gradients on real rows plus padding equal those on the real rows alone.
+
+    A loss that averages with ``self.mean`` or weighs by ``loss_mask`` passes; one with plain means does not, and its
+    short minibatches must run at their true size. Computed in float64, where any mistake shows; in the learner's own
+    precision if its modules insist on that.
+    """
+    from ..backend import Backend
+
+    own: Backend = learner.backend
+    wide: Backend = type(own)(device=own.device, precision="float64", num_threads=own.num_threads)
+    for backend, tolerance in ((wide, 1e-9), (own, 1e-4)):
+        saved = (learner.backend, learner.float_dtype, learner.compute_dtype, learner._carry)
+        learner._noise_requests = {}
+        try:
+            learner.backend, learner.float_dtype, learner.compute_dtype = backend, backend.float_dtype, None
+            if backend is wide:
+                learner._carry = wide.from_numpy(
+                    {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in own.to_numpy(saved[3]).items()}
+                )
+            padded = _probe(learner, step, specs, _ROWS, None)
+            exact = _probe(learner, step, specs, _REAL_ROWS, dict.fromkeys(step.plans, _REAL_ROWS))
+        except Exception:
+            if backend is own:
+                return False
+            continue
+        finally:
+            learner.backend, learner.float_dtype, learner.compute_dtype, learner._carry = saved
+            learner._noise_requests = None
+        return all(
+            np.abs(padded[key] - exact[key]).max(initial=0.0) <= tolerance * max(1.0, np.abs(exact[key]).max(initial=0.0))
+            for key in exact
+        )
+    return False
+
+
+def _probe(
+    learner: Learner,
+    step: UpdateStep,
+    specs: Mapping[str, Mapping[str, ColumnSpec]],
+    rows: int,
+    sizes: dict[str, int] | None,
+) -> dict[str, np.ndarray]:
+    inputs = _dummy_inputs(learner, step, specs, _ROWS, _REAL_ROWS)
+    context = StepContext(step.xp)
+    previous, learner._context = learner._context, context
+    try:
+        gradients, losses = step.gradient_half(
+            0,
+            learner._carry,
+            inputs,
+            context,
+            inputs["floats"][0],
+            inputs["ints"][0],
+            sizes is None,
+            sizes,
+        )
+    finally:
+        learner._context = previous
+    flat = {f"{mid}/{name}": value for mid, arrays in gradients.items() for name, value in arrays.items()}
+    flat.update({f"loss/{mid}": value for mid, value in losses.items()})
+    return dict(learner.backend.to_numpy(flat))
+
+
+def _same(module_id: str, batch: dict[str, Any]) -> dict[str, Any]:
+    return batch

@@ -1,0 +1,170 @@
+"""Networks and their three forward passes, as pure functions of named parameters over ``xp``.
+
+Needs: a bound namespace ``xp`` (the backend's for training, numpy for sampling). Refuses: unknown module ids and
+specs without spaces. A module object holds structure only; its parameters are passed to every call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import ConfigError, SpaceError, did_you_mean
+
+__all__ = ["DEFAULT_MODULE_ID", "MultiRLModuleSpec", "RLModule", "RLModuleSpec"]
+
+DEFAULT_MODULE_ID = "default_policy"
+
+
+class RLModule:
+    """Base of every policy, value and Q network.
+
+    Subclasses build their networks in ``setup()`` and implement ``init`` and the forward passes. All of them must be
+    pure: what they compute depends on the arguments alone, so that one module trains compiled on any backend and
+    answers through numpy in an environment runner.
+
+    Args:
+        observation_space: gymnasium space of one observation.
+        action_space: gymnasium space of one action.
+        model: plain settings of the networks (``hidden``, ``activation``, ``conv_filters``, ...).
+        xp: array namespace that the forward passes compute with.
+    """
+
+    #: Patterns over parameter names that get a target copy (``self.module[id].target`` in a Learner).
+    targets: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, observation_space: Any, action_space: Any, model: Mapping[str, Any] | None, xp: Any) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.model: dict[str, Any] = dict(model or {})
+        self.xp = xp
+        self.setup()
+
+    def setup(self) -> None:
+        """Build the structure (no arrays). Called once, at construction."""
+
+    def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Initial parameters: canonical name -> float32 array in Torch layout (Linear ``(out, in)``, conv OIHW)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement init(rng) -> {{name: array}}")
+
+    def init_buffers(self) -> dict[str, np.ndarray]:
+        """Initial buffers (arrays that change without a gradient); none by default."""
+        return {}
+
+    def initial_state(self) -> dict[str, np.ndarray]:
+        """Recurrent state of one environment before its first step; empty for feed-forward modules."""
+        return {}
+
+    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs for the loss. ``batch["obs"]``: [B, ...]; returns at least what the algorithm's loss reads."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward_train(params, batch)")
+
+    def forward_exploration(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs to sample training actions from; by default ``forward_train``."""
+        return self.forward_train(params, batch)
+
+    def forward_inference(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs to act greedily with; by default ``forward_exploration``."""
+        return self.forward_exploration(params, batch)
+
+    def get_train_action_dist_cls(self) -> Any:
+        """Action distribution class bound to ``self.xp``, used by losses: ``cls.from_logits(inputs)``."""
+        from ..maths.distributions import distribution_for
+
+        return distribution_for(self.action_space, self.xp)
+
+    @property
+    def actions_in_space(self) -> bool:
+        """Whether training actions lie in the action space; an unsquashed Gaussian's are clipped at the env's door."""
+        from ..maths.distributions import DiagGaussian, SquashedGaussian
+
+        kind = self.get_train_action_dist_cls()
+        return not (issubclass(kind, DiagGaussian) and not issubclass(kind, SquashedGaussian))
+
+    def get_exploration_action_dist_cls(self) -> Any:
+        """Distribution that environment runners sample from; by default the training one."""
+        return self.get_train_action_dist_cls()
+
+    def get_inference_action_dist_cls(self) -> Any:
+        """Distribution whose mode evaluation takes; by default the training one."""
+        return self.get_train_action_dist_cls()
+
+
+@dataclass(frozen=True)
+class RLModuleSpec:
+    """What is needed to build a module anywhere: class, spaces and plain settings.
+
+    Args:
+        module_class: ``RLModule`` subclass; ``None`` takes the algorithm's default.
+        observation_space: gymnasium space; ``None`` is filled in from the environment.
+        action_space: gymnasium space; ``None`` is filled in from the environment.
+        model: plain settings of the networks; merged over the algorithm's.
+    """
+
+    module_class: type[RLModule] | None = None
+    observation_space: Any = None
+    action_space: Any = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    def filled(self, *, module_class: Any, observation_space: Any, action_space: Any, model: Any) -> RLModuleSpec:
+        """A copy in which every missing part comes from the arguments."""
+        return RLModuleSpec(
+            module_class=self.module_class or module_class,
+            observation_space=self.observation_space if self.observation_space is not None else observation_space,
+            action_space=self.action_space if self.action_space is not None else action_space,
+            model={**dict(model or {}), **dict(self.model)},
+        )
+
+    def build(self, xp: Any) -> RLModule:
+        """Build the module over the namespace ``xp``.
+
+        Raises:
+            SpaceError: a space is missing.
+            ConfigError: no module class, or one that is no ``RLModule``.
+        """
+        if self.observation_space is None or self.action_space is None:
+            raise SpaceError(
+                "a module needs an observation_space and an action_space; pass env= to the build call, set "
+                ".environment(...), or give both to RLModuleSpec"
+            )
+        if not (inspect.isclass(self.module_class) and issubclass(self.module_class, RLModule)):
+            raise ConfigError(f"module_class={self.module_class!r} is not an RLModule subclass")
+        return self.module_class(self.observation_space, self.action_space, self.model, xp)
+
+
+@dataclass(frozen=True)
+class MultiRLModuleSpec:
+    """Several modules by id.
+
+    Args:
+        rl_module_specs: module id -> spec. Ids are non-empty strings without ``/``, and not ``__all__``.
+    """
+
+    rl_module_specs: Mapping[str, RLModuleSpec]
+
+    def __post_init__(self) -> None:
+        if not self.rl_module_specs:
+            raise ConfigError("MultiRLModuleSpec needs at least one module")
+        for module_id in self.rl_module_specs:
+            check_module_id(module_id)
+
+    def __getitem__(self, module_id: str) -> RLModuleSpec:
+        try:
+            return self.rl_module_specs[module_id]
+        except KeyError:
+            raise ConfigError(
+                f"unknown module id {module_id!r}.{did_you_mean(module_id, self.rl_module_specs)}"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rl_module_specs)
+
+
+def check_module_id(module_id: object) -> None:
+    """Refuse ids that could not name a folder in a state tree."""
+    if not isinstance(module_id, str) or not module_id or "/" in module_id or module_id == "__all__":
+        raise ConfigError(f"module id {module_id!r}: must be a non-empty string without '/', and not '__all__'")

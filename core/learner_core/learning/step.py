@@ -1,0 +1,459 @@
+"""One minibatch step as a pure function: forward, losses, gradients, clipping, optimizers, targets.
+
+``UpdateStep.body(s, carry, inputs) -> carry`` is what a backend compiles and loops over. ``carry`` and ``inputs`` are
+flat dicts of arrays; nothing else changes, nothing synchronises, and a step that must not count (no rows for a module,
+a non-finite gradient, an early stop) leaves every array of that module as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_value
+from .context import ConfigView, StepContext
+from .parameters import FlatLayout
+from .tables import CorrectionTable, TableLayout
+
+if TYPE_CHECKING:
+    from .learner import Learner
+
+__all__ = ["ModulePlan", "OptimizerPlan", "UpdateStep", "nested_columns"]
+
+
+@dataclass
+class OptimizerPlan:
+    """One registered optimizer: its maths, its rate, and the parameters it moves."""
+
+    spec: OptimizerSpec
+    lr: Any
+    layout: FlatLayout
+
+
+@dataclass
+class ModulePlan:
+    """Everything static about one module's part of the step."""
+
+    module: Any
+    optimizers: dict[str, OptimizerPlan]
+    frozen: FlatLayout
+    targets: FlatLayout
+    buffers: tuple[str, ...]
+    columns: tuple[str, ...]
+    host_variables: tuple[str, ...] = ()
+
+
+class UpdateStep:
+    """The step of one Learner, over the layouts fixed at build.
+
+    Args:
+        learner: whose hooks are traced.
+        plans: module id -> plan.
+        table: columns of the per-step tables.
+        corrections: the optimizers' bias corrections.
+        metrics: the metrics that the hooks log, in carry order; ``None`` while they are still being found out.
+        accumulate: micro-batches that a minibatch is split into.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        plans: Mapping[str, ModulePlan],
+        table: TableLayout,
+        corrections: CorrectionTable,
+        *,
+        metrics: list[tuple[str, str]] | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        self.learner = learner
+        self.plans = dict(plans)
+        self.table = table
+        self.corrections = corrections
+        self.metrics = metrics
+        self.accumulate = accumulate
+        self.xp = learner.backend.xp
+
+    # ------------------------------------------------------------------ the loop body
+
+    def body(
+        self,
+        s: Any,
+        carry: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        *,
+        masked: bool = True,
+        sizes: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
+        """Step ``s`` of the update.
+
+        Args:
+            s: line of the tables, int or 0-d int64.
+            carry: parameters, optimizer slots, targets, buffers, ``applied`` int64[optimizers], ``stopped``
+                bool[modules], ``metrics`` float[2, metrics].
+            inputs: data columns [rows, ...], ``idx/<module>`` int64[steps, minibatch], tables, noise.
+            masked: rows beyond the step's own count are padding; ``False`` when every row given is real.
+            sizes: module id -> true number of rows, to run a step without padding.
+
+        Returns:
+            The next carry, same keys, shapes and dtypes.
+        """
+        learner = self.learner
+        context = StepContext(self.xp)
+        context.compute_dtype = learner.compute_dtype
+        previous, learner._context = learner._context, context
+        try:
+            return self._run(s, carry, inputs, context, masked, sizes)
+        finally:
+            learner._context = previous
+
+    def _run(
+        self,
+        s: Any,
+        carry: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        context: StepContext,
+        masked: bool,
+        sizes: Mapping[str, int] | None,
+    ) -> dict[str, Any]:
+        xp, learner = self.xp, self.learner
+        floats = _line(xp, inputs["floats"], s)
+        ints = _line(xp, inputs["ints"], s)
+        gradients, losses = self.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
+        out = dict(carry)
+        gate = self._gate(carry, context, losses, ints)
+        if learner._default_gradients:
+            flat = {mid: self._join(mid, gradients[mid]) for mid in self.plans}
+            self._apply(out, carry, context, self._clip(context, flat, gate), gate, floats, inputs)
+        else:
+
+            def apply(final: Mapping[str, Mapping[str, Any]]) -> None:
+                flat = {mid: self._join(mid, final[mid]) for mid in self.plans}
+                self._apply(out, carry, context, flat, gate, floats, inputs)
+
+            context.apply = apply
+            learner.apply_gradients(learner.postprocess_gradients(gradients))
+        self._after(out, carry, context, gate)
+        self._collect(out, carry, context, gate)
+        return out
+
+    def gradient_half(
+        self,
+        s: Any,
+        carry: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        context: StepContext,
+        floats: Any,
+        ints: Any,
+        masked: bool,
+        sizes: Mapping[str, int] | None,
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Up to the gradients: ({module: {name: array}}, {module: detached loss}); arguments as in :meth:`body`."""
+        xp = self.xp
+        indices = {mid: _line(xp, inputs[f"idx/{mid}"], s) for mid in self.plans}
+        noise = {key[6:]: _line(xp, value, s) for key, value in inputs.items() if key.startswith("noise/")}
+        if sizes is not None:
+            # A module without rows still takes one, which its gate then ignores.
+            indices = {mid: rows[: max(sizes[mid], 1)] for mid, rows in indices.items()}
+            noise = {key: value[: max(sizes[key.split("/", 1)[0]], 1)] for key, value in noise.items()}
+        trainable = self._bind(carry, context, floats)
+        gradients: dict[str, dict[str, Any]] = {}
+        losses: dict[str, Any] = {}
+        for part in range(self.accumulate):
+            weights = self._load_batch(context, inputs, indices, noise, ints, masked, part)
+            new_gradients, new_losses = self._gradients(context, trainable, weights)
+            gradients = _add(gradients, new_gradients)
+            losses = _add(losses, new_losses)
+        return gradients, losses
+
+    # ------------------------------------------------------------------ the parts, in order
+
+    def _bind(self, carry: Mapping[str, Any], context: StepContext, floats: Any) -> dict[str, dict[str, Any]]:
+        """Give the context its parameters, targets, settings and variables; returns the trainable parameters."""
+        xp, config = self.xp, self.learner.config
+        trainable: dict[str, dict[str, Any]] = {}
+        for mid, plan in self.plans.items():
+            live: dict[str, Any] = {}
+            for name, optimizer in plan.optimizers.items():
+                live.update(optimizer.layout.split(xp, carry[f"params/{mid}/{name}"]))
+            trainable[mid] = live
+            frozen = plan.frozen.split(xp, carry[f"frozen/{mid}"]) if plan.frozen.names else {}
+            context.params[mid] = {**live, **frozen}
+            context.targets[mid] = plan.targets.split(xp, carry[f"targets/{mid}"]) if plan.targets.names else {}
+            context.buffers[mid] = {name: carry[f"buffers/{mid}/{name}"] for name in plan.buffers}
+            traced = {column[2]: floats[i] for column, i in self.table.floats.items() if column[:2] == ("config", mid)}
+            context.config[mid] = ConfigView(config, traced)
+            context.variables[mid] = {n: floats[self.table.floats["var", mid, n]] for n in plan.host_variables}
+        return trainable
+
+    def _load_batch(
+        self,
+        context: StepContext,
+        inputs: Mapping[str, Any],
+        indices: Mapping[str, Any],
+        noise: Mapping[str, Any],
+        ints: Any,
+        masked: bool,
+        part: int,
+    ) -> dict[str, Any]:
+        """Gather this (micro-)batch; returns module id -> weight of its loss in the minibatch's mean, or None for 1."""
+        xp = self.xp
+        weights: dict[str, Any] = {}
+        chunk: dict[str, slice] = {}
+        for mid, plan in self.plans.items():
+            rows = indices[mid]
+            size = xp.shape(rows)[0]
+            take = slice(part * size // self.accumulate, (part + 1) * size // self.accumulate)
+            chunk[mid] = take
+            rows = rows[take]
+            columns = {c: xp.take(inputs[key], rows, 0) for c in plan.columns if (key := f"data/{mid}/{c}") in inputs}
+            valid = ints[self.table.ints["rows", mid]]
+            mask = columns.pop("loss_mask", None)
+            if masked:
+                inside = xp.astype(xp.arange(take.stop - take.start) + take.start < valid, self.learner.float_dtype)
+                mask = inside if mask is None else mask * _expand(xp, inside, mask)
+            count = xp.sum(mask) if mask is not None else xp.astype(valid, self.learner.float_dtype)
+            if mask is None and self.accumulate > 1:
+                count = xp.asarray(float(take.stop - take.start), dtype=self.learner.float_dtype)
+            context.mask[mid], context.count[mid] = mask, count
+            columns["loss_mask"] = mask if mask is not None else _ones(xp, columns, self.learner.float_dtype)
+            context.batch[mid] = self.learner._wrap_batch(mid, nested_columns(columns))
+            whole = xp.astype(ints[self.table.ints["count", mid]], self.learner.float_dtype)
+            weights[mid] = None if self.accumulate == 1 else count / xp.maximum(whole, xp.ones_like(whole))
+
+        def draw(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
+            return noise[f"{module_id}/{name}"][chunk[module_id]]
+
+        context.noise = self.learner._noise_source(draw, context)
+        return weights
+
+    def _gradients(
+        self, context: StepContext, trainable: dict[str, dict[str, Any]], weights: Mapping[str, Any]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """The learner's gradients of this (micro-)batch, and each module's detached total loss."""
+        learner, xp = self.learner, self.xp
+
+        def loss_fn(params: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+            for mid, arrays in params.items():
+                context.params[mid] = {**context.params[mid], **arrays}
+            fwd_out: dict[str, Any] = {}
+            for mid in self.plans:
+                outputs = learner.module[mid].forward_train(context.batch[mid])
+                if isinstance(outputs, Mapping) and "buffers" in outputs:
+                    context.new_buffers[mid] = dict(outputs["buffers"])
+                fwd_out[mid] = outputs
+            losses = learner.compute_losses(fwd_out=fwd_out, batch=context.batch)
+            losses = {mid: _weighted(loss, weights[mid]) for mid, loss in losses.items()}
+            aux = {
+                "losses": losses,
+                "metrics": {key: value for key, (value, _) in context.metrics.items()},
+                "weights": {key: weight for key, (_, weight) in context.metrics.items()},
+                "stop": context.stop,
+                "buffers": context.new_buffers,
+            }
+            return losses, aux
+
+        gradients, aux = learner.compute_gradients(loss_fn, trainable)
+        # Only detached values leave the loss function.
+        context.metrics = {key: (aux["metrics"][key], aux["weights"][key]) for key in aux["metrics"]}
+        context.stop = dict(aux["stop"])
+        context.new_buffers = dict(aux["buffers"])
+        # The trainable entries of context.params may still be the gradient's leaves: rebind them to plain arrays.
+        for mid, arrays in trainable.items():
+            context.params[mid] = {**context.params[mid], **arrays}
+        totals: dict[str, Any] = {}
+        for mid, loss in aux["losses"].items():
+            parts = list(loss.values()) if isinstance(loss, Mapping) else [loss]
+            total = parts[0]
+            for other in parts[1:]:
+                total = total + other
+            totals[mid] = xp.reshape(xp.astype(total, learner.float_dtype), ())
+        return gradients, totals
+
+    def _gate(self, carry: Mapping[str, Any], context: StepContext, losses: Mapping[str, Any], ints: Any) -> dict[str, Any]:
+        """module id -> {"rows", "go"}: the module has rows here; and has not stopped early and its loss is finite."""
+        xp = self.xp
+        gate: dict[str, Any] = {}
+        for position, mid in enumerate(self.plans):
+            has_rows = ints[self.table.ints["count", mid]] > 0
+            running = xp.logical_not(carry["stopped"][position])
+            if mid in context.stop:
+                stop = xp.logical_and(xp.reshape(context.stop[mid], ()), has_rows)
+                running = xp.logical_and(running, xp.logical_not(stop))
+            active = xp.logical_and(has_rows, running)
+            finite = xp.isfinite(losses[mid]) if mid in losses else has_rows
+            gate[mid] = {"active": active, "go": xp.logical_and(active, finite), "loss": losses.get(mid), "norms": {}}
+        return gate
+
+    def _join(self, module_id: str, gradients: Mapping[str, Any]) -> dict[str, Any]:
+        """optimizer -> flat gradient vector."""
+        optimizers = self.plans[module_id].optimizers
+        return {name: optimizer.layout.join(self.xp, gradients) for name, optimizer in optimizers.items()}
+
+    def _clip(
+        self, context: StepContext, flat: Mapping[str, Mapping[str, Any]], gate: dict[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """The default clipping, on flat vectors: the same maths as ``postprocess_gradients_for_module``."""
+        xp = self.xp
+        out: dict[str, dict[str, Any]] = {}
+        for mid, vectors in flat.items():
+            config = context.config[mid]
+            for name, vector in vectors.items():
+                clipped = {name: vector}
+                if config.grad_clip is not None and config.grad_clip_by == "global_norm":
+                    clipped, norm = clip_by_global_norm(xp, clipped, config.grad_clip)
+                    gate[mid]["norms"][name] = norm
+                elif config.grad_clip is not None and config.grad_clip_by == "value":
+                    clipped = clip_by_value(xp, clipped, config.grad_clip)
+                out.setdefault(mid, {}).update(clipped)
+        return out
+
+    def _apply(
+        self,
+        out: dict[str, Any],
+        carry: Mapping[str, Any],
+        context: StepContext,
+        gradients: Mapping[str, Mapping[str, Any]],
+        gate: dict[str, Any],
+        floats: Any,
+        inputs: Mapping[str, Any],
+    ) -> None:
+        """The optimizers; writes parameters and slots into ``out`` and ``context.params``."""
+        xp = self.xp
+        for mid, plan in self.plans.items():
+            flat = gradients[mid]
+            for name in plan.optimizers:
+                norm = gate[mid]["norms"].get(name)
+                if norm is None:
+                    norm = gate[mid]["norms"][name] = xp.sqrt(xp.sum(xp.square(flat[name])))
+                # A module steps with all of its optimizers or with none.
+                gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.isfinite(norm))
+            go = gate[mid]["go"]
+            for name, optimizer in plan.optimizers.items():
+                position, start, num = self.corrections.index[mid, name]
+                done = carry["applied"][position]
+                corrections = _line(xp, inputs["corrections"], done)
+                key = f"params/{mid}/{name}"
+                slots = {slot: carry[f"slots/{mid}/{name}/{slot}"] for slot in optimizer.spec.slot_names}
+                new, new_slots = self.learner.backend.optimizer_update(
+                    optimizer.spec,
+                    params=carry[key],
+                    gradients=flat[name],
+                    slots=slots,
+                    lr=floats[self.table.floats["lr", mid, name]],
+                    corrections=[corrections[start + i] for i in range(num)],
+                )
+                out[key] = xp.where(go, new, carry[key])
+                for slot, value in new_slots.items():
+                    slot_key = f"slots/{mid}/{name}/{slot}"
+                    out[slot_key] = xp.where(go, value, carry[slot_key])
+                context.params[mid].update(optimizer.layout.split(xp, out[key]))
+        go_all = [gate[mid]["go"] for mid, plan in self.plans.items() for _ in plan.optimizers]
+        if go_all:
+            out["applied"] = carry["applied"] + xp.astype(xp.stack(go_all, 0), xp.int64)
+
+    def _after(self, out: dict[str, Any], carry: Mapping[str, Any], context: StepContext, gate: Mapping[str, Any]) -> None:
+        """``after_step`` of every module, new buffers and the early-stop flags."""
+        xp = self.xp
+        for mid, plan in self.plans.items():
+            go = gate[mid]["go"]
+            params, targets = dict(context.params[mid]), dict(context.targets[mid])
+            self.learner.after_step(module_id=mid, params=params, targets=targets, config=context.config[mid])
+            if plan.targets.names:
+                key = f"targets/{mid}"
+                if any(targets[n] is not context.targets[mid][n] for n in plan.targets.names):
+                    out[key] = xp.where(go, plan.targets.join(xp, targets), carry[key])
+            before = context.params[mid]
+            for name, optimizer in plan.optimizers.items():
+                if any(params[n] is not before[n] for n in optimizer.layout.names):
+                    key = f"params/{mid}/{name}"
+                    out[key] = xp.where(go, optimizer.layout.join(xp, params), out[key])
+            for name, value in context.new_buffers.get(mid, {}).items():
+                key = f"buffers/{mid}/{name}"
+                out[key] = xp.where(go, xp.astype(value, carry[key].dtype), carry[key])
+        if self.plans:
+            stopped = []
+            for position, mid in enumerate(self.plans):
+                flag = carry["stopped"][position]
+                if mid in context.stop:
+                    has_rows = context.count[mid] > 0
+                    flag = xp.logical_or(flag, xp.logical_and(xp.reshape(context.stop[mid], ()), has_rows))
+                stopped.append(flag)
+            out["stopped"] = xp.stack(stopped, 0)
+
+    def _collect(self, out: dict[str, Any], carry: Mapping[str, Any], context: StepContext, gate: Mapping[str, Any]) -> None:
+        """Add this step's metrics, weighted by rows, to the running sums."""
+        xp, dtype = self.xp, self.learner.float_dtype
+        for mid, plan in self.plans.items():
+            active, go = gate[mid]["active"], gate[mid]["go"]
+            rows = xp.where(active, xp.astype(context.count[mid], dtype), xp.zeros_like(context.count[mid]))
+            if gate[mid]["loss"] is not None:
+                context.metrics.setdefault((mid, "total_loss"), (gate[mid]["loss"], None))
+            for name, norm in gate[mid]["norms"].items():
+                label = "gradient_norm" if len(plan.optimizers) == 1 else f"gradient_norm/{name}"
+                context.metrics[mid, label] = (norm, None)
+            one = xp.ones_like(rows)
+            skipped = xp.where(xp.logical_and(active, xp.logical_not(go)), one, xp.zeros_like(one))
+            context.metrics[mid, "num_nonfinite_steps"] = (skipped, one)
+            context.metrics[mid, "num_minibatch_steps"] = (xp.where(go, one, xp.zeros_like(one)), one)
+            for key, (value, weight) in list(context.metrics.items()):
+                if key[0] == mid and weight is None:
+                    context.metrics[key] = (value, rows)
+        names = sorted(context.metrics)
+        exploring = self.metrics is None
+        if self.metrics is None:
+            self.metrics = names
+        values, weights = [], []
+        for key in self.metrics:
+            value, weight = context.metrics[key]
+            value = xp.reshape(xp.astype(value, dtype), ())
+            weight = xp.reshape(xp.astype(weight if weight is not None else xp.ones_like(value), dtype), ())
+            usable = xp.logical_and(weight > 0, xp.isfinite(value))
+            zero = xp.zeros_like(value)
+            weights.append(xp.where(usable, weight, zero))
+            values.append(xp.where(usable, value * weight, zero))
+        sums = xp.stack([xp.stack(values, 0), xp.stack(weights, 0)], 0)
+        out["metrics"] = sums if exploring else carry["metrics"] + sums
+
+
+def nested_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"obs/x": a}`` as ``{"obs": {"x": a}}``."""
+    out: dict[str, Any] = {}
+    for path, value in columns.items():
+        *parents, leaf = path.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return out
+
+
+def _line(xp: Any, table: Any, s: Any) -> Any:
+    """Line ``s`` of a table; an index on the device is gathered, so that nothing synchronises."""
+    if isinstance(s, int):
+        return table[s]
+    return xp.squeeze(xp.take(table, xp.reshape(s, (1,)), 0), 0)
+
+
+def _expand(xp: Any, rows: Any, like: Any) -> Any:
+    return xp.reshape(rows, (xp.shape(rows)[0], *([1] * (len(xp.shape(like)) - 1))))
+
+
+def _ones(xp: Any, columns: Mapping[str, Any], dtype: Any) -> Any:
+    shape = xp.shape(next(iter(columns.values())))
+    return xp.ones(shape[:1], dtype=dtype)
+
+
+def _weighted(loss: Any, weight: Any) -> Any:
+    if weight is None:
+        return loss
+    if isinstance(loss, Mapping):
+        return {name: value * weight for name, value in loss.items()}
+    return loss * weight
+
+
+def _add(total: Any, new: Any) -> Any:
+    """Sum of two trees of the same structure; an empty total is the other."""
+    if isinstance(new, Mapping):
+        return {key: _add(total[key], value) if key in total else value for key, value in new.items()}
+    return total + new

@@ -1,0 +1,1 @@
+"""BC: configuration, loss and module."""

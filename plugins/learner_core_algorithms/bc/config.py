@@ -1,0 +1,30 @@
+"""Settings of behaviour cloning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from learner_core.config.algorithm_config import AlgorithmConfig
+from learner_core.config.validation import FloatOrSchedule, Range
+
+__all__ = ["BCConfig"]
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class BCConfig(AlgorithmConfig):
+    """Behaviour cloning: maximum likelihood of recorded actions; README.md beside this file has the maths."""
+
+    algorithm_name: ClassVar[str] = "bc"
+    algorithm_class: ClassVar[Any] = "learner_core.algorithm.offline:OfflineAlgorithm"
+    default_learner_class: ClassVar[Any] = "learner_core_algorithms.bc.learner:BCLearner"
+    default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:PolicyModule"
+
+    input_path: str | None = None
+    """State file of recorded episodes (columns obs, actions), as `learner-core record` writes it."""
+
+    lr: Annotated[FloatOrSchedule, Range(0)] = 1e-3
+    """Learning rate. Typical: 1e-4 to 1e-3."""
+
+    num_epochs: Annotated[int, Range(1)] = 1
+    """Passes over each batch drawn from the recording."""

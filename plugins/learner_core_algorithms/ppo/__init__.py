@@ -1,0 +1,1 @@
+"""PPO: configuration, loss and module."""

@@ -1,0 +1,65 @@
+"""Settings of PPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from learner_core.config.algorithm_config import AlgorithmConfig
+from learner_core.config.validation import FloatOrSchedule, Range
+
+__all__ = ["PPOConfig"]
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class PPOConfig(AlgorithmConfig):
+    """Proximal policy optimisation with a clipped objective; README.md beside this file has the maths."""
+
+    algorithm_name: ClassVar[str] = "ppo"
+    algorithm_class: ClassVar[Any] = "learner_core.algorithm.on_policy:OnPolicyAlgorithm"
+    default_learner_class: ClassVar[Any] = "learner_core_algorithms.ppo.learner:PPOLearner"
+    default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:ActorCriticModule"
+
+    lambda_: Annotated[float, Range(0, 1)] = 0.95
+    """GAE's lambda. 1: Monte Carlo advantages; 0: one-step. Typical: 0.9 to 1."""
+
+    clip_param: Annotated[FloatOrSchedule, Range(above=0)] = 0.2
+    """Half-width of the interval the probability ratio is clipped to. Typical: 0.1 to 0.3."""
+
+    use_critic: bool = True
+    """Learn a value function as baseline; without it advantages are the discounted returns."""
+
+    vf_loss_coeff: Annotated[FloatOrSchedule, Range(0)] = 0.5
+    """Weight of the value loss (V - target)^2. Typical: 0.25 to 1."""
+
+    vf_clip_param: Annotated[float, Range(above=0)] | None = None
+    """Bound on the squared value error of a row, as RLlib has it (10 there). None: no bound."""
+
+    vf_clip_range: Annotated[float, Range(above=0)] | None = None
+    """Clip the new value to this distance from the old one and take the larger error, as SB3's clip_range_vf."""
+
+    entropy_coeff: Annotated[FloatOrSchedule, Range(0)] = 0.0
+    """Weight of the entropy bonus. Typical: 0 to 0.02."""
+
+    use_kl_loss: bool = True
+    """Add kl_coeff * KL(old || new) to the loss and adapt kl_coeff to kl_target after every update."""
+
+    kl_coeff: Annotated[float, Range(0)] = 0.2
+    """Initial weight of the KL term; it is learned, part of the state, from then on."""
+
+    kl_target: Annotated[float, Range(above=0)] = 0.01
+    """KL per update that kl_coeff is steered to."""
+
+    target_kl: Annotated[float, Range(above=0)] | None = None
+    """Stop an update at the minibatch whose KL estimate exceeds 1.5 times this (SB3, CleanRL). None: never."""
+
+    normalize_advantages: Literal["batch", "minibatch", "off"] = "batch"
+    """Standardise advantages over the whole batch, over each minibatch (SB3, CleanRL), or not."""
+
+    def validate(self) -> None:
+        """Check settings against each other."""
+        super().validate()
+        if not self.use_critic and (self.vf_clip_param is not None or self.vf_clip_range is not None):
+            from learner_core.errors import ConfigError
+
+            raise ConfigError("PPOConfig: vf_clip_param and vf_clip_range need use_critic=True")

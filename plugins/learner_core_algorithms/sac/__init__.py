@@ -1,0 +1,1 @@
+"""SAC: configuration, loss and module."""

@@ -1,0 +1,105 @@
+"""The losses of soft actor-critic, once for every backend."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from learner_core.learning.batch import ColumnSpec
+from learner_core.learning.learner import Learner, optimizer_from
+
+__all__ = ["SACLearner"]
+
+
+class SACLearner(Learner):
+    """Four losses over one forward pass, each moving its own parameters: policy, two Q networks, temperature."""
+
+    def build(self) -> None:
+        for module_id in self.module_specs:
+            value = math.log(self.config.initial_alpha)
+            self.register_variable(module_id=module_id, name="log_alpha", value=value, trainable=True)
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any) -> None:
+        patterns = {"policy": ["pi*"], "qf": ["qf.*", "qf_head.*"], "alpha": ["log_alpha"]}
+        if config.twin_q:
+            patterns["qf_twin"] = ["qf_twin*"]
+        names = [*self.module[module_id].init(np.random.default_rng(0)), "log_alpha"]
+        rates = {"policy": "actor_lr", "qf": "critic_lr", "qf_twin": "critic_lr", "alpha": "alpha_lr"}
+        for name, wanted in patterns.items():
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=name,
+                optimizer=optimizer_from(config.optimizer),
+                params=[pattern for pattern in wanted if any(_matches(n, pattern) for n in names)],
+                lr_or_lr_schedule=rates[name],
+            )
+
+    def batch_spec(self, module_id: str | None = None) -> dict[str, ColumnSpec]:
+        columns = super().batch_spec(module_id)
+        if self.config.n_step > 1:
+            columns.setdefault("discounts", ColumnSpec((), "float"))
+        return columns
+
+    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
+        xp = self.xp
+        module = self.module[module_id]
+        dist_class = module.get_train_action_dist_cls()
+        shape = dist_class.noise_shape(module.action_space)
+        log_alpha = self.variables[module_id]["log_alpha"]
+        alpha = xp.stop_gradient(xp.exp(log_alpha))
+
+        # Target: r + gamma^n (1 - terminated) (min Q'(s', a') - alpha log pi(a' | s')).
+        next_dist = dist_class.from_logits(
+            module.frozen.forward_train({"obs": batch["next_obs"]})["action_dist_inputs"]
+        )
+        next_actions, next_logp = next_dist.sample_with_logp(self.noise("next_actions", shape))
+        next_q = _smallest(xp, module.target.q(batch["next_obs"], next_actions))
+        discounts = batch["discounts"] if config.n_step > 1 else config.gamma
+        continues = 1.0 - xp.astype(batch["terminateds"], next_q.dtype)
+        target = xp.stop_gradient(batch["rewards"] + discounts * continues * (next_q - alpha * next_logp))
+
+        losses: dict[str, Any] = {}
+        q_values = module.q(batch["obs"], batch["actions"])
+        for name, q in zip(("qf", "qf_twin"), q_values, strict=False):
+            losses[name] = self.mean(_q_error(xp, q - target, config.q_loss))
+            self.log(f"{name}_loss", losses[name])
+
+        dist = dist_class.from_logits(fwd_out["action_dist_inputs"])
+        actions, logp = dist.sample_with_logp(self.noise("actions", shape))
+        losses["policy"] = self.mean(alpha * logp - _smallest(xp, module.frozen.q(batch["obs"], actions)))
+
+        target_entropy = config.target_entropy
+        if target_entropy == "auto":
+            target_entropy = -float(np.prod(module.action_space.shape))
+        losses["alpha"] = self.mean(-log_alpha * xp.stop_gradient(logp + target_entropy))
+
+        self.log("policy_loss", losses["policy"])
+        self.log("alpha_loss", losses["alpha"])
+        self.log("alpha", alpha)
+        self.log("mean_q", self.mean(q_values[0]))
+        self.log("entropy", -self.mean(logp))
+        return losses
+
+    def after_step(self, *, module_id: str, params: dict[str, Any], targets: dict[str, Any], config: Any) -> None:
+        for name in targets:
+            targets[name] = config.tau * params[name] + (1.0 - config.tau) * targets[name]
+
+
+def _smallest(xp: Any, values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else xp.minimum(values[0], values[1])
+
+
+def _q_error(xp: Any, error: Any, kind: str) -> Any:
+    square = 0.5 * xp.square(error)
+    if kind == "mse":
+        return square
+    size = xp.abs(error)
+    return xp.where(size <= 1.0, square, size - 0.5)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    import fnmatch
+
+    return fnmatch.fnmatch(name, pattern)

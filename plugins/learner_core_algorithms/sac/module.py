@@ -1,0 +1,55 @@
+"""Policy and Q networks of soft actor-critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from learner_core.errors import SpaceError
+from learner_core.learning.actor_critic import PolicyModule, Trunk
+from learner_core.maths.distributions import distribution_for
+
+__all__ = ["SACModule"]
+
+
+class SACModule(PolicyModule):
+    """A tanh-squashed Gaussian policy ``pi`` and Q networks ``qf`` and ``qf_twin``; the Q networks have targets.
+
+    Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``init``, ``twin_q``.
+    """
+
+    targets: ClassVar[tuple[str, ...]] = ("qf*",)
+    model_keys: ClassVar[tuple[str, ...]] = (*PolicyModule.model_keys, "twin_q")
+
+    def setup(self) -> None:
+        from gymnasium.spaces import Box
+
+        if not isinstance(self.action_space, Box):
+            raise SpaceError(f"SAC needs a bounded Box of actions, got {self.action_space}; PPO takes discrete ones")
+        self.model.setdefault("free_log_std", False)
+        # Torch's uniform initialisation: orthogonal Q heads start too large for a bootstrapped target.
+        self.model.setdefault("init", "uniform")
+        super().setup()
+
+    def _setup_networks(self) -> None:
+        num_actions = int(np.prod(self.action_space.shape))
+        self.pi = Trunk("pi", self.observation_space, self.model, self.num_policy_outputs)
+        names = ("qf", "qf_twin") if self.model.get("twin_q", True) else ("qf",)
+        self.critics = [Trunk(name, self.observation_space, self.model, 1, extra=num_actions) for name in names]
+
+    def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        params = super().init(rng)
+        for critic in self.critics:
+            params.update(critic.init(rng))
+        return params
+
+    def q(self, params: Mapping[str, Any], obs: Any, actions: Any) -> list[Any]:
+        """Q values, one float[B] per network, of actions [B, *shape] in the action space's own units."""
+        xp = self.xp
+        flat = xp.reshape(actions, (xp.shape(actions)[0], -1))
+        return [xp.squeeze(critic.apply(xp, params, obs, flat), -1) for critic in self.critics]
+
+    def get_train_action_dist_cls(self) -> Any:
+        return distribution_for(self.action_space, self.xp, squash=True)
