@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 
 from learner_core import __version__
@@ -58,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LearnerCoreError as error:
         if debug:
             raise
-        text = textwrap.fill(str(error), 100, break_long_words=False, break_on_hyphens=False)
-        print(f"learner-core {command}: {text}", file=sys.stderr)
+        print(f"learner-core {command}: {error}", file=sys.stderr)  # unwrapped: paths and commands stay whole
         return 2
     except KeyboardInterrupt:
         print(f"learner-core {command}: stopped.", file=sys.stderr)

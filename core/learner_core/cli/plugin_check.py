@@ -157,7 +157,8 @@ def _random_batch(spec: Any, action_space: Any, *, num_rows: int) -> dict[str, A
     for column, entry in spec.items():
         if not entry.required:
             continue
-        shape, dtype = (num_rows, *entry.shape[1:]), np.dtype(entry.dtype)
+        shape = (num_rows, *entry.shape)
+        dtype = np.dtype(np.float32 if entry.dtype == "float" else entry.dtype)
         if column == "actions":
             batch[column] = np.stack([action_space.sample() for _ in range(num_rows)])
         elif dtype.kind == "f":
