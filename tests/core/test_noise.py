@@ -111,6 +111,14 @@ def test_normals_are_normal() -> None:
     assert np.isfinite(x).all()
 
 
+@pytest.mark.parametrize("word", [0, (1 << 64) - 1])
+def test_the_rarest_words_give_finite_numbers(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "_raw", lambda seed, step, stream, count: np.full(count, word, np.uint64))
+    for dtype in (np.float32, np.float64):
+        assert np.isfinite(noise.normals(0, 0, 0, 2, (3,), dtype)).all()
+        assert (noise.uniforms(0, 0, 0, 2, (3,), dtype) < 1).all()
+
+
 def test_uniforms_are_uniform_and_below_one() -> None:
     x = noise.uniforms(11, 0, "test", 100_000)
     assert stats.kstest(x.astype(np.float64), "uniform").pvalue > 1e-3

@@ -88,6 +88,14 @@ def test_a_mask_forbids_without_nan(xp: Any) -> None:
         assert (divergence > 0).all()
 
 
+def test_zero_noise_is_harmless(xp: Any) -> None:
+    mask = xp.asarray(np.array([[False, True, True]]))
+    dist = Categorical.bind(xp).from_logits(xp.asarray([[9.0, 1.0, 2.0]]), mask)
+    assert to_numpy(dist.sample(xp.zeros((1, 6)))).tolist() == [2]
+    noise_of_forbidden_only = xp.asarray([[0.0, 1, 1, 0, 1, 1]])
+    assert to_numpy(dist.sample(noise_of_forbidden_only)).tolist() == [2]
+
+
 def test_a_mask_that_forbids_everything_leaves_every_action(xp: Any) -> None:
     dist = Categorical.bind(xp).from_logits(xp.asarray([[1.0, 2.0]]), xp.asarray(np.array([[False, False]])))
     np.testing.assert_allclose(to_numpy(dist.entropy()), [LOG_2], rtol=1e-6)
