@@ -25,7 +25,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]" -c constraints.txt
+	$(BIN)/python -m pip install -qq -e ".[$(EXTRAS)]" -c constraints.txt
 	@rm -f $(VENV)/.installed-*
 	@touch $(STAMP)
 
@@ -52,7 +52,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 docs: $(STAMP)
-	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python -m pip install --quiet -e ".[docs]"; }
+	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python -m pip install -qq -e ".[docs]"; }
 	.venv-docs/bin/mkdocs build --strict --site-dir site
 
 clean:
