@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,16 @@ NETWORKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 MODES = {"torch": ("eager", "traced"), "tf": ("eager", "xla")}
 
 
+def step_of(xp: Any, encoder: Any) -> Callable[..., Any]:
+    def step(params: Any, x: Any, cotangent: Any) -> Any:
+        def loss(params: Any) -> Any:
+            return xp.mean(xp.sum(encoder.apply(xp, params, x) * cotangent, axis=-1))
+
+        return {"outputs": encoder.apply(xp, params, x), "gradients": xp.value_and_grad(loss)(params)[1]}
+
+    return step
+
+
 def program(backend_name: str, arrays: Arrays, settings: dict[str, Any]) -> dict[str, Any]:
     """{network/mode/dtype: outputs and gradients} of all networks: starting a framework is what takes the time."""
     xp: Any = importlib.import_module(f"learner_core_{backend_name}.xp")
@@ -28,18 +39,12 @@ def program(backend_name: str, arrays: Arrays, settings: dict[str, Any]) -> dict
         encoder = make_encoder("pi", shape, model)
         prefix = f"{network}/params/"
 
-        def step(params: Any, x: Any, cotangent: Any, encoder: Any = encoder) -> Any:
-            def loss(params: Any) -> Any:
-                return xp.mean(xp.sum(encoder.apply(xp, params, x) * cotangent, axis=-1))
-
-            return {"outputs": encoder.apply(xp, params, x), "gradients": xp.value_and_grad(loss)(params)[1]}
-
         for dtype in ("float32", "float64"):
             params = {k.removeprefix(prefix): v.astype(dtype) for k, v in arrays.items() if k.startswith(prefix)}
             x, cotangent = arrays[f"{network}/x"], arrays[f"{network}/cotangent"].astype(dtype)
             x = x if x.dtype == np.uint8 else x.astype(dtype)
             for kind, mode in zip(("eager", "compiled"), MODES[backend_name], strict=True):
-                results[f"{network}/{kind}/{dtype}"] = run(xp, mode, step, params, x, cotangent)
+                results[f"{network}/{kind}/{dtype}"] = run(xp, mode, step_of(xp, encoder), params, x, cotangent)
     return results
 
 
