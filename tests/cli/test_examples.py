@@ -1,0 +1,42 @@
+"""Every script of examples/ runs, on both frameworks where it takes one, to the same numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from support.examples import EXAMPLES, run_example
+
+# script -> the test that runs it
+COVERED = {
+    "behaviour_cloning_tf",
+    "behaviour_cloning_torch",
+    "own_learner",
+    "demo",  # test_demo.py
+    "read_state",  # tests/core/state
+}
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(line.rpartition(" ")[2]) for line in text.splitlines() if re.search(r": .* [-\d.e]+$", line)]
+
+
+def test_every_script_is_run_by_a_test() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == COVERED
+
+
+def test_behaviour_cloning_in_raw_torch_and_raw_tensorflow(tmp_path: Path) -> None:
+    torch = _numbers(run_example("behaviour_cloning_torch", folder=tmp_path))
+    tf = _numbers(run_example("behaviour_cloning_tf", folder=tmp_path))
+    assert len(torch) == 4
+    assert torch[-1] < 0.5 * torch[0]
+    assert tf == pytest.approx(torch, rel=1e-3)
+
+
+def test_a_learner_of_ones_own_on_both_backends(tmp_path: Path) -> None:
+    torch = _numbers(run_example("own_learner", "torch", folder=tmp_path))
+    tf = _numbers(run_example("own_learner", "tf", folder=tmp_path))
+    assert len(torch) == 3
+    assert tf == pytest.approx(torch, rel=1e-3)
