@@ -29,7 +29,7 @@ _ML_DTYPES = frozenset(
 DTYPE_NAMES = _NATIVE | _ML_DTYPES
 """Every dtype name that may occur in a state file."""
 
-BLOCK_NBYTES = 1 << 24
+BLOCK_NBYTES = 1 << 22
 """Non-contiguous and big-endian arrays are converted in blocks of about this size, never as a whole."""
 
 

@@ -205,7 +205,8 @@ def sync_folder(folder: str) -> None:
     try:
         os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def sweep_temporaries(folder: PathLike, *, is_target: Callable[[str], bool]) -> list[str]:
@@ -266,9 +267,13 @@ def _opened(path: PathLike) -> Iterator[tuple[int, int]]:
 
 
 def _read(descriptor: int, start: int, nbytes: int) -> bytes:
-    data = bytearray(nbytes)
-    _read_into(descriptor, start, memoryview(data))
-    return bytes(data)
+    data = os.pread(descriptor, nbytes, start)
+    while len(data) < nbytes:
+        more = os.pread(descriptor, nbytes - len(data), start + len(data))
+        if not more:
+            raise FormatError("truncated while it was being read")
+        data += more
+    return data
 
 
 def _read_into(descriptor: int, start: int, target: memoryview) -> None:

@@ -80,7 +80,8 @@ def encode(tree: Any, *, info: Mapping[str, Any] | None = None, chunk_nbytes: in
     """
     writer = Writer()
     packable = writer.pack(tree, "", 0)
-    provenance = Writer().plain(dict(info or {}))
+    about = Writer()
+    provenance = about.plain(dict(info or {}))
     payloads: list[Payload] = []
     for source, (name, shape) in zip(writer.sources, writer.payloads, strict=True):
         checksums: list[Any] = []
@@ -93,7 +94,7 @@ def encode(tree: Any, *, info: Mapping[str, Any] | None = None, chunk_nbytes: in
         digests = tuple(checksum.intdigest() for checksum in checksums)
         payloads.append(Payload(name, tuple(shape), payload_nbytes(name, shape), digests))
     entries = [[one.dtype_name, one.shape, one.checksums] for one in payloads]
-    nodes = writer.nodes + 8 + sum(4 + len(one.shape) + len(one.checksums) for one in payloads)
+    nodes = writer.nodes + about.nodes + 8 + sum(4 + len(one.shape) + len(one.checksums) for one in payloads)
     document = {"info": provenance, "chunk_nbytes": chunk_nbytes, "tree": packable, "arrays": entries}
     manifest = msgpack.packb(document, use_bin_type=True)
     if len(manifest) > MAX_MANIFEST_NBYTES or nodes > MAX_NODES or len(entries) > MAX_PAYLOADS:

@@ -113,6 +113,8 @@ def parse_manifest(data: bytes, *, checksum: int, file_nbytes: int) -> Layout:
             if content != references.to_bytes(4, "big"):
                 raise FormatError(f"payload {references} is not referred to in order")
             references += 1
+            if references > MAX_PAYLOADS:
+                raise FormatError(f"the tree refers to more than {MAX_PAYLOADS} payloads")
             return Reference(references - 1)
         if code == EXT_SCALAR:
             return _scalar(content)

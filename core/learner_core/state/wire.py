@@ -13,10 +13,11 @@ from typing import Any
 
 from ..errors import FormatError
 
-__all__ = ["MAX_DEPTH", "MAX_KEY_NBYTES", "MAX_NODES", "unpack"]
+__all__ = ["EXT_NODES", "MAX_DEPTH", "MAX_KEY_NBYTES", "MAX_NODES", "unpack"]
 
 MAX_NODES = 1 << 19
-"""Elements, keys and values in one manifest."""
+"""Elements, keys and values in one manifest; an extension object counts for `EXT_NODES`."""
+EXT_NODES = 3
 MAX_DEPTH = 64
 """Containers of the tree within one another. The manifest adds the map around the tree."""
 MAX_KEY_NBYTES = 4096
@@ -95,7 +96,7 @@ class _Reader:
     def long(self, tag: int, depth: int) -> Any:
         """Objects whose length follows the first byte."""
         if tag in _FIXEXT:
-            return self.ext(self.take(1)[0], self.take(_FIXEXT[tag]))
+            return self.extension(_FIXEXT[tag])
         for kind in (_STR, _BIN, _EXT, _ARRAY, _MAP):
             if tag in kind:
                 break
@@ -107,8 +108,12 @@ class _Reader:
         if kind is _BIN:
             return self.take(length)
         if kind is _EXT:
-            return self.ext(self.take(1)[0], self.take(length))
+            return self.extension(length)
         return self.array(length, depth) if kind is _ARRAY else self.map(length, depth)
+
+    def extension(self, length: int) -> Any:
+        self.spend(EXT_NODES - 1, 0)
+        return self.ext(self.take(1)[0], self.take(length))
 
     def take(self, count: int) -> bytes:
         start = self.position
@@ -126,22 +131,26 @@ class _Reader:
             raise FormatError(f"a string at {self.position - count} of the manifest is not UTF-8: {error}") from None
 
     def spend(self, nodes: int, depth: int) -> None:
-        if nodes > len(self.data) - self.position:
-            raise FormatError(f"a container at {self.position} of the manifest states more elements than bytes remain")
         self.budget -= nodes
         if self.budget < 0:
             raise FormatError(f"the manifest has more than {MAX_NODES} nodes")
         if depth > MAX_DEPTH:
             raise FormatError(f"more than {MAX_DEPTH} containers of the tree lie within one another")
 
+    def fits(self, elements: int) -> None:
+        if elements > len(self.data) - self.position:
+            raise FormatError(f"a container at {self.position} of the manifest states more elements than bytes remain")
+
     def array(self, count: int, depth: int) -> list[Any]:
         self.spend(count, depth)
+        self.fits(count)
         value = self.value
         depth += 1
         return [value(depth) for _ in range(count)]
 
     def map(self, count: int, depth: int) -> dict[str | int, Any]:
         self.spend(2 * count, depth)
+        self.fits(2 * count)
         result: dict[str | int, Any] = {}
         depth += 1
         for _ in range(count):

@@ -15,7 +15,7 @@ from .dtypes import blocks, name_of
 from .layout import payload_nbytes
 from .manifest import EXT_INTEGER, EXT_REFERENCE, EXT_SCALAR, integer_bytes
 from .tree import join
-from .wire import MAX_DEPTH, MAX_KEY_NBYTES
+from .wire import EXT_NODES, MAX_DEPTH, MAX_KEY_NBYTES
 
 __all__ = ["INLINE_NBYTES", "Writer"]
 
@@ -36,6 +36,7 @@ class Writer:
             payload_nbytes(name, shape)
         except FormatError as error:
             raise StateError(str(error), path=path) from None
+        self.nodes += EXT_NODES - 1
         self.sources.append(source)
         self.payloads.append((name, shape))
         return msgpack.ExtType(EXT_REFERENCE, (len(self.sources) - 1).to_bytes(4, "big"))
@@ -45,7 +46,10 @@ class Writer:
         if node is None or kind is bool or kind is float:
             return node
         if kind is int:
-            return node if -(1 << 63) <= node < 1 << 64 else msgpack.ExtType(EXT_INTEGER, integer_bytes(node))
+            if -(1 << 63) <= node < 1 << 64:
+                return node
+            self.nodes += EXT_NODES - 1
+            return msgpack.ExtType(EXT_INTEGER, integer_bytes(node))
         if kind is str or kind is bytes:
             return self.text(node, path)
         if kind is dict or kind is list:
@@ -61,6 +65,7 @@ class Writer:
             return self.refer(np.asarray(node), _checked_dtype(node, path), list(node.shape), path)
         if isinstance(node, np.generic):
             name = _checked_dtype(node, path)
+            self.nodes += EXT_NODES - 1
             return msgpack.ExtType(EXT_SCALAR, name.encode() + b"\0" + b"".join(blocks(np.asarray(node))))
         raise StateError(_refusal(node), path=path)
 
