@@ -288,9 +288,9 @@ def test_refusals(xp: Any, backend_name: str) -> None:
     if backend_name != "numpy":  # numpy promotes
         with pytest.raises((refused, TypeError), match=r"0\.5"):
             xp.maximum(integers, 0.5)
-    with pytest.raises((refused, ValueError, RuntimeError, Exception)):
+    with pytest.raises(Exception, match=r"(?i)axis|squeeze"):  # each framework by its own class
         xp.squeeze(xp.zeros((2, 3)), axis=0)
-    with pytest.raises((refused, ValueError, RuntimeError, Exception)):
+    with pytest.raises(Exception, match=r"(?i)split|size"):
         xp.split(xp.zeros((4,)), [1, 2], axis=0)
     if backend_name == "numpy":
         with pytest.raises(refused, match="inference"):
