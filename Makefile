@@ -23,7 +23,7 @@ export PIP_NO_INPUT := 1
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq -e ".[$(EXTRAS)]" -c constraints.txt
 	@rm -f $(VENV)/.installed-*
