@@ -26,7 +26,7 @@ from ..errors import EnvError, StateError
 from ..spaces import to_columns
 from .actions import ActionDoor
 from .columns import Columns, tree_map, tree_paths
-from .env_state import restore_env, save_env
+from .env_state import check_env, restore_env, save_env
 from .episodes import Episode, EpisodeTracker
 from .evaluation import evaluate
 from .lanes import Lanes, Step
@@ -41,6 +41,11 @@ __all__ = ["EnvRunner"]
 
 MAX_ENV_RESTARTS = 10
 """Default of ``max_env_restarts``, for configs without such a setting."""
+
+_STATE = {
+    "seed", "num_envs", "num_vector_steps", "num_env_steps_sampled_lifetime", "num_evaluations", "episodes", "finished",
+    "observations", "rewards", "obs", "raw_obs", "lanes", "env_state", "envs",
+}  # fmt: skip
 
 
 class EnvRunner:
@@ -267,14 +272,10 @@ class EnvRunner:
             "exact" or "restarted".
 
         Raises:
-            StateError: Another number of environments, other normalisers, or another kind of environment.
+            StateError: Another number of environments, other normalisers or observations, or another environment.
+                Nothing has changed then.
         """
-        if state["num_envs"] != self.num_envs:
-            raise StateError(f"expected {self.num_envs} environments, got {state['num_envs']}", path="num_envs")
-        for name, part in (("observations", self._normalizer), ("rewards", self._scaler)):
-            if (state[name] is None) != (part is None):
-                here = "off" if part is None else "on"
-                raise StateError(f"normalisation is {here} here and not in the state", path=name)
+        self._check_state(state)
         if self._normalizer is not None:
             self._normalizer.set_state(state["observations"])
         if self._scaler is not None:
@@ -285,20 +286,45 @@ class EnvRunner:
         self._num_evaluations = int(state["num_evaluations"])
         self._episodes.set_state(state["episodes"])
         self._finished = [Episode(float(result), int(length)) for result, length in state["finished"]]
-        self.lanes.set_state(state["lanes"])
-        environments = self.lanes.environments()
-        if state["env_state"] == "exact" and len(environments) == len(state["envs"]):
-            for env, saved in zip(environments, state["envs"], strict=True):
+        if self._is_exact(state):
+            self.lanes.set_state(state["lanes"])
+            for env, saved in zip(self.lanes.environments(), state["envs"], strict=True):
                 restore_env(env, saved)
             tree_map(_copy_into, self._obs, state["obs"])
             if self._normalizer is not None:
                 tree_map(_copy_into, self._raw_obs, state["raw_obs"])
             return "exact"
+        self.lanes.num_restarts = int(state["lanes"]["num_restarts"])
         self._episodes.drop_running()
         if self._scaler is not None:
             self._scaler.drop(np.ones(self.num_envs, np.bool_))
         self._start_episodes(self._num_vector_steps)
         return "restarted"
+
+    def _is_exact(self, state: Mapping[str, Any]) -> bool:
+        """Whether the state's environments can go on here: saved whole, and stepped in the same way."""
+        if state["env_state"] != "exact" or state["lanes"]["kind"] != self.lanes.get_state()["kind"]:
+            return False
+        return len(self.lanes.environments()) == len(state["envs"])
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse what does not fit, before anything changes."""
+        missing = sorted(_STATE - set(state))
+        if missing:
+            raise StateError(f"not a runner's state: {', '.join(missing)} missing")
+        if state["num_envs"] != self.num_envs:
+            raise StateError(f"expected {self.num_envs} environments, got {state['num_envs']}", path="num_envs")
+        for name, part in (("observations", self._normalizer), ("rewards", self._scaler)):
+            if (state[name] is None) != (part is None):
+                here = "off" if part is None else "on"
+                raise StateError(f"normalisation is {here} here and not in the state", path=name)
+        expected = {path: leaf.shape for path, leaf in tree_paths(self._obs, "obs")}
+        got = {path: np.shape(leaf) for path, leaf in tree_paths(state["obs"], "obs")}
+        if expected != got:
+            raise StateError(f"expected observations of shapes {expected}, got {got}", path="obs")
+        if self._is_exact(state):
+            for env, saved in zip(self.lanes.environments(), state["envs"], strict=True):
+                check_env(env, saved)
 
     # ----------------------------------------------------------------------------------------------------- internals
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import StateError
+from ..state.dtypes import name_of
 
-__all__ = ["restore_env", "save_env"]
+__all__ = ["check_env", "restore_env", "save_env"]
 
 # Attributes that gymnasium's own classes keep and that no step changes.
 _INERT_NAMES = frozenset(
@@ -75,12 +76,8 @@ def restore_env(env: Any, state: Mapping[str, Any]) -> None:
     Raises:
         StateError: Other classes than the saved ones, or a damaged state.
     """
-    layers = list(_layers(env))
-    saved = state["layers"]
-    names = [_name(layer) for layer in layers]
-    if names != [entry["class"] for entry in saved]:
-        raise StateError(f"expected the environment {[entry['class'] for entry in saved]}, got {names}", path="env")
-    for layer, entry in zip(layers, saved, strict=True):
+    check_env(env, state)
+    for layer, entry in zip(_layers(env), state["layers"], strict=True):
         if "own" in entry:
             layer.set_state(_decode(entry["own"], None))
             continue
@@ -93,6 +90,17 @@ def restore_env(env: Any, state: Mapping[str, Any]) -> None:
                 _restore_mujoco(layer, name, value["mujoco"])
             else:
                 current[name] = _decode(value, current.get(name))
+
+
+def check_env(env: Any, state: Mapping[str, Any]) -> None:
+    """Refuse a state of another kind of environment; nothing is changed.
+
+    Raises:
+        StateError: Environment or wrappers are of other classes than the saved ones.
+    """
+    expected, saved = [_name(layer) for layer in _layers(env)], [entry["class"] for entry in state["layers"]]
+    if expected != saved:
+        raise StateError(f"expected the environment {expected}, got one of {saved}", path="envs")
 
 
 def _layers(env: Any) -> list[Any]:
@@ -150,19 +158,12 @@ class _Seen:
 
 def _encode(value: Any, path: str, seen: _Seen) -> Any:
     """Plain data that says what it was: scalars stand for themselves, all else is a dict with one telling key."""
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        if isinstance(value, enum.Enum):
-            return {"enum": value.name}
-        return value
-    if isinstance(value, np.generic):
-        return value
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            raise _OpaqueError(f"{path} is an array of Python objects")
-        seen.add(value, path)
-        return {"array": value.copy()}
     if isinstance(value, enum.Enum):
         return {"enum": value.name}
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _encode_array(value, path, seen)
     if type(value) in (list, tuple):
         if type(value) is list:
             seen.add(value, path)
@@ -187,12 +188,30 @@ def _encode(value: Any, path: str, seen: _Seen) -> Any:
     raise _OpaqueError(f"{path} is a {type(value).__module__}.{_name(value)}")
 
 
+def _encode_array(value: Any, path: str, seen: _Seen) -> Any:
+    """Numbers as they are, text as the bytes it takes in memory."""
+    if value.dtype.hasobject:
+        raise _OpaqueError(f"{path} is an array of Python objects")
+    if value.dtype.kind not in "biufcSU" or (value.dtype.itemsize > 16 and value.dtype.kind in "fc"):
+        raise _OpaqueError(f"{path} is an array of {value.dtype}")
+    if isinstance(value, np.ndarray):
+        seen.add(value, path)
+    if value.dtype.kind in "SU":
+        dtype = value.dtype.newbyteorder("<")
+        shape = list(value.shape) if isinstance(value, np.ndarray) else None
+        return {"text": np.asarray(value, dtype).tobytes(), "dtype": dtype.str, "shape": shape}
+    return {"array": value.copy()} if isinstance(value, np.ndarray) else value
+
+
 def _decode(value: Any, current: Any) -> Any:
     """The inverse; ``current`` gives the class of an enumeration."""
     if not isinstance(value, dict):
         return value
     if "array" in value:
         return np.array(value["array"])
+    if "text" in value:
+        text = np.frombuffer(value["text"], value["dtype"]).copy()
+        return text[0] if value["shape"] is None else text.reshape(value["shape"])
     if "enum" in value:
         return type(current)[value["enum"]]
     if "list" in value or "tuple" in value:
@@ -212,7 +231,7 @@ def _decode(value: Any, current: Any) -> Any:
         old = np.random.RandomState(0)  # the environment's own choice of generator, given back to it
         old.set_state(_decode(value["random_state"], None))
         return old
-    raise StateError(f"unknown entry {sorted(value)}", path="env")
+    raise StateError(f"unknown entry {sorted(value)}", path="envs")
 
 
 _BIT_GENERATORS: dict[str, Callable[[], Any]] = {
@@ -223,7 +242,7 @@ _BIT_GENERATORS: dict[str, Callable[[], Any]] = {
 def _bit_generator(state: Mapping[str, Any]) -> Any:
     name = state.get("bit_generator")
     if name not in _BIT_GENERATORS:
-        raise StateError(f"unknown bit generator {name!r}", path="env")
+        raise StateError(f"unknown bit generator {name!r}", path="envs")
     generator = _BIT_GENERATORS[name]()
     generator.state = state
     return generator
@@ -248,7 +267,7 @@ def _restore_mujoco(layer: Any, name: str, saved: Mapping[str, Any]) -> None:
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     integration = np.array(saved["integration"], np.float64)
     if integration.shape != (mujoco.mj_stateSize(data.model, kind),):
-        raise StateError(f"expected another MuJoCo model, got a state of {integration.size} numbers", path="env")
+        raise StateError(f"expected another MuJoCo model, got a state of {integration.size} numbers", path="envs")
     mujoco.mj_setState(data.model, data, integration, kind)
     for array_name, array in _mujoco_arrays(data):
         source = saved["derived"].get(array_name)

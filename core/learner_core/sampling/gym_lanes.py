@@ -133,7 +133,12 @@ class GymLanes:
         return [self.env]
 
     def get_state(self) -> dict[str, Any]:
-        return {"num_restarts": self.num_restarts, "seed": self._seed, "was_done": self._was_done.copy()}
+        return {
+            "kind": f"{type(self.env.unwrapped).__qualname__}/{self.autoreset}",
+            "num_restarts": self.num_restarts,
+            "seed": self._seed,
+            "was_done": self._was_done.copy(),
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self.num_restarts = int(state["num_restarts"])

@@ -58,11 +58,11 @@ class Lanes(Protocol):
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """What the lanes themselves carry from step to step (plain values)."""
+        """What the lanes themselves carry from step to step: plain values, among them their ``kind``."""
         ...
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Take back the state of lanes of the same kind."""
         ...
 
     def close(self) -> None:

@@ -111,7 +111,7 @@ class RunningNormalizer:
         self.frozen = False
         self.moments: dict[str, RunningMoments] = {
             path: RunningMoments(np.shape(leaf))
-            for path, leaf in tree_paths(example)
+            for path, leaf in tree_paths(example, "obs")
             if np.issubdtype(np.asarray(leaf).dtype, np.floating)
         }
         self._affine: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -133,7 +133,7 @@ class RunningNormalizer:
         """
         if self.frozen:
             return
-        for path, leaf in tree_paths(obs):
+        for path, leaf in tree_paths(obs, "obs"):
             moments = self.moments.get(path)
             if moments is not None:
                 moments.update(leaf if rows is None else leaf[rows])
@@ -148,14 +148,12 @@ class RunningNormalizer:
         Returns:
             The same structure; float leaves as float32, the others as they came.
         """
-        if not isinstance(obs, Mapping):
-            return self._leaf("", obs)
-        return self._nested(obs, "")
+        return self._nested(obs, "obs")
 
-    def _nested(self, obs: Columns, prefix: str) -> Columns:
+    def _nested(self, obs: Columns, path: str) -> Columns:
         if isinstance(obs, Mapping):
-            return {key: self._nested(value, f"{prefix}/{key}" if prefix else str(key)) for key, value in obs.items()}
-        return self._leaf(prefix, obs)
+            return {key: self._nested(value, f"{path}/{key}") for key, value in obs.items()}
+        return self._leaf(path, obs)
 
     def _leaf(self, path: str, leaf: np.ndarray) -> np.ndarray:
         moments = self.moments.get(path)
@@ -179,7 +177,7 @@ class RunningNormalizer:
         self._affine.clear()
 
     def get_state(self) -> dict[str, Any]:
-        """``{"moments": {leaf path: {"count", "mean", "m2"}}}``: copies, plain arrays. A single array's path is ""."""
+        """``{"moments": {leaf path: {"count", "mean", "m2"}}}``: copies, plain arrays. Paths: "obs", "obs/position"."""
         return {"moments": {path: moments.get_state() for path, moments in self.moments.items()}}
 
     def set_state(self, state: Mapping[str, Any]) -> None:

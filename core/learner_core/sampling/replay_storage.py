@@ -187,7 +187,7 @@ class ReplayStorage:
             "columns": {n: tree_map(lambda leaf: leaf[: self.fill].copy(), c) for n, c in self.columns.items()},
             "head_next": None if self._head_next is None else tree_map(np.array, self._head_next),
             "beside_slots": slots,
-            "beside": None if self._table is None else tree_map(lambda leaf: leaf[places], self._table),
+            "beside": None if not slots.size else tree_map(lambda leaf: leaf[places], self._table),
         }
 
     @classmethod

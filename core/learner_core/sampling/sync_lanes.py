@@ -98,7 +98,7 @@ class SyncLanes:
         return list(self.envs)
 
     def get_state(self) -> dict[str, Any]:
-        return {"num_restarts": self.num_restarts, "seeds": list(self._seeds)}
+        return {"kind": "sync", "num_restarts": self.num_restarts, "seeds": list(self._seeds)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self.num_restarts = int(state["num_restarts"])
