@@ -192,7 +192,7 @@ def _encode_array(value: Any, path: str, seen: _Seen) -> Any:
     """Numbers as they are, text as the bytes it takes in memory."""
     if value.dtype.hasobject:
         raise _OpaqueError(f"{path} is an array of Python objects")
-    if value.dtype.kind not in "biufcSU" or (value.dtype.itemsize > 16 and value.dtype.kind in "fc"):
+    if value.dtype.kind not in "SU" and name_of(value.dtype) is None:
         raise _OpaqueError(f"{path} is an array of {value.dtype}")
     if isinstance(value, np.ndarray):
         seen.add(value, path)
