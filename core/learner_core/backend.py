@@ -48,7 +48,6 @@ class Backend:
     Args:
         device: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"gpu:0"``.
         precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (float32 parameters, forward passes in bfloat16).
-        num_threads: threads for computation on the CPU; ``None`` leaves the framework's own choice.
 
     Raises:
         ConfigError: the device does not exist here, or the precision is not supported.
@@ -59,10 +58,9 @@ class Backend:
     #: Backends without gradients serve environment runners and policies only.
     trains: ClassVar[bool] = True
 
-    def __init__(self, *, device: str = "auto", precision: str = "float32", num_threads: int | None = None) -> None:
+    def __init__(self, *, device: str = "auto", precision: str = "float32") -> None:
         self.device = device
         self.precision = precision
-        self.num_threads = num_threads
 
     # -------------------------------------------------------------- what every backend implements
 
@@ -95,6 +93,10 @@ class Backend:
 
     # -------------------------------------------------------------- defaults
 
+    @classmethod
+    def limit_threads(cls, num_threads: int) -> None:
+        """Let computations on the CPU use so many threads in this process; called before the first one."""
+
     def compile_after(self, config: Any) -> int | None:
         """With ``compile=None``: after how many minibatch steps of a run compiling pays; ``None``: never.
 
@@ -114,6 +116,10 @@ class Backend:
             CompileError: this backend does not compile.
         """
         raise CompileError(f"backend {self.name!r} does not compile; use compile=None or compile=False")
+
+    def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward pass made fast for repeated calls without gradients; by default the function itself."""
+        return function
 
     def optimizer_update(
         self, spec: Any, *, params: Any, gradients: Any, slots: Mapping[str, Any], lr: Any, corrections: list[Any]

@@ -26,12 +26,14 @@ class TorchBackend(Backend):
     name: ClassVar[str] = "torch"
     xp = torch_xp
 
-    def __init__(self, *, device: str = "auto", precision: str = "float32", num_threads: int | None = None) -> None:
-        super().__init__(device=device, precision=precision, num_threads=num_threads)
+    def __init__(self, *, device: str = "auto", precision: str = "float32") -> None:
+        super().__init__(device=device, precision=precision)
         self.check_precision()
         self.torch_device = _device(device)
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
+
+    @classmethod
+    def limit_threads(cls, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
 
     def from_numpy(self, tree: Any) -> Any:
         if isinstance(tree, Mapping):
@@ -93,6 +95,7 @@ class TorchBackend(Backend):
         }
         for position, (loss, names) in enumerate(wanted):
             sources = [leaves[mid][name] for mid, name in names]
+            found: tuple[torch.Tensor | None, ...]
             if loss.requires_grad and sources:
                 found = torch.autograd.grad(loss, sources, retain_graph=position + 1 < len(wanted), allow_unused=True)
             else:
@@ -105,6 +108,9 @@ class TorchBackend(Backend):
                 if name not in gradients.setdefault(mid, {}):
                     gradients[mid][name] = torch.zeros_like(value)
         return gradients, _detached(aux)
+
+    def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.no_grad()(function)
 
     def compile_after(self, config: Any) -> int | None:
         return compile_pays_after(self.torch_device, config)

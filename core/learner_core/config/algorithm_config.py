@@ -109,7 +109,8 @@ class AlgorithmConfig(Settings):
     """The backend: "torch", "tf", or any other registered one; `learner-core plugins list` shows them."""
 
     compile: bool | None = None
-    """None: compile; if that fails, run eagerly and warn once. True: a failed compilation raises. False: eager."""
+    """None: the backend compiles when it pays (TensorFlow at once, Torch after 20,000 minibatch steps); if that fails,
+    run eagerly and warn once. True: compile at once; a failed compilation raises. False: eager."""
 
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     """float32; bfloat16: forward and backward in bfloat16, parameters and optimizer in float32; float64: for tests."""
@@ -125,7 +126,7 @@ class AlgorithmConfig(Settings):
     """0: one learner in this process. N >= 1: N worker processes that together compute what one would."""
 
     num_cpus_per_learner: Annotated[int, Range(1)] = 1
-    """CPU threads of each learner process."""
+    """CPU threads of each learner process; with num_learners=0, of the Algorithm's. More pay for large networks."""
 
     num_gpus_per_learner: Annotated[float, Range(0)] = 0.0
     """GPUs of each learner process; a fraction shares one."""
@@ -199,7 +200,7 @@ class AlgorithmConfig(Settings):
     """Draw a new permutation of the rows for every epoch."""
 
     accumulate: Annotated[int, Range(1)] = 1
-    """Minibatches whose gradients are averaged before one optimizer step."""
+    """Parts that a minibatch is split into, their gradients added up: the same step in less memory."""
 
     grad_clip: Annotated[FloatOrSchedule, Range(above=0)] | None = 0.5
     """Bound on the gradients in the sense of grad_clip_by. None: no clipping. Typical: 0.5 to 40 for a norm."""
@@ -321,6 +322,11 @@ class AlgorithmConfig(Settings):
         if self.policies and unknown:
             nearest = did_you_mean(unknown[0], self.policies)
             raise ConfigError(f"multi_agent(policies_to_train=...): {unknown[0]!r} is not a policy.{nearest}")
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows of a usual ``update_from_batch``: what compiled loops are sized for."""
+        return self.train_batch_size
 
     # ---- what is built from it -----------------------------------------------------------------------------------
 

@@ -123,14 +123,15 @@ def check_batch(
             if not spec.required:
                 continue
             raise BatchError(
-                f"missing; expected {_shape(spec)} {spec.dtype}."
-                f"{did_you_mean(name, columns)}",
+                f"missing; expected {_shape(spec)} {spec.dtype}.{did_you_mean(name, columns)}",
                 module_id=module_id,
                 column=name,
             )
         array = _as_array(columns[name], module_id, name)
         if array.ndim < 1 or array.shape[1:] != spec.shape:
-            raise BatchError(f"expected shape {_shape(spec)}, got {list(array.shape)}", module_id=module_id, column=name)
+            raise BatchError(
+                f"expected shape {_shape(spec)}, got {list(array.shape)}", module_id=module_id, column=name
+            )
         if leading is None:
             leading, first = len(array), name
         elif len(array) != leading:
@@ -143,7 +144,7 @@ def check_batch(
     for name, spec in specs.items():
         if spec.check == "actions" and name in out and action_space is not None:
             try:
-                spaces.check_actions(action_space, out[name].reshape(-1, *spec.shape))
+                spaces.check_actions(action_space, out[name], bounds=True)
             except BatchError as error:
                 raise BatchError(str(error.args[0]), module_id=module_id, column=name) from None
     return out
@@ -191,9 +192,7 @@ def _convert(array: np.ndarray, spec: ColumnSpec, float_dtype: Any, module_id: s
             limits = np.iinfo(target)
             low, high = array.min(), array.max()
             if low < limits.min or high > limits.max:
-                raise BatchError(
-                    f"values {low}..{high} do not fit {spec.dtype}", module_id=module_id, column=name
-                )
+                raise BatchError(f"values {low}..{high} do not fit {spec.dtype}", module_id=module_id, column=name)
         if target.kind == "b" and kind != "b" and not bool(np.all((array == 0) | (array == 1))):
             raise BatchError("expected booleans (or 0 and 1)", module_id=module_id, column=name)
     with np.errstate(over="ignore"):

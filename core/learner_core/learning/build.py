@@ -223,7 +223,9 @@ class LearnerBuild:
             if plan.frozen.names:
                 params.update(plan.frozen.split(xp, learner._carry[f"frozen/{mid}"]))
             context.params[mid] = params
-            context.targets[mid] = plan.targets.split(xp, learner._carry[f"targets/{mid}"]) if plan.targets.names else {}
+            context.targets[mid] = (
+                plan.targets.split(xp, learner._carry[f"targets/{mid}"]) if plan.targets.names else {}
+            )
             context.buffers[mid] = {name: learner._carry[f"buffers/{mid}/{name}"] for name in plan.buffers}
             context.batch[mid] = {}
             context.config[mid] = ConfigView(learner.config, {})
@@ -266,8 +268,8 @@ class LearnerBuild:
             setting = known.get(name)
             if setting is not None and setting.method != "training":
                 raise ConfigError(
-                    f"{name}={settings[name]!r} was fixed when the learner was built (.{setting.method}()); build a new "
-                    "learner from a changed config and give it this one's state"
+                    f"{name}={settings[name]!r} was fixed when the learner was built (.{setting.method}()); build a "
+                    "new learner from a changed config and give it this one's state"
                 )
         config = learner.config.replaced(**settings)
         before = learner.config
@@ -323,7 +325,9 @@ def resolve_backend(config: Any, learner_class: type) -> Any:
     backend_class = load("learner_core.backends", config.framework_name)
     backend = backend_class(device=config.device, precision=config.precision)
     if not backend.trains:
-        raise ConfigError(f"backend {backend.name!r} serves policies and cannot train; use .framework('torch') or ('tf')")
+        raise ConfigError(
+            f"backend {backend.name!r} serves policies and cannot train; use .framework('torch') or ('tf')"
+        )
     return backend
 
 
@@ -346,7 +350,11 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     elif like:
         first = next(iter(like.values()))
         spaces = [first.observation_space, first.action_space]
-    specs = dict(spec.rl_module_specs) if isinstance(spec, MultiRLModuleSpec) else {DEFAULT_MODULE_ID: spec or RLModuleSpec()}
+    specs = (
+        dict(spec.rl_module_specs)
+        if isinstance(spec, MultiRLModuleSpec)
+        else {DEFAULT_MODULE_ID: spec or RLModuleSpec()}
+    )
     for module_id, one in specs.items():
         if not isinstance(one, RLModuleSpec):
             raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")

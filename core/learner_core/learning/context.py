@@ -176,7 +176,9 @@ class ModuleView:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             narrow = functools.partial(cast_floats, xp, dtype)
-            out = method(narrow(self.params), *[narrow(arg) for arg in args], **{k: narrow(v) for k, v in kwargs.items()})
+            out = method(
+                narrow(self.params), *[narrow(arg) for arg in args], **{k: narrow(v) for k, v in kwargs.items()}
+            )
             return cast_floats(xp, xp.float32, out)
 
         return call

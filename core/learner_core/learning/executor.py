@@ -60,7 +60,7 @@ class Executor:
         self._compiled: Any = None
         self._failed = False
         config = learner.config
-        batch = config.train_batch_size or max(minibatch.values())
+        batch = config.rows_per_update
         epochs = config.num_epochs or 1
         self._capacity = {mid: max(1, math.ceil(batch / m)) * m for mid, m in self._minibatch.items()}
         self._steps = max(max(1, math.ceil(batch / m)) for m in self._minibatch.values()) * epochs
@@ -91,7 +91,9 @@ class Executor:
         try:
             inputs = self._static_inputs(self._dummy(), self._dummy_plans(), 0, {})
             self._compiled = self._learner.backend.make_loop(
-                functools.partial(self._step.body, masked=self.mask_safe), example=(self._start(carry), inputs), config=config
+                functools.partial(self._step.body, masked=self.mask_safe),
+                example=(self._start(carry), inputs),
+                config=config,
             )
         except CompileError:
             if config.compile:
@@ -250,7 +252,9 @@ class Executor:
             counts[mid] = _counts(plan, columns.get("loss_mask"))
         for key, shape in self._noise.items():
             mid = key.split("/", 1)[0]
-            buffer = self._buffer(f"noise/{key}", (self._steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype)
+            buffer = self._buffer(
+                f"noise/{key}", (self._steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype
+            )
             for line, rows in enumerate(plans[mid].rows.tolist()):
                 buffer[line, :rows] = self._learner._draw(key, first_step + line, rows, shape)
             arrays[f"noise/{key}"] = buffer

@@ -50,7 +50,9 @@ class _Recorder(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        if key not in self:
+            return default
+        return self[key]
 
 
 def explore_step(
@@ -197,7 +199,7 @@ def pads_safely(learner: Learner, step: UpdateStep, specs: Mapping[str, Mapping[
     from ..backend import Backend
 
     own: Backend = learner.backend
-    wide: Backend = type(own)(device=own.device, precision="float64", num_threads=own.num_threads)
+    wide: Backend = type(own)(device=own.device, precision="float64")
     for backend, tolerance in ((wide, 1e-9), (own, 1e-4)):
         saved = (learner.backend, learner.float_dtype, learner.compute_dtype, learner._carry)
         learner._noise_requests = {}
@@ -217,7 +219,8 @@ def pads_safely(learner: Learner, step: UpdateStep, specs: Mapping[str, Mapping[
             learner.backend, learner.float_dtype, learner.compute_dtype, learner._carry = saved
             learner._noise_requests = None
         return all(
-            np.abs(padded[key] - exact[key]).max(initial=0.0) <= tolerance * max(1.0, np.abs(exact[key]).max(initial=0.0))
+            np.abs(padded[key] - exact[key]).max(initial=0.0)
+            <= tolerance * max(1.0, np.abs(exact[key]).max(initial=0.0))
             for key in exact
         )
     return False

@@ -6,6 +6,7 @@ minibatch step on the backend's arrays and must be pure. Hooks marked H run on t
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -15,7 +16,9 @@ import numpy as np
 from ..errors import BatchError, ConfigError, NonFiniteError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
+from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
 from ..schedules import parse as parse_schedule
+from ..state.tree import copy_tree
 from . import learner_state
 from .batch import ColumnSpec, check_batch, split_modules
 from .build import LearnerBuild, resolve_backend, resolve_modules
@@ -66,8 +69,10 @@ class Learner:
         self._noise_requests: dict[str, tuple[int, ...]] | None = None
         self._seed: int = config.seed
         self._wrap_batch: Callable[[str, dict[str, Any]], dict[str, Any]] = _as_it_is
+        self._plugin_states: dict[str, Any] = {}
         self._build = LearnerBuild(self)
         self._build.run()
+        self._tell_built()
 
     # ------------------------------------------------------------------ training
 
@@ -103,14 +108,31 @@ class Learner:
         for module_id, columns in checked.items():
             if self.should_module_be_updated(module_id=module_id, batch=columns):
                 ready[module_id] = self.preprocess_batch(module_id=module_id, batch=columns)
+        update = self._num_updates
+        rows = {module_id: len(next(iter(columns.values()))) for module_id, columns in checked.items()}
+        manager = get_manager()
+        notify(manager, "learner_update_begin", update=update, timesteps=self.timesteps, num_rows=rows, rank=0)
         self.before_gradient_based_update(timesteps=dict(self.timesteps))
-        self.results = {module_id: {} for module_id in self.module_specs} | {"__all__": {}}
+        self.results = {module_id: {} for module_id in (*self.module_specs, "__all__")}
         if ready:
             self._train(ready, num_epochs, minibatch_size, shuffle_batch_per_epoch)
         else:
             self.results["__all__"]["num_modules_updated"] = 0.0
         self.after_gradient_based_update(timesteps=dict(self.timesteps))
+        notify(manager, "learner_update_end", update=update, timesteps=self.timesteps, results=self.results, rank=0)
         return {module_id: dict(metrics) for module_id, metrics in self.results.items()}
+
+    def _tell_built(self) -> None:
+        notify(
+            get_manager(),
+            "learner_build_end",
+            config=self.config.to_dict(),
+            module_ids=sorted(self.module_specs),
+            backend=self.backend.name,
+            compiled=self._build.executor.compiled,
+            rank=0,
+            world_size=1,
+        )
 
     def _check(self, batch: Any) -> dict[str, dict[str, np.ndarray]]:
         out = {}
@@ -174,7 +196,9 @@ class Learner:
                 label = "learning_rate" if len(rate) == 1 else f"learning_rate/{name}"
                 self.results[module_id][label] = value
         self.results["__all__"].update(
-            num_modules_updated=float(len(ready)), compiled=float(executor.compiled), num_updates=float(self._num_updates)
+            num_modules_updated=float(len(ready)),
+            compiled=float(executor.compiled),
+            num_updates=float(self._num_updates),
         )
         self._report_nonfinite()
 
@@ -218,7 +242,7 @@ class Learner:
             optimizer_name: its name in states and results.
             optimizer: its maths; ``None``: Adam.
             params: names or shell-style patterns of parameters and trainable variables; ``None``: all.
-            lr_or_lr_schedule: name of a setting (follows ``set_config``), a float, or a schedule [[timestep, value], ...].
+            lr_or_lr_schedule: name of a setting (it follows ``set_config``), a float, or [[timestep, value], ...].
 
         Raises:
             ConfigError: unknown parameter or setting, or a parameter that already has an optimizer.
@@ -303,7 +327,8 @@ class Learner:
 
     def compute_gradients(self, loss_fn: Callable[[Any], Any], params: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """T. ``(gradients, aux)``; ``loss_fn(params) -> (losses, aux)``, gradients {module_id: {name: array}}."""
-        return self.backend.gradients(loss_fn, params, self._build.groups)
+        gradients, aux = self.backend.gradients(loss_fn, params, self._build.groups)
+        return gradients, aux
 
     def postprocess_gradients(self, gradients: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """T. All gradients, before they are applied; by default ``postprocess_gradients_for_module`` of each module."""
@@ -381,17 +406,27 @@ class Learner:
 
         Args:
             name: metric.
-            value: 0-d array.
+            value: 0-d array or number.
             module_id: whose; the module whose loss runs if left out, ``"__all__"`` for the learner's own.
         """
         context = self._require_context("log")
         key = ("__all__" if module_id == "__all__" else context.current(module_id), name)
+        value = self.xp.asarray(value)
+        if math.prod(self.xp.shape(value)) != 1:
+            raise ConfigError(f"self.log({name!r}): expected one number, got shape {tuple(self.xp.shape(value))}")
         context.metrics[key] = (value, None)
 
     def stop_update(self, condition: Any, module_id: str | None = None) -> None:
-        """T. When ``condition`` (0-d bool) is true, this step and the update's remaining ones leave the module as it is."""
+        """T. From the step on where ``condition`` holds, the rest of the update leaves the module as it is.
+
+        Args:
+            condition: 0-d bool, or a 0-d float that means stop when it is above 0. A margin such as
+                ``kl - bound`` is averaged over micro-batches before it is compared; of bools one that holds is enough.
+            module_id: whose; the module whose loss runs if left out.
+        """
         context = self._require_context("stop_update")
-        context.stop[context.current(module_id)] = condition
+        margin = self.xp.reshape(self.xp.astype(self.xp.asarray(condition), self.float_dtype), ())
+        context.stop[context.current(module_id)] = margin
 
     def set_config(self, **settings: Any) -> None:
         """Change settings between updates. Numbers and schedules take effect at once; others recompile.
@@ -414,6 +449,7 @@ class Learner:
             raise ConfigError(f"module {module_id!r} exists already")
         spec = resolve_modules(self.config, None, module_spec, like=self.module_specs)
         self._build.change_modules({**self.module_specs, module_id: next(iter(spec.values()))})
+        self._tell_built()
 
     def remove_module(self, module_id: str) -> None:
         """Remove a module with its optimizers and variables.
@@ -425,12 +461,16 @@ class Learner:
         if len(self.module_specs) == 1:
             raise ConfigError(f"module {module_id!r} is the only one and cannot be removed")
         self._build.change_modules({mid: spec for mid, spec in self.module_specs.items() if mid != module_id})
+        self._tell_built()
 
     # ------------------------------------------------------------------ state
 
     def get_state(self) -> dict[str, Any]:
-        """Everything training needs to go on, as numpy arrays and plain values that share no memory with the learner."""
-        return learner_state.get_state(self)
+        """Everything training needs to go on: numpy arrays and plain values that share no memory with the learner."""
+        state = learner_state.get_state(self)
+        # What absent plugins left is kept for when they are back.
+        state["plugins"] = {**self._plugin_states, **checkpoint_collect(get_manager())}
+        return state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over a state of any backend, device or compile setting.
@@ -439,6 +479,9 @@ class Learner:
             StateError: structure, shape or type differ; says the path, and nothing has changed.
         """
         learner_state.set_state(self, state)
+        plugins = copy_tree(state["plugins"])
+        absent = checkpoint_restore(get_manager(), plugins, rank=0)
+        self._plugin_states = {name: plugins[name] for name in absent}
 
     def get_module_state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights alone: module id -> name -> array."""
@@ -457,6 +500,7 @@ class Learner:
         from ..state.files import save_state
 
         save_state(path, self.get_state())
+        notify(get_manager(), "learner_checkpoint_saved", path=str(path), update=self._num_updates, rank=0)
 
     def load_state(self, path: Any) -> None:
         """Read a file that ``save_state`` wrote on any backend."""
@@ -527,8 +571,6 @@ class Learner:
 def optimizer_from(setting: Any) -> OptimizerSpec:
     """The specification that the setting ``optimizer`` means: a kind, or {"kind": ..., constant: value}."""
     return OptimizerSpec(setting) if isinstance(setting, str) else OptimizerSpec(**setting)
-
-
 
 
 def _as_it_is(module_id: str, batch: dict[str, Any]) -> dict[str, Any]:

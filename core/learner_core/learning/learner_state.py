@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["STATE_SCHEMA", "get_state", "get_weights", "restore_shared", "set_state", "set_weights"]
 
 STATE_SCHEMA = 1
+_MODULE_PARTS = ("rl_module", "targets", "buffers", "variables", "optimizer")
 
 
 def get_state(learner: Learner) -> dict[str, Any]:
     """See ``Learner.get_state``."""
     host = learner.backend.to_numpy(learner._carry)
-    params, targets, buffers, optimizers, variables = {}, {}, {}, {}, {}
+    params: dict[str, Any] = {}
+    targets: dict[str, Any] = {}
+    buffers: dict[str, Any] = {}
+    optimizers: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     for mid, plan in learner._build.plans.items():
         named: dict[str, np.ndarray] = {}
         optimizers[mid] = {}
@@ -61,7 +66,7 @@ def get_state(learner: Learner) -> dict[str, Any]:
 def get_weights(learner: Learner) -> dict[str, dict[str, np.ndarray]]:
     """See ``Learner.get_module_state``."""
     weights = {
-        key: value for key, value in learner._carry.items() if key.startswith("params/") or key.startswith("frozen/")
+        key: value for key, value in learner._carry.items() if key.startswith(("params/", "frozen/"))
     }
     host = learner.backend.to_numpy(weights)
     out: dict[str, dict[str, np.ndarray]] = {}
@@ -82,16 +87,28 @@ def set_state(learner: Learner, state: Mapping[str, Any]) -> None:
     schema = state.get("schema")
     if schema != STATE_SCHEMA:
         raise StateError(f"this version reads schema {STATE_SCHEMA}, got {schema!r}", path="schema")
-    known = ("schema", "rl_module", "targets", "buffers", "variables", "optimizer", "timesteps", "counters", "noise")
+    known = (
+        "schema",
+        "rl_module",
+        "targets",
+        "buffers",
+        "variables",
+        "optimizer",
+        "timesteps",
+        "counters",
+        "noise",
+        "plugins",
+    )
     for key in state:
         if key not in known:
             raise StateError(f"unknown entry.{did_you_mean(key, known)}", path=str(key))
     for key in known:
         if key not in state:
             raise StateError("missing", path=key)
-    for part in ("rl_module", "targets", "buffers", "variables", "optimizer"):
+    for part in _MODULE_PARTS:
         _same_keys(_mapping(state[part], part), learner._build.plans, part)
     carry, steps, variables = _modules_from(learner, state, list(learner._build.plans))
+    _mapping(state["plugins"], "plugins")
     counters = _mapping(state["counters"], "counters")
     num_updates = _count(counters, "num_updates", "counters")
     num_steps = _count(counters, "num_minibatch_steps", "counters")

@@ -43,9 +43,7 @@ class FlatLayout:
             parts = [vector]
         else:
             parts = xp.split(vector, self.sizes, 0)
-        return {
-            name: xp.reshape(part, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        return {name: xp.reshape(part, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def join(self, xp: Any, arrays: Mapping[str, Any]) -> Any:
         """Flat vector float[size] of the named arrays."""

@@ -122,13 +122,18 @@ class UpdateStep:
         gradients, losses = self.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
         out = dict(carry)
         gate = self._gate(carry, context, losses, ints)
+        raw = {mid: self._join(mid, gradients[mid]) for mid in self.plans}
+        # Measured before any hook or clip: clipping by value would make a usable number of an infinity.
+        self._measure(raw, gate)
         if learner._default_gradients:
-            flat = {mid: self._join(mid, gradients[mid]) for mid in self.plans}
-            self._apply(out, carry, context, self._clip(context, flat, gate), gate, floats, inputs)
+            self._apply(out, carry, context, self._clip(context, raw), gate, floats, inputs)
         else:
 
             def apply(final: Mapping[str, Mapping[str, Any]]) -> None:
                 flat = {mid: self._join(mid, final[mid]) for mid in self.plans}
+                for mid, vectors in flat.items():
+                    for vector in vectors.values():
+                        gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.all(xp.isfinite(vector)))
                 self._apply(out, carry, context, flat, gate, floats, inputs)
 
             context.apply = apply
@@ -159,12 +164,47 @@ class UpdateStep:
         trainable = self._bind(carry, context, floats)
         gradients: dict[str, dict[str, Any]] = {}
         losses: dict[str, Any] = {}
+        parts: list[tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]] = []
         for part in range(self.accumulate):
+            context.metrics, context.stop = {}, {}
             weights = self._load_batch(context, inputs, indices, noise, ints, masked, part)
             new_gradients, new_losses = self._gradients(context, trainable, weights)
             gradients = _add(gradients, new_gradients)
             losses = _add(losses, new_losses)
+            parts.append((dict(context.count), dict(context.metrics), dict(context.stop)))
+        if self.accumulate > 1:
+            self._merge(context, parts)
         return gradients, losses
+
+    def _merge(
+        self,
+        context: StepContext,
+        parts: list[tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]],
+    ) -> None:
+        """Counts, metrics and stop margins of the whole minibatch, from those of its micro-batches."""
+        xp = self.xp
+        even = xp.asarray(1.0 / len(parts), dtype=self.learner.float_dtype)
+        shares: list[dict[str, Any]] = []
+        for mid in self.plans:
+            total = parts[0][0][mid]
+            for counts, _, _ in parts[1:]:
+                total = total + counts[mid]
+            context.count[mid] = total
+        for counts, _, _ in parts:
+            share = {mid: counts[mid] / xp.maximum(total, xp.ones_like(total)) for mid, total in context.count.items()}
+            shares.append({**share, "__all__": even})
+
+        def mean(of: str, values: list[Any]) -> Any:
+            summed = None
+            for share, value in zip(shares, values, strict=True):
+                value = xp.reshape(xp.astype(value, self.learner.float_dtype), ())
+                # A micro-batch without rows may have computed anything.
+                value = xp.where(share[of] > 0, value * share[of], xp.zeros_like(value))
+                summed = value if summed is None else summed + value
+            return summed
+
+        context.metrics = {key: (mean(key[0], [m[key][0] for _, m, _ in parts]), None) for key in parts[0][1]}
+        context.stop = {mid: mean(mid, [stop[mid] for _, _, stop in parts]) for mid in parts[0][2]}
 
     # ------------------------------------------------------------------ the parts, in order
 
@@ -204,13 +244,17 @@ class UpdateStep:
             rows = indices[mid]
             size = xp.shape(rows)[0]
             take = slice(part * size // self.accumulate, (part + 1) * size // self.accumulate)
+            # Fewer rows than micro-batches: this one takes a row that does not count.
+            spare = take.start == take.stop
+            take = slice(0, 1) if spare else take
             chunk[mid] = take
             rows = rows[take]
             columns = {c: xp.take(inputs[key], rows, 0) for c in plan.columns if (key := f"data/{mid}/{c}") in inputs}
             valid = ints[self.table.ints["rows", mid]]
             mask = columns.pop("loss_mask", None)
-            if masked:
-                inside = xp.astype(xp.arange(take.stop - take.start) + take.start < valid, self.learner.float_dtype)
+            if masked or spare:
+                first = xp.arange(take.stop - take.start) + take.start
+                inside = xp.astype(first < (valid * 0 if spare else valid), self.learner.float_dtype)
                 mask = inside if mask is None else mask * _expand(xp, inside, mask)
             count = xp.sum(mask) if mask is not None else xp.astype(valid, self.learner.float_dtype)
             if mask is None and self.accumulate > 1:
@@ -270,29 +314,43 @@ class UpdateStep:
             totals[mid] = xp.reshape(xp.astype(total, learner.float_dtype), ())
         return gradients, totals
 
-    def _gate(self, carry: Mapping[str, Any], context: StepContext, losses: Mapping[str, Any], ints: Any) -> dict[str, Any]:
+    def _gate(
+        self, carry: Mapping[str, Any], context: StepContext, losses: Mapping[str, Any], ints: Any
+    ) -> dict[str, Any]:
         """module id -> {"rows", "go"}: the module has rows here; and has not stopped early and its loss is finite."""
         xp = self.xp
         gate: dict[str, Any] = {}
         for position, mid in enumerate(self.plans):
             has_rows = ints[self.table.ints["count", mid]] > 0
-            running = xp.logical_not(carry["stopped"][position])
+            stopped = carry["stopped"][position]
             if mid in context.stop:
-                stop = xp.logical_and(xp.reshape(context.stop[mid], ()), has_rows)
-                running = xp.logical_and(running, xp.logical_not(stop))
-            active = xp.logical_and(has_rows, running)
+                stopped = xp.logical_or(stopped, xp.logical_and(context.stop[mid] > 0, has_rows))
+            active = xp.logical_and(has_rows, xp.logical_not(stopped))
             finite = xp.isfinite(losses[mid]) if mid in losses else has_rows
-            gate[mid] = {"active": active, "go": xp.logical_and(active, finite), "loss": losses.get(mid), "norms": {}}
+            gate[mid] = {
+                "active": active,
+                "go": xp.logical_and(active, finite),
+                "stopped": stopped,
+                "loss": losses.get(mid),
+                "norms": {},
+            }
         return gate
+
+    def _measure(self, flat: Mapping[str, Mapping[str, Any]], gate: dict[str, Any]) -> None:
+        """The gradients' norms; a module whose gradient is not finite does not go."""
+        xp = self.xp
+        for mid, vectors in flat.items():
+            for name, vector in vectors.items():
+                norm = gate[mid]["norms"][name] = xp.sqrt(xp.sum(xp.square(vector)))
+                # A module steps with all of its optimizers or with none.
+                gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.isfinite(norm))
 
     def _join(self, module_id: str, gradients: Mapping[str, Any]) -> dict[str, Any]:
         """optimizer -> flat gradient vector."""
         optimizers = self.plans[module_id].optimizers
         return {name: optimizer.layout.join(self.xp, gradients) for name, optimizer in optimizers.items()}
 
-    def _clip(
-        self, context: StepContext, flat: Mapping[str, Mapping[str, Any]], gate: dict[str, Any]
-    ) -> dict[str, dict[str, Any]]:
+    def _clip(self, context: StepContext, flat: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """The default clipping, on flat vectors: the same maths as ``postprocess_gradients_for_module``."""
         xp = self.xp
         out: dict[str, dict[str, Any]] = {}
@@ -301,8 +359,7 @@ class UpdateStep:
             for name, vector in vectors.items():
                 clipped = {name: vector}
                 if config.grad_clip is not None and config.grad_clip_by == "global_norm":
-                    clipped, norm = clip_by_global_norm(xp, clipped, config.grad_clip)
-                    gate[mid]["norms"][name] = norm
+                    clipped, _ = clip_by_global_norm(xp, clipped, config.grad_clip)
                 elif config.grad_clip is not None and config.grad_clip_by == "value":
                     clipped = clip_by_value(xp, clipped, config.grad_clip)
                 out.setdefault(mid, {}).update(clipped)
@@ -321,14 +378,7 @@ class UpdateStep:
         """The optimizers; writes parameters and slots into ``out`` and ``context.params``."""
         xp = self.xp
         for mid, plan in self.plans.items():
-            flat = gradients[mid]
-            for name in plan.optimizers:
-                norm = gate[mid]["norms"].get(name)
-                if norm is None:
-                    norm = gate[mid]["norms"][name] = xp.sqrt(xp.sum(xp.square(flat[name])))
-                # A module steps with all of its optimizers or with none.
-                gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.isfinite(norm))
-            go = gate[mid]["go"]
+            flat, go = gradients[mid], gate[mid]["go"]
             for name, optimizer in plan.optimizers.items():
                 position, start, num = self.corrections.index[mid, name]
                 done = carry["applied"][position]
@@ -352,7 +402,9 @@ class UpdateStep:
         if go_all:
             out["applied"] = carry["applied"] + xp.astype(xp.stack(go_all, 0), xp.int64)
 
-    def _after(self, out: dict[str, Any], carry: Mapping[str, Any], context: StepContext, gate: Mapping[str, Any]) -> None:
+    def _after(
+        self, out: dict[str, Any], carry: Mapping[str, Any], context: StepContext, gate: Mapping[str, Any]
+    ) -> None:
         """``after_step`` of every module, new buffers and the early-stop flags."""
         xp = self.xp
         for mid, plan in self.plans.items():
@@ -372,16 +424,11 @@ class UpdateStep:
                 key = f"buffers/{mid}/{name}"
                 out[key] = xp.where(go, xp.astype(value, carry[key].dtype), carry[key])
         if self.plans:
-            stopped = []
-            for position, mid in enumerate(self.plans):
-                flag = carry["stopped"][position]
-                if mid in context.stop:
-                    has_rows = context.count[mid] > 0
-                    flag = xp.logical_or(flag, xp.logical_and(xp.reshape(context.stop[mid], ()), has_rows))
-                stopped.append(flag)
-            out["stopped"] = xp.stack(stopped, 0)
+            out["stopped"] = xp.stack([gate[mid]["stopped"] for mid in self.plans], 0)
 
-    def _collect(self, out: dict[str, Any], carry: Mapping[str, Any], context: StepContext, gate: Mapping[str, Any]) -> None:
+    def _collect(
+        self, out: dict[str, Any], carry: Mapping[str, Any], context: StepContext, gate: Mapping[str, Any]
+    ) -> None:
         """Add this step's metrics, weighted by rows, to the running sums."""
         xp, dtype = self.xp, self.learner.float_dtype
         for mid, plan in self.plans.items():

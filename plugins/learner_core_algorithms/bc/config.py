@@ -23,6 +23,9 @@ class BCConfig(AlgorithmConfig):
     input_path: str | None = None
     """State file of recorded episodes (columns obs, actions), as `learner-core record` writes it."""
 
+    updates_per_iteration: Annotated[int, Range(1)] = 10
+    """Batches that one train() call learns from."""
+
     lr: Annotated[FloatOrSchedule, Range(0)] = 1e-3
     """Learning rate. Typical: 1e-4 to 1e-3."""
 

@@ -74,7 +74,7 @@ class PPOLearner(Learner):
             loss = loss + self.variables[module_id]["kl_coeff"] * kl
             self.log("mean_kl", kl)
         if config.target_kl is not None:
-            self.stop_update(approx_kl > 1.5 * config.target_kl)
+            self.stop_update(approx_kl - 1.5 * config.target_kl)
 
         outside = xp.abs(ratio - 1.0) > config.clip_param
         self.log("policy_loss", policy_loss)

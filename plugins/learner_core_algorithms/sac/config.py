@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -47,6 +48,9 @@ class SACConfig(AlgorithmConfig):
     n_step: Annotated[int, Range(1)] = 1
     """Rewards summed before bootstrapping. Typical: 1 to 5."""
 
+    timesteps_per_iteration: Annotated[int, Range(1)] = 1000
+    """Environment steps that one train() call takes."""
+
     buffer_capacity: Annotated[int, Range(1)] = 1_000_000
     """Transitions that the replay buffer holds."""
 
@@ -76,3 +80,10 @@ class SACConfig(AlgorithmConfig):
 
     model: dict[str, Any] = field(default_factory=lambda: {"hidden": [256, 256], "activation": "relu"})
     """The networks: hidden sizes, activation, conv_filters of policy and Q networks alike."""
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows of the gradient steps that one fragment pays for, which are one call."""
+        fragment = 1 if self.rollout_fragment_length == "auto" else int(self.rollout_fragment_length)
+        updates = math.ceil(fragment * self.num_envs_per_env_runner * self.updates_per_step)
+        return self.train_batch_size * max(updates, 1)

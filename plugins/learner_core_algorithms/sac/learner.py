@@ -83,8 +83,8 @@ class SACLearner(Learner):
         return losses
 
     def after_step(self, *, module_id: str, params: dict[str, Any], targets: dict[str, Any], config: Any) -> None:
-        for name in targets:
-            targets[name] = config.tau * params[name] + (1.0 - config.tau) * targets[name]
+        for name, target in targets.items():
+            targets[name] = config.tau * params[name] + (1.0 - config.tau) * target
 
 
 def _smallest(xp: Any, values: list[Any]) -> Any:

@@ -1,0 +1,317 @@
+"""Algorithm: environments, a learner group and the loop that joins them.
+
+What differs between algorithms is ``training_step``; everything a run needs around it is here: results, timers,
+evaluation, checkpoints that any backend can open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from ..config.algorithm_config import AlgorithmConfig
+from ..errors import ConfigError, StateError
+from ..group.learner_group import LearnerGroup
+from ..plugins.discovery import load
+from ..plugins.manager import get_manager, notify
+from ..sampling.env_runner import EnvRunner
+from ..sampling.episodes import Episode
+from ..state.files import load_state, save_state
+from .policies import make_policy
+
+__all__ = ["Algorithm"]
+
+_FORMAT = "learner_core/algorithm"
+_SCHEMA = 1
+#: Episodes that the mean return is taken over.
+_WINDOW = 100
+
+
+class Algorithm:
+    """A run: samples, learns, evaluates, saves.
+
+    Args:
+        config: frozen configuration; ``config.build()`` passes it.
+
+    Raises:
+        ConfigError, EnvError, SpaceError: the configuration cannot be built.
+    """
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        self.config = config
+        if config.num_env_runners:
+            raise ConfigError(
+                f"num_env_runners={config.num_env_runners}: this version samples in this process; use num_env_runners=0"
+            )
+        self.iteration = 0
+        self.num_env_steps_sampled_lifetime = 0
+        self._recent: deque[Episode] = deque(maxlen=_WINDOW)
+        self._num_episodes = 0
+        self._timers: dict[str, float] = {}
+        self._stopped = False
+        self.env_runner: EnvRunner | None = None
+        self._group: LearnerGroup | None = None
+        # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them.
+        load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
+        try:
+            self._group = LearnerGroup(config)
+            spec = next(iter(self._group.module_specs.values()))
+            if config.env is not None:
+                policy = make_policy(config, spec)
+                self.env_runner = EnvRunner(config, spec, seed=config.seed, policy=policy)
+            self.setup()
+            self.sync_weights()
+        except BaseException:
+            self.stop()
+            raise
+
+    # ------------------------------------------------------------------ what an algorithm overrides
+
+    def setup(self) -> None:
+        """Make what the algorithm needs beside runner and group: replay buffers, data sets."""
+
+    def training_step(self) -> dict[str, Any]:
+        """One iteration of sampling and learning; returns the learners' results."""
+        raise NotImplementedError(f"{type(self).__name__} must implement training_step()")
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """State of what ``setup`` made, as arrays and plain values."""
+        return {}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``get_extra_state`` returned."""
+
+    # ------------------------------------------------------------------ a run
+
+    @property
+    def learner_group(self) -> LearnerGroup:
+        """The learners."""
+        if self._group is None:
+            raise ConfigError("this Algorithm has been stopped")
+        return self._group
+
+    def train(self) -> dict[str, Any]:
+        """One iteration.
+
+        Returns:
+            ``training_iteration``, ``num_env_steps_sampled_lifetime``, ``env_runners`` (``episode_return_mean`` and
+            ``episode_len_mean`` over the last 100 episodes, ``num_episodes`` in this iteration), ``learners``
+            {module_id: {metric: float}}, ``timers`` (seconds), and ``evaluation`` where it is due.
+        """
+        if self._stopped:
+            raise ConfigError("this Algorithm has been stopped")
+        self._timers = {}
+        self._num_episodes = 0
+        began = time.perf_counter()
+        learners = self.training_step()
+        self.iteration += 1
+        results: dict[str, Any] = {
+            "training_iteration": self.iteration,
+            "num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime,
+            "env_runners": self._episode_results(),
+            "learners": learners,
+        }
+        every = self.config.evaluation_interval
+        if every and self.iteration % every == 0:
+            results["evaluation"] = self.evaluate()
+        self._timers["total"] = time.perf_counter() - began
+        results["timers"] = dict(self._timers)
+        notify(
+            get_manager(),
+            "algorithm_iteration_end",
+            iteration=self.iteration,
+            results=results,
+            timesteps=self.timesteps,
+        )
+        return results
+
+    def evaluate(self, num_episodes: int | None = None) -> dict[str, Any]:
+        """Play whole episodes greedily in environments of their own; training is not disturbed.
+
+        Args:
+            num_episodes: how many; ``None``: the setting.
+
+        Returns:
+            ``episode_return_mean _std _min _max``, ``episode_len_mean``, ``num_episodes``; returns are of raw rewards.
+        """
+        runner = self.runner
+        self.sync_weights()
+        with self.timed("evaluate"):
+            episodes = runner.evaluate(num_episodes or self.config.evaluation_num_episodes)
+        returns = np.array([episode.episode_return for episode in episodes], np.float64)
+        return {
+            "episode_return_mean": float(returns.mean()),
+            "episode_return_std": float(returns.std()),
+            "episode_return_min": float(returns.min()),
+            "episode_return_max": float(returns.max()),
+            "episode_len_mean": float(np.mean([episode.episode_length for episode in episodes])),
+            "num_episodes": len(episodes),
+        }
+
+    def stop(self) -> None:
+        """Release learners and environments. Safe to call twice."""
+        self._stopped = True
+        if self._group is not None:
+            self._group.shutdown()
+        if self.env_runner is not None:
+            self.env_runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    # ------------------------------------------------------------------ what training steps use
+
+    @property
+    def runner(self) -> EnvRunner:
+        """The environment runner.
+
+        Raises:
+            ConfigError: there is no environment.
+        """
+        if self.env_runner is None:
+            raise ConfigError("there is no environment: set .environment(...)")
+        return self.env_runner
+
+    @property
+    def timesteps(self) -> dict[str, int]:
+        """Lifetime counters, as learners take them."""
+        return {"num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime}
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to this iteration's timer ``name``."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._timers[name] = self._timers.get(name, 0.0) + time.perf_counter() - began
+
+    def count_episodes(self) -> None:
+        """Take the runner's finished episodes and step counter into this run's."""
+        metrics = self.runner.metrics()
+        self._recent.extend(metrics["episodes"])
+        self._num_episodes += len(metrics["episodes"])
+        self.num_env_steps_sampled_lifetime = int(metrics["num_env_steps_sampled_lifetime"])
+
+    def sync_weights(self) -> None:
+        """Give the runner's policy the learners' weights."""
+        if self.env_runner is not None:
+            with self.timed("sync_weights"):
+                weights = self.learner_group.get_weights()
+                self.env_runner.set_weights(next(iter(weights.values())))
+
+    def _episode_results(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"num_episodes": self._num_episodes}
+        if self._recent:
+            out["episode_return_mean"] = float(np.mean([episode.episode_return for episode in self._recent]))
+            out["episode_len_mean"] = float(np.mean([episode.episode_length for episode in self._recent]))
+        return out
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything the run needs to go on: learners, environments, normalisers, replay, counters."""
+        return {
+            "learner": self.learner_group.get_state(),
+            "env_runner": None if self.env_runner is None else self.env_runner.get_state(),
+            "algorithm": {
+                "iteration": self.iteration,
+                "num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime,
+                "recent_episodes": [[float(e.episode_return), int(e.episode_length)] for e in self._recent],
+            },
+            "extra": self.get_extra_state(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of any backend.
+
+        Raises:
+            StateError: it does not fit; says the path.
+        """
+        for key in ("learner", "env_runner", "algorithm", "extra"):
+            if key not in state:
+                raise StateError("missing", path=key)
+        own = state["algorithm"]
+        self.learner_group.set_state(state["learner"])
+        if self.env_runner is not None and state["env_runner"] is not None:
+            self.env_runner.set_state(state["env_runner"])
+        self.set_extra_state(state["extra"])
+        self.iteration = int(own["iteration"])
+        self.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
+        self._recent.clear()
+        self._recent.extend(Episode(float(result), int(length)) for result, length in own["recent_episodes"])
+        self.sync_weights()
+
+    def save(self, path: Any) -> None:
+        """Write a checkpoint: one file with the state and, beside it, the configuration. Atomic.
+
+        Args:
+            path: of the file; its folder must exist.
+        """
+        tree = {
+            "format": _FORMAT,
+            "schema": _SCHEMA,
+            "config": self.config.to_dict(),
+            "state": self.get_state(),
+        }
+        save_state(path, tree, info={"algorithm": str(self.config.algorithm_name), "iteration": self.iteration})
+        notify(get_manager(), "learner_checkpoint_saved", path=str(path), update=self.iteration, rank=0)
+
+    def restore(self, path: Any) -> None:
+        """Go on from a checkpoint of any backend, in this Algorithm.
+
+        Raises:
+            StateError: no such file, damaged, or of another run; nothing has changed.
+        """
+        self.set_state(_read(path)["state"])
+
+    @classmethod
+    def from_checkpoint(cls, path: Any, *, framework: str | None = None, **settings: Any) -> Algorithm:
+        """Build the Algorithm that a checkpoint holds and go on from it.
+
+        Args:
+            path: of the checkpoint.
+            framework: backend to go on with; ``None``: the one it was saved by.
+            settings: settings to replace, by field name (``env=`` for an environment that could not be stored).
+
+        Raises:
+            StateError: no such file, damaged, or no checkpoint.
+            ConfigError: a stored setting cannot be restored here; says which to give.
+        """
+        tree = _read(path)
+        if framework is not None:
+            settings["framework_name"] = framework
+        config = AlgorithmConfig.from_dict(tree["config"], **settings)
+        algorithm: Algorithm = config.build()
+        try:
+            algorithm.set_state(tree["state"])
+        except BaseException:
+            algorithm.stop()
+            raise
+        return algorithm
+
+
+def _read(path: Any) -> dict[str, Any]:
+    tree = load_state(path)
+    if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
+        raise StateError(f"{path}: is a state file but no checkpoint of an Algorithm; Learner.load_state reads those")
+    if tree.get("schema") != _SCHEMA:
+        raise StateError(f"{path}: schema {tree.get('schema')!r}, this version reads {_SCHEMA}", path="schema")
+    return tree
+
+
+def fragment_length(config: Any) -> int:
+    """Steps of each environment per fragment: the setting, or what fills ``train_batch_size``."""
+    if config.rollout_fragment_length == "auto":
+        return max(1, math.ceil(config.train_batch_size / config.num_envs_per_env_runner))
+    length: int = config.rollout_fragment_length
+    return length

@@ -1,0 +1,66 @@
+"""The loop of off-policy algorithms: a few steps into the replay buffer, as many gradient steps out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..group.results import merge_results
+from ..sampling.replay import ReplayBuffer
+from .algorithm import Algorithm
+
+__all__ = ["OffPolicyAlgorithm"]
+
+
+class OffPolicyAlgorithm(Algorithm):
+    """Fragments of ``rollout_fragment_length`` steps ("auto": 1), ``updates_per_step`` gradient steps for each.
+
+    An iteration is ``timesteps_per_iteration`` environment steps. The gradient steps that one fragment pays for are one
+    call to the learners, on as many rows.
+    """
+
+    def setup(self) -> None:
+        config: Any = self.config
+        self.replay = ReplayBuffer(config.buffer_capacity, config.seed, n_step=config.n_step, gamma=config.gamma)
+        self._owed = 0.0
+        self._num_draws = 0
+
+    def training_step(self) -> dict[str, Any]:
+        config: Any = self.config
+        goal = self.num_env_steps_sampled_lifetime + config.timesteps_per_iteration
+        length = 1 if config.rollout_fragment_length == "auto" else int(config.rollout_fragment_length)
+        results: list[dict[str, Any]] = []
+        while self.num_env_steps_sampled_lifetime < goal:
+            warming_up = self.num_env_steps_sampled_lifetime < config.learning_starts
+            with self.timed("sample"):
+                rollout = self.runner.sample(length, random_actions=warming_up)
+                self.count_episodes()
+                self.replay.add_rollout(rollout)
+            if self.num_env_steps_sampled_lifetime < config.learning_starts or not len(self.replay):
+                continue
+            self._owed += rollout.num_env_steps * config.updates_per_step
+            updates = math.floor(self._owed)
+            if updates:
+                self._owed -= updates
+                results.append(self._learn(updates))
+                self.sync_weights()
+        return merge_results(results)
+
+    def _learn(self, updates: int) -> dict[str, Any]:
+        config = self.config
+        with self.timed("replay"):
+            batch = self.replay.sample(updates * config.train_batch_size, self._num_draws)
+            self._num_draws += 1
+        with self.timed("learn"):
+            return self.learner_group.update_from_batch(
+                batch, timesteps=self.timesteps, minibatch_size=config.minibatch_size or config.train_batch_size
+            )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"replay": self.replay.get_state(), "owed": self._owed, "num_draws": self._num_draws}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.replay.set_state(state["replay"])
+        self._owed = float(state["owed"])
+        self._num_draws = int(state["num_draws"])

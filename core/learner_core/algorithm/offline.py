@@ -1,0 +1,92 @@
+"""The loop of offline algorithms: minibatches out of a recording, the environment only to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import BatchError, ConfigError
+from ..group.results import merge_results
+from ..maths import noise
+from ..state.files import load_state
+from .algorithm import Algorithm
+
+__all__ = ["OfflineAlgorithm", "read_recording"]
+
+_FORMAT = "learner_core/recording"
+
+
+class OfflineAlgorithm(Algorithm):
+    """Passes over a recording in an order drawn from the seed; ``train_batch_size`` rows an update."""
+
+    def setup(self) -> None:
+        config: Any = self.config
+        if config.input_path is None:
+            raise ConfigError(
+                f"{type(config).__name__}: set .training(input_path=...) to a recording, or use build_learner() "
+                "and give batches yourself; `learner-core record` writes recordings"
+            )
+        self._columns = read_recording(config.input_path)
+        self._num_rows = len(_first(self._columns))
+        self._num_rows_trained = 0
+
+    def training_step(self) -> dict[str, Any]:
+        config: Any = self.config
+        size = min(config.train_batch_size, self._num_rows)
+        results = []
+        for _ in range(config.updates_per_iteration):
+            epoch, position = divmod(self._num_rows_trained, self._num_rows)
+            order = noise.permutation(config.seed, epoch, "offline/order", self._num_rows)
+            rows = order[position : position + size]
+            with self.timed("learn"):
+                results.append(
+                    self.learner_group.update_from_batch(_take(self._columns, rows), timesteps=self.timesteps)
+                )
+            self._num_rows_trained += len(rows)
+        merged = merge_results(results)
+        merged["__all__"]["num_rows_trained_lifetime"] = float(self._num_rows_trained)
+        return merged
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"num_rows_trained": self._num_rows_trained}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._num_rows_trained = int(state["num_rows_trained"])
+
+
+def read_recording(path: Any) -> dict[str, Any]:
+    """The columns [B, ...] of a recording.
+
+    Args:
+        path: state file with ``format`` "learner_core/recording" and ``columns``.
+
+    Raises:
+        StateError: no such file, or damaged.
+        BatchError: no recording, or columns of different lengths.
+    """
+    tree = load_state(path)
+    if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
+        raise BatchError(f"{path} is no recording; `learner-core record` writes them")
+    columns: dict[str, Any] = tree["columns"]
+    lengths = {len(leaf) for leaf in _leaves(columns)}
+    if len(lengths) != 1 or not min(lengths):
+        raise BatchError(f"{path}: expected columns of one length, got {sorted(lengths)}")
+    return columns
+
+
+def _leaves(columns: Any) -> list[np.ndarray]:
+    if isinstance(columns, Mapping):
+        return [leaf for value in columns.values() for leaf in _leaves(value)]
+    return [columns]
+
+
+def _first(columns: Any) -> np.ndarray:
+    return _leaves(columns)[0]
+
+
+def _take(columns: Any, rows: np.ndarray) -> Any:
+    if isinstance(columns, Mapping):
+        return {name: _take(value, rows) for name, value in columns.items()}
+    return columns[rows]

@@ -1,0 +1,55 @@
+"""Who answers observations: numpy, or the backend for networks that numpy is slow at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import numpy_xp
+from ..plugins.discovery import load
+from ..sampling.numpy_backend import ForwardPolicy, NumpyPolicy, choose_inference
+
+__all__ = ["BackendPolicy", "make_policy"]
+
+
+def make_policy(config: Any, spec: Any) -> ForwardPolicy:
+    """The policy of an environment runner, as the setting ``inference`` says.
+
+    Args:
+        config: frozen configuration.
+        spec: complete RLModuleSpec.
+    """
+    if choose_inference(spec, setting=config.inference) == "numpy":
+        return NumpyPolicy(spec)
+    return BackendPolicy(config, spec)
+
+
+class BackendPolicy(ForwardPolicy):
+    """A module computed on the configured backend; distributions are evaluated in numpy."""
+
+    def __init__(self, config: Any, spec: Any) -> None:
+        backend_class = load("learner_core.backends", config.framework_name)
+        self._backend = backend_class(device=config.device, precision="float32")
+        module = spec.build(self._backend.xp)
+        in_numpy = spec.build(numpy_xp)
+        self._params: Any = {}
+        self._explore = self._backend.compile_function(module.forward_exploration)
+        self._infer = self._backend.compile_function(module.forward_inference)
+        super().__init__(
+            self._answer,
+            spec.action_space,
+            exploration=in_numpy.get_exploration_action_dist_cls(),
+            inference=in_numpy.get_inference_action_dist_cls(),
+            set_weights=self._take,
+        )
+
+    def _take(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._params = self._backend.from_numpy(dict(weights))
+
+    def _answer(self, batch: Any, explore: bool) -> Mapping[str, Any]:
+        forward = self._explore if explore else self._infer
+        outputs = forward(self._params, self._backend.from_numpy(batch))
+        answer: Mapping[str, Any] = self._backend.to_numpy(dict(outputs))
+        return answer

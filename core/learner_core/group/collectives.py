@@ -1,0 +1,162 @@
+"""What reduces over learners: the interface, and the two that come with learner-core.
+
+A collective is two things under one name (entry-point group ``learner_core.collectives``): in the driver a
+``CollectivePlugin`` opens the meeting point; in every learner ``create(backend)`` gives a ``Collective`` over that
+backend's arrays. Rank order, names and sizes of the calls must agree on every rank; a rank that does not call leaves
+the others waiting until the timeout, so whoever drives the ring keeps a deadline of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from learner_core.errors import LearnerGroupError
+from learner_core.plugins import discovery
+
+__all__ = ["Collective", "CollectivePlugin", "Rendezvous", "TorchDistributed", "load_collective"]
+
+
+class Rendezvous:
+    """A meeting point that the driver keeps open while its ranks meet. A context manager."""
+
+    def for_rank(self, rank: int) -> dict[str, str]:
+        """What rank ``rank`` needs to find the others: plain strings, sent to it however the driver likes."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the port or the file; may be called twice."""
+
+    def __enter__(self) -> Rendezvous:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Collective:
+    """One rank's end of a ring, over the arrays of one backend.
+
+    Every method but ``abort`` and ``close`` raises ``LearnerGroupError`` when another rank has left the ring.
+    """
+
+    name: ClassVar[str]
+    rank: int = 0
+    size: int = 1
+
+    def prepare(self) -> None:
+        """Import what ``init`` needs. All ranks prepare, then all are let into ``init`` together: a rank that
+        waits there for one that still imports may run into the timeout.
+
+        Raises:
+            LearnerGroupError: it is not installed or does not fit the framework; the text has the command.
+        """
+
+    def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
+        """Join the ring.
+
+        Args:
+            rank: this rank, 0..size-1.
+            size: number of ranks.
+            rendezvous: what ``Rendezvous.for_rank(rank)`` said.
+            timeout_s: seconds that an operation waits for a silent peer.
+        """
+        raise NotImplementedError
+
+    def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
+        """Sum a vector over the ranks.
+
+        Args:
+            flat: float[n] of the backend, contiguous, same n and dtype on every rank. It may be overwritten.
+            name: the operation's name on the wire; the same on every rank.
+
+        Returns:
+            float[n]: the sum; ``flat`` itself where the framework reduces in place.
+        """
+        raise NotImplementedError
+
+    def broadcast(self, flat: Any, *, root: int = 0, name: str = "flat") -> Any:
+        """Give every rank the ``root``'s vector; arguments and result as in :meth:`allreduce_flat_`."""
+        raise NotImplementedError
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Leave at once, without the others' consent; never raises, may leave this process unfit for another ring."""
+
+    def close(self) -> None:
+        """Leave in order, when every rank does; may be called twice, and without ``init``."""
+
+
+class CollectivePlugin(Protocol):
+    """What the hook ``learner_core_collective()`` returns."""
+
+    name: str
+
+    def check(self, backend_name: str) -> None:
+        """Raise LearnerGroupError with the exact command where this collective is not installed for a backend.
+
+        Called in the driver: imports no framework.
+        """
+
+    def open_rendezvous(self, size: int, *, timeout_s: float) -> Rendezvous:
+        """Open the meeting point of ``size`` ranks on this host, reachable from this host only."""
+
+    def create(self, backend: Any) -> Collective:
+        """Make one rank's end over ``backend``'s arrays; nothing is imported or opened before ``init``.
+
+        Raises:
+            LearnerGroupError: there is none for this backend; the text names one that there is.
+        """
+
+
+def load_collective(name: str) -> CollectivePlugin:
+    """Load a collective by name.
+
+    Raises:
+        PluginNotFoundError: no such collective; the text has the nearest name.
+        PluginError: its plugin is broken.
+    """
+    plugin: CollectivePlugin = discovery.load("learner_core.collectives", name)
+    return plugin
+
+
+class _FileRendezvous(Rendezvous):
+    """A file in a folder of its own, readable by this user only."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="learner-core-ring-")
+
+    def for_rank(self, rank: int) -> dict[str, str]:
+        return {"file": f"{self._folder}/store"}
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class TorchDistributed:
+    """``collective="torch"``: gloo on the CPU, NCCL on CUDA, as ``torch.distributed`` brings them. Torch only."""
+
+    name = "torch"
+
+    def check(self, backend_name: str) -> None:
+        """As :meth:`CollectivePlugin.check`."""
+        if backend_name != "torch":
+            raise LearnerGroupError(
+                f'collective="torch" reduces Torch\'s arrays only, and the framework is {backend_name!r}: '
+                'use collective="horovod" (learner-core horovod build)'
+            )
+
+    def open_rendezvous(self, size: int, *, timeout_s: float) -> Rendezvous:
+        """As :meth:`CollectivePlugin.open_rendezvous`."""
+        return _FileRendezvous()
+
+    def create(self, backend: Any) -> Collective:
+        """As :meth:`CollectivePlugin.create`."""
+        self.check(backend.name)
+        collective: Collective = backend.make_collective(self.name)
+        return collective

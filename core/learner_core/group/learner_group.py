@@ -1,0 +1,148 @@
+"""LearnerGroup: the same calls for one learner in this process and for N."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ..errors import LearnerGroupError
+from .local import LocalLearners, refuse_closed
+
+__all__ = ["LearnerGroup"]
+
+T = TypeVar("T")
+
+
+class LearnerGroup:
+    """Learners with identical state that compute one update together.
+
+    Args:
+        config: frozen configuration; ``num_learners`` says how many.
+        env: environment to take the spaces from; ``None`` makes the configured one for a moment.
+
+    Raises:
+        LearnerGroupError: the group cannot be built; says what is missing.
+    """
+
+    def __init__(self, config: Any, env: Any = None) -> None:
+        self.config = config
+        if config.num_learners:
+            raise LearnerGroupError(
+                f"num_learners={config.num_learners}: this version trains with one learner in this process; "
+                "use .learners(num_learners=0)"
+            )
+        self._learners = LocalLearners(config, env)
+        self._open = True
+
+    def __enter__(self) -> LearnerGroup:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.shutdown()
+
+    def update_from_batch(
+        self,
+        batch: Mapping[str, Any],
+        timesteps: Mapping[str, int] | None = None,
+        *,
+        async_update: bool = False,
+        num_epochs: int | None = None,
+        minibatch_size: int | None = None,
+        shuffle_batch_per_epoch: bool | None = None,
+        return_state: bool = False,
+    ) -> dict[str, Any]:
+        """Train on one batch.
+
+        Args:
+            batch: columns [B, ...] or {module_id: columns}; an asynchronous call keeps reading it until it is done.
+            timesteps: lifetime counters that move the schedules; ``None`` or ``{}`` leaves them.
+            async_update: queue the update and return at once.
+            num_epochs: passes over the batch; ``None``: the setting.
+            minibatch_size: rows of a step over all learners; ``None``: the setting.
+            shuffle_batch_per_epoch: new order for every pass; ``None``: the setting.
+            return_state: add the learner's state under ``"_state"`` (blocking updates only).
+
+        Returns:
+            {module_id: {metric: float}, "__all__": {...}}. Asynchronous: the reduced results of earlier requests that
+            have finished, ``{}`` if none has; drops and the queue's depth are counted in ``"__all__"``.
+
+        Raises:
+            BatchError: the batch does not fit; nothing has changed. Asynchronous: raised by a later call.
+        """
+        learners = self._alive()
+        arguments = {
+            "batch": batch,
+            "timesteps": timesteps,
+            "num_epochs": num_epochs,
+            "minibatch_size": minibatch_size,
+            "shuffle_batch_per_epoch": shuffle_batch_per_epoch,
+        }
+        if async_update:
+            if return_state:
+                raise LearnerGroupError("return_state=True needs a blocking update; call get_state() when it is needed")
+            return learners.submit(**arguments)
+        results = learners.update(**arguments)
+        if return_state:
+            results["_state"] = self.get_state()
+        return results
+
+    def wait(self) -> dict[str, Any]:
+        """Wait for all queued updates and return their reduced results (``{}`` if there were none)."""
+        learners = self._alive()
+        learners.drain()
+        return learners.take()
+
+    def get_state(self) -> dict[str, Any]:
+        """Complete state of the first learner; all have the same."""
+        return dict(self.foreach_learner(lambda learner: learner.get_state())[0])
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Give every learner this state; see ``Learner.set_state``."""
+        self.foreach_learner(lambda learner: learner.set_state(state))
+
+    def get_weights(self) -> dict[str, dict[str, Any]]:
+        """Weights alone: module id -> name -> array."""
+        return dict(self.foreach_learner(lambda learner: learner.get_module_state())[0])
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Give every learner these weights; optimizers stay."""
+        self.foreach_learner(lambda learner: learner.set_module_state(weights))
+
+    def save_state(self, path: Any) -> None:
+        """Write the complete state to one file, atomically."""
+        self._alive().drain()
+        self._learners.learner.save_state(path)
+
+    def load_state(self, path: Any) -> None:
+        """Read a file that ``save_state`` of a group or a learner wrote, on any backend."""
+        from ..state.files import load_state
+
+        self.set_state(load_state(path))
+
+    def add_module(self, *, module_id: str, module_spec: Any) -> None:
+        """Add a module on every learner; see ``Learner.add_module``."""
+        self.foreach_learner(lambda learner: learner.add_module(module_id=module_id, module_spec=module_spec))
+
+    def remove_module(self, module_id: str) -> None:
+        """Remove a module on every learner; see ``Learner.remove_module``."""
+        self.foreach_learner(lambda learner: learner.remove_module(module_id))
+
+    def foreach_learner(self, function: Callable[[Any], T]) -> list[T]:
+        """``[function(learner) in rank order]``; asynchronous updates are waited for first."""
+        return self._alive().foreach(function)
+
+    def shutdown(self) -> None:
+        """Wait for what is running and release everything. Safe to call twice."""
+        if self._open:
+            self._open = False
+            self._learners.close()
+
+    @property
+    def module_specs(self) -> dict[str, Any]:
+        """module id -> complete RLModuleSpec."""
+        return dict(self._learners.learner.module_specs)
+
+    def _alive(self) -> LocalLearners:
+        if not self._open:
+            raise refuse_closed()
+        return self._learners

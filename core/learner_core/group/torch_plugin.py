@@ -1,0 +1,15 @@
+"""Entry point ``learner_core.collectives: torch``."""
+
+from __future__ import annotations
+
+from learner_core.plugins.hookspecs import hookimpl
+
+from .collectives import CollectivePlugin, TorchDistributed
+
+PLUGIN_API = 1
+
+
+@hookimpl
+def learner_core_collective() -> CollectivePlugin:
+    """The collective over ``torch.distributed``."""
+    return TorchDistributed()
