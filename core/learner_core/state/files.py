@@ -37,7 +37,7 @@ __all__ = [
 
 _SUFFIX = ".lctmp"
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.lctmp", re.DOTALL)
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _BATCH = 256
 
 PathLike = str | os.PathLike[str]
@@ -177,7 +177,7 @@ def _write_all(descriptor: int, buffers: Iterable[Any]) -> None:
         view = memoryview(buffer).cast("B")
         batch.append(view)
         size += len(view)
-        if len(batch) >= _BATCH or size >= 8 * _BLOCK:
+        if len(batch) >= _BATCH or size >= 32 * _BLOCK:
             _write_batch(descriptor, batch)
             batch, size = [], 0
     _write_batch(descriptor, batch)

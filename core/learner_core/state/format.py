@@ -31,6 +31,8 @@ from .writer import Writer
 
 __all__ = ["Encoded", "build", "decode", "encode", "resolve"]
 
+_BLOCK = 1 << 18
+
 
 class Encoded:
     """A state tree ready to be written: an iterable of buffers, which may be iterated again.
@@ -147,17 +149,30 @@ def decode(buffer: Any, *, copy: bool = True) -> Any:
         if view[start - len(chunk.gap) : start] != chunk.gap:
             raise FormatError("the bytes before its data are damaged", path=paths[chunk.payload])
         data = view[start : start + chunk.nbytes]
-        if xxhash.xxh3_64_intdigest(data) != payload.checksums[chunk.number]:
-            raise FormatError(f"chunk {chunk.number} of its data is damaged: wrong checksum", path=paths[chunk.payload])
         if len(payload.checksums) == 1 and not copy:
             contents[chunk.payload] = data.toreadonly()
-            continue
-        if chunk.number == 0:
-            contents[chunk.payload] = view_bytes(np.empty(payload.nbytes, np.uint8))
-        offset = chunk.number * layout.chunk_nbytes
-        contents[chunk.payload][offset : offset + chunk.nbytes] = data
+            digest = xxhash.xxh3_64_intdigest(data)
+        else:
+            if chunk.number == 0:
+                contents[chunk.payload] = view_bytes(np.empty(payload.nbytes, np.uint8))
+            offset = chunk.number * layout.chunk_nbytes
+            digest = _copy(data, contents[chunk.payload][offset : offset + chunk.nbytes])
+        if digest != payload.checksums[chunk.number]:
+            raise FormatError(f"chunk {chunk.number} of its data is damaged: wrong checksum", path=paths[chunk.payload])
     values = [build(payload, *pair) for payload, *pair in zip(layout.payloads, contents, paths, strict=True)]
     return resolve(layout.tree, values.__getitem__)
+
+
+def _copy(source: memoryview, target: memoryview) -> int:
+    """Copy bytes and return the checksum of the copy, each block hashed while it is in the processor's cache."""
+    if len(source) <= _BLOCK:
+        target[:] = source
+        return xxhash.xxh3_64_intdigest(target)
+    checksum = xxhash.xxh3_64()
+    for start in range(0, len(source), _BLOCK):
+        target[start : start + _BLOCK] = source[start : start + _BLOCK]
+        checksum.update(target[start : start + _BLOCK])
+    return checksum.intdigest()
 
 
 def build(payload: Payload, content: memoryview | None, path: str) -> Any:

@@ -1,0 +1,218 @@
+"""State files against safetensors, np.savez and torch.save: paired, alternating, in one process.
+
+    python benchmarks/serialisation.py [--sizes 4 80 800] [--rounds N] [--folder DIR]
+
+Needs safetensors and torch beside learner-core. In every round each library does the same work once, in an order that
+rotates; a ratio compares times of the same round, so that what else the machine does strikes both. Told are the median
+and the quartiles. Above 1: learner-core is faster. Every library writes float32 arrays of the same values, and what it
+reads back is compared. "file" includes fsync of the file for all, and of the folder for learner-core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from learner_core import load_state, save_state
+from learner_core.state.format import decode, encode
+
+Tree = dict[str, np.ndarray[Any, Any]]
+OURS = "learner-core"
+
+
+def arrays(megabytes: int) -> Tree:
+    """About so many megabytes of float32, in arrays like those of a network and its optimizer."""
+    rng = np.random.default_rng(0)
+    rows = max(1, megabytes * 1_000_000 // 4 // 1024 // 12)
+    tree: Tree = {}
+    for index in range(12):
+        tree[f"layer.{index}.weight"] = rng.standard_normal((rows, 1024), np.float32)
+        tree[f"layer.{index}.bias"] = rng.standard_normal(1024, np.float32)
+    return tree
+
+
+def learner_state(parameters: int) -> Tree:
+    """Parameters and both moments of Adam."""
+    rng = np.random.default_rng(0)
+    width = int((parameters // 5) ** 0.5)
+    names = [f"{kind}.{i}.weight" for kind in ("param", "m", "v") for i in range(5)]
+    return {name: rng.standard_normal((width, width), np.float32) for name in names}
+
+
+def through_buffer(save: Callable[[io.BytesIO], None]) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer)
+    return buffer.getvalue()
+
+
+def read_npz(source: Any) -> Tree:
+    with np.load(source, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def write_synced(path: Path, write: Callable[[Any], None]) -> None:
+    with path.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def tensors(tree: Tree) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in tree.items()}
+
+
+def untensors(tree: dict[str, torch.Tensor]) -> Tree:
+    return {name: tensor.numpy() for name, tensor in tree.items()}
+
+
+def memory_work(tree: Tree) -> dict[str, dict[str, Callable[..., Any]]]:
+    """{library: {"encode": () -> bytes, "decode": bytes -> tree}}"""
+    torch_tree = tensors(tree)
+    return {
+        OURS: {"encode": lambda: encode(tree).tobytes(), "decode": decode},
+        f"{OURS}, views": {"encode": lambda: encode(tree).tobytes(), "decode": lambda data: decode(data, copy=False)},
+        "safetensors": {"encode": lambda: safetensors.numpy.save(tree), "decode": safetensors.numpy.load},
+        "np.savez": {
+            "encode": lambda: through_buffer(lambda buffer: np.savez(buffer, allow_pickle=False, **tree)),
+            "decode": lambda data: read_npz(io.BytesIO(data)),
+        },
+        "torch.save": {
+            "encode": lambda: through_buffer(lambda buffer: torch.save(torch_tree, buffer)),
+            "decode": lambda data: untensors(torch.load(io.BytesIO(data), weights_only=True)),
+        },
+    }
+
+
+def file_work(tree: Tree, folder: Path) -> dict[str, dict[str, Callable[..., Any]]]:
+    """{library: {"save": () -> path, "load": path -> tree}}"""
+    torch_tree = tensors(tree)
+
+    def saver(name: str, write: Callable[[Path], None]) -> Callable[[], Path]:
+        def save() -> Path:
+            write(folder / name)
+            return folder / name
+
+        return save
+
+    def synced(writer: Callable[[Any], None]) -> Callable[[Path], None]:
+        return lambda path: write_synced(path, writer)
+
+    return {
+        OURS: {"save": saver("ours", lambda path: save_state(path, tree)), "load": load_state},
+        f"{OURS}, mapped": {
+            "save": saver("mapped", lambda path: save_state(path, tree)),
+            "load": lambda path: load_state(path, mmap=True),
+        },
+        "safetensors": {
+            "save": saver("safetensors", synced(lambda file: file.write(safetensors.numpy.save(tree)))),
+            "load": safetensors.numpy.load_file,
+        },
+        "np.savez": {
+            "save": saver("npz", synced(lambda file: np.savez(file, allow_pickle=False, **tree))),
+            "load": read_npz,
+        },
+        "torch.save": {
+            "save": saver("torch", synced(lambda file: torch.save(torch_tree, file))),
+            "load": lambda path: untensors(torch.load(path, weights_only=True)),
+        },
+    }
+
+
+def same(first: Tree, second: Tree) -> bool:
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def measure(
+    work: dict[str, dict[str, Callable[..., Any]]], tree: Tree, *, rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of every round: {library: {step: [seconds]}}."""
+    times: dict[str, dict[str, list[float]]] = {name: {step: [] for step in steps} for name, steps in work.items()}
+    libraries = list(work)
+    for turn in range(rounds + 1):
+        for name in libraries[turn % len(libraries) :] + libraries[: turn % len(libraries)]:
+            (first, write), (second, read) = work[name].items()
+            gc.collect()
+            start = time.perf_counter()
+            written = write()
+            middle = time.perf_counter()
+            result = read(written)
+            end = time.perf_counter()
+            if turn == 0:  # the first round warms up, and is where results are compared
+                if not same(tree, result):
+                    raise SystemExit(f"{name} did not give back what it was given")
+                continue
+            times[name][first].append(middle - start)
+            times[name][second].append(end - middle)
+            del written, result
+    return times
+
+
+def report(title: str, times: dict[str, dict[str, list[float]]], megabytes: float) -> dict[str, Any]:
+    """Print medians, rates and the paired ratios; return them."""
+    print(f"\n{title}")
+    figures: dict[str, Any] = {}
+    ours = times[OURS]
+    steps = list(ours)
+    print(f"{'':22}" + "".join(f"{step:>10} ms  GB/s  ours is faster by (quartiles)  " for step in [*steps, "both"]))
+    for name, series in times.items():
+        line, row = f"{name:22}", {}
+        for step in [*steps, "both"]:
+            mine = ours[step] if step != "both" else [sum(pair) for pair in zip(*ours.values(), strict=True)]
+            theirs = series[step] if step != "both" else [sum(pair) for pair in zip(*series.values(), strict=True)]
+            ratios = [other / own for own, other in zip(mine, theirs, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            median = statistics.median(theirs)
+            row[step] = {"ms": 1000 * median, "ratio": middle, "quartiles": [low, high]}
+            line += f"{1000 * median:10.2f} {megabytes / 1000 / median:7.2f}  "
+            line += f"{middle:6.2f}x ({low:5.2f} to {high:5.2f})          "
+        figures[name] = row
+        print(line.rstrip())
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[4, 80, 800], help="megabytes of float32")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds per size (default: by size, 7 to 40)")
+    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "safetensors", "torch")}
+    print(f"{versions}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
+    figures: dict[str, Any] = {"versions": versions}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for size in arguments.sizes:
+            tree = arrays(size)
+            rounds = arguments.rounds or max(7, min(40, 2000 // size))
+            megabytes = sum(array.nbytes for array in tree.values()) / 1e6
+            times = measure(memory_work(tree), tree, rounds=rounds)
+            figures[f"{size} MB in memory"] = report(f"{size} MB in memory, {rounds} rounds", times, megabytes)
+            times = measure(file_work(tree, Path(folder)), tree, rounds=rounds)
+            figures[f"{size} MB file"] = report(f"{size} MB file, fsync included, {rounds} rounds", times, megabytes)
+        tree = learner_state(20_000_000)
+        megabytes = sum(array.nbytes for array in tree.values()) / 1e6
+        rounds = arguments.rounds or 9
+        times = measure(file_work(tree, Path(folder)), tree, rounds=rounds)
+        title = f"a learner of 20 M parameters with Adam ({megabytes:.0f} MB), file, fsync included, {rounds} rounds"
+        figures["learner"] = report(title, times, megabytes)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
