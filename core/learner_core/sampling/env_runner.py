@@ -86,7 +86,8 @@ class EnvRunner:
         self.action_space = self.lanes.action_space
         self.policy: Policy = policy if policy is not None else NumpyPolicy(self._with_spaces(module_spec))
         self._door = ActionDoor(self.action_space)
-        example = to_columns(self.observation_space, self.observation_space.sample())
+        # As the environment gives them: what a normaliser takes in.
+        self._raw_example = example = to_columns(self.observation_space, self.observation_space.sample())
         # float64 observations are kept as float32: no learner takes more, and they are half of a rollout.
         self._example = tree_map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, example)
         self._normalizer = RunningNormalizer(example) if getattr(config, "normalize_observations", False) else None
@@ -217,7 +218,7 @@ class EnvRunner:
             self.policy,
             self._door,
             num_episodes,
-            example=self._example,
+            example=self._example if self._normalizer is None else self._raw_example,
             normalizer=self._normalizer,
             seeds=self._env_seeds("evaluation", number, self._evaluation_lanes.num_envs),
             noise_seed=self.seed,
@@ -394,11 +395,12 @@ class EnvRunner:
 
     def _check(self, step: Step | None, obs: Columns) -> None:
         """Refuse NaN and infinity. A sum is finite if its terms are; only if it is not, look closer."""
-        if step is not None and not math.isfinite(step.rewards.sum()):
-            self._refuse("reward", step.rewards)
-        for path, leaf in tree_paths(obs):
-            if leaf.dtype.kind == "f" and not math.isfinite(leaf.sum()):
-                self._refuse(f"observation {path!r}" if path else "observation", leaf)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if step is not None and not math.isfinite(step.rewards.sum()):
+                self._refuse("reward", step.rewards)
+            for path, leaf in tree_paths(obs):
+                if leaf.dtype.kind == "f" and not math.isfinite(leaf.sum()):
+                    self._refuse(f"observation {path!r}" if path else "observation", leaf)
         if step is not None and step.finals:
             for lane, final in step.finals.items():
                 for path, leaf in tree_paths(final):

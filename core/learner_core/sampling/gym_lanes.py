@@ -6,6 +6,7 @@ environments that raise more often than allowed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -101,13 +102,13 @@ class GymLanes:
 
     def _rebuild(self, error: Exception) -> Any:
         while True:
+            self._close_broken(error)
             self.num_restarts += 1
             if self.num_restarts > self.max_restarts:
                 raise EnvError(
                     f"vector environment {self.env} raised {type(error).__name__}: {error}; max_env_restarts="
                     f"{self.max_restarts} rebuilds are used up"
                 ) from error
-            self._close(error)
             try:
                 self._adopt(self._make())
                 seed = np.random.SeedSequence([self._seed, self.num_restarts]).generate_state(1)[0]
@@ -116,14 +117,24 @@ class GymLanes:
             except Exception as next_error:
                 error = next_error
 
-    def _close(self, error: Exception | None = None) -> None:
-        terminate = {"terminate": True} if error is not None and hasattr(self.env, "processes") else {}
+    def _close_broken(self, error: Exception) -> None:
+        """Close an environment that raised; whatever it says to that becomes a note of the error.
+
+        AsyncVectorEnv.close waits for the answer of a worker that died, and then gives up with the others running:
+        they are stopped here first.
+        """
+        processes = getattr(self.env, "processes", [])
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
         try:
-            self.env.close(**terminate)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # gymnasium warns of the call that will never be answered
+                self.env.close(**({"terminate": True} if processes else {}))
         except Exception as close_error:
-            if error is None:
-                raise
             error.add_note(f"closing it raised {type(close_error).__name__}: {close_error}")
+            self.env.closed = True  # or its destructor tries again
 
     def environments(self) -> list[Any]:
         if hasattr(self.env, "processes"):
@@ -146,7 +157,7 @@ class GymLanes:
         self._was_done = np.array(state["was_done"], np.bool_)
 
     def close(self) -> None:
-        self._close()
+        self.env.close()
 
 
 def _pick(obs: Columns, lane: int) -> Columns:

@@ -106,10 +106,17 @@ class NumpyPolicy(ForwardPolicy):
     Args:
         module_spec: ``RLModuleSpec`` with its spaces filled in.
         weights: Parameters by name (buffers too, for modules that have them); needed before the first action.
+
+    Raises:
+        ConfigError: A recurrent module.
     """
 
     def __init__(self, module_spec: Any, weights: Mapping[str, np.ndarray] | None = None) -> None:
         self.module = module_spec.build(numpy_xp)
+        if self.module.initial_state():
+            raise ConfigError(
+                f"{type(self.module).__name__} is recurrent: environment runners carry no recurrent state yet"
+            )
         self._params: dict[str, np.ndarray] = {}
         super().__init__(
             self._module_forward,
@@ -184,8 +191,8 @@ class NumpyBackend(Backend):
     xp = numpy_xp
     trains = False
 
-    def __init__(self, *, device: str = "auto", precision: str = "float32", num_threads: int | None = None) -> None:
-        super().__init__(device=device, precision=precision, num_threads=num_threads)
+    def __init__(self, *, device: str = "auto", precision: str = "float32") -> None:
+        super().__init__(device=device, precision=precision)
         if device not in ("auto", "cpu"):
             raise ConfigError(f"device={device!r}: backend 'numpy' has auto, cpu")
         self.check_precision(("float32", "float64"))

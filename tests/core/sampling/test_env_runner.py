@@ -270,6 +270,30 @@ def test_an_environment_that_raises_too_often_ends_the_run() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+@pytest.mark.parametrize("big", [1e38, -3e38])
+def test_large_observations_are_no_errors(big: float) -> None:
+    """Their sum may overflow although they are finite."""
+
+    class LargeEnv(CountEnv):
+        def _obs(self) -> np.ndarray:
+            return np.full(2, big, np.float32)
+
+    rollout = make_runner(lambda config: LargeEnv(), num_envs=9).sample(2)
+    assert (rollout.columns["obs"] == np.float32(big)).all()
+
+
+def test_a_process_whose_environment_raises_is_replaced() -> None:
+    runner = make_runner(lambda config: BadEnv("raise", 2), vectorization="async", max_env_restarts=2)
+    try:
+        rollout = runner.sample(3)
+        assert rollout.columns["valid"].tolist() == [[False] * 2, [False] * 2, [True] * 2]
+        assert runner.metrics()["num_env_restarts_lifetime"] == 1
+        with pytest.raises(EnvError, match="max_env_restarts=2"):
+            runner.sample(9)
+    finally:
+        runner.close()
+
+
 def test_a_vector_environment_that_raises_is_rebuilt_whole() -> None:
     made = [0]
 

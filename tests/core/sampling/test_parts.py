@@ -121,6 +121,16 @@ def test_numpy_policy_copies_its_weights_and_needs_them() -> None:
         policy.set_weights({"pi.weight": object()})  # type: ignore[dict-item]
 
 
+def test_recurrent_modules_are_refused() -> None:
+    class Recurrent(LinearModule):
+        def initial_state(self) -> dict[str, np.ndarray]:
+            return {"h": np.zeros(4, np.float32)}
+
+    env = SpacesEnv(gym.spaces.Discrete(3))
+    with pytest.raises(ConfigError, match="Recurrent is recurrent"):
+        NumpyPolicy(RLModuleSpec(Recurrent, env.observation_space, env.action_space))
+
+
 def test_a_forward_function_of_any_backend_acts_like_the_module_in_numpy() -> None:
     env = SpacesEnv(gym.spaces.Box(-1, 1, (2,), np.float32))
     numpy_policy = NumpyPolicy(RLModuleSpec(LinearModule, env.observation_space, env.action_space))
