@@ -258,6 +258,8 @@ def _opened(path: PathLike) -> Iterator[tuple[int, int]]:
         raise located from None
     except StateError:
         raise
+    except MemoryError:
+        raise StateError(f"{name}: the file is intact so far, but its arrays do not fit into memory") from None
     except OSError as error:
         raise StateIOError.of(error, f"cannot read {name}") from error
     finally:

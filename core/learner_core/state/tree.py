@@ -227,7 +227,8 @@ def mismatches(expected: Any, got: Any, *, path: str = "") -> Iterator[tuple[str
             if key in got:
                 yield from mismatches(value, got[key], path=join(path, key))
             else:
-                near = did_you_mean(key, [str(other) for other in got if other not in expected]) if got else ""
+                others = [str(other) for other in got if other not in expected]
+                near = did_you_mean(key, others) if len(others) <= 10 else ""
                 yield join(path, key), f"expected {describe(value)}, got nothing{'.' + near if near else ''}"
         for key, value in got.items():
             if key not in expected:
