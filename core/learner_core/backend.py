@@ -6,6 +6,7 @@ The rest has defaults here. Built-in backends and third parties' register throug
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -97,6 +98,13 @@ class Backend:
     def limit_threads(cls, num_threads: int) -> None:
         """Let computations on the CPU use so many threads in this process; called before the first one."""
 
+    def value_reads(self) -> contextlib.AbstractContextManager[list[str]]:
+        """While it is open, the list fills with ``file:line: reason`` where Python reads the value of an array.
+
+        Lets a backend that compiles late say at build that it will not be able to. By default nothing is noted.
+        """
+        return contextlib.nullcontext([])
+
     def compile_after(self, config: Any) -> int | None:
         """With ``compile=None``: after how many minibatch steps of a run compiling pays; ``None``: never.
 
@@ -120,6 +128,17 @@ class Backend:
     def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A forward pass made fast for repeated calls without gradients; by default the function itself."""
         return function
+
+    def make_collective(self, name: str) -> Any:
+        """One rank's end of a ring for this backend's arrays.
+
+        Args:
+            name: ``"horovod"`` or ``"torch"``; a third party's collective may bring its own arrays' end instead.
+
+        Returns:
+            A ``learner_core.group.collectives.Collective``, or ``None``: this backend has none of that name.
+        """
+        return None
 
     def optimizer_update(
         self, spec: Any, *, params: Any, gradients: Any, slots: Mapping[str, Any], lr: Any, corrections: list[Any]

@@ -16,6 +16,7 @@ from learner_core.errors import ConfigError
 
 from . import xp as torch_xp
 from .compile import CompiledLoop, compile_pays_after
+from .value_reads import ValueReads
 
 __all__ = ["TorchBackend"]
 
@@ -111,6 +112,14 @@ class TorchBackend(Backend):
 
     def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.no_grad()(function)
+
+    def value_reads(self) -> ValueReads:
+        return ValueReads()
+
+    def make_collective(self, name: str) -> Any:
+        from .collective import make_collective
+
+        return make_collective(name, self.torch_device)
 
     def compile_after(self, config: Any) -> int | None:
         return compile_pays_after(self.torch_device, config)

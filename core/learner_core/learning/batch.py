@@ -84,6 +84,9 @@ def split_modules(batch: Any, module_ids: list[str]) -> dict[str, dict[str, Any]
     if not batch:
         raise BatchError("the batch is empty: it has no column")
     if all(key in module_ids for key in batch):
+        for mid, columns in batch.items():
+            if not isinstance(columns, Mapping):
+                raise BatchError(f"expected a dict of columns, got {type(columns).__name__}", module_id=mid)
         return {mid: flatten_columns(columns) for mid, columns in batch.items()}
     if len(module_ids) == 1:
         return {module_ids[0]: flatten_columns(batch)}
@@ -141,6 +144,8 @@ def check_batch(
         out[name] = _convert(array, spec, float_dtype, module_id, name)
     if not leading:
         raise BatchError("the batch has no rows", module_id=module_id, column=first or None)
+    if "loss_mask" in out and not bool(np.all((out["loss_mask"] == 0) | (out["loss_mask"] == 1))):
+        raise BatchError("expected 0 and 1: a row counts or it does not", module_id=module_id, column="loss_mask")
     for name, spec in specs.items():
         if spec.check == "actions" and name in out and action_space is not None:
             try:

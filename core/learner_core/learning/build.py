@@ -92,12 +92,19 @@ class LearnerBuild:
         self._known(module_id)
         if name in self._values[module_id] or name in self._host_variables[module_id]:
             raise ConfigError(f"register_variable: module {module_id!r} has {name!r} already")
-        if trainable:
+        try:
             array = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            raise ConfigError(f"register_variable({name!r}): value={value!r} is not a number or array") from None
+        if not np.all(np.isfinite(array)):
+            raise ConfigError(f"register_variable({name!r}): value={value!r} is not finite")
+        if trainable:
             self.trainable_variables[module_id][name] = array
             self._values[module_id][name] = array
+        elif array.ndim:
+            raise ConfigError(f"register_variable({name!r}): only a trainable variable may be an array")
         else:
-            self._host_variables[module_id][name] = float(value)
+            self._host_variables[module_id][name] = float(array)
 
     def register_optimizer(
         self, module_id: str, name: str, optimizer: OptimizerSpec, params: list[str], lr: Any
@@ -198,6 +205,7 @@ class LearnerBuild:
             minibatch=self.minibatch,
             noise=self.noise,
             mask_safe=self.mask_safe,
+            value_reads=found.value_reads,
         )
         self.executor.choose(learner._num_steps)
 
@@ -241,7 +249,9 @@ class LearnerBuild:
             after = fn(mid, dict(before))
             if not isinstance(after, Mapping) or set(after) != set(before):
                 raise StateError("update_parameters: fn must return the same parameter names", path=f"rl_module/{mid}")
+            after = dict(after)
             for name, value in after.items():
+                value = after[name] = xp.astype(xp.asarray(value), before[name].dtype)
                 if tuple(xp.shape(value)) != tuple(xp.shape(before[name])):
                     raise StateError(
                         f"update_parameters: shape {tuple(xp.shape(value))} instead of {tuple(xp.shape(before[name]))}",

@@ -11,7 +11,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Executor:
         minibatch: module id -> rows of a full minibatch.
         noise: "module/name" -> shape of one row's noise.
         mask_safe: short minibatches may be padded.
+        value_reads: ``file:line: reason`` of what cannot be traced, known beforehand.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Executor:
         minibatch: Mapping[str, int],
         noise: Mapping[str, tuple[int, ...]],
         mask_safe: bool,
+        value_reads: Sequence[str] = (),
     ) -> None:
         self._learner = learner
         self._step = step
@@ -59,6 +61,7 @@ class Executor:
         self._eager = PythonLoop(step.body)
         self._compiled: Any = None
         self._failed = False
+        self._value_reads = list(value_reads)
         config = learner.config
         batch = config.rows_per_update
         epochs = config.num_epochs or 1
@@ -83,6 +86,9 @@ class Executor:
         config = self._learner.config
         if self.compiled or self._failed or config.compile is False or config.debug:
             return
+        if self._value_reads and not config.compile:
+            self._give_up(self._value_reads[0])
+            return
         after = 0 if config.compile else self._learner.backend.compile_after(config)
         if after is None or lifetime_steps < after:
             return
@@ -106,13 +112,16 @@ class Executor:
                     f"compile=True, but the training step cannot be traced: {reason}. Remove what depends on values "
                     "(a Python `if` on an array, .item(), print) or use compile=None to run it eagerly"
                 ) from error
-            self._failed = True
-            warnings.warn(
-                f"the training step runs uncompiled (compiled: 0): it cannot be traced: {reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self._give_up(reason)
         self.compile_seconds = time.perf_counter() - began
+
+    def _give_up(self, reason: str) -> None:
+        self._failed = True
+        warnings.warn(
+            f"the training step runs uncompiled (compiled: 0): it cannot be traced: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     # ------------------------------------------------------------------ running an update
 
@@ -327,12 +336,13 @@ def _counts(plan: MinibatchPlan, mask: np.ndarray | None) -> np.ndarray:
 
 
 def _where(error: BaseException) -> str:
-    """``file:line: reason`` of the innermost frame outside this package and the frameworks, if there is one."""
+    """``file:line: reason`` of the innermost frame outside the core, the backends and installed libraries, if any."""
     traceback = error.__traceback__
     place = ""
     while traceback is not None:
         filename = traceback.tb_frame.f_code.co_filename
-        if "site-packages" not in filename and "learner_core" not in filename.replace("learner_core_algorithms", ""):
+        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in ("learner_core", "learner_core_torch", "learner_core_tf") and "site-packages" not in filename:
             place = f"{filename}:{traceback.tb_lineno}: "
         traceback = traceback.tb_next
     lines = str(error).strip().splitlines()

@@ -32,10 +32,12 @@ class Found:
     Attributes:
         columns: module id -> columns read, ``loss_mask`` always among them.
         noise: "module/name" -> shape of one row.
+        value_reads: ``file:line: reason`` of hooks that look at the value of an array, as far as the backend tells.
     """
 
     columns: dict[str, tuple[str, ...]]
     noise: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    value_reads: list[str] = field(default_factory=list)
 
 
 class _Recorder(dict[str, Any]):
@@ -79,7 +81,8 @@ def explore_step(
         for mid, plan in step.plans.items():
             # The action mask and the loss mask are only there when a batch has them.
             plan.columns = tuple(name for name in declared[mid] if name not in ("loss_mask", "action_mask"))
-        _run(learner, step, declared)
+        with learner.backend.value_reads() as value_reads:
+            _run(learner, step, declared)
         noise = dict(learner._noise_requests)
     finally:
         del learner._wrap_batch, learner._noise_requests
@@ -90,7 +93,7 @@ def explore_step(
         read = [name for name in declared[mid] if name.split("/", 1)[0] in seen[mid] or name in own]
         plan.columns = (*(name for name in read if name != "loss_mask"), "loss_mask")
     _verify(learner, step, declared)
-    return Found({mid: plan.columns for mid, plan in step.plans.items()}, noise)
+    return Found({mid: plan.columns for mid, plan in step.plans.items()}, noise, value_reads)
 
 
 def _verify(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[str, ColumnSpec]]) -> None:

@@ -103,6 +103,7 @@ class Learner:
             NonFiniteError: with ``nonfinite_gradients="raise"``; the steps concerned were not applied.
         """
         checked = self._check(batch)
+        self._check_sizes(num_epochs, minibatch_size)
         self._count_timesteps(timesteps)
         ready: dict[str, dict[str, np.ndarray]] = {}
         for module_id, columns in checked.items():
@@ -149,7 +150,20 @@ class Learner:
             )
         return out
 
+    def _check_sizes(self, num_epochs: Any, minibatch_size: Any) -> None:
+        for name, value in (("num_epochs", num_epochs), ("minibatch_size", minibatch_size)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+                raise BatchError(f"{name}={value!r}: expected an int of at least 1, or None")
+        for module_id, largest in self._build.minibatch.items():
+            if minibatch_size is not None and minibatch_size > largest:
+                raise BatchError(
+                    f"minibatch_size={minibatch_size}: at most {largest}, the size this learner was built for",
+                    module_id=module_id,
+                )
+
     def _count_timesteps(self, timesteps: Mapping[str, int] | None) -> None:
+        if timesteps is not None and not isinstance(timesteps, Mapping):
+            raise BatchError(f"timesteps: expected a dict of lifetime counters, got {timesteps!r}")
         for name, value in (timesteps or {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise BatchError(f"timesteps[{name!r}] must be a non-negative int, got {value!r}")
@@ -167,11 +181,6 @@ class Learner:
         for module_id in self._build.plans:
             largest = self._build.minibatch[module_id]
             minibatch = largest if minibatch_size is None else int(minibatch_size)
-            if not 1 <= minibatch <= largest:
-                raise BatchError(
-                    f"minibatch_size={minibatch_size}: must be 1 to {largest}, the size this learner was built for",
-                    module_id=module_id,
-                )
             rows = len(next(iter(ready[module_id].values()))) if module_id in ready else _EMPTY
             plan = make_plan(
                 num_rows=rows,
@@ -531,7 +540,7 @@ class Learner:
             raise ConfigError(f"self.{what}: only inside a training step")
         return self._context
 
-    def _noise_source(self, draw: Any, context: StepContext) -> Any:
+    def _noise_source(self, draw: Any, rows: Mapping[str, slice]) -> Any:
         """``draw``, or while the step is being explored a source that records what is asked for."""
         if self._noise_requests is None:
             return draw
@@ -542,8 +551,8 @@ class Learner:
             assert requests is not None
             if requests.setdefault(key, shape) != shape:
                 raise ConfigError(f"noise {name!r} is asked for with shapes {requests[key]} and {shape} in one step")
-            rows = int(self.xp.shape(context.batch[module_id]["loss_mask"])[0])
-            return self.backend.from_numpy({"x": self._draw(key, 0, rows, shape)})["x"]
+            part = rows[module_id]
+            return self.backend.from_numpy({"x": self._draw(key, 0, part.stop, shape)[part]})["x"]
 
         return record
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StateError, did_you_mean
+from .parameters import as_numbers
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -65,9 +66,7 @@ def get_state(learner: Learner) -> dict[str, Any]:
 
 def get_weights(learner: Learner) -> dict[str, dict[str, np.ndarray]]:
     """See ``Learner.get_module_state``."""
-    weights = {
-        key: value for key, value in learner._carry.items() if key.startswith(("params/", "frozen/"))
-    }
+    weights = {key: value for key, value in learner._carry.items() if key.startswith(("params/", "frozen/"))}
     host = learner.backend.to_numpy(weights)
     out: dict[str, dict[str, np.ndarray]] = {}
     for mid, plan in learner._build.plans.items():
@@ -110,6 +109,8 @@ def set_state(learner: Learner, state: Mapping[str, Any]) -> None:
     carry, steps, variables = _modules_from(learner, state, list(learner._build.plans))
     _mapping(state["plugins"], "plugins")
     counters = _mapping(state["counters"], "counters")
+    _same_keys(counters, ("num_updates", "num_minibatch_steps"), "counters")
+    _same_keys(_mapping(state["noise"], "noise"), ("seed",), "noise")
     num_updates = _count(counters, "num_updates", "counters")
     num_steps = _count(counters, "num_minibatch_steps", "counters")
     seed = _count(_mapping(state["noise"], "noise"), "seed", "noise")
@@ -184,7 +185,7 @@ def _modules_from(
         _same_keys(buffers, plan.buffers, f"buffers/{mid}")
         for name, value in buffers.items():
             expected = learner.backend.to_numpy({"x": learner._carry[f"buffers/{mid}/{name}"]})["x"]
-            array = np.asarray(value)
+            array = as_numbers(value, f"buffers/{mid}/{name}")
             if array.shape != expected.shape:
                 raise StateError(f"expected shape {expected.shape}, got {array.shape}", path=f"buffers/{mid}/{name}")
             carry[f"buffers/{mid}/{name}"] = array.astype(expected.dtype)
@@ -193,6 +194,7 @@ def _modules_from(
         for name, optimizer in plan.optimizers.items():
             path = f"optimizer/{mid}/{name}"
             entry = _mapping(saved[name], path)
+            _same_keys(entry, ("kind", "step", "slots"), path)
             if entry.get("kind") != optimizer.spec.kind:
                 raise StateError(f"expected {optimizer.spec.kind!r}, got {entry.get('kind')!r}", path=f"{path}/kind")
             steps[mid, name] = _count(entry, "step", path)

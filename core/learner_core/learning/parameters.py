@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ConfigError, StateError, did_you_mean
 
-__all__ = ["FlatLayout", "match_names"]
+__all__ = ["FlatLayout", "as_numbers", "match_names"]
 
 
 class FlatLayout:
@@ -73,14 +73,27 @@ class FlatLayout:
         for (name, shape), size in zip(self.shapes.items(), self.sizes, strict=True):
             if name not in arrays:
                 raise StateError(f"missing; expected an array of shape {shape}", path=f"{path}/{name}")
-            value = np.asarray(arrays[name])
+            value = as_numbers(arrays[name], f"{path}/{name}")
             if value.shape != shape:
                 raise StateError(f"expected shape {shape}, got {value.shape}", path=f"{path}/{name}")
-            if value.dtype.kind not in "fiub" and value.dtype.name not in ("bfloat16",):
-                raise StateError(f"expected numbers, got dtype {value.dtype}", path=f"{path}/{name}")
             vector[start : start + size] = value.reshape(-1)
             start += size
         return vector
+
+
+def as_numbers(value: Any, path: str) -> np.ndarray:
+    """``value`` as a numpy array of real numbers.
+
+    Raises:
+        StateError: it is none; says the path.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise StateError(f"expected an array, got {type(value).__name__}: {error}", path=path) from None
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise StateError(f"expected numbers, got dtype {array.dtype}", path=path)
+    return array
 
 
 def match_names(patterns: Iterable[str], names: Sequence[str], *, what: str) -> list[str]:

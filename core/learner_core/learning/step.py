@@ -197,10 +197,10 @@ class UpdateStep:
         def mean(of: str, values: list[Any]) -> Any:
             summed = None
             for share, value in zip(shares, values, strict=True):
-                value = xp.reshape(xp.astype(value, self.learner.float_dtype), ())
+                part = xp.reshape(xp.astype(value, self.learner.float_dtype), ()) * share[of]
                 # A micro-batch without rows may have computed anything.
-                value = xp.where(share[of] > 0, value * share[of], xp.zeros_like(value))
-                summed = value if summed is None else summed + value
+                part = xp.where(share[of] > 0, part, xp.zeros_like(part))
+                summed = part if summed is None else summed + part
             return summed
 
         context.metrics = {key: (mean(key[0], [m[key][0] for _, m, _ in parts]), None) for key in parts[0][1]}
@@ -268,7 +268,7 @@ class UpdateStep:
         def draw(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
             return noise[f"{module_id}/{name}"][chunk[module_id]]
 
-        context.noise = self.learner._noise_source(draw, context)
+        context.noise = self.learner._noise_source(draw, chunk)
         return weights
 
     def _gradients(
