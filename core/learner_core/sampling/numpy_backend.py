@@ -1,8 +1,8 @@
 """Answering observations with actions, without a framework.
 
 Needs a module that computes over ``xp`` (any portable ``RLModule``). Refuses gradients: this backend serves
-environment runners and policies. Small networks answer faster here than through any framework, and a process that
-only samples starts in a tenth of the time; large convolutions belong on the backend (``choose_inference``).
+environment runners and policies. Small networks answer faster here than through a framework, and a process that only
+samples need not import one; convolutions belong on the backend (``choose_inference``).
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ class NumpyPolicy(ForwardPolicy):
 def choose_inference(module_spec: Any, *, setting: str = "auto") -> str:
     """Who answers observations: "numpy" or "backend".
 
-    Measured on one core with 8 rows: numpy answers a 64x64 network in a fraction of what a call into a framework costs
-    alone, while a Nature CNN takes numpy several times as long as the framework's convolutions.
+    Measured on one thread, median of a call on 8 rows, numpy against eager Torch: a 64x64 network 39 us against 61, a
+    Nature CNN 22 ms against 16 (on 32 rows 88 against 49).
 
     Args:
         module_spec: ``RLModuleSpec`` with its spaces filled in.
