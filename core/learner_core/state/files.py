@@ -47,7 +47,8 @@ def save_state(path: PathLike, tree: Any, *, info: Mapping[str, Any] | None = No
     """Write a state tree to exactly one file, atomically and durably.
 
     Until the new file is complete and on the disk, `path` goes on holding the old one; after any fault or kill it
-    holds one of the two. Arrays are written from where they lie: no other thread may change them meanwhile.
+    holds one of the two. Arrays are written from where they lie: should another thread change one meanwhile, that is
+    noticed and refused.
 
     Args:
         path: The file; its folder must exist. A symbolic link is followed.
@@ -55,7 +56,8 @@ def save_state(path: PathLike, tree: Any, *, info: Mapping[str, Any] | None = No
         info: Provenance to store beside it (str keys, plain values); `writer` and `created` are filled in.
 
     Raises:
-        StateError: a leaf, named by its path, has no place in a state; nothing was written.
+        StateError: a leaf, named by its path, has no place in a state, or an array was changed while it was being
+            written; the old file is intact.
         StateIOError: the operating system refused a step (also an OSError, with its errno); the old file is intact.
     """
     from .. import __version__

@@ -37,7 +37,8 @@ _BLOCK = 1 << 18
 class Encoded:
     """A state tree ready to be written: an iterable of buffers, which may be iterated again.
 
-    It refers to the tree's arrays instead of copying them; do not change them until it has been written.
+    It refers to the tree's arrays instead of copying them; do not change them until it has been written. Each is
+    hashed once more after it has been handed out, so that one changed meanwhile raises instead of spoiling the file.
     """
 
     def __init__(self, front: bytes, sources: list[Any], layout: Layout) -> None:
@@ -48,19 +49,26 @@ class Encoded:
         """Size of the whole file, in bytes."""
 
     def __iter__(self) -> Iterator[memoryview]:
+        return self._buffers(verify=True)
+
+    def _buffers(self, *, verify: bool) -> Iterator[memoryview]:
         yield memoryview(self._front)
         chunks = iter(self._layout.chunks)
-        for source in self._sources:
-            number = -1
+        for source, payload in zip(self._sources, self._layout.payloads, strict=True):
+            digests: list[Any] = []
             for at, piece in _pieces(source, self._layout.chunk_nbytes):
-                if at != number:
-                    number = at
+                if at == len(digests):
+                    digests.append(xxhash.xxh3_64())
                     yield memoryview(next(chunks).gap)
                 yield piece
+                if verify:
+                    digests[at].update(piece)
+            if verify and tuple(digest.intdigest() for digest in digests) != payload.checksums:
+                raise StateError(f"{payload.dtype_name} {payload.shape} was changed while it was being written")
 
     def tobytes(self) -> bytes:
-        """The whole file as one bytes object."""
-        return b"".join(self)
+        """The whole file as one bytes object; an array changed meanwhile is noticed by whoever decodes it."""
+        return b"".join(self._buffers(verify=False))
 
 
 # Writing ---------------------------------------------------------------------------------------------------------
@@ -87,12 +95,10 @@ def encode(tree: Any, *, info: Mapping[str, Any] | None = None, chunk_nbytes: in
     payloads: list[Payload] = []
     for source, (name, shape) in zip(writer.sources, writer.payloads, strict=True):
         checksums: list[Any] = []
-        number = -1
         for at, piece in _pieces(source, chunk_nbytes):
-            if at != number:
-                number = at
+            if at == len(checksums):
                 checksums.append(xxhash.xxh3_64())
-            checksums[-1].update(piece)
+            checksums[at].update(piece)
         digests = tuple(checksum.intdigest() for checksum in checksums)
         payloads.append(Payload(name, tuple(shape), payload_nbytes(name, shape), digests))
     entries = [[one.dtype_name, one.shape, one.checksums] for one in payloads]

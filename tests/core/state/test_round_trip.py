@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from learner_core import StateError, load_state, save_state
 from learner_core.state import dtypes
+from learner_core.state.files import write_atomically
 from learner_core.state.format import decode, encode
 from learner_core.state.wire import MAX_DEPTH, MAX_NODES
 from support.states import ML_DTYPES, NATIVE_DTYPES, assert_identical, nan, random_array, sample_tree
@@ -142,6 +143,17 @@ def test_encoded_may_be_iterated_again_and_knows_its_size(rng):
     encoded = encode(sample_tree(rng))
     assert encoded.tobytes() == b"".join(encoded)
     assert encoded.nbytes == len(encoded.tobytes())
+
+
+def test_an_array_changed_while_it_is_written_is_noticed(tmp_path):
+    array = np.zeros(3_000_000)
+    encoded = encode({"w": array})
+    save_state(tmp_path / "a", 1)
+    array[7] = 1
+    with pytest.raises(StateError, match=r"float64 \(3000000,\) was changed while it was being written"):
+        write_atomically(tmp_path / "a", encoded)
+    assert load_state(tmp_path / "a") == 1
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 class _Color(enum.IntEnum):
