@@ -250,11 +250,11 @@ class LearnerBuild:
             if not isinstance(after, Mapping) or set(after) != set(before):
                 raise StateError("update_parameters: fn must return the same parameter names", path=f"rl_module/{mid}")
             after = dict(after)
-            for name, value in after.items():
-                value = after[name] = xp.astype(xp.asarray(value), before[name].dtype)
-                if tuple(xp.shape(value)) != tuple(xp.shape(before[name])):
+            for name, old in before.items():
+                new = after[name] = xp.astype(xp.asarray(after[name]), old.dtype)
+                if tuple(xp.shape(new)) != tuple(xp.shape(old)):
                     raise StateError(
-                        f"update_parameters: shape {tuple(xp.shape(value))} instead of {tuple(xp.shape(before[name]))}",
+                        f"update_parameters: shape {tuple(xp.shape(new))} instead of {tuple(xp.shape(old))}",
                         path=f"rl_module/{mid}/{name}",
                     )
             for name, optimizer in plan.optimizers.items():

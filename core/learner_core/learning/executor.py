@@ -332,7 +332,8 @@ def _counts(plan: MinibatchPlan, mask: np.ndarray | None) -> np.ndarray:
         return plan.rows
     weights = mask.reshape(len(mask), -1).sum(axis=1)
     real = np.arange(plan.indices.shape[1]) < plan.rows[:, None]
-    return np.ceil((weights[plan.indices] * real).sum(axis=1)).astype(np.int64)
+    counts: np.ndarray = np.ceil((weights[plan.indices] * real).sum(axis=1)).astype(np.int64)
+    return counts
 
 
 def _where(error: BaseException) -> str:

@@ -222,7 +222,7 @@ def pads_safely(learner: Learner, step: UpdateStep, specs: Mapping[str, Mapping[
             learner.backend, learner.float_dtype, learner.compute_dtype, learner._carry = saved
             learner._noise_requests = None
         return all(
-            np.abs(padded[key] - exact[key]).max(initial=0.0)
+            np.abs(padded[key] - 1.0 * exact[key]).max(initial=0.0)
             <= tolerance * max(1.0, np.abs(exact[key]).max(initial=0.0))
             for key in exact
         )
@@ -254,6 +254,8 @@ def _probe(
         learner._context = previous
     flat = {f"{mid}/{name}": value for mid, arrays in gradients.items() for name, value in arrays.items()}
     flat.update({f"loss/{mid}": value for mid, value in losses.items()})
+    for mid, buffers in context.new_buffers.items():
+        flat.update({f"buffers/{mid}/{name}": value for name, value in buffers.items()})
     return dict(learner.backend.to_numpy(flat))
 
 

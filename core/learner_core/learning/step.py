@@ -172,6 +172,9 @@ class UpdateStep:
             gradients = _add(gradients, new_gradients)
             losses = _add(losses, new_losses)
             parts.append((dict(context.count), dict(context.metrics), dict(context.stop)))
+            for mid, new in context.new_buffers.items():
+                # The next micro-batch goes on from the buffers that this one leaves.
+                context.buffers[mid] = {**context.buffers[mid], **new}
         if self.accumulate > 1:
             self._merge(context, parts)
         return gradients, losses
