@@ -16,7 +16,6 @@ One step, in the order that matters:
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +28,7 @@ from .columns import Columns, tree_map, tree_paths
 from .env_state import check_env, restore_env, save_env
 from .episodes import Episode, EpisodeTracker
 from .evaluation import evaluate
+from .finite import check_finite
 from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
 from .normalize import RewardScaler, RunningNormalizer
@@ -179,7 +179,7 @@ class EnvRunner:
             following = obs[t + 1] if plain else tree_map(lambda leaf, t=t: leaf[t + 1], obs)
             out = following if self._normalizer is None else self._raw_obs
             step = lanes.step(self._door.to_env(answer["actions"]), out)
-            self._check(step, out)
+            check_finite(out, step, whose=self._whose)
             recorder.record(t, step)
             if self._normalizer is not None:
                 self._normalize(step, out, following)
@@ -378,7 +378,7 @@ class EnvRunner:
     def _start_episodes(self, number: int) -> None:
         """Reset all environments and take in what they show first."""
         self.lanes.reset(self._env_seeds("training", number, self.num_envs), self._raw_obs)
-        self._check(None, self._raw_obs)
+        check_finite(self._raw_obs, None, whose=self._whose)
         if self._normalizer is not None:
             self._normalizer.update(self._raw_obs)
             tree_map(_copy_into, self._obs, self._normalizer.normalize(self._raw_obs))
@@ -393,29 +393,10 @@ class EnvRunner:
             normalizer.update(tree_map(lambda leaf: leaf[np.newaxis], final))
         tree_map(_copy_into, out, normalizer.normalize(raw))
 
-    def _check(self, step: Step | None, obs: Columns) -> None:
-        """Refuse NaN and infinity. A sum is finite if its terms are; only if it is not, look closer."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            if step is not None and not math.isfinite(step.rewards.sum()):
-                self._refuse("reward", step.rewards)
-            for path, leaf in tree_paths(obs):
-                if leaf.dtype.kind == "f" and not math.isfinite(leaf.sum()):
-                    self._refuse(f"observation {path!r}" if path else "observation", leaf)
-        if step is not None and step.finals:
-            for lane, final in step.finals.items():
-                for path, leaf in tree_paths(final):
-                    if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-                        self._refuse(f"final observation {path}".rstrip(), leaf[np.newaxis], lane)
-
-    def _refuse(self, what: str, values: np.ndarray, lane: int | None = None) -> None:
-        bad = ~np.isfinite(values.reshape(values.shape[0], -1)).all(axis=1)
-        if bad.any():
-            name = self._env if isinstance(self._env, str) else type(self._env).__name__
-            where = int(np.flatnonzero(bad)[0])
-            raise EnvError(
-                f"environment {where if lane is None else lane} of runner {self.worker_index} ({name}) gave a {what} "
-                f"that is not finite at its vector step {self._num_vector_steps}: {values[where]}"
-            )
+    def _whose(self, lane: int) -> str:
+        """Names an environment in an error."""
+        name = self._env if isinstance(self._env, str) else type(self._env).__name__
+        return f"environment {lane} of runner {self.worker_index} ({name}), vector step {self._num_vector_steps}"
 
     def _save_envs(self) -> tuple[list[Any] | None, str]:
         environments = self.lanes.environments()
