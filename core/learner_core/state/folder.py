@@ -76,14 +76,27 @@ class CheckpointFolder:
             StateError: the tree or the number is not acceptable.
             StateIOError: the operating system refused a step; the other checkpoints are untouched.
         """
+        saved = self.at(number)
+        self.make()
+        save_state(saved.path, tree, info=info)
+        self.tidy(saved)
+        return saved
+
+    def at(self, number: int) -> Checkpoint:
+        """The checkpoint of a number, whether it exists or not: for those who write the file themselves.
+
+        Args:
+            number: Its number, not negative.
+
+        Returns:
+            The checkpoint; write it after `make`, and call `tidy` with it then.
+
+        Raises:
+            StateError: the number is out of bounds.
+        """
         if not 0 <= number < 10**18:
             raise StateError(f"number={number}: a checkpoint's number lies from 0 to 10^18")
-        self._make()
-        saved = Checkpoint(number, os.path.join(self.path, f"checkpoint-{number:08d}.lcstate"))
-        save_state(saved.path, tree, info=info)
-        self._prune(saved)
-        sweep_temporaries(self.path, is_target=lambda name: _NAME.fullmatch(name) is not None)
-        return saved
+        return Checkpoint(number, os.path.join(self.path, f"checkpoint-{number:08d}.lcstate"))
 
     def newest_valid(self) -> Checkpoint | None:
         """The newest checkpoint of which every byte is as it was written, or None."""
@@ -111,8 +124,12 @@ class CheckpointFolder:
         found = "; ".join(problems) if problems else "it holds none"
         raise StateError(f"no intact checkpoint in {self.path}: {found}")
 
-    def _make(self) -> None:
-        """Make the folder, each new level known to the disk before the next."""
+    def make(self) -> None:
+        """Make the folder if need be, each new level known to the disk before the next.
+
+        Raises:
+            StateIOError: it cannot be made.
+        """
         missing = []
         path = os.path.abspath(self.path)
         while not os.path.isdir(path):
@@ -126,8 +143,15 @@ class CheckpointFolder:
         except OSError as error:
             raise StateIOError.of(error, f"cannot make the folder {self.path}") from error
 
-    def _prune(self, saved: Checkpoint) -> None:
-        """Remove checkpoints older than the newest `keep` that look intact; a failure to remove is no failure."""
+    def tidy(self, saved: Checkpoint) -> None:
+        """Remove checkpoints older than the newest `keep` that look intact, and what killed writers have left here.
+
+        A failure to remove is no failure.
+
+        Args:
+            saved: The checkpoint that has just been written; it is kept whatever its number.
+        """
+        sweep_temporaries(self.path, is_target=lambda name: _NAME.fullmatch(name) is not None)
         kept = 0
         for checkpoint in reversed(self.checkpoints()):
             if kept >= self.keep:
