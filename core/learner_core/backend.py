@@ -7,6 +7,7 @@ The rest has defaults here. Built-in backends and third parties' register throug
 from __future__ import annotations
 
 import contextlib
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -104,6 +105,10 @@ class Backend:
         Lets a backend that compiles late say at build that it will not be able to. By default nothing is noted.
         """
         return contextlib.nullcontext([])
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Entered around every step: arrays that ``xp`` makes from nothing belong on this backend's device."""
+        return contextlib.nullcontext()
 
     def compile_after(self, config: Any) -> int | None:
         """With ``compile=None``: after how many minibatch steps of a run compiling pays; ``None``: never.

@@ -92,10 +92,19 @@ class TfBackend(Backend):
                     gradients[mid][name] = tf.zeros_like(value)
         return gradients, aux
 
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        device: contextlib.AbstractContextManager[Any] = tf.device(self.tf_device)
+        return device
+
     def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # The number of rows varies between runners and evaluation; each is traced once.
         compiled: Callable[..., Any] = tf.function(function, autograph=False)
         return compiled
+
+    def make_collective(self, name: str) -> Any:
+        from .collective import make_collective
+
+        return make_collective(name, self.tf_device)
 
     def compile_after(self, config: Any) -> int | None:
         # Eager TensorFlow costs 20 to 40 ms a step; tracing pays within the first update.

@@ -5,6 +5,7 @@ Needs torch. Gradients are ordinary autograd, so modules may use whatever autogr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -109,6 +110,10 @@ class TorchBackend(Backend):
                 if name not in gradients.setdefault(mid, {}):
                     gradients[mid][name] = torch.zeros_like(value)
         return gradients, _detached(aux)
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        # A function mode on every operation; not worth its microseconds where the default device is the right one.
+        return contextlib.nullcontext() if self.torch_device.type == "cpu" else self.torch_device
 
     def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.no_grad()(function)

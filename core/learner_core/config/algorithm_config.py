@@ -76,7 +76,7 @@ class AlgorithmConfig(Settings):
             name: name
             for name in (
                 "num_env_runners", "num_envs_per_env_runner", "rollout_fragment_length", "inference", "vectorization",
-                "normalize_observations", "normalize_rewards",
+                "max_env_restarts", "normalize_observations", "normalize_rewards",
             )
         },
         "rl_module": {"model": "model", "rl_module_spec": "rl_module_spec"},
@@ -174,6 +174,9 @@ class AlgorithmConfig(Settings):
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
     """How environments are stepped together. "auto": native where the environment has it, else sync."""
 
+    max_env_restarts: Annotated[int, Range(0)] = 10
+    """How many times in a run an environment that raised is made anew, its episode given up, before the run ends."""
+
     normalize_observations: bool = False
     """Standardise observations by their running mean and variance."""
 
@@ -191,7 +194,7 @@ class AlgorithmConfig(Settings):
     """Timesteps per update, over all learners and environments."""
 
     minibatch_size: Annotated[int, Range(1)] | None = 128
-    """Timesteps per gradient step, over all learners. None: the whole batch."""
+    """Timesteps per gradient step, over all learners. None: train_batch_size."""
 
     num_epochs: Annotated[int, Range(1)] = 10
     """Passes over the batch per update."""

@@ -41,14 +41,14 @@ class LocalLearners:
         return dict(self.learner.update_from_batch(**arguments))
 
     def submit(self, **arguments: Any) -> dict[str, Any]:
-        """Queue an update; returns the reduced results of those that have finished, ``{}`` if none has.
+        """Queue an update; returns the reduced results of earlier ones that have finished, ``{}`` if none has.
 
         Raises:
-            LearnerCoreError: what an earlier queued update raised.
+            LearnerCoreError: what an earlier queued update raised; this one is not queued then.
         """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
-        self._collect()
+        results = self.take()
         accepted = len(self._pending) < self._limit
         if not accepted and self._block:
             self._pending[0].exception()
@@ -58,7 +58,7 @@ class LocalLearners:
             self._pending.append(self._thread.submit(self.learner.update_from_batch, **arguments))
         else:
             self._dropped += 1
-        return self.take()
+        return results
 
     def _collect(self) -> None:
         while self._pending and self._pending[0].done():

@@ -58,7 +58,7 @@ class Trunk:
         output_gain: float = 1.0,
         extra: int = 0,
     ) -> None:
-        self.space = space
+        self.encode = spaces.SpaceEncoder(space)
         self.is_image = spaces.is_image(space)
         self.extra = extra
         settings = {key: value for key, value in model.items() if key in _NETWORK_KEYS}
@@ -92,7 +92,7 @@ class Trunk:
 
     def apply(self, xp: Any, params: Mapping[str, Any], obs: Any, extra: Any = None) -> Any:
         """float[B, output_size] from observations (and ``extra`` float[B, n])."""
-        x = obs if self.is_image else spaces.encode(xp, self.space, obs)
+        x = obs if self.is_image else self.encode(xp, obs)
         if extra is not None and not self.is_image:
             x = xp.concat([xp.astype(x, extra.dtype), extra], -1)
         x = self.body.apply(xp, params, x)

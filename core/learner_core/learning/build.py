@@ -198,6 +198,11 @@ class LearnerBuild:
             self.columns[mid] = {name: declared[mid][name] for name in names if name != "loss_mask"}
         self.noise = found.noise
         self.mask_safe = pads_safely(learner, self.step, self._specs())
+        self._value_reads = found.value_reads
+        self._make_executor()
+
+    def _make_executor(self) -> None:
+        learner = self._learner
         self.executor = Executor(
             learner,
             self.step,
@@ -205,9 +210,16 @@ class LearnerBuild:
             minibatch=self.minibatch,
             noise=self.noise,
             mask_safe=self.mask_safe,
-            value_reads=found.value_reads,
+            value_reads=self._value_reads,
         )
         self.executor.choose(learner._num_steps)
+
+    def make_room_for(self, minibatch: int) -> None:
+        """Make minibatches of this size possible: wider than those it was built for need a new executable."""
+        if all(minibatch <= largest for largest in self.minibatch.values()):
+            return
+        self.minibatch = {mid: max(minibatch, largest) for mid, largest in self.minibatch.items()}
+        self._make_executor()
 
     def _specs(self) -> dict[str, dict[str, ColumnSpec]]:
         return {mid: {**specs, "loss_mask": ColumnSpec((), "float")} for mid, specs in self.columns.items()}

@@ -92,7 +92,7 @@ class Learner:
             timesteps: lifetime counters; ``num_env_steps_sampled_lifetime`` moves the schedules. ``None`` or ``{}``
                 leaves them where they were.
             num_epochs: passes over the batch; ``None``: the setting.
-            minibatch_size: rows of a step; ``None``: the setting. At most the setting, which compiled shapes follow.
+            minibatch_size: rows of a step; ``None``: the setting. A larger one than ever before recompiles.
             shuffle_batch_per_epoch: new order for every pass; ``None``: the setting.
 
         Returns:
@@ -154,12 +154,6 @@ class Learner:
         for name, value in (("num_epochs", num_epochs), ("minibatch_size", minibatch_size)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
                 raise BatchError(f"{name}={value!r}: expected an int of at least 1, or None")
-        for module_id, largest in self._build.minibatch.items():
-            if minibatch_size is not None and minibatch_size > largest:
-                raise BatchError(
-                    f"minibatch_size={minibatch_size}: at most {largest}, the size this learner was built for",
-                    module_id=module_id,
-                )
 
     def _count_timesteps(self, timesteps: Mapping[str, int] | None) -> None:
         if timesteps is not None and not isinstance(timesteps, Mapping):
@@ -176,22 +170,23 @@ class Learner:
         minibatch_size: int | None,
         shuffle: bool | None,
     ) -> None:
-        config, executor = self.config, self._build.executor
+        config = self.config
+        size = int(minibatch_size or config.minibatch_size or config.train_batch_size)
+        self._build.make_room_for(size)
+        executor = self._build.executor
         plans: dict[str, MinibatchPlan] = {}
         for module_id in self._build.plans:
-            largest = self._build.minibatch[module_id]
-            minibatch = largest if minibatch_size is None else int(minibatch_size)
             rows = len(next(iter(ready[module_id].values()))) if module_id in ready else _EMPTY
             plan = make_plan(
                 num_rows=rows,
-                minibatch=minibatch,
+                minibatch=size,
                 num_epochs=(config.num_epochs if num_epochs is None else int(num_epochs)) if rows else 0,
                 shuffle=config.shuffle_batch_per_epoch if shuffle is None else bool(shuffle),
                 seed=self._seed,
                 update=self._num_updates,
                 stream=noise_maths.stream_id(f"plan/{module_id}"),
             )
-            plans[module_id] = plan.widened_to(largest)
+            plans[module_id] = plan.widened_to(self._build.minibatch[module_id])
         steps = max(plan.num_steps for plan in plans.values())
         plans = {module_id: plan.padded_to(steps) for module_id, plan in plans.items()}
         executor.choose(self._num_steps)

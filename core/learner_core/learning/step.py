@@ -103,7 +103,8 @@ class UpdateStep:
         context.compute_dtype = learner.compute_dtype
         previous, learner._context = learner._context, context
         try:
-            return self._run(s, carry, inputs, context, masked, sizes)
+            with learner.backend.scope():
+                return self._run(s, carry, inputs, context, masked, sizes)
         finally:
             learner._context = previous
 
@@ -344,9 +345,10 @@ class UpdateStep:
         xp = self.xp
         for mid, vectors in flat.items():
             for name, vector in vectors.items():
-                norm = gate[mid]["norms"][name] = xp.sqrt(xp.sum(xp.square(vector)))
-                # A module steps with all of its optimizers or with none.
-                gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.isfinite(norm))
+                gate[mid]["norms"][name] = xp.sqrt(xp.sum(xp.square(vector)))
+                # A module steps with all of its optimizers or with none. Not by the norm: whether that overflows
+                # depends on how a compiler arranges it.
+                gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.all(xp.isfinite(vector)))
 
     def _join(self, module_id: str, gradients: Mapping[str, Any]) -> dict[str, Any]:
         """optimizer -> flat gradient vector."""
@@ -436,7 +438,7 @@ class UpdateStep:
         xp, dtype = self.xp, self.learner.float_dtype
         for mid, plan in self.plans.items():
             active, go = gate[mid]["active"], gate[mid]["go"]
-            rows = xp.where(active, xp.astype(context.count[mid], dtype), xp.zeros_like(context.count[mid]))
+            rows = xp.where(go, xp.astype(context.count[mid], dtype), xp.zeros_like(context.count[mid]))
             if gate[mid]["loss"] is not None:
                 context.metrics.setdefault((mid, "total_loss"), (gate[mid]["loss"], None))
             for name, norm in gate[mid]["norms"].items():

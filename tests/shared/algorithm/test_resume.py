@@ -1,0 +1,91 @@
+"""A run that was stopped and taken up computes what one that never stopped does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.algorithms import small_sac
+
+import learner_core as lc
+from learner_core_algorithms import PPOConfig, SACConfig
+
+
+def _ppo(backend: str) -> Any:
+    return (
+        PPOConfig()
+        .environment("CartPole-v1")
+        .framework(backend, compile=False)
+        .env_runners(num_envs_per_env_runner=2, normalize_observations=True)
+        .training(train_batch_size=40, minibatch_size=16, num_epochs=2, lr=[[0, 1e-3], [200, 1e-4]])
+        .rl_module(model={"hidden": [8]})
+    )
+
+
+def _sac(backend: str) -> Any:
+    return (
+        SACConfig()
+        .environment("Pendulum-v1")
+        .framework(backend, compile=False)
+        .training(train_batch_size=8, learning_starts=20, timesteps_per_iteration=15, buffer_capacity=40)
+        .rl_module(model={"hidden": [8], "activation": "relu"})
+    )
+
+
+def _assert_same(left: Any, right: Any, path: str = "") -> None:
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), path
+        for key in left:
+            _assert_same(left[key], right[key], f"{path}/{key}")
+    elif isinstance(left, list):
+        assert len(left) == len(right), path
+        for index, (one, other) in enumerate(zip(left, right, strict=True)):
+            _assert_same(one, other, f"{path}[{index}]")
+    else:
+        np.testing.assert_array_equal(left, right, err_msg=path)
+
+
+@pytest.mark.parametrize("make", [_ppo, _sac], ids=["ppo", "sac"])
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_resuming_is_bit_identical(training_backend_name: str, make: Any, stop_after: int, tmp_path: Any) -> None:
+    with make(training_backend_name).build() as algo:
+        for _ in range(stop_after):
+            algo.train()
+        algo.save(tmp_path / "checkpoint")
+        for _ in range(2):
+            last = algo.train()
+        uninterrupted = algo.get_state()
+    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint") as again:
+        for _ in range(2):
+            resumed_last = again.train()
+        resumed = again.get_state()
+    _assert_same(uninterrupted, resumed)
+    assert last["learners"] == resumed_last["learners"]
+    assert last["env_runners"] == resumed_last["env_runners"]
+
+
+def test_restore_obeys_an_older_state(training_backend_name: str, tmp_path: Any) -> None:
+    with _ppo(training_backend_name).build() as algo:
+        algo.train()
+        algo.save(tmp_path / "old")
+        old = algo.get_state()
+        algo.train()
+        algo.restore(tmp_path / "old")
+        _assert_same(old, algo.get_state())
+
+
+def test_a_callable_environment_must_be_given_again_or_be_importable(training_backend_name: str, tmp_path: Any) -> None:
+    config = small_sac(training_backend_name)
+    config.environment(lambda env_config: small_sac(training_backend_name).env(env_config))
+    with config.build() as algo:
+        algo.save(tmp_path / "checkpoint")
+    with pytest.raises(lc.ConfigError, match="env"):
+        lc.Algorithm.from_checkpoint(tmp_path / "checkpoint")
+
+
+def test_a_learner_state_is_no_checkpoint(training_backend_name: str, tmp_path: Any) -> None:
+    with _ppo(training_backend_name).build() as algo:
+        algo.learner_group.save_state(tmp_path / "learner")
+        with pytest.raises(lc.StateError, match="no checkpoint of an Algorithm"):
+            algo.restore(tmp_path / "learner")
