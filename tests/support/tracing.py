@@ -31,9 +31,8 @@ def traced(backend_name: str, function: Callable[..., Any], *arrays: np.ndarray)
         What it returned, in numpy.
     """
     if backend_name == "torch":
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         import torch
+        from torch.fx.experimental.proxy_tensor import make_fx
 
         tensors = [torch.from_numpy(np.array(a)) for a in arrays]
         return to_numpy(make_fx(function, tracing_mode="fake")(*tensors)(*tensors))

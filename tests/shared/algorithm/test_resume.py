@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.algorithms import small_sac
 
 import learner_core as lc
 from learner_core_algorithms import PPOConfig, SACConfig
+
+from support.algorithms import small_sac
 
 
 def _ppo(backend: str) -> Any:

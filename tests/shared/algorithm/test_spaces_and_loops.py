@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.algorithms import ACTIONS, OBSERVATIONS, small_ppo, small_sac
 
 import learner_core as lc
+
+from support.algorithms import ACTIONS, OBSERVATIONS, small_ppo, small_sac
 
 
 @pytest.mark.parametrize("actions", sorted(ACTIONS))
@@ -68,9 +69,7 @@ def test_results_have_the_documented_form(training_backend_name: str) -> None:
     assert {"sample", "learn", "sync_weights", "total"} <= set(second["timers"])
 
 
-def test_normalisation_of_observations_and_rewards_is_learned_and_saved(
-    training_backend_name: str, tmp_path: Any
-) -> None:
+def test_normalisation_is_learned_and_saved(training_backend_name: str, tmp_path: Any) -> None:
     config = small_ppo(training_backend_name).env_runners(normalize_observations=True, normalize_rewards=True)
     with config.build() as algo:
         algo.train()
