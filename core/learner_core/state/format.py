@@ -136,7 +136,8 @@ def decode(buffer: Any, *, copy: bool = True) -> Any:
 
     Args:
         buffer: The whole file: bytes, bytearray, memoryview, mmap, uint8 array.
-        copy: Whether arrays get writable memory of their own. Without, they are read-only views of `buffer`.
+        copy: Whether arrays get writable memory of their own. Without, they are read-only views of `buffer` (but for
+            arrays longer than a chunk, 1 GiB, which lie in pieces).
 
     Returns:
         The tree.
@@ -144,7 +145,8 @@ def decode(buffer: Any, *, copy: bool = True) -> Any:
     Raises:
         FormatError: the buffer is not an intact state file.
     """
-    view = memoryview(buffer).cast("B")
+    view = memoryview(buffer)
+    view = view.cast("B") if view.nbytes else memoryview(b"")
     manifest_nbytes, checksum = parse_header(bytes(view[:HEADER_NBYTES]), file_nbytes=len(view))
     manifest = bytes(view[HEADER_NBYTES : HEADER_NBYTES + manifest_nbytes])
     layout = parse_manifest(manifest, checksum=checksum, file_nbytes=len(view))

@@ -62,7 +62,10 @@ class Writer:
                 _checked_key(key, path): self.pack(value, join(path, key), depth + 1) for key, value in node.items()
             }
         if kind is np.ndarray or kind is np.memmap:
-            return self.refer(np.asarray(node), _checked_dtype(node, path), list(node.shape), path)
+            name = _checked_dtype(node, path)
+            if name == "bool" and node.size and node.view(np.uint8).max() > 1:
+                raise StateError("this array of bool holds bytes other than 0 and 1, made by a view", path=path)
+            return self.refer(np.asarray(node), name, list(node.shape), path)
         if isinstance(node, np.generic):
             name = _checked_dtype(node, path)
             self.nodes += EXT_NODES - 1

@@ -15,6 +15,7 @@ import pytest
 
 from learner_core import FormatError, StateError, StateIOError, load_state, save_state
 from learner_core.state import files
+
 from support.faulty_os import FAULTS, FaultyOS, Recorder, after_power_loss
 from support.states import assert_identical
 

@@ -7,6 +7,7 @@ import pytest
 
 from learner_core import FormatError, load_state, save_state
 from learner_core.state.format import decode, encode
+
 from support.states import assert_identical, random_array, sample_tree
 
 

@@ -127,6 +127,22 @@ def test_saving_one_file_sweeps_only_for_that_name(tmp_path):
     assert names(tmp_path) == [".b.0123456789ab.lctmp", "a"]
 
 
+def test_a_temporary_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    flock = fcntl.flock
+    swept = []
+
+    def flock_after_a_sweeper(descriptor, operation):
+        if not swept:
+            swept.extend(tmp_path.glob(".a.*"))
+            swept[0].unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", flock_after_a_sweeper)
+    save_state(tmp_path / "a", state(1))
+    assert swept
+    assert names(tmp_path) == ["a"]
+
+
 def test_a_temporary_that_is_a_link_is_left_alone(tmp_path):
     (tmp_path / "precious").write_text("x")
     (tmp_path / ".a.0123456789ab.lctmp").symlink_to(tmp_path / "precious")

@@ -11,6 +11,7 @@ import xxhash
 from learner_core import load_state
 from learner_core.state.format import encode
 from learner_core.state.layout import VERSION
+
 from support.states import assert_identical
 
 pytest.importorskip("ml_dtypes")

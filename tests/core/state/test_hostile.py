@@ -25,6 +25,7 @@ from learner_core.state.format import decode, encode
 from learner_core.state.inspect import inspect_file, render
 from learner_core.state.layout import header
 from learner_core.state.wire import MAX_NODES
+
 from support.states import entry, forge, manifest_of, reference, sample_tree
 
 ext = msgpack.ExtType

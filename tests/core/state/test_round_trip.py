@@ -19,11 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner_core import StateError, load_state, save_state
+from learner_core import FormatError, StateError, load_state, save_state
 from learner_core.state import dtypes
 from learner_core.state.files import write_atomically
 from learner_core.state.format import decode, encode
 from learner_core.state.wire import MAX_DEPTH, MAX_NODES
+
 from support.states import ML_DTYPES, NATIVE_DTYPES, assert_identical, nan, random_array, sample_tree
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,6 +135,14 @@ def test_any_plain_tree(tree):
     assert_identical(tree, through(tree))
 
 
+def test_any_buffer_can_be_decoded():
+    data = encode([1.5]).tobytes()
+    for buffer in (data, bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
+        assert decode(buffer) == [1.5]
+    with pytest.raises(FormatError, match="the file is empty"):
+        decode(np.zeros(0))
+
+
 def test_the_same_tree_gives_the_same_bytes(rng):
     tree = sample_tree(rng)
     assert encode(tree).tobytes() == encode(decode(encode(tree).tobytes())).tobytes()
@@ -181,6 +190,7 @@ REFUSED = [
     (np.zeros(2, "datetime64[s]"), "dtype datetime64[s]"),
     (np.ma.masked_array([1], [True]), "numpy.ma.MaskedArray would come back as ndarray"),
     (np.zeros(1).view(_Sub), "_Sub would come back as ndarray"),
+    (np.array([2], np.uint8).view(bool), "this array of bool holds bytes other than 0 and 1"),
     (bytearray(b"x"), "a state may not hold builtins.bytearray"),
     ({1, 2}, "a state may not hold builtins.set"),
     (1j, "a state may not hold builtins.complex"),

@@ -17,6 +17,7 @@ from learner_core.state.tree import (
     mismatches,
     unflatten,
 )
+
 from support.states import assert_identical, nan, sample_tree
 
 
