@@ -2,8 +2,8 @@
 
 import gymnasium as gym
 import numpy as np
-
 import torch
+
 from learner_core_algorithms import BCConfig
 from learner_core_torch import TorchLearner
 

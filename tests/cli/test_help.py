@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from learner_core.cli.main import main
+
 from support.fake_algorithm import register
 
 MEASURE = """

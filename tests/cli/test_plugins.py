@@ -9,6 +9,7 @@ import pytest
 from learner_core.cli.main import main
 from learner_core.plugins import discovery
 from learner_core.plugins.hookspecs import hookimpl
+
 from support.fake_algorithm import FakeConfig, register
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import learner_core as lc
 from learner_core.cli.main import main
+
 from support.fake_algorithm import FakeAlgorithm, register
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ def test_a_run_ends_at_its_return_and_leaves_a_whole_folder(tmp_path: Path, caps
         *("config.toml", "run.json", "metrics.csv", "metrics.jsonl", "tensorboard", "curve.png", "checkpoints"),
     }
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert [entry.name for entry in (out / "checkpoints").iterdir()] == ["iteration-00000005"]
+    assert [entry.name for entry in (out / "checkpoints").iterdir()] == ["checkpoint-00000005.lcstate"]
     assert all(algorithm.stopped for algorithm in FakeAlgorithm.instances)
 
 
@@ -86,14 +87,14 @@ def test_resume_goes_on_from_the_checkpoint_on_another_backend(tmp_path: Path) -
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
     info = json.loads((out / "run.json").read_text())
     assert [session["backend"] for session in info["sessions"]] == ["torch", "tf"]
-    assert info["sessions"][1]["from"] == "iteration-00000003"
+    assert info["sessions"][1]["from"] == "checkpoint-00000003.lcstate"
 
 
 def test_rows_after_the_checkpoint_are_made_again(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert _train(out, "--stop-iterations", "4", "--set", "checkpoint_every=2", "--set", "checkpoint_keep=2") == 0
-    for file in (out / "checkpoints" / "iteration-00000004").iterdir():
-        file.write_bytes(file.read_bytes()[:-1])  # the newest one is damaged
+    newest = out / "checkpoints" / "checkpoint-00000004.lcstate"
+    newest.write_bytes(newest.read_bytes()[:-1])
     assert main(["train", "--resume", str(out), "--stop-iterations", "3"]) == 0
     rows = [json.loads(line)["training_iteration"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows == [1, 2, 3]
@@ -111,7 +112,7 @@ def test_old_checkpoints_go(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert _train(out, "--stop-iterations", "6", "--set", "checkpointing.every=1", "--set", "checkpointing.keep=3") == 0
     kept = sorted(entry.name for entry in (out / "checkpoints").iterdir())
-    assert kept == [f"iteration-0000000{i}" for i in (4, 5, 6)]
+    assert kept == [f"checkpoint-0000000{i}.lcstate" for i in (4, 5, 6)]
 
 
 def test_settings_from_the_weakest_source_to_the_strongest(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["episode_return_mean"] == 30.0
     assert result["num_episodes"] == 5
     assert FakeAlgorithm.instances[-1].config.framework_name == "tf"
-    checkpoint = out / "checkpoints" / "iteration-00000003"
+    checkpoint = out / "checkpoints" / "checkpoint-00000003.lcstate"
     assert main(["evaluate", str(checkpoint), "--min-return", "31"]) == 1
     assert main(["evaluate", str(checkpoint), "--min-return", "30"]) == 0
 
@@ -238,4 +239,4 @@ def test_ctrl_c_saves_and_leaves_cleanly(tmp_path: Path, number: signal.Signals)
     assert "stopped by the user" in output
     rows = (out / "metrics.jsonl").read_text().splitlines()
     last = json.loads(rows[-1])["training_iteration"]
-    assert [entry.name for entry in (out / "checkpoints").iterdir()] == [f"iteration-{last:08d}"]
+    assert [entry.name for entry in (out / "checkpoints").iterdir()] == [f"checkpoint-{last:08d}.lcstate"]

@@ -101,9 +101,9 @@ def test_checkpoints_newest_first(tmp_path: Path) -> None:
     folder = RunFolder.new(tmp_path / "run")
     folder.make()
     for iteration in (9, 10, 100):
-        folder.checkpoint_path(iteration).mkdir()
+        folder.checkpoint_path(iteration).touch()
     folder.write_info({"algorithm": "ppo"})
-    names = ["iteration-00000100", "iteration-00000010", "iteration-00000009"]
+    names = ["checkpoint-00000100.lcstate", "checkpoint-00000010.lcstate", "checkpoint-00000009.lcstate"]
     assert [path.name for path in find_checkpoints(folder.path)] == names
     assert [path.name for path in find_checkpoints(folder.checkpoints)] == names
     assert find_checkpoints(folder.checkpoints / names[1]) == [folder.checkpoints / names[1]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
@@ -56,13 +55,10 @@ class FakeAlgorithm:
         return {"episode_return_mean": 10.0 * self.iteration, "episode_return_std": 0.0, "num_episodes": num_episodes}
 
     def save(self, path: str) -> None:
-        Path(path).mkdir()
-        lc.save_state(
-            Path(path) / "state.lc", {"iteration": self.iteration, "w": np.full(3, self.iteration, np.float32)}
-        )
+        lc.save_state(path, {"iteration": self.iteration, "w": np.ones(3, np.float32)})
 
     def restore(self, path: str) -> None:
-        self.iteration = lc.load_state(Path(path) / "state.lc")["iteration"]
+        self.iteration = lc.load_state(path)["iteration"]
 
     @classmethod
     def from_checkpoint(cls, path: str, framework: str | None = None) -> FakeAlgorithm:

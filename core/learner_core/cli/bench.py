@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 import learner_core as lc
+from learner_core.plugins import discovery
 
 from .console import number, table
+from .quiet import without_startup_messages
 
 __all__ = ["run"]
 
@@ -22,7 +24,7 @@ def run(arguments: list[str]) -> int:
     """Run the subcommand; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="learner-core bench",
-        description="Measure PPO's update: 4 observations, 2 actions, two 64x64 networks, a batch of 4096 rows. "
+        description="Measure PPO's update in one thread: 4 observations, 2 actions, two 64x64 networks, 4096 rows. "
         "The comparison with other libraries is `make bench` in the repository.",
     )
     parser.add_argument("--backend", metavar="NAME", default="torch", help="default torch; one per call")
@@ -45,7 +47,9 @@ def _measure(backend: str, minibatch_size: int, updates: int) -> list[tuple[str,
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
     config.environment(None, observation_space=observation_space, action_space=gymnasium.spaces.Discrete(2))
     start = time.perf_counter()
-    learner = config.build_learner()
+    with without_startup_messages():
+        discovery.load("learner_core.backends", backend).limit_threads(1)
+        learner = config.build_learner()
     built = time.perf_counter() - start
     batch = _batch(np.random.default_rng(0), num_rows)
     times = []

@@ -11,8 +11,9 @@ import learner_core as lc
 from learner_core.errors import ConfigError, StateError
 
 from .console import number, parse_count, table
+from .quiet import without_startup_messages
 from .report import flatten
-from .run_folder import find_checkpoints
+from .run_folder import find_checkpoints, write_text_atomically
 
 __all__ = ["run"]
 
@@ -29,16 +30,21 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--backend", metavar="NAME", help="another backend than the one that saved it")
     parser.add_argument("--min-return", type=float, metavar="R", help="exit code 1 unless the mean return reaches R")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write that JSON object to a file, too")
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
     given = parser.parse_args(arguments)
-    path, algorithm = _open(given.path, given.backend)
+    with without_startup_messages():
+        path, algorithm = _open(given.path, given.backend)
     try:
         result = algorithm.evaluate(given.episodes)
     finally:
         algorithm.stop()
     mean = float(result["episode_return_mean"])
+    as_json = json.dumps({"checkpoint": str(path), **flatten(result)})
+    if given.out is not None:
+        write_text_atomically(given.out, as_json + "\n")
     if given.json:
-        print(json.dumps({"checkpoint": str(path), **flatten(result)}))
+        print(as_json)
     else:
         rows = [("checkpoint", path), *((name, _shown(value)) for name, value in flatten(result).items())]
         print(table(rows))

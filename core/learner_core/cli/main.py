@@ -23,6 +23,7 @@ _COMMANDS = {
     "evaluate": "play episodes with a checkpoint and report their returns",
     "inspect": "show what a state file or a checkpoint holds, or how two differ",
     "plugins": "list, diagnose and check backends, algorithms and other plugins",
+    "horovod": "build Horovod for this environment, or say what it lacks",
     "bench": "measure the speed of an update on this machine",
 }
 _MODULES = {"inspect": "inspect_"}
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"learner-core: there is no command {command!r}.{did_you_mean(command, _COMMANDS)}", file=sys.stderr)
         return 2
     debug = "--debug" in given
+    if not debug:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up messages would bury ours
     try:
         module = importlib.import_module(f"learner_core.cli.{_MODULES.get(command, command)}")
         code: int = module.run([argument for argument in given if argument != "--debug"])

@@ -9,7 +9,7 @@
         metrics.jsonl      the same rows, one JSON object per line
         tensorboard/       the same numbers as event files, where TensorBoard is installed
         curve.png          the learning curve, where matplotlib is installed
-        checkpoints/       iteration-00000012/, ...: the newest ones
+        checkpoints/       checkpoint-00000012.lcstate, ...: the newest ones, numbered by iteration
 
 Refuses to start a new run in a folder that holds one.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from learner_core.errors import ConfigError
 
 __all__ = ["RunFolder", "find_checkpoints", "write_text_atomically"]
 
-_CHECKPOINT = re.compile(r"iteration-(\d+)$")
+# As learner_core.state.folder names them.
+_CHECKPOINT = re.compile(r"checkpoint-(\d{8,18})\.lcstate")
 
 
 class RunFolder:
@@ -104,12 +104,12 @@ class RunFolder:
 
     def checkpoint_path(self, iteration: int) -> Path:
         """Where the checkpoint after this iteration goes."""
-        return self.checkpoints / f"iteration-{iteration:08d}"
+        return self.checkpoints / f"checkpoint-{iteration:08d}.lcstate"
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest ``keep`` checkpoints."""
         for path in find_checkpoints(self.checkpoints)[max(keep, 1) :]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -123,9 +123,11 @@ def find_checkpoints(path: Path) -> list[Path]:
     """
     for folder in (path / "checkpoints", path):
         if folder.is_dir():
-            found = [entry for entry in folder.iterdir() if _CHECKPOINT.fullmatch(entry.name)]
+            found = [
+                (int(match[1]), entry) for entry in folder.iterdir() if (match := _CHECKPOINT.fullmatch(entry.name))
+            ]
             if found:
-                return sorted(found, key=lambda entry: int(entry.name.rpartition("-")[2]), reverse=True)
+                return [entry for _, entry in sorted(found, reverse=True)]
     return [path] if not (path / "run.json").is_file() else []
 
 

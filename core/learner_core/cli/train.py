@@ -19,6 +19,7 @@ from .console import count, duration, number, parse_count, parse_duration, table
 from .curve import draw_curve
 from .interrupt import Interrupt
 from .metric_files import MetricFiles, read_rows
+from .quiet import without_startup_messages
 from .report import Moment, Report, StopConditions, flatten, make_report, moment_of
 from .run_folder import RunFolder, find_checkpoints, write_text_atomically
 from .settings import apply_assignments, apply_file, describe_settings, read_file, to_toml
@@ -161,14 +162,15 @@ class _Run:
 
     def go(self) -> int:
         config, folder = self._config, self._folder
-        title = f"{config.algorithm_name} on {config.env}, {config.framework_name}"
+        title = f"{config.algorithm_name} on {config.env}"
         with (
-            make_report(title, self._stop, quiet=self._given.quiet) as report,
+            make_report(f"{title}, {config.framework_name}", self._stop, quiet=self._given.quiet) as report,
             Interrupt(lambda: report.say("Saving after this iteration; again to leave at once.")) as interrupt,
         ):
             if self._stop.is_empty:
                 report.say("No stop condition: trains until Ctrl-C, which saves.")
-            algorithm = config.build()
+            with without_startup_messages():
+                algorithm = config.build()
             try:
                 restored = self._restore(algorithm, report)
                 folder.make()
@@ -180,6 +182,8 @@ class _Run:
                 evaluation = None
                 if self._given.evaluate and not interrupt.requested:
                     evaluation = algorithm.evaluate(self._given.evaluate)
+                    self._info["sessions"][-1]["evaluation"] = flatten(evaluation)
+                    folder.write_info(self._info)
             finally:
                 algorithm.stop()
         drawn = draw_curve(read_rows(folder.jsonl_file), folder.curve_file, title=title, goal=self._stop.episode_return)
@@ -196,9 +200,9 @@ class _Run:
                     raise
                 report.say(f"{path.name} cannot be used, trying the one before: {error}")
                 continue
-            iteration = int(path.name.rpartition("-")[2])
             report.say(f"Going on from {path}.")
             self._saved = path
+            iteration: int = algorithm.iteration
             return iteration
         return 0
 
