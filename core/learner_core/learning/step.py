@@ -7,7 +7,8 @@ a non-finite gradient, an early stop) leaves every array of that module as it wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,8 @@ class UpdateStep:
         self.corrections = corrections
         self.metrics = metrics
         self.accumulate = accumulate
+        #: Parts that a minibatch is split into: micro-batches on every learner.
+        self.num_parts = accumulate * learner._ring.size
         self.xp = learner.backend.xp
 
     # ------------------------------------------------------------------ the loop body
@@ -98,32 +101,56 @@ class UpdateStep:
         Returns:
             The next carry, same keys, shapes and dtypes.
         """
+        with self.context() as context:
+            floats, ints = self.lines(inputs, s)
+            gradients, losses = self.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
+            raw = {mid: self._join(mid, gradients[mid]) for mid in self.plans}
+            return self.apply_half(carry, inputs, context, floats, ints, gradients, raw, losses)
+
+    @contextlib.contextmanager
+    def context(self) -> Iterator[StepContext]:
+        """A fresh context, the learner's own while it is entered."""
         learner = self.learner
         context = StepContext(self.xp)
         context.compute_dtype = learner.compute_dtype
         previous, learner._context = learner._context, context
         try:
             with learner.backend.scope():
-                return self._run(s, carry, inputs, context, masked, sizes)
+                yield context
         finally:
             learner._context = previous
 
-    def _run(
+    def lines(self, inputs: Mapping[str, Any], s: Any) -> tuple[Any, Any]:
+        """Line ``s`` of the float and of the integer table."""
+        return _line(self.xp, inputs["floats"], s), _line(self.xp, inputs["ints"], s)
+
+    def apply_half(
         self,
-        s: Any,
         carry: Mapping[str, Any],
         inputs: Mapping[str, Any],
         context: StepContext,
-        masked: bool,
-        sizes: Mapping[str, int] | None,
+        floats: Any,
+        ints: Any,
+        gradients: dict[str, dict[str, Any]],
+        raw: Mapping[str, Mapping[str, Any]],
+        losses: Mapping[str, Any],
     ) -> dict[str, Any]:
+        """From the gradients on: clipping, optimizers, targets, metrics.
+
+        Args:
+            carry, inputs: as in :meth:`body`.
+            context: filled by :meth:`gradient_half`.
+            floats, ints: the step's lines of the tables.
+            gradients: module -> parameter -> array.
+            raw: module -> optimizer -> the same gradients as one flat vector.
+            losses: module -> detached loss.
+
+        Returns:
+            The next carry.
+        """
         xp, learner = self.xp, self.learner
-        floats = _line(xp, inputs["floats"], s)
-        ints = _line(xp, inputs["ints"], s)
-        gradients, losses = self.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
         out = dict(carry)
         gate = self._gate(carry, context, losses, ints)
-        raw = {mid: self._join(mid, gradients[mid]) for mid in self.plans}
         # Measured before any hook or clip: clipping by value would make a usable number of an infinity.
         self._measure(raw, gate)
         if learner._default_gradients:
@@ -162,13 +189,15 @@ class UpdateStep:
             # A module without rows still takes one, which its gate then ignores.
             indices = {mid: rows[: max(sizes[mid], 1)] for mid, rows in indices.items()}
             noise = {key: value[: max(sizes[key.split("/", 1)[0]], 1)] for key, value in noise.items()}
+        # One row that does not count is padding, too.
+        padded = {mid: masked or (sizes is not None and not sizes[mid]) for mid in self.plans}
         trainable = self._bind(carry, context, floats)
         gradients: dict[str, dict[str, Any]] = {}
         losses: dict[str, Any] = {}
         parts: list[tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]] = []
         for part in range(self.accumulate):
             context.metrics, context.stop = {}, {}
-            weights = self._load_batch(context, inputs, indices, noise, ints, masked, part)
+            weights = self._load_batch(context, inputs, indices, noise, ints, padded, part)
             new_gradients, new_losses = self._gradients(context, trainable, weights)
             gradients = _add(gradients, new_gradients)
             losses = _add(losses, new_losses)
@@ -176,24 +205,26 @@ class UpdateStep:
             for mid, new in context.new_buffers.items():
                 # The next micro-batch goes on from the buffers that this one leaves.
                 context.buffers[mid] = {**context.buffers[mid], **new}
-        if self.accumulate > 1:
-            self._merge(context, parts)
+        if self.num_parts > 1:
+            self._merge(context, ints, parts)
         return gradients, losses
 
     def _merge(
         self,
         context: StepContext,
+        ints: Any,
         parts: list[tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]],
     ) -> None:
-        """Counts, metrics and stop margins of the whole minibatch, from those of its micro-batches."""
+        """Counts, metrics and stop margins of the whole minibatch, from those of its micro-batches.
+
+        Where there are several learners, metrics and margins are this learner's share of them: they add up.
+        """
         xp = self.xp
-        even = xp.asarray(1.0 / len(parts), dtype=self.learner.float_dtype)
+        even = xp.asarray(1.0 / self.num_parts, dtype=self.learner.float_dtype)
         shares: list[dict[str, Any]] = []
         for mid in self.plans:
-            total = parts[0][0][mid]
-            for counts, _, _ in parts[1:]:
-                total = total + counts[mid]
-            context.count[mid] = total
+            context.share[mid] = sum(counts[mid] for counts, _, _ in parts)
+            context.count[mid] = xp.astype(ints[self.table.ints["count", mid]], self.learner.float_dtype)
         for counts, _, _ in parts:
             share = {mid: counts[mid] / xp.maximum(total, xp.ones_like(total)) for mid, total in context.count.items()}
             shares.append({**share, "__all__": even})
@@ -237,7 +268,7 @@ class UpdateStep:
         indices: Mapping[str, Any],
         noise: Mapping[str, Any],
         ints: Any,
-        masked: bool,
+        padded: Mapping[str, bool],
         part: int,
     ) -> dict[str, Any]:
         """Gather this (micro-)batch; returns module id -> weight of its loss in the minibatch's mean, or None for 1."""
@@ -256,7 +287,7 @@ class UpdateStep:
             columns = {c: xp.take(inputs[key], rows, 0) for c in plan.columns if (key := f"data/{mid}/{c}") in inputs}
             valid = ints[self.table.ints["rows", mid]]
             mask = columns.pop("loss_mask", None)
-            if masked or spare:
+            if padded[mid] or spare:
                 first = xp.arange(take.stop - take.start) + take.start
                 inside = xp.astype(first < (valid * 0 if spare else valid), self.learner.float_dtype)
                 mask = inside if mask is None else mask * _expand(xp, inside, mask)
@@ -267,7 +298,7 @@ class UpdateStep:
             columns["loss_mask"] = mask if mask is not None else _ones(xp, columns, self.learner.float_dtype)
             context.batch[mid] = self.learner._wrap_batch(mid, nested_columns(columns))
             whole = xp.astype(ints[self.table.ints["count", mid]], self.learner.float_dtype)
-            weights[mid] = None if self.accumulate == 1 else count / xp.maximum(whole, xp.ones_like(whole))
+            weights[mid] = None if self.num_parts == 1 else count / xp.maximum(whole, xp.ones_like(whole))
 
         def draw(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
             return noise[f"{module_id}/{name}"][chunk[module_id]]
