@@ -2,6 +2,7 @@
 #
 #   make demo      PPO on CartPole: trained on Torch, taken up on TensorFlow (about two minutes after installation)
 #   make test      every suite that takes seconds
+#                  (the first time on a machine it builds Horovod: about five minutes, kept in ~/.cache/learner-core)
 #   make test-all  the long tier as well (hours)
 #   make bench     the update's speed, paired with other libraries (makes an environment of its own for them)
 #   make lint      ruff, mypy --strict, import-linter
@@ -11,14 +12,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := torch,tf-cpu,plot,tensorboard,testing,dev,mujoco,box2d
+EXTRAS := torch,tf-cpu,horovod,plot,tensorboard,testing,dev,mujoco,box2d
 
 # Installed once per content of what decides the installation: nothing to do while the stamp of that name exists.
 STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml constraints.txt; echo '$(EXTRAS)'; $(PYTHON) -V; } 2>&1 | sha256sum | cut -c1-16)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: install demo test test-all bench lint format docs clean
+.PHONY: install horovod demo test test-all bench lint format docs clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -32,10 +33,14 @@ $(STAMP):
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
 
-test: $(STAMP)
+# Says at once that it is there, takes it from the cache, or builds it; fails where nothing can be compiled.
+horovod: $(STAMP)
+	@$(BIN)/learner-core horovod build
+
+test: horovod
 	@$(BIN)/python tests/run_all.py
 
-test-all: $(STAMP)
+test-all: horovod
 	@$(BIN)/python tests/run_all.py --slow
 
 bench: $(STAMP)

@@ -36,6 +36,7 @@ SUITES = [
     Suite("tf", "tests/tf"),
     Suite("shared-torch", "tests/shared", "torch"),
     Suite("shared-tf", "tests/shared", "tf"),
+    Suite("group", "tests/group"),
     Suite("parity", "tests/parity"),
     Suite("cli", "tests/cli"),
     Suite("core", "tests/core"),

@@ -21,6 +21,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": "train an algorithm on an environment, or go on with an earlier run",
     "evaluate": "play episodes with a checkpoint and report their returns",
+    "record": "play episodes with a checkpoint and keep them in a file, for offline algorithms",
     "inspect": "show what a state file or a checkpoint holds, or how two differ",
     "plugins": "list, diagnose and check backends, algorithms and other plugins",
     "horovod": "build Horovod for this environment, or say what it lacks",

@@ -1,0 +1,161 @@
+"""Reducing Torch tensors over learners: through Horovod, or through ``torch.distributed``.
+
+Needs torch; Horovod only where it is asked for (``learner-core horovod build``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+
+from learner_core.errors import LearnerGroupError
+from learner_core.group.collectives import Collective
+
+__all__ = ["HorovodCollective", "TorchCollective", "make_collective"]
+
+
+def make_collective(name: str, device: torch.device) -> Collective | None:
+    """One rank's end of a ring for tensors on ``device``; ``None``: Torch has no collective of this name."""
+    if name == "horovod":
+        return HorovodCollective(device)
+    if name == "torch":
+        return TorchCollective(device)
+    return None
+
+
+class HorovodCollective(Collective):
+    """One rank of a Horovod ring. Sums are in place; on the wire names begin with ``allreduce.`` and ``broadcast.``.
+
+    Args:
+        device: of the vectors to reduce.
+    """
+
+    name: ClassVar[str] = "horovod"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._hvd: Any = None
+
+    def prepare(self) -> None:
+        try:
+            import horovod.torch as hvd
+        except ImportError as error:
+            raise LearnerGroupError(
+                f'collective="horovod": Horovod for torch {torch.__version__} is not installed ({error}): '
+                'run `learner-core horovod build`, or use collective="torch"'
+            ) from error
+        if not hasattr(hvd, "allreduce_"):  # it prints and goes on when its binary is missing
+            raise LearnerGroupError(
+                'collective="horovod": the installed Horovod has no Torch part: run `learner-core horovod build`, '
+                'or use collective="torch"'
+            )
+        if self._device.type == "cuda" and not hvd.nccl_built():
+            raise LearnerGroupError(
+                'collective="horovod" on CUDA: this Horovod has no NCCL, every gradient would visit the host: use '
+                'collective="torch", or build it with `learner-core horovod build --gpu`'
+            )
+        self._hvd = hvd
+
+    def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
+        self.prepare()
+        os.environ.update(rendezvous)
+        # The default is 1 ms; 0 would spin on a core that the ranks may not have.
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")
+        self._hvd.init()
+        self.rank, self.size = rank, size
+
+    def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
+        with _peers("horovod"):
+            return self._hvd.allreduce_(flat, name=name, op=self._hvd.Sum)
+
+    def broadcast(self, flat: Any, *, root: int = 0, name: str = "flat") -> Any:
+        with _peers("horovod"):
+            return self._hvd.broadcast_(flat, root, name=name)
+
+    def barrier(self) -> None:
+        self.allreduce_flat_(torch.zeros(1, device=self._device), name="barrier")
+
+    def abort(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._hvd is not None and self._hvd.is_initialized():
+            with contextlib.suppress(Exception):
+                self._hvd.shutdown()
+
+
+class TorchCollective(Collective):
+    """One rank of a ``torch.distributed`` process group: gloo on the CPU, NCCL on CUDA.
+
+    Args:
+        device: of the vectors to reduce.
+    """
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._open = False
+
+    def prepare(self) -> None:
+        if not dist.is_available():
+            raise LearnerGroupError(
+                'collective="torch": this torch was built without torch.distributed: use collective="horovod" '
+                "(learner-core horovod build)"
+            )
+
+    def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
+        self.prepare()
+        if dist.is_initialized():
+            raise LearnerGroupError('collective="torch": this process is in another torch.distributed group already')
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        with _peers("torch"):
+            dist.init_process_group(
+                "nccl" if self._device.type == "cuda" else "gloo",
+                store=dist.FileStore(rendezvous["file"], size),  # type: ignore[attr-defined]  # re-exported by torch
+                rank=rank,
+                world_size=size,
+                timeout=datetime.timedelta(seconds=timeout_s),
+                device_id=self._device if self._device.type == "cuda" else None,
+            )
+        self.rank, self.size, self._open = rank, size, True
+
+    def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
+        with _peers("torch"):
+            dist.all_reduce(flat)
+        return flat
+
+    def broadcast(self, flat: Any, *, root: int = 0, name: str = "flat") -> Any:
+        with _peers("torch"):
+            dist.broadcast(flat, root)
+        return flat
+
+    def barrier(self) -> None:
+        self.allreduce_flat_(torch.zeros(1, device=self._device))
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def abort(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            with contextlib.suppress(Exception):
+                dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _peers(name: str) -> Iterator[None]:
+    """An operation of the ring fails when somebody has left it."""
+    try:
+        yield
+    except RuntimeError as error:  # HorovodInternalError and torch's DistBackendError are RuntimeErrors
+        raise LearnerGroupError(f'collective="{name}": another rank has left the ring: {error}') from error
