@@ -10,12 +10,11 @@ import numpy as np
 from ..errors import BatchError, ConfigError
 from ..group.results import merge_results
 from ..maths import noise
+from ..sampling.recording import RECORDING_FORMAT
 from ..state.files import load_state
 from .algorithm import Algorithm
 
 __all__ = ["OfflineAlgorithm", "read_recording"]
-
-_FORMAT = "learner_core/recording"
 
 
 class OfflineAlgorithm(Algorithm):
@@ -67,7 +66,7 @@ def read_recording(path: Any) -> dict[str, Any]:
         BatchError: no recording, or columns of different lengths.
     """
     tree = load_state(path)
-    if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
+    if not isinstance(tree, dict) or tree.get("format") != RECORDING_FORMAT:
         raise BatchError(f"{path} is no recording; `learner-core record` writes them")
     columns: dict[str, Any] = tree["columns"]
     lengths = {len(leaf) for leaf in _leaves(columns)}

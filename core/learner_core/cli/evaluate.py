@@ -15,7 +15,7 @@ from .quiet import without_startup_messages
 from .report import flatten
 from .run_folder import find_checkpoints, write_text_atomically
 
-__all__ = ["run"]
+__all__ = ["open_checkpoint", "run"]
 
 
 def run(arguments: list[str]) -> int:
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
     given = parser.parse_args(arguments)
     with without_startup_messages():
-        path, algorithm = _open(given.path, given.backend)
+        path, algorithm = open_checkpoint(given.path, given.backend)
     try:
         result = algorithm.evaluate(given.episodes)
     finally:
@@ -51,8 +51,19 @@ def run(arguments: list[str]) -> int:
     return 1 if given.min_return is not None and not mean >= given.min_return else 0
 
 
-def _open(path: Path, backend: str | None) -> tuple[Path, Any]:
-    """Open the newest checkpoint of a path that can be read."""
+def open_checkpoint(path: Path, backend: str | None) -> tuple[Path, Any]:
+    """Open the newest checkpoint of a path that can be read.
+
+    Args:
+        path: A run's folder, or a checkpoint.
+        backend: Another backend than the one that saved it.
+
+    Returns:
+        The checkpoint's path, and its Algorithm.
+
+    Raises:
+        ConfigError, StateError: There is none that can be read.
+    """
     if not path.exists():
         raise ConfigError(f"There is no {path}.")
     checkpoints = find_checkpoints(path)

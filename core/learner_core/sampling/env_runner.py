@@ -27,7 +27,7 @@ from .actions import ActionDoor
 from .columns import Columns, tree_map, tree_paths
 from .env_state import check_env, restore_env, save_env
 from .episodes import Episode, EpisodeTracker
-from .evaluation import evaluate
+from .evaluation import Watch, evaluate
 from .finite import check_finite
 from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
@@ -194,7 +194,7 @@ class EnvRunner:
         self._finished.extend(rollout.episodes)
         return rollout
 
-    def evaluate(self, num_episodes: int, *, explore: bool = False) -> list[Episode]:
+    def evaluate(self, num_episodes: int, *, explore: bool = False, watch: Watch | None = None) -> list[Episode]:
         """Play whole episodes in environments of their own; training is not disturbed.
 
         Each lane contributes its first episodes, as many as any other (give or take one), so that short episodes are
@@ -204,6 +204,7 @@ class EnvRunner:
         Args:
             num_episodes: How many.
             explore: Sample actions instead of taking the most likely ones.
+            watch: Told of every step (``evaluation.Watch``): to record, to draw.
 
         Returns:
             ``num_episodes`` episodes, each lane's first before the second ones.
@@ -224,6 +225,7 @@ class EnvRunner:
             noise_seed=self.seed,
             stream=f"env_runner/{self.worker_index}/evaluation/{number}",
             explore=explore,
+            watch=watch,
         )
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ Needs lanes of its own and a policy. Refuses nothing; what the environments rais
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,17 @@ import numpy as np
 from .actions import ActionDoor
 from .columns import Columns, tree_map
 from .episodes import Episode
-from .lanes import Lanes
+from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
 from .normalize import RunningNormalizer
 from .numpy_backend import Policy
 
-__all__ = ["evaluate"]
+__all__ = ["Watch", "evaluate"]
+
+#: Called after every step with the observations [N, ...] before it (not normalised), the policy's answer, what the
+#: environments returned, the observations after it, and bool[N]: lanes whose step belongs to an episode that counts.
+#: The arrays are valid during the call alone.
+Watch = Callable[[Columns, Mapping[str, np.ndarray], Step, Columns, np.ndarray], None]
 
 
 def evaluate(
@@ -33,6 +38,7 @@ def evaluate(
     noise_seed: int,
     stream: str,
     explore: bool,
+    watch: Watch | None = None,
 ) -> list[Episode]:
     """Play a fixed number of episodes in each lane.
 
@@ -50,6 +56,7 @@ def evaluate(
         noise_seed: Seed of the action noise.
         stream: Name of the action noise.
         explore: Sample actions instead of taking the most likely ones.
+        watch: Told of every step.
 
     Returns:
         The episodes: every lane's first, then every lane's second, ...
@@ -66,9 +73,13 @@ def evaluate(
         shown = obs if normalizer is None else normalizer.normalize(obs)
         row = noise.at(step_number) if explore else None
         answer = policy.compute_actions(shown, noise=row, explore=explore)
+        before = None if watch is None else tree_map(np.array, obs)
         step = lanes.step(door.to_env(answer["actions"]), obs)
         step_number += 1
         stepped = np.ones(count, np.bool_) if step.valid is None else step.valid
+        if watch is not None:
+            counting = np.array([len(episodes) < quota[lane] for lane, episodes in enumerate(played)])
+            watch(before, answer, step, obs, stepped & counting)
         returns[stepped] += step.rewards[stepped]
         lengths += stepped
         for lane in np.flatnonzero(step.terminateds | step.truncateds):
