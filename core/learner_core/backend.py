@@ -7,21 +7,55 @@ The rest has defaults here. Built-in backends and third parties' register throug
 from __future__ import annotations
 
 import contextlib
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .errors import CompileError, ConfigError
+from .errors import CompileError, ConfigError, did_you_mean
 
-__all__ = ["Backend", "Loop", "PythonLoop"]
+__all__ = ["Backend", "Loop", "PythonLoop", "PythonSplitLoop", "loss_groups"]
 
 Tree = Any
 #: ``loop(carry, inputs, start, stop) -> carry``: the steps start..stop-1 of the tables in ``inputs``.
 Loop = Callable[[dict[str, Any], dict[str, Any], int, int], dict[str, Any]]
 #: ``body(s, carry, inputs) -> carry``, pure.
 Body = Callable[..., dict[str, Any]]
+
+
+def loss_groups(
+    losses: Mapping[str, Any], params: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Mapping[str, list[str]]]
+) -> list[tuple[Any, list[tuple[str, str]]]]:
+    """Which scalar is differentiated by which parameters: for backends' ``gradients``.
+
+    Args:
+        losses: module -> scalar, or {optimizer: scalar}.
+        params: module -> name -> array.
+        groups: module -> optimizer -> names of its parameters.
+
+    Returns:
+        (scalar, [(module, name), ...]) pairs over disjoint parameters. Modules with one loss each share a pair, their
+        losses added up: modules share no parameters, so one backward pass serves all of them.
+
+    Raises:
+        ConfigError: a loss for an optimizer that is not registered.
+    """
+    pairs: list[tuple[Any, list[tuple[str, str]]]] = []
+    total: Any = None
+    names: list[tuple[str, str]] = []
+    for mid, loss in losses.items():
+        if not isinstance(loss, Mapping):
+            total = loss if total is None else total + loss
+            names += [(mid, name) for name in params[mid]]
+            continue
+        for optimizer, value in loss.items():
+            if optimizer not in groups[mid]:
+                raise ConfigError(
+                    f"module {mid!r}: a loss for optimizer {optimizer!r}, which is not registered."
+                    f"{did_you_mean(optimizer, groups[mid])}"
+                )
+            pairs.append((value, [(mid, name) for name in groups[mid][optimizer]]))
+    return pairs if total is None else [*pairs, (total, names)]
 
 
 class PythonLoop:
@@ -38,6 +72,25 @@ class PythonLoop:
         for s in range(start, stop):
             sizes = {mid: rows[s] for mid, rows in inputs["sizes"].items()}
             carry = self._body(s, carry, arrays, masked=False, sizes=sizes)
+        return carry
+
+
+class PythonSplitLoop:
+    """As :class:`PythonLoop`, for several learners: each step's gradients are summed over all of them."""
+
+    def __init__(
+        self, gradient: Callable[..., Any], apply: Callable[..., dict[str, Any]], reduce: Callable[[Any], Any]
+    ) -> None:
+        self._gradient = gradient
+        self._apply = apply
+        self._reduce = reduce
+
+    def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+        arrays = {name: value for name, value in inputs.items() if name != "sizes"}
+        for s in range(start, stop):
+            sizes = {mid: rows[s] for mid, rows in inputs["sizes"].items()}
+            flat = self._reduce(self._gradient(s, carry, arrays, masked=False, sizes=sizes))
+            carry = self._apply(s, carry, arrays, flat)
         return carry
 
 
@@ -130,9 +183,45 @@ class Backend:
         """
         raise CompileError(f"backend {self.name!r} does not compile; use compile=None or compile=False")
 
+    def adapt_module(self, spec: Any) -> Any:
+        """An RLModule around a network of this backend's framework.
+
+        Args:
+            spec: ``RLModuleSpec`` with its spaces; ``module_class`` is no ``RLModule`` subclass.
+
+        Raises:
+            ConfigError: it is no network of this framework; by default always.
+        """
+        raise ConfigError(
+            f"module_class={spec.module_class!r} is not an RLModule subclass, and backend {self.name!r} takes no "
+            "networks of a framework"
+        )
+
     def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A forward pass made fast for repeated calls without gradients; by default the function itself."""
         return function
+
+    def make_split_loop(
+        self,
+        gradient: Callable[..., Any],
+        apply: Callable[..., dict[str, Any]],
+        reduce: Callable[[Any], Any],
+        *,
+        example: tuple[dict[str, Any], dict[str, Any]],
+        config: Any,
+    ) -> Loop:
+        """A compiled loop for several learners: gradients, one sum over the learners, the rest of the step.
+
+        Args:
+            gradient: ``gradient(s, carry, inputs) -> flat``, this learner's addend.
+            apply: ``apply(s, carry, inputs, flat) -> carry``, from the sum.
+            reduce: ``reduce(flat) -> flat``, the sum over all learners; it is not traced.
+            example, config: as in :meth:`make_loop`.
+
+        Raises:
+            CompileError: this backend does not compile.
+        """
+        raise CompileError(f"backend {self.name!r} does not compile; use compile=None or compile=False")
 
     def make_collective(self, name: str) -> Any:
         """One rank's end of a ring for this backend's arrays.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from learner_core.backend import Backend, Body, Loop
+from learner_core.backend import Backend, Body, Loop, loss_groups
 from learner_core.errors import ConfigError
 
 from . import xp as tf_xp
@@ -61,25 +61,8 @@ class TfBackend(Backend):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch([value for arrays in leaves.values() for value in arrays.values()])
             losses, aux = loss_fn(leaves)
+            wanted = loss_groups(losses, leaves, groups)
         gradients: dict[str, dict[str, Any]] = {mid: {} for mid in params}
-        joint: list[Any] = []
-        joint_names: list[tuple[str, str]] = []
-        wanted: list[tuple[Any, list[tuple[str, str]]]] = []
-        for mid, loss in losses.items():
-            if isinstance(loss, Mapping):
-                for optimizer, value in loss.items():
-                    if optimizer not in groups[mid]:
-                        raise ConfigError(
-                            f"module {mid!r}: a loss for optimizer {optimizer!r}, which is not registered; "
-                            f"there is: {', '.join(groups[mid])}"
-                        )
-                    wanted.append((value, [(mid, name) for name in groups[mid][optimizer]]))
-            else:
-                joint.append(loss)
-                joint_names += [(mid, name) for name in leaves[mid]]
-        if joint:
-            # tape.gradient of a list is the gradient of its sum; modules share no parameters.
-            wanted.append((joint, joint_names))
         for loss, names in wanted:
             sources = [leaves[mid][name] for mid, name in names]
             found = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)

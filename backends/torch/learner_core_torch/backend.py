@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from learner_core.backend import Backend, Body, Loop
+from learner_core.backend import Backend, Body, Loop, loss_groups
 from learner_core.errors import ConfigError
 
 from . import xp as torch_xp
@@ -69,46 +69,18 @@ class TorchBackend(Backend):
                 for mid, arrays in params.items()
             }
             losses, aux = loss_fn(leaves)
-        wanted: list[tuple[torch.Tensor, list[tuple[str, str]]]] = []
-        joint: list[torch.Tensor] = []
-        joint_names: list[tuple[str, str]] = []
-        for mid, loss in losses.items():
-            if isinstance(loss, Mapping):
-                for optimizer, value in loss.items():
-                    if optimizer not in groups[mid]:
-                        raise ConfigError(
-                            f"module {mid!r}: a loss for optimizer {optimizer!r}, which is not registered; "
-                            f"there is: {', '.join(groups[mid])}"
-                        )
-                    wanted.append((value, [(mid, name) for name in groups[mid][optimizer]]))
-            else:
-                # Modules share no parameters, so one backward pass through the sum serves all of them.
-                joint.append(loss)
-                joint_names += [(mid, name) for name in leaves[mid]]
-        if joint:
-            total = joint[0]
-            for loss in joint[1:]:
-                total = total + loss
-            wanted.append((total, joint_names))
-        gradients: dict[str, dict[str, Any]] = {
-            mid: {name: torch.zeros_like(value) for name, value in arrays.items()}
-            for mid, arrays in params.items()
-            if mid not in losses
+        gradients = {
+            mid: {name: torch.zeros_like(value) for name, value in arrays.items()} for mid, arrays in params.items()
         }
+        wanted = loss_groups(losses, leaves, groups)
         for position, (loss, names) in enumerate(wanted):
+            if not (loss.requires_grad and names):
+                continue
             sources = [leaves[mid][name] for mid, name in names]
-            found: tuple[torch.Tensor | None, ...]
-            if loss.requires_grad and sources:
-                found = torch.autograd.grad(loss, sources, retain_graph=position + 1 < len(wanted), allow_unused=True)
-            else:
-                found = (None,) * len(sources)
-            for (mid, name), source, gradient in zip(names, sources, found, strict=True):
-                value = torch.zeros_like(source) if gradient is None else gradient
-                gradients.setdefault(mid, {})[name] = value
-        for mid, arrays in params.items():
-            for name, value in arrays.items():
-                if name not in gradients.setdefault(mid, {}):
-                    gradients[mid][name] = torch.zeros_like(value)
+            found = torch.autograd.grad(loss, sources, retain_graph=position + 1 < len(wanted), allow_unused=True)
+            for (mid, name), gradient in zip(names, found, strict=True):
+                if gradient is not None:
+                    gradients[mid][name] = gradient
         return gradients, _detached(aux)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -120,6 +92,11 @@ class TorchBackend(Backend):
 
     def value_reads(self) -> ValueReads:
         return ValueReads()
+
+    def adapt_module(self, spec: Any) -> Any:
+        from .modules import adapt_module
+
+        return adapt_module(spec, self)
 
     def make_collective(self, name: str) -> Any:
         from .collective import make_collective

@@ -312,6 +312,6 @@ def _read(path: Any) -> dict[str, Any]:
 def fragment_length(config: Any) -> int:
     """Steps of each environment per fragment: the setting, or what fills ``train_batch_size``."""
     if config.rollout_fragment_length == "auto":
-        return max(1, math.ceil(config.train_batch_size / config.num_envs_per_env_runner))
+        return max(1, math.ceil(int(config.train_batch_size) / int(config.num_envs_per_env_runner)))
     length: int = config.rollout_fragment_length
     return length
