@@ -81,6 +81,17 @@ def test_its_algorithm_trains_on_every_backend_and_on_its_own_to_the_same_weight
         np.testing.assert_allclose(got[name], value, rtol=0, atol=1e-6, err_msg=name)
 
 
+def test_its_algorithm_runs_from_the_command_line_and_changes_frameworks(installed: Outside) -> None:
+    command = [installed.bin / "learner-core", "train"]
+    settings = ["--set", "train_batch_size=256", "--set", "compile=false", "--set", "model.hidden=[8]"]
+    new = ["reinforce", "--env", "CartPole-v1", "--out", "run", "--stop-iterations", "2", *settings]
+    assert "2 iterations" in installed.run(*command, *new).stdout
+    again = ["--resume", "run", "--backend", "tf", "--stop-iterations", "3"]
+    assert "3 iterations" in installed.run(*command, *again).stdout
+    rows = [json.loads(line) for line in (installed.folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["backend"] for row in rows] == ["torch", "torch", "tf"]
+
+
 def test_a_broken_plugin_is_named_and_disturbs_no_other(installed: Outside, tmp_path: Path) -> None:
     source = tmp_path / "broken"
     (source / "learner_core_broken").mkdir(parents=True)

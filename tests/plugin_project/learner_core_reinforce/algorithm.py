@@ -21,6 +21,9 @@ class ReinforceModule(lc.RLModule):
 
 
 class ReinforceLearner(lc.Learner):
+    def preprocess_batch(self, *, module_id, batch):
+        return {**batch, "advantages": batch["advantages"] - batch["advantages"].mean()}
+
     def compute_loss_for_module(self, *, module_id, config, batch, fwd_out):
         inputs = fwd_out["action_dist_inputs"]
         actions = self.module[module_id].get_train_action_dist_cls().from_logits(inputs)
@@ -32,8 +35,12 @@ class ReinforceLearner(lc.Learner):
 @dataclass(kw_only=True, repr=False, eq=False)
 class ReinforceConfig(lc.AlgorithmConfig):
     algorithm_name = "reinforce"
+    algorithm_class = "learner_core.algorithm.on_policy:OnPolicyAlgorithm"
     default_learner_class = ReinforceLearner
     default_module_class = ReinforceModule
 
     entropy_coeff: Annotated[FloatOrSchedule, Range(0)] = 0.01
     """Weight of the entropy bonus."""
+
+    use_critic: bool = False
+    """The on-policy loop estimates no values: advantages are discounted returns."""
