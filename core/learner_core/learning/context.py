@@ -27,6 +27,7 @@ class StepContext:
         batch: module id -> columns (nested dicts for dict observations).
         mask: module id -> float[M] or [M, T], 1 where a row counts; ``None`` when every row does.
         count: module id -> 0-d array, number of rows (timesteps) that count on this learner.
+        share: the same, once ``count`` holds those of all learners.
         noise: "module/name" -> float[M, *shape].
         variables: module id -> name -> 0-d array (host variables).
         config: module id -> ConfigView.
@@ -43,6 +44,7 @@ class StepContext:
         self.batch: dict[str, Any] = {}
         self.mask: dict[str, Any] = {}
         self.count: dict[str, Any] = {}
+        self.share: dict[str, Any] = {}
         self.noise: Callable[[str, str, tuple[int, ...]], Any] = _no_noise
         self.variables: dict[str, dict[str, Any]] = {}
         self.config: dict[str, Any] = {}

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import PythonLoop
+from ..backend import PythonLoop, PythonSplitLoop
 from ..errors import CompileError
 from .batch import ColumnSpec
 from .plan import MinibatchPlan
+from .split import SplitStep
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -55,10 +56,15 @@ class Executor:
         self._learner = learner
         self._step = step
         self._specs = specs
-        self._minibatch = dict(minibatch)
+        self._ring = ring = learner._ring
+        #: module id -> rows that this learner takes of a full minibatch.
+        self._minibatch = {mid: ring.width(size) for mid, size in minibatch.items()}
         self._noise = dict(noise)
         self.mask_safe = mask_safe
-        self._eager = PythonLoop(step.body)
+        self._split = SplitStep(step)
+        self._eager: Any = PythonLoop(step.body)
+        if ring.size > 1:
+            self._eager = PythonSplitLoop(self._split.gradient, self._split.apply, ring.reduce)
         self._compiled: Any = None
         self._failed = False
         self._value_reads = list(value_reads)
@@ -66,7 +72,7 @@ class Executor:
         batch = config.rows_per_update
         epochs = config.num_epochs or 1
         self._capacity = {mid: max(1, math.ceil(batch / m)) * m for mid, m in self._minibatch.items()}
-        self._steps = max(max(1, math.ceil(batch / m)) for m in self._minibatch.values()) * epochs
+        self._steps = max(max(1, math.ceil(batch / m)) for m in minibatch.values()) * epochs
         self._buffers: dict[str, np.ndarray] = {}
         self.compile_seconds = 0.0
 
@@ -95,12 +101,9 @@ class Executor:
         began = time.perf_counter()
         carry = self._learner._carry
         try:
-            inputs = self._static_inputs(self._dummy(), self._dummy_plans(), 0, {})
-            self._compiled = self._learner.backend.make_loop(
-                functools.partial(self._step.body, masked=self.mask_safe),
-                example=(self._start(carry), inputs),
-                config=config,
-            )
+            plans = self._dummy_plans()
+            inputs = self._static_inputs(self._dummy(), plans, plans, 0)
+            self._compiled = self._make_loop((self._start(carry), inputs))
         except CompileError:
             if config.compile:
                 raise
@@ -114,6 +117,16 @@ class Executor:
                 ) from error
             self._give_up(reason)
         self.compile_seconds = time.perf_counter() - began
+
+    def _make_loop(self, example: tuple[dict[str, Any], dict[str, Any]]) -> Any:
+        learner, ring = self._learner, self._ring
+        if ring.size == 1:
+            body = functools.partial(self._step.body, masked=self.mask_safe)
+            return learner.backend.make_loop(body, example=example, config=learner.config)
+        gradient = functools.partial(self._split.gradient, masked=self.mask_safe)
+        return learner.backend.make_split_loop(
+            gradient, self._split.apply, ring.reduce, example=example, config=learner.config
+        )
 
     def _give_up(self, reason: str) -> None:
         self._failed = True
@@ -138,14 +151,19 @@ class Executor:
             plans: module id -> plan, all of one length; lines without rows for absent modules.
             first_step: lifetime minibatch step of the first line, which keys the noise.
         """
+        whole = plans
+        plans = {mid: self._ring.share(plan) for mid, plan in whole.items()}
         steps = next(iter(plans.values())).num_steps
         totals: np.ndarray | None = None
         start = 0
         self._stopped = np.zeros(max(len(self._step.plans), 1), np.bool_)
         while start < steps:
             stop, use_compiled = self._segment(plans, start, steps, data)
-            part = {mid: MinibatchPlan(p.indices[start:stop], p.rows[start:stop]) for mid, p in plans.items()}
-            sums = self._run_segment(data, part, first_step + start, use_compiled)
+            own, all_ = (
+                {mid: MinibatchPlan(p.indices[start:stop], p.rows[start:stop]) for mid, p in of.items()}
+                for of in (plans, whole)
+            )
+            sums = self._run_segment(data, own, all_, first_step + start, use_compiled)
             totals = sums if totals is None else totals + sums
             start = stop
         assert totals is not None
@@ -176,6 +194,7 @@ class Executor:
         self,
         data: Mapping[str, Mapping[str, np.ndarray]],
         plans: Mapping[str, MinibatchPlan],
+        whole: Mapping[str, MinibatchPlan],
         first_step: int,
         use_compiled: bool,
     ) -> np.ndarray:
@@ -183,10 +202,10 @@ class Executor:
         steps = next(iter(plans.values())).num_steps
         carry = self._start(learner._carry, self._stopped)
         if use_compiled:
-            inputs = self._static_inputs(data, plans, first_step, learner._optimizer_steps)
+            inputs = self._static_inputs(data, plans, whole, first_step)
             carry = self._compiled(carry, inputs, 0, steps)
         else:
-            inputs = self._exact_inputs(data, plans, first_step)
+            inputs = self._exact_inputs(data, plans, whole, first_step)
             carry = self._eager(carry, inputs, 0, steps)
         host = learner.backend.to_numpy({name: carry.pop(name) for name in ("metrics", "applied", "stopped")})
         learner._carry = carry
@@ -229,8 +248,8 @@ class Executor:
         self,
         data: Mapping[str, Mapping[str, np.ndarray]],
         plans: Mapping[str, MinibatchPlan],
+        whole: Mapping[str, MinibatchPlan],
         first_step: int,
-        optimizer_steps: Any,
     ) -> dict[str, Any]:
         """Inputs of the compiled loop, in buffers of capacity size that are reused from update to update."""
         arrays: dict[str, np.ndarray] = {}
@@ -258,20 +277,30 @@ class Executor:
                 else:
                     buffer[:rows] = source
                 arrays[f"data/{mid}/{name}"] = buffer
-            counts[mid] = _counts(plan, columns.get("loss_mask"))
+            counts[mid] = _counts(whole[mid], columns.get("loss_mask"))
         for key, shape in self._noise.items():
             mid = key.split("/", 1)[0]
             buffer = self._buffer(
                 f"noise/{key}", (self._steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype
             )
-            for line, rows in enumerate(plans[mid].rows.tolist()):
-                buffer[line, :rows] = self._learner._draw(key, first_step + line, rows, shape)
+            self._draw_noise(buffer, key, whole[mid], first_step)
             arrays[f"noise/{key}"] = buffer
         arrays.update(self._tables(plans, counts, first_step, self._steps))
         return dict(self._learner.backend.from_numpy(arrays))
 
+    def _draw_noise(self, buffer: np.ndarray, key: str, whole: MinibatchPlan, first_step: int) -> None:
+        """Fill float[steps, rows, *shape]: a row's noise goes by its place in the whole minibatch."""
+        for line, rows in enumerate(whole.rows.tolist()):
+            first, last = self._ring.bounds(rows)
+            drawn = self._learner._draw(key, first_step + line, rows, buffer.shape[2:])
+            buffer[line, : last - first] = drawn[first:last]
+
     def _exact_inputs(
-        self, data: Mapping[str, Mapping[str, np.ndarray]], plans: Mapping[str, MinibatchPlan], first_step: int
+        self,
+        data: Mapping[str, Mapping[str, np.ndarray]],
+        plans: Mapping[str, MinibatchPlan],
+        whole: Mapping[str, MinibatchPlan],
+        first_step: int,
     ) -> dict[str, Any]:
         """Inputs of the uncompiled loop: the data as they are, and each step's true number of rows."""
         arrays: dict[str, np.ndarray] = {}
@@ -284,13 +313,12 @@ class Executor:
             for name in self._step.plans[mid].columns:
                 if name in columns:
                     arrays[f"data/{mid}/{name}"] = columns[name]
-            counts[mid] = _counts(plan, columns.get("loss_mask"))
+            counts[mid] = _counts(whole[mid], columns.get("loss_mask"))
             sizes[mid] = plan.rows.tolist()
         for key, shape in self._noise.items():
             mid = key.split("/", 1)[0]
             buffer = np.zeros((steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype)
-            for line, rows in enumerate(plans[mid].rows.tolist()):
-                buffer[line, :rows] = self._learner._draw(key, first_step + line, rows, shape)
+            self._draw_noise(buffer, key, whole[mid], first_step)
             arrays[f"noise/{key}"] = buffer
         arrays.update(self._tables(plans, counts, first_step, steps))
         return {**self._learner.backend.from_numpy(arrays), "sizes": sizes}

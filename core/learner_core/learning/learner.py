@@ -25,6 +25,7 @@ from .build import LearnerBuild, resolve_backend, resolve_modules
 from .context import ModuleViews, StepContext
 from .plan import MinibatchPlan, make_plan
 from .results import reduce_metrics
+from .ring import ALONE, Ring
 from .rl_module import RLModuleSpec, check_module_id
 from .variables import Variables
 
@@ -41,6 +42,7 @@ class Learner:
         env: environment to take the spaces from; ``None`` makes the configured one for a moment.
         module_spec: RLModuleSpec or MultiRLModuleSpec; ``None`` takes the configuration's.
         backend: a Backend instance; ``None`` loads the configured one.
+        ring: this learner's place among several (a LearnerGroup gives it); ``None``: it is alone.
 
     Raises:
         ConfigError, SpaceError: the configuration does not fit itself, the spaces, or this backend.
@@ -51,8 +53,11 @@ class Learner:
     #: Backend that this class is written for; ``None``: any.
     framework: ClassVar[str | None] = None
 
-    def __init__(self, config: Any, env: Any = None, *, module_spec: Any = None, backend: Any = None) -> None:
+    def __init__(
+        self, config: Any, env: Any = None, *, module_spec: Any = None, backend: Any = None, ring: Ring | None = None
+    ) -> None:
         self.config = config
+        self._ring = ring or ALONE
         self.backend = backend or resolve_backend(config, type(self))
         self.xp = self.backend.xp
         self.float_dtype = self.backend.float_dtype

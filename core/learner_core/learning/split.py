@@ -1,0 +1,111 @@
+"""The step of several learners, cut where their gradients meet.
+
+``gradient`` ends with one flat vector: every gradient, then losses, stop margins, metrics and buffers, each already
+weighed by this learner's share of the minibatch's rows. The vectors of all learners add up to what one learner would
+have computed, so ``apply`` takes the sum and goes on as if it were alone, and every learner arrives at the same state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .context import StepContext
+from .step import UpdateStep
+
+__all__ = ["SplitStep"]
+
+
+class SplitStep:
+    """An UpdateStep in two halves.
+
+    Args:
+        step: the whole step.
+    """
+
+    def __init__(self, step: UpdateStep) -> None:
+        self._step = step
+        # Order of the vector after the gradients: (kind, key, shape). Found by ``gradient``, the same on every learner.
+        self._tail: list[tuple[str, Any, tuple[int, ...]]] = []
+
+    def gradient(
+        self,
+        s: Any,
+        carry: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        *,
+        masked: bool = True,
+        sizes: Mapping[str, int] | None = None,
+    ) -> Any:
+        """This learner's addend; arguments as in ``UpdateStep.body``, ``inputs`` with this learner's rows.
+
+        Returns:
+            float[n], n the same on every learner and in every step.
+        """
+        step, xp = self._step, self._step.xp
+        with step.context() as context:
+            floats, ints = step.lines(inputs, s)
+            gradients, losses = step.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
+            parts: list[Any] = []
+            for mid in step.plans:
+                for vector in step._join(mid, gradients[mid]).values():
+                    parts.append(self._own(context, mid, vector))
+            tail: list[tuple[str, Any, tuple[int, ...]]] = []
+            for kind, key, value in self._rest(context, losses):
+                tail.append((kind, key, tuple(xp.shape(value))))
+                parts.append(xp.reshape(xp.astype(value, step.learner.float_dtype), (-1,)))
+            self._tail = tail
+            return xp.concat(parts, 0)
+
+    def apply(self, s: Any, carry: Mapping[str, Any], inputs: Mapping[str, Any], flat: Any) -> dict[str, Any]:
+        """The next carry, from the sum of all learners' vectors; the same on each of them."""
+        step, xp = self._step, self._step.xp
+        with step.context() as context:
+            floats, ints = step.lines(inputs, s)
+            step._bind(carry, context, floats)
+            sizes = [o.layout.size for plan in step.plans.values() for o in plan.optimizers.values()]
+            sizes += [math.prod(shape) for _, _, shape in self._tail]
+            pieces = iter(xp.split(flat, sizes, 0))
+            raw: dict[str, dict[str, Any]] = {}
+            gradients: dict[str, dict[str, Any]] = {}
+            for mid, plan in step.plans.items():
+                context.batch[mid], context.mask[mid] = {}, None
+                context.count[mid] = xp.astype(ints[step.table.ints["count", mid]], step.learner.float_dtype)
+                raw[mid], gradients[mid] = {}, {}
+                for name, optimizer in plan.optimizers.items():
+                    raw[mid][name] = next(pieces)
+                    gradients[mid].update(optimizer.layout.split(xp, raw[mid][name]))
+            losses: dict[str, Any] = {}
+            for (kind, key, shape), piece in zip(self._tail, pieces, strict=True):
+                value = xp.reshape(piece, shape)
+                if kind == "loss":
+                    losses[key] = value
+                elif kind == "stop":
+                    context.stop[key] = value
+                elif kind == "metric":
+                    context.metrics[key] = (value, None)
+                else:
+                    mid, name = key
+                    context.new_buffers.setdefault(mid, {})[name] = value
+            return step.apply_half(carry, inputs, context, floats, ints, gradients, raw, losses)
+
+    def _rest(self, context: StepContext, losses: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """(kind, key, addend) of everything but the gradients. Metrics and margins are shares already."""
+        xp = self._step.xp
+        rest: list[tuple[str, Any, Any]] = []
+        rest += [("loss", mid, self._own(context, mid, losses[mid])) for mid in sorted(losses)]
+        rest += [("stop", mid, context.stop[mid]) for mid in sorted(context.stop)]
+        rest += [("metric", key, context.metrics[key][0]) for key in sorted(context.metrics)]
+        for mid in sorted(context.new_buffers):
+            total = context.count[mid]
+            share = context.share[mid] / xp.maximum(total, xp.ones_like(total))
+            for name in sorted(context.new_buffers[mid]):
+                value = xp.astype(context.new_buffers[mid][name], self._step.learner.float_dtype)
+                rest.append(("buffer", (mid, name), self._own(context, mid, value * share)))
+        return rest
+
+    def _own(self, context: StepContext, module_id: str, value: Any) -> Any:
+        """The value, or zero where no row of the module is this learner's: it may have computed anything then."""
+        xp = self._step.xp
+        return xp.where(context.share[module_id] > 0, value, xp.zeros_like(value))
