@@ -71,7 +71,7 @@ class LearnerBuild:
         learner._build = self
         learner._context = None
         for module_id, spec in learner.module_specs.items():
-            module = self.modules[module_id] = spec.build(learner.xp)
+            module = self.modules[module_id] = spec.build(learner.xp, learner.backend)
             rng = np.random.Generator(np.random.Philox(key=[learner._seed, noise_maths.stream_id(f"init/{module_id}")]))
             self._values[module_id] = {name: np.asarray(value) for name, value in module.init(rng).items()}
             self.trainable_variables[module_id] = {}
@@ -117,6 +117,10 @@ class LearnerBuild:
         if not isinstance(optimizer, OptimizerSpec):
             raise ConfigError(f"{where}: optimizer={optimizer!r} is not an OptimizerSpec")
         chosen = match_names(params, list(self._values[module_id]), what=where)
+        frozen = set(self.modules[module_id].frozen_parameters)
+        chosen = [parameter for parameter in chosen if parameter not in frozen]
+        if not chosen:
+            return
         for other, (_, names, _) in self._registered[module_id].items():
             shared = sorted(set(names) & set(chosen))
             if shared:
@@ -396,7 +400,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
             made.close()
     return {
         module_id: one.filled(
-            module_class=None if one.module_class else config.get_module_class(),
+            module_class=None if one.module_class is not None else config.get_module_class(),
             observation_space=spaces[0],
             action_space=spaces[1],
             model=config.model,

@@ -36,6 +36,8 @@ class RLModule:
 
     #: Patterns over parameter names that get a target copy (``self.module[id].target`` in a Learner).
     targets: ClassVar[tuple[str, ...]] = ()
+    #: Whether it computes over any ``xp``, numpy's too, so that policies need no framework.
+    portable: ClassVar[bool] = True
 
     def __init__(self, observation_space: Any, action_space: Any, model: Mapping[str, Any] | None, xp: Any) -> None:
         self.observation_space = observation_space
@@ -54,6 +56,11 @@ class RLModule:
     def init_buffers(self) -> dict[str, np.ndarray]:
         """Initial buffers (arrays that change without a gradient); none by default."""
         return {}
+
+    @property
+    def frozen_parameters(self) -> tuple[str, ...]:
+        """Names of parameters that no optimizer may move, whatever its patterns say; none by default."""
+        return ()
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """Recurrent state of one environment before its first step; empty for feed-forward modules."""
@@ -99,13 +106,14 @@ class RLModuleSpec:
     """What is needed to build a module anywhere: class, spaces and plain settings.
 
     Args:
-        module_class: ``RLModule`` subclass; ``None`` takes the algorithm's default.
+        module_class: ``RLModule`` subclass, or a user's own network: a ``torch.nn.Module`` or ``keras.Model``, its
+            class or a function that makes one (docs/interop.md). ``None`` takes the algorithm's default.
         observation_space: gymnasium space; ``None`` is filled in from the environment.
         action_space: gymnasium space; ``None`` is filled in from the environment.
         model: plain settings of the networks; merged over the algorithm's.
     """
 
-    module_class: type[RLModule] | None = None
+    module_class: Any = None
     observation_space: Any = None
     action_space: Any = None
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -113,27 +121,48 @@ class RLModuleSpec:
     def filled(self, *, module_class: Any, observation_space: Any, action_space: Any, model: Any) -> RLModuleSpec:
         """A copy in which every missing part comes from the arguments."""
         return RLModuleSpec(
-            module_class=self.module_class or module_class,
+            module_class=self.module_class if self.module_class is not None else module_class,
             observation_space=self.observation_space if self.observation_space is not None else observation_space,
             action_space=self.action_space if self.action_space is not None else action_space,
             model={**dict(model or {}), **dict(self.model)},
         )
 
-    def build(self, xp: Any) -> RLModule:
+    def build(self, xp: Any, backend: Any = None) -> RLModule:
         """Build the module over the namespace ``xp``.
+
+        Args:
+            xp: the backend's namespace.
+            backend: the backend, which adapts a network of its framework; ``None``: the one that ``xp`` belongs to.
 
         Raises:
             SpaceError: a space is missing.
-            ConfigError: no module class, or one that is no ``RLModule``.
+            ConfigError: no module class, or one that is neither an ``RLModule`` nor a network of this backend.
         """
         if self.observation_space is None or self.action_space is None:
             raise SpaceError(
                 "a module needs an observation_space and an action_space; pass env= to the build call, set "
                 ".environment(...), or give both to RLModuleSpec"
             )
-        if not (inspect.isclass(self.module_class) and issubclass(self.module_class, RLModule)):
-            raise ConfigError(f"module_class={self.module_class!r} is not an RLModule subclass")
-        return self.module_class(self.observation_space, self.action_space, self.model, xp)
+        if self.module_class is None:
+            raise ConfigError("RLModuleSpec: no module_class, and the algorithm has no default")
+        if self.is_neutral:
+            module: RLModule = self.module_class(self.observation_space, self.action_space, self.model, xp)
+            return module
+        if backend is None and xp.name == "numpy":
+            from .framework_modules import UnboundNetwork
+
+            return UnboundNetwork(self, xp)
+        if backend is None:
+            from ..plugins.discovery import load
+
+            backend = load("learner_core.backends", xp.name)()
+        adapted: RLModule = backend.adapt_module(self)
+        return adapted
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the module is written over ``xp``, not a network of one framework."""
+        return inspect.isclass(self.module_class) and issubclass(self.module_class, RLModule)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,284 @@
+"""A user's own ``torch.nn.Module`` as an RLModule.
+
+Needs a network whose forward pass Torch can run functionally (``torch.func.functional_call``); it is copied, so the
+object the user gave is never trained or switched between modes. Parameters appear in the state under their attribute
+path, shared ones once, under the first; numbers in a path count only the layers that hold weights. Where a network
+flattens channels first, the columns that follow are stored channels last, as every network here has them; which
+columns those are is read off a forward pass (``flattening.py``), not guessed from names.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from learner_core.errors import ConfigError
+from learner_core.learning.framework_modules import (
+    FrameworkModule,
+    describe,
+    dummy_observations,
+    make_network,
+)
+
+from .flattening import column_orders
+
+__all__ = ["NetworkModule", "adapt_module"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+_SAME = (nn.Linear, *_CONVOLUTIONS, nn.ConvTranspose2d, nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def adapt_module(spec: Any, backend: Any) -> NetworkModule:
+    """See :meth:`learner_core.backend.Backend.adapt_module`."""
+    return NetworkModule(spec, backend)
+
+
+class NetworkModule(FrameworkModule):
+    """The adapter.
+
+    Args:
+        spec: ``RLModuleSpec`` with its spaces; ``module_class`` an instance, a class or a function that makes one.
+        backend: the Torch backend.
+
+    Raises:
+        ConfigError: it is no network of Torch, it fails on an observation, or it returns what no policy returns.
+    """
+
+    def __init__(self, spec: Any, backend: Any) -> None:
+        super().__init__(spec.observation_space, spec.action_space, spec.model, backend.xp)
+        self._spec = spec
+        self._backend = backend
+        self._network_name = describe(spec.module_class)
+        network, self._made = make_network(spec, nn.Module, "torch")
+        try:
+            self.network: nn.Module = network if self._made else copy.deepcopy(network)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{self._network_name} cannot be copied ({error}); give a function that makes it"
+            ) from None
+        self.network.to(backend.torch_device)
+        self._prepare()
+
+    # ------------------------------------------------------------------ what the network holds
+
+    def _prepare(self) -> None:
+        #: canonical name -> the name that Torch gives it.
+        self._parameters: dict[str, str] = {}
+        self._buffers: dict[str, str] = {}
+        self._orders: dict[str, np.ndarray] = {}
+        self._constants: dict[str, torch.Tensor] = {}
+        observations = dummy_observations(self.observation_space, 2, np.float32)
+        network = self.network
+        trained = network.training
+        network.eval()
+        try:
+            inputs = _cast(self._backend.from_numpy(observations), _float_dtype(network))
+            with torch.no_grad():
+                outputs, found = column_orders(network, inputs)
+        except Exception as error:
+            raise ConfigError(
+                f"{self._network_name}: forward(obs) failed on two observations of {self.observation_space}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        network.train(trained)
+        seen: set[int] = set()
+        for prefix, native, module in _walk(network):
+            self._take_module(prefix, native, module, found, seen)
+        self._frozen = tuple(
+            canonical
+            for canonical, native in self._parameters.items()
+            if not network.get_parameter(native).requires_grad
+        )
+        self._finish(outputs)
+
+    def _take_module(
+        self, prefix: str, native: str, module: nn.Module, found: Mapping[str, Any], seen: set[int]
+    ) -> None:
+        order = found.get(native)
+        reason = _why_not(module)
+        if isinstance(order, str):
+            reason, order = order, None
+        own = [(name, value) for name, value in module._parameters.items() if value is not None]
+        for name, parameter in own:
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            canonical = _join(prefix, name)
+            self._parameters[canonical] = _join(native, name)
+            if order is not None and parameter.shape[-1] == len(order):
+                self._orders[canonical] = order
+            if reason:
+                self.not_portable[canonical] = reason
+        for name, buffer in module._buffers.items():
+            if buffer is None:
+                continue
+            if name == "num_batches_tracked" and getattr(module, "momentum", 0.1) is not None:
+                continue  # counts for nothing but a momentum of None
+            if name in module._non_persistent_buffers_set:
+                self._constants[_join(native, name)] = buffer
+                continue
+            canonical = _join(prefix, name)
+            self._buffers[canonical] = _join(native, name)
+            if order is not None and buffer.ndim and buffer.shape[-1] == len(order):
+                self._orders[canonical] = order
+            if reason or not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                self.not_portable[canonical] = reason or "a buffer of the network's own"
+        if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)) and module.p:
+            self.not_resumable[native or "the network"] = "its dropout draws from Torch's own generator"
+
+    @property
+    def frozen_parameters(self) -> tuple[str, ...]:
+        return self._frozen
+
+    def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        network = self.network
+        if self._made:
+            # Made anew under a seed of ours, so that a run depends on the configured seed alone.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(rng.integers(2**62)))
+                network, _ = make_network(self._spec, nn.Module, "torch")
+        return {
+            canonical: self._canonical(canonical, network.get_parameter(native))
+            for canonical, native in self._parameters.items()
+        }
+
+    def init_buffers(self) -> dict[str, np.ndarray]:
+        return {
+            canonical: self._canonical(canonical, self.network.get_buffer(native))
+            for canonical, native in self._buffers.items()
+        }
+
+    def _canonical(self, name: str, value: torch.Tensor) -> np.ndarray:
+        array: np.ndarray = self._backend.to_numpy({"x": value})["x"]
+        order = self._orders.get(name)
+        return array if order is None else np.ascontiguousarray(array[..., np.argsort(order)])
+
+    def export_native(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A ``state_dict`` for the user's network, as numpy arrays: Torch's names and column orders, buffers too."""
+        native: dict[str, np.ndarray] = {}
+        names = {**self._parameters, **self._buffers}
+        for canonical, value in params.items():
+            order = self._orders.get(canonical)
+            native[names[canonical]] = value if order is None else np.ascontiguousarray(value[..., order])
+        state = self.network.state_dict()
+        tied = {id(parameter): name for name, parameter in self.network.named_parameters()}
+        for name, parameter in self.network.named_parameters(remove_duplicate=False):
+            native.setdefault(name, native[tied[id(parameter)]])
+        # Left in the order and with the entries (num_batches_tracked) that load_state_dict expects.
+        return {name: native[name] if name in native else value.cpu().numpy() for name, value in state.items()}
+
+    # ------------------------------------------------------------------ forward
+
+    def _call(self, params: Mapping[str, Any], obs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
+        missing = [name for name in (*self._parameters, *self._buffers) if name not in params]
+        if missing:
+            raise ConfigError(f"{self._network_name}: no value for {missing[0]!r}")
+        values: dict[str, torch.Tensor] = {}
+        for canonical, native in self._parameters.items():
+            values[native] = self._native(canonical, params[canonical])
+        float_dtype = next(iter(values.values())).dtype if values else torch.float32
+        for native, constant in self._constants.items():
+            # Tracing records it as a constant of the graph.
+            value = torch.ops.aten.lift_fresh_copy(constant)
+            values[native] = value.to(float_dtype) if constant.is_floating_point() else value
+        buffers: dict[str, torch.Tensor] = {}
+        for canonical, native in self._buffers.items():
+            # The network updates buffers in place; the state's own array must stay as it was.
+            buffers[native] = self._native(canonical, params[canonical]).detach().clone()
+        for native in self._batch_counters():
+            buffers.setdefault(native, torch.zeros((), dtype=torch.int64, device=self._backend.torch_device))
+        if self.network.training != training:
+            self.network.train(training)
+        outputs = torch.func.functional_call(self.network, {**values, **buffers}, (_cast(obs, float_dtype),))
+        new = {}
+        if training:
+            for canonical, native in self._buffers.items():
+                new[canonical] = self._back(canonical, buffers[native])
+        return outputs, new
+
+    def _batch_counters(self) -> Iterator[str]:
+        for name, module in self.network.named_modules():
+            if module._buffers.get("num_batches_tracked") is not None:
+                yield _join(name, "num_batches_tracked")
+
+    def _native(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        order = self._orders.get(name)
+        return value if order is None else value.index_select(-1, self._index(order, value))
+
+    def _back(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        order = self._orders.get(name)
+        return value if order is None else value.index_select(-1, self._index(np.argsort(order), value))
+
+    def _index(self, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(order.tolist(), dtype=torch.int64, device=like.device)
+
+
+def _walk(network: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
+    """(canonical path, Torch's path, module) of every module, each once, in the order of definition."""
+    seen: set[int] = set()
+
+    def visit(prefix: str, native: str, module: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        yield prefix, native, module
+        count = 0
+        for name, child in module._modules.items():
+            if child is None:
+                continue
+            own = name
+            if name.isdigit():
+                # Activations and the like stand between layers in one framework and inside them in another.
+                own = str(count)
+                count += bool(child.state_dict(keep_vars=True))
+            yield from visit(_join(prefix, own), _join(native, name), child)
+
+    yield from visit("", "", network)
+
+
+def _why_not(module: nn.Module) -> str:
+    """Why this module's own weights have no counterpart in another framework; "" where they have."""
+    kind = type(module).__name__
+    if isinstance(module, nn.LSTM | nn.GRU):
+        if module.num_layers > 1:
+            return f"{kind} of {module.num_layers} layers; use one {kind} of one layer after another"
+        return f"{kind} with projections" if getattr(module, "proj_size", 0) else ""
+    if isinstance(module, nn.LayerNorm):
+        return "" if len(module.normalized_shape) == 1 else "LayerNorm over several axes"
+    if isinstance(module, nn.MultiheadAttention):
+        if not module._qkv_same_embed_dim or module.bias_k is not None or module.add_zero_attn:
+            return "MultiheadAttention with sizes of its own for keys or values, bias_k or add_zero_attn"
+        return ""
+    if isinstance(module, _CONVOLUTIONS) and module.padding_mode != "zeros":
+        return f"{kind} with padding_mode={module.padding_mode!r}"
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.momentum is None:
+        return f"{kind} with momentum=None"
+    if isinstance(module, _SAME):
+        return ""
+    own = [value for value in module._parameters.values() if value is not None]
+    if not own and not module._buffers:
+        return ""
+    if type(module).__module__.startswith("torch.nn"):
+        return f"no other framework's layer is known for {kind}"
+    large = any(value.ndim > 1 for value in own)
+    return f"a weight of {kind}'s own, in a layout that only it knows" if large else ""
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _float_dtype(network: nn.Module) -> torch.dtype:
+    return next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
+
+
+def _cast(tree: Any, dtype: torch.dtype) -> Any:
+    """Floating-point leaves in the parameters' dtype."""
+    if isinstance(tree, Mapping):
+        return {key: _cast(value, dtype) for key, value in tree.items()}
+    return tree.to(dtype) if tree.is_floating_point() else tree
