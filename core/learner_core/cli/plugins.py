@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from learner_core.errors import LearnerCoreError, PluginError, PluginNotFoundError, did_you_mean
+from learner_core.errors import LearnerCoreError, PluginNotFoundError, did_you_mean
 from learner_core.plugins import discovery
 
 from .console import table
+from .quiet import without_startup_messages
 
 __all__ = ["run"]
 
@@ -102,19 +103,23 @@ def _check(groups: Sequence[str], name: str, backend: str | None) -> int:
     if not claims:
         known = [info.name for group in groups for info in discovery.list_plugins(group)]
         raise PluginNotFoundError(f"There is no plugin {name!r}.{did_you_mean(name, known)}", plugin=name)
-    kinds = sorted({info.group for info in claims})
-    if len(kinds) > 1:
-        short = " or ".join(f"--group {kind.partition('.')[2]}" for kind in kinds)
-        raise PluginError(f"{name!r} is in several groups: say {short}.", plugin=name)
     failures = 0
-    for label, trial in check_plugin(kinds[0], name, backend=backend):
-        try:
-            problem = trial()
-        except LearnerCoreError as error:
-            problem = str(error)
-        except Exception as error:  # a plugin may raise anything; the check goes on and says so
-            problem = f"{type(error).__name__}: {error}"
-        failures += problem is not None
-        print(f"{'ok  ' if problem is None else 'FAIL'}  {label}" + (f": {problem}" if problem else ""))
+    for kind in dict.fromkeys(info.group for info in claims):  # one name may be a backend's and a collective's
+        print(f"{kind}: {name}")
+        with without_startup_messages():
+            trials = list(check_plugin(kind, name, backend=backend))
+            outcomes = [(label, _outcome(trial)) for label, trial in trials]
+        for label, problem in outcomes:
+            failures += problem is not None
+            print(f"{'ok  ' if problem is None else 'FAIL'}  {label}" + (f": {problem}" if problem else ""))
     print("all good" if not failures else f"{failures} failed")
     return 1 if failures else 0
+
+
+def _outcome(trial: Callable[[], str | None]) -> str | None:
+    try:
+        return trial()
+    except LearnerCoreError as error:
+        return str(error)
+    except Exception as error:  # a plugin may raise anything; the check goes on and says so
+        return f"{type(error).__name__}: {error}"
