@@ -16,6 +16,7 @@ from learner_core.learning.rl_module import MultiRLModuleSpec, RLModule, RLModul
 
 __all__ = [
     "OBS",
+    "TWO_ACTIONS",
     "LinearModule",
     "ToyConfig",
     "ToyLearner",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BatchError, LearnerCoreError
+from ..errors import BatchError
 from .batch import ColumnSpec
 from .context import StepContext
 from .step import UpdateStep
@@ -40,6 +40,10 @@ class Found:
     value_reads: list[str] = field(default_factory=list)
 
 
+class _NoColumn(KeyError):
+    """A hook reads a column that the batch does not have."""
+
+
 class _Recorder(dict[str, Any]):
     """A batch that notes which columns are read."""
 
@@ -48,6 +52,8 @@ class _Recorder(dict[str, Any]):
         self._seen = seen
 
     def __getitem__(self, key: str) -> Any:
+        if key not in self:
+            raise _NoColumn(key)
         self._seen.add(key)
         return super().__getitem__(key)
 
@@ -82,7 +88,13 @@ def explore_step(
             # The action mask and the loss mask are only there when a batch has them.
             plan.columns = tuple(name for name in declared[mid] if name not in ("loss_mask", "action_mask"))
         with learner.backend.value_reads() as value_reads:
-            _run(learner, step, declared)
+            try:
+                _run(learner, step, declared)
+            except _NoColumn as error:
+                # Whoever insists on the action mask makes it a column that every batch must have.
+                for mid, plan in step.plans.items():
+                    plan.columns += tuple(n for n in ("action_mask",) if n == error.args[0] and n in declared[mid])
+                _run(learner, step, declared)
         noise = dict(learner._noise_requests)
     finally:
         del learner._wrap_batch, learner._noise_requests
@@ -127,12 +139,9 @@ def _run(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[str,
     inputs = _dummy_inputs(learner, step, declared, _ROWS)
     try:
         step.body(0, _carry(learner, step), inputs, masked=False)
-    except KeyError as error:
-        name = error.args[0] if error.args else error
-        known = {column.split("/", 1)[0] for specs in declared.values() for column in specs}
-        if name in known:
-            raise
-        if isinstance(error, LearnerCoreError):
+    except _NoColumn as error:
+        name = error.args[0]
+        if name in {column.split("/", 1)[0] for specs in declared.values() for column in specs}:
             raise
         raise BatchError(
             f"a hook of {type(learner).__name__} reads {name!r}, which is no standard column; "

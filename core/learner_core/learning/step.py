@@ -389,7 +389,7 @@ class UpdateStep:
     def _clip(self, context: StepContext, flat: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """The default clipping, on flat vectors: the same maths as ``postprocess_gradients_for_module``."""
         xp = self.xp
-        out: dict[str, dict[str, Any]] = {}
+        out: dict[str, dict[str, Any]] = {mid: {} for mid in flat}
         for mid, vectors in flat.items():
             config = context.config[mid]
             for name, vector in vectors.items():
@@ -398,7 +398,7 @@ class UpdateStep:
                     clipped, _ = clip_by_global_norm(xp, clipped, config.grad_clip)
                 elif config.grad_clip is not None and config.grad_clip_by == "value":
                     clipped = clip_by_value(xp, clipped, config.grad_clip)
-                out.setdefault(mid, {}).update(clipped)
+                out[mid].update(clipped)
         return out
 
     def _apply(
