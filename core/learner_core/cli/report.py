@@ -210,6 +210,7 @@ class _BarReport:
             TextColumn("{task.fields[shown]}"),
             console=Console(file=stream),
             expand=True,
+            refresh_per_second=4,
         )
         self._task = self._progress.add_task(title, total=None, shown="building...")
 
@@ -223,8 +224,7 @@ class _BarReport:
     def update(self, moment: Moment) -> None:
         shown = (
             f"return [bold]{number(moment.episode_return)}[/]  {count(moment.timesteps)} steps  "
-            f"{count(moment.steps_per_second)} steps/s  {duration(moment.seconds)}  "
-            f"left {duration(self._stop.time_left(moment))}"
+            f"{count(moment.steps_per_second)}/s  left {duration(self._stop.time_left(moment))}"
         )
         fraction = self._stop.fraction(moment)
         total = None if fraction is None else 1.0
