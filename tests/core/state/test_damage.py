@@ -17,7 +17,7 @@ def refuse(data) -> None:
 
 
 def test_every_single_bit_of_a_small_file(rng, full):
-    data = bytearray(encode(sample_tree(rng, rows=400 if full else 16), chunk_nbytes=4096).tobytes())
+    data = bytearray(encode(sample_tree(rng, rows=190 if full else 16), chunk_nbytes=4096).tobytes())
     bits = 8 * len(data)
     step = 1 if full else max(1, bits // 8_000)
     tried = accepted = 0

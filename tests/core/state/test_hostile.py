@@ -299,7 +299,7 @@ class Fuzz:
             place = document[key]
             if isinstance(place, list) and place and rng.random() < 0.7:
                 at = int(rng.integers(len(place)))
-                if isinstance(place[at], list) and rng.random() < 0.7:
+                if isinstance(place[at], list) and place[at] and rng.random() < 0.7:
                     place[at][int(rng.integers(len(place[at])))] = self.value()
                 else:
                     place[at] = self.value()
