@@ -40,7 +40,7 @@ class Found:
     value_reads: list[str] = field(default_factory=list)
 
 
-class _NoColumn(KeyError):
+class _NoColumnError(KeyError):
     """A hook reads a column that the batch does not have."""
 
 
@@ -53,7 +53,7 @@ class _Recorder(dict[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if key not in self:
-            raise _NoColumn(key)
+            raise _NoColumnError(key)
         self._seen.add(key)
         return super().__getitem__(key)
 
@@ -90,7 +90,7 @@ def explore_step(
         with learner.backend.value_reads() as value_reads:
             try:
                 _run(learner, step, declared)
-            except _NoColumn as error:
+            except _NoColumnError as error:
                 # Whoever insists on the action mask makes it a column that every batch must have.
                 for mid, plan in step.plans.items():
                     plan.columns += tuple(n for n in ("action_mask",) if n == error.args[0] and n in declared[mid])
@@ -139,7 +139,7 @@ def _run(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[str,
     inputs = _dummy_inputs(learner, step, declared, _ROWS)
     try:
         step.body(0, _carry(learner, step), inputs, masked=False)
-    except _NoColumn as error:
+    except _NoColumnError as error:
         name = error.args[0]
         if name in {column.split("/", 1)[0] for specs in declared.values() for column in specs}:
             raise

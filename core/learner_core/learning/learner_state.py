@@ -145,7 +145,7 @@ def set_weights(learner: Learner, weights: Mapping[str, Any]) -> None:
         if plan.frozen.names:
             named = plan.frozen.to_host(host[f"frozen/{mid}"])
             variables.update({n: v for n, v in named.items() if n in own})
-        carry.update(_params_from(plan, mid, {**_mapping(arrays, f"rl_module/{mid}"), **variables}, dtype))
+        carry.update(_params_from(plan, mid, _mapping(arrays, f"rl_module/{mid}"), variables, dtype))
     learner._carry = {**learner._carry, **learner.backend.from_numpy(carry)}
 
 
@@ -174,12 +174,10 @@ def _modules_from(
         _same_keys(variables, names, f"variables/{mid}")
         host_variables[mid] = {n: _number(variables[n], f"variables/{mid}/{n}") for n in plan.host_variables}
         arrays = _mapping(state["rl_module"][mid], f"rl_module/{mid}")
-        for name in own:
-            if name in arrays:
-                raise StateError("is a variable, not a weight", path=f"rl_module/{mid}/{name}")
-        carry.update(_params_from(plan, mid, {**arrays, **{n: variables[n] for n in own}}, dtype))
+        carry.update(_params_from(plan, mid, arrays, {n: variables[n] for n in own}, dtype))
+        targets = _mapping(state["targets"][mid], f"targets/{mid}")
+        _same_keys(targets, plan.targets.names, f"targets/{mid}")
         if plan.targets.names:
-            targets = _mapping(state["targets"][mid], f"targets/{mid}")
             carry[f"targets/{mid}"] = plan.targets.from_host(targets, dtype, f"targets/{mid}")
         buffers = _mapping(state["buffers"][mid], f"buffers/{mid}")
         _same_keys(buffers, plan.buffers, f"buffers/{mid}")
@@ -207,14 +205,25 @@ def _modules_from(
     return carry, steps, host_variables
 
 
-def _params_from(plan: Any, mid: str, arrays: Mapping[str, Any], dtype: Any) -> dict[str, np.ndarray]:
+def _params_from(
+    plan: Any, mid: str, arrays: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any
+) -> dict[str, np.ndarray]:
+    """Carry entries of weights and trainable variables, which share the optimizers' vectors."""
     layouts = {f"params/{mid}/{name}": optimizer.layout for name, optimizer in plan.optimizers.items()}
     if plan.frozen.names:
         layouts[f"frozen/{mid}"] = plan.frozen
-    known = [name for layout in layouts.values() for name in layout.names]
-    _same_keys(arrays, known, f"rl_module/{mid}")
+    for name in variables:
+        if name in arrays:
+            raise StateError("is a variable, not a weight", path=f"rl_module/{mid}/{name}")
+    shapes = {name: shape for layout in layouts.values() for name, shape in layout.shapes.items()}
+    _same_keys(arrays, [name for name in shapes if name not in variables], f"rl_module/{mid}")
+    for name, value in variables.items():
+        array = as_numbers(value, f"variables/{mid}/{name}")
+        if array.shape != shapes[name]:
+            raise StateError(f"expected shape {shapes[name]}, got {array.shape}", path=f"variables/{mid}/{name}")
+    both = {**arrays, **variables}
     return {
-        key: layout.from_host({n: arrays[n] for n in layout.names}, dtype, f"rl_module/{mid}")
+        key: layout.from_host({n: both[n] for n in layout.names}, dtype, f"rl_module/{mid}")
         for key, layout in layouts.items()
     }
 

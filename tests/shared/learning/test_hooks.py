@@ -10,6 +10,7 @@ import pytest
 
 import learner_core as lc
 from learner_core.errors import ConfigError
+
 from support.learners import ToyLearner, build, regression_batch, two_modules
 
 TRACED = {
@@ -143,7 +144,7 @@ def test_a_loss_for_an_unregistered_optimizer_is_refused(backend: str) -> None:
         def compute_loss_for_module(self, **kwargs: Any) -> Any:
             return {"vee": super().compute_loss_for_module(**kwargs)["v"]}
 
-    with pytest.raises(ConfigError, match="'vee'.*not registered"):
+    with pytest.raises(ConfigError, match=r"'vee'.*not registered"):
         build(backend, Wrong)
 
 

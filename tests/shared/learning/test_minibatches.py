@@ -11,6 +11,7 @@ import learner_core as lc
 from learner_core.errors import ConfigError
 from learner_core.maths import noise
 from learner_core.maths.noise import stream_id
+
 from support.learners import ToyLearner, assert_states_equal, build, regression_batch, states_differ
 
 
@@ -95,7 +96,9 @@ def test_noise_does_not_depend_on_padding(probe: Any) -> None:
         probe.set_state(state)
         batch = regression_batch(rows, loss_mask=np.array(mask, float))
         metrics = probe.update_from_batch(batch=batch, shuffle_batch_per_epoch=False)
-        assert metrics["default_policy"]["noise"] == pytest.approx(expected[:rows][np.array(mask) > 0].mean(), abs=1e-15)
+        assert metrics["default_policy"]["noise"] == pytest.approx(
+            expected[:rows][np.array(mask) > 0].mean(), abs=1e-15
+        )
 
 
 def test_noise_of_one_name_has_one_shape(backend: str) -> None:
@@ -104,7 +107,7 @@ def test_noise_of_one_name_has_one_shape(backend: str) -> None:
             self.noise("q", (3,))
             return super().compute_loss_for_module(**kwargs)
 
-    with pytest.raises(ConfigError, match="noise 'q'.*shapes"):
+    with pytest.raises(ConfigError, match=r"noise 'q'.*shapes"):
         build(backend, Twice)
 
 
@@ -153,7 +156,7 @@ def test_metrics_are_numbers(backend: str) -> None:
             self.log("rows", kwargs["batch"]["value_targets"])
             return super().compute_loss_for_module(**kwargs)
 
-    with pytest.raises(ConfigError, match="log\\('rows'\\).*one number"):
+    with pytest.raises(ConfigError, match=r"log\('rows'\).*one number"):
         build(backend, Vector)
 
 
@@ -162,7 +165,7 @@ def test_a_column_nobody_declared_is_named(backend: str) -> None:
         def compute_loss_for_module(self, **kwargs: Any) -> Any:
             return self.mean(kwargs["batch"]["weights"])
 
-    with pytest.raises(lc.errors.BatchError, match="'weights'.*batch_spec"):
+    with pytest.raises(lc.errors.BatchError, match=r"'weights'.*batch_spec"):
         build(backend, Reads)
 
 
@@ -179,7 +182,7 @@ def test_a_declared_column_is_read_and_checked(backend: str) -> None:
 
     learner = build(backend, Weighted)
     assert set(learner.batch_spec()) == {"obs", "value_targets", "weights"}
-    with pytest.raises(lc.errors.BatchError, match="'weights'.*missing"):
+    with pytest.raises(lc.errors.BatchError, match=r"'weights'.*missing"):
         learner.update_from_batch(batch=regression_batch(4))
     results = learner.update_from_batch(batch=regression_batch(4, weights=np.full(4, 3.0)))
     assert results["default_policy"]["weight"] == 3.0

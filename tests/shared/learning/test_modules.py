@@ -9,6 +9,7 @@ import pytest
 
 from learner_core.errors import BatchError, ConfigError
 from learner_core.learning.rl_module import MultiRLModuleSpec, RLModuleSpec
+
 from support.learners import (
     OBS,
     TWO_ACTIONS,
@@ -175,7 +176,7 @@ def test_update_parameters_refuses_what_does_not_fit(backend: str) -> None:
     assert not states_differ(before, learner.get_state())
     with pytest.raises(StateError, match="same parameter names"):
         learner.update_parameters(lambda module_id, params: {"v.weight": params["v.weight"]})
-    with pytest.raises(StateError, match="rl_module/default_policy/v.bias: .*shape"):
+    with pytest.raises(StateError, match=r"rl_module/default_policy/v.bias: .*shape"):
         learner.update_parameters(lambda module_id, params: {**params, "v.bias": params["v.weight"]})
     assert not states_differ(before, learner.get_state())
     learner.update_parameters(lambda module_id, params: {**params, "v.bias": np.array([7.0], np.float32)})
@@ -187,7 +188,7 @@ def test_update_parameters_refuses_what_does_not_fit(backend: str) -> None:
 def test_a_specification_for_each_module() -> None:
     spec = MultiRLModuleSpec({"a": RLModuleSpec(LinearModule)})
     assert list(spec) == ["a"] and spec["a"].module_class is LinearModule
-    with pytest.raises(ConfigError, match="'b'.*There is: a"):
+    with pytest.raises(ConfigError, match=r"'b'.*There is: a"):
         spec["b"]
     with pytest.raises(ConfigError, match="at least one"):
         MultiRLModuleSpec({})

@@ -12,6 +12,7 @@ import pytest
 
 from learner_core.errors import ConfigError
 from learner_core_algorithms import BCConfig
+
 from support.learners import assert_states_equal, bc_batch
 
 _spec = importlib.util.spec_from_file_location("raw_learners", Path(__file__).with_name("raw.py"))

@@ -9,6 +9,7 @@ import pytest
 
 import learner_core as lc
 from learner_core.errors import BatchError, ConfigError
+
 from support.learners import ToyConfig, ToyLearner, assert_states_equal, build, regression_batch, states_differ
 
 
@@ -85,9 +86,9 @@ def test_rates_schedules_and_names(toy: Any) -> None:
     """A setting's name, a schedule, a plain number: all at their value now, all in the results."""
     expected = {0: (0.05, 0.1, 0.01), 50: (0.05, 0.05, 0.01), 100: (0.05, 0.0, 0.01), 10**9: (0.05, 0.0, 0.01)}
     for steps, (v, q, alpha) in expected.items():
-        metrics = toy.update_from_batch(
-            batch=regression_batch(4), timesteps={"num_env_steps_sampled_lifetime": steps}
-        )["default_policy"]
+        metrics = toy.update_from_batch(batch=regression_batch(4), timesteps={"num_env_steps_sampled_lifetime": steps})[
+            "default_policy"
+        ]
         assert metrics["learning_rate/v"] == pytest.approx(v)
         assert metrics["learning_rate/q"] == pytest.approx(q)
         assert metrics["learning_rate/alpha"] == pytest.approx(alpha)
@@ -117,9 +118,7 @@ def test_bad_timesteps_change_nothing(toy: Any, timesteps: Any) -> None:
 def test_bad_sizes_change_nothing(toy: Any, arguments: dict[str, Any]) -> None:
     before = toy.get_state()
     with pytest.raises(BatchError, match=next(iter(arguments))):
-        toy.update_from_batch(
-            batch=regression_batch(4), timesteps={"num_env_steps_sampled_lifetime": 7}, **arguments
-        )
+        toy.update_from_batch(batch=regression_batch(4), timesteps={"num_env_steps_sampled_lifetime": 7}, **arguments)
     assert not states_differ(before, toy.get_state())
 
 
