@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from learner_core.maths.networks import make_encoder
+
 from support.both import Arrays, in_both
 from support.namespaces import run
 

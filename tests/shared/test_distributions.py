@@ -20,6 +20,7 @@ from learner_core.maths.distributions import (
     SquashedGaussian,
     distribution_for,
 )
+
 from support.tracing import to_numpy, traced
 
 LOG_2, LOG_3 = math.log(2.0), math.log(3.0)

@@ -20,6 +20,7 @@ from learner_core.maths.networks import (
     orthogonal,
     uniform_fan_in,
 )
+
 from support.namespaces import MODES, run
 
 

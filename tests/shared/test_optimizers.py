@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from learner_core.maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
+
 from support.tracing import to_numpy, traced
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from learner_core.errors import ConfigError
 from learner_core.maths.returns import gae, linear_recurrence, n_step_returns, vtrace
+
 from support.tracing import to_numpy, traced
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

@@ -11,6 +11,7 @@ import pytest
 
 from learner_core import errors, numpy_xp
 from learner_core.xp import Namespace, map_tree
+
 from support.namespaces import MODES, host, run
 
 NAN, INF = math.nan, math.inf

@@ -14,6 +14,7 @@ import pytest
 
 from learner_core import numpy_xp
 from learner_core.xp import Namespace
+
 from support.namespaces import MODES, run
 
 special = pytest.importorskip("scipy.special")

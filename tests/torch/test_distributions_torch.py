@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torch.distributions as td
 
-import torch
 from learner_core.maths.distributions import (
     Bernoulli,
     Categorical,

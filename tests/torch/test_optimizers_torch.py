@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import torch
+
 from learner_core.maths.optimizers import OptimizerSpec, clip_by_global_norm
 from learner_core_torch import xp
 

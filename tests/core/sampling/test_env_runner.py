@@ -11,6 +11,7 @@ import pytest
 from learner_core.errors import EnvError, StateError
 from learner_core.sampling.episodes import Episode
 from learner_core.state.format import decode, encode
+
 from support.sampling import CountEnv, LinearModule, NestedEnv, SpacesEnv, make_runner, same_tree
 
 MODES = ["own", "NextStep", "SameStep", "Disabled", "async"]

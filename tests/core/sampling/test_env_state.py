@@ -13,6 +13,7 @@ import pytest
 from learner_core.errors import StateError
 from learner_core.sampling.env_state import restore_env, save_env
 from learner_core.state.format import decode, encode
+
 from support.sampling import CountEnv
 
 CLASSIC = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Blackjack-v1"]

@@ -17,6 +17,7 @@ from learner_core.sampling.noise_blocks import BLOCK, NoiseBlocks
 from learner_core.sampling.numpy_backend import ForwardPolicy, NumpyBackend, NumpyPolicy, choose_inference
 from learner_core.sampling.sync_lanes import SyncLanes
 from learner_core.sampling.vector_env import make_lanes
+
 from support.sampling import CountEnv, LinearModule, SpacesEnv
 
 

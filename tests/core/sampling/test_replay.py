@@ -13,6 +13,7 @@ from learner_core.errors import BatchError, ConfigError, StateError
 from learner_core.sampling.priorities import SumTree
 from learner_core.sampling.replay import ReplayBuffer
 from learner_core.state.format import decode, encode
+
 from support.sampling import CountEnv, NestedEnv, make_runner, same_tree
 
 
