@@ -16,7 +16,7 @@ from learner_core.backend import Backend, Body, Loop, loss_groups
 from learner_core.errors import ConfigError
 
 from . import xp as tf_xp
-from .compile import CompiledLoop
+from .compile import CompiledLoop, SplitLoop
 
 __all__ = ["TfBackend"]
 
@@ -83,6 +83,22 @@ class TfBackend(Backend):
         # The number of rows varies between runners and evaluation; each is traced once.
         compiled: Callable[..., Any] = tf.function(function, autograph=False)
         return compiled
+
+    def make_split_loop(
+        self,
+        gradient: Callable[..., Any],
+        apply: Callable[..., dict[str, Any]],
+        reduce: Callable[[Any], Any],
+        *,
+        example: tuple[dict[str, Any], dict[str, Any]],
+        config: Any,
+    ) -> Loop:
+        return SplitLoop(gradient, apply, reduce, example, device=self.tf_device)
+
+    def adapt_module(self, spec: Any) -> Any:
+        from .modules import adapt_module
+
+        return adapt_module(spec, self)
 
     def make_collective(self, name: str) -> Any:
         from .collective import make_collective

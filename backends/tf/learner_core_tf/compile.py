@@ -7,13 +7,14 @@ in the plain graph, where XLA's CPU kernels are the slower ones (28 against 37 m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from learner_core.backend import Body
 
-__all__ = ["CompiledLoop"]
+__all__ = ["CompiledLoop", "SplitLoop"]
 
 
 class CompiledLoop:
@@ -23,15 +24,18 @@ class CompiledLoop:
         body: ``body(s, carry, inputs) -> carry``.
         example: carry and inputs with the shapes of every later call.
         device: where they live.
+        xla: compile by XLA; ``None``: unless there is a convolution.
     """
 
     compiled = True
 
-    def __init__(self, body: Body, example: tuple[dict[str, Any], dict[str, Any]], *, device: str) -> None:
+    def __init__(
+        self, body: Body, example: tuple[dict[str, Any], dict[str, Any]], *, device: str, xla: bool | None = None
+    ) -> None:
         carry, inputs = example
         self._carry_names = list(carry)
         self._input_names = list(inputs)
-        self.xla = not _has_convolution(body, carry, inputs)
+        self.xla = not _has_convolution(body, carry, inputs) if xla is None else xla
 
         def loop(start: Any, stop: Any, state: list[Any], fixed: list[Any]) -> list[Any]:
             given = dict(zip(self._input_names, fixed, strict=True))
@@ -63,6 +67,53 @@ class CompiledLoop:
         fixed = [inputs[name] for name in self._input_names]
         first, last = tf.constant(start, tf.int64), tf.constant(stop, tf.int64)
         return dict(zip(self._carry_names, self._call(first, last, state, fixed), strict=True))
+
+
+class SplitLoop(CompiledLoop):
+    """The loop of several learners: two compiled halves a step, and the sum over the learners between them.
+
+    XLA cannot compile the sum on the CPU, so the loop itself is a plain graph that calls compiled functions.
+
+    Args:
+        gradient: ``gradient(s, carry, inputs) -> flat``.
+        apply: ``apply(s, carry, inputs, flat) -> carry``.
+        reduce: ``reduce(flat) -> flat``, put into the graph once.
+        example, device: as for :class:`CompiledLoop`.
+    """
+
+    def __init__(
+        self,
+        gradient: Callable[..., Any],
+        apply: Callable[..., dict[str, Any]],
+        reduce: Callable[[Any], Any],
+        example: tuple[dict[str, Any], dict[str, Any]],
+        *,
+        device: str,
+    ) -> None:
+        carry, inputs = example
+        names, fixed_names = list(carry), list(inputs)
+
+        def first(step: Any, state: list[Any], fixed: list[Any]) -> Any:
+            return gradient(step, dict(zip(names, state, strict=True)), dict(zip(fixed_names, fixed, strict=True)))
+
+        def second(step: Any, state: list[Any], fixed: list[Any], flat: Any) -> list[Any]:
+            now, given = dict(zip(names, state, strict=True)), dict(zip(fixed_names, fixed, strict=True))
+            out = apply(step, now, given, flat)
+            return [out[name] for name in names]
+
+        zero = tf.constant(0, tf.int64)
+        trial = tf.function(first, autograph=False).get_concrete_function(
+            zero, list(carry.values()), [*inputs.values()]
+        )
+        xla = not any("Conv" in operation.type for operation in trial.graph.get_operations())
+        halves = [tf.function(half, jit_compile=xla, autograph=False) for half in (first, second)]
+
+        def body(step: Any, now: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+            state, fixed = [now[name] for name in names], [given[name] for name in fixed_names]
+            flat = reduce(tf.ensure_shape(halves[0](step, state, fixed), trial.output_shapes))
+            return dict(zip(names, halves[1](step, state, fixed, flat), strict=True))
+
+        super().__init__(body, example, device=device, xla=False)
 
 
 def _has_convolution(body: Body, carry: dict[str, Any], inputs: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from learner_core.backend import Backend, Body, Loop, loss_groups
 from learner_core.errors import ConfigError
 
 from . import xp as torch_xp
-from .compile import CompiledLoop, compile_pays_after
+from .compile import CompiledLoop, SplitLoop, compile_pays_after
 from .value_reads import ValueReads
 
 __all__ = ["TorchBackend"]
@@ -97,6 +97,17 @@ class TorchBackend(Backend):
         from .modules import adapt_module
 
         return adapt_module(spec, self)
+
+    def make_split_loop(
+        self,
+        gradient: Callable[..., Any],
+        apply: Callable[..., dict[str, Any]],
+        reduce: Callable[[Any], Any],
+        *,
+        example: tuple[dict[str, Any], dict[str, Any]],
+        config: Any,
+    ) -> Loop:
+        return SplitLoop(gradient, apply, reduce, example, device=self.torch_device)
 
     def make_collective(self, name: str) -> Any:
         from .collective import make_collective

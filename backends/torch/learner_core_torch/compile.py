@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from learner_core.backend import Body
 
-__all__ = ["CompiledLoop", "compile_pays_after"]
+__all__ = ["CompiledLoop", "SplitLoop", "compile_pays_after"]
 
 #: Minibatch steps after which compiling (10 to 30 s once) has paid for itself against 0.5 to 1 ms saved a step. Renting
 #: until the rent equals the price costs at most twice the optimum, whatever the length of the run.
@@ -42,9 +43,6 @@ class CompiledLoop:
     compiled = True
 
     def __init__(self, body: Body, example: tuple[dict[str, Any], dict[str, Any]], *, device: torch.device) -> None:
-        from torch._inductor import config as inductor
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         carry, inputs = example
         self._carry_names = list(carry)
         self._input_names = list(inputs)
@@ -57,14 +55,7 @@ class CompiledLoop:
             return (step + 1, *(out[name].detach() for name in self._carry_names))
 
         zero = torch.zeros((), dtype=torch.int64, device=device)
-        arguments = [zero, *carry.values(), *inputs.values()]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = make_fx(flat, tracing_mode="fake")(*arguments)
-            with inductor.patch(cpp_wrapper=device.type == "cpu"):
-                self._run: Any = torch._inductor.compile(graph, arguments)
-                # Code is generated on the first call; let that happen here and not in somebody's first update.
-                self._run(*arguments)
+        self._run = _compiled(flat, [zero, *carry.values(), *inputs.values()])
         self._zero = zero
 
     def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
@@ -75,3 +66,75 @@ class CompiledLoop:
             for _ in range(start, stop):
                 state = run(*state, *fixed)
         return dict(zip(self._carry_names, state[1:], strict=True))
+
+
+class SplitLoop:
+    """Calls two compiled halves per minibatch, with the sum over the learners between them.
+
+    Args:
+        gradient: ``gradient(s, carry, inputs) -> flat``.
+        apply: ``apply(s, carry, inputs, flat) -> carry``.
+        reduce: ``reduce(flat) -> flat``, not compiled.
+        example, device: as for :class:`CompiledLoop`.
+    """
+
+    compiled = True
+
+    def __init__(
+        self,
+        gradient: Callable[..., Any],
+        apply: Callable[..., dict[str, Any]],
+        reduce: Callable[[Any], Any],
+        example: tuple[dict[str, Any], dict[str, Any]],
+        *,
+        device: torch.device,
+    ) -> None:
+        carry, inputs = example
+        self._reduce = reduce
+        self._carry_names = list(carry)
+        self._input_names = list(inputs)
+        num_carry = len(self._carry_names)
+
+        def named(arrays: tuple[torch.Tensor, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+            return (
+                dict(zip(self._carry_names, arrays[:num_carry], strict=True)),
+                dict(zip(self._input_names, arrays[num_carry:], strict=True)),
+            )
+
+        def first(step: torch.Tensor, *arrays: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (gradient(step, *named(arrays)).detach(),)
+
+        def second(step: torch.Tensor, flat: torch.Tensor, *arrays: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            out = apply(step, *named(arrays), flat)
+            return (step + 1, *(out[name].detach() for name in self._carry_names))
+
+        self._zero = torch.zeros((), dtype=torch.int64, device=device)
+        arguments = [*carry.values(), *inputs.values()]
+        self._first = _compiled(first, [self._zero, *arguments])
+        with torch.no_grad():
+            (flat,) = self._first(self._zero, *arguments)
+        self._second = _compiled(second, [self._zero, flat, *arguments])
+
+    def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+        fixed = [inputs[name] for name in self._input_names]
+        step, *state = [self._zero + start, *(carry[name] for name in self._carry_names)]
+        with torch.no_grad():
+            for _ in range(start, stop):
+                (flat,) = self._first(step, *state, *fixed)
+                step, *state = self._second(step, self._reduce(flat), *state, *fixed)
+        return dict(zip(self._carry_names, state, strict=True))
+
+
+def _compiled(function: Callable[..., Any], arguments: list[Any]) -> Callable[..., Any]:
+    """The function as one inductor graph for arguments of these shapes."""
+    from torch._inductor import config as inductor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = make_fx(function, tracing_mode="fake")(*arguments)
+        with inductor.patch(cpp_wrapper=arguments[0].device.type == "cpu"):
+            run: Callable[..., Any] = torch._inductor.compile(graph, arguments)
+            # Code is generated on the first call; let that happen here and not in somebody's first update.
+            run(*arguments)
+    return run
