@@ -66,7 +66,8 @@ def get_state(learner: Learner) -> dict[str, Any]:
 
 def get_weights(learner: Learner) -> dict[str, dict[str, np.ndarray]]:
     """See ``Learner.get_module_state``."""
-    weights = {key: value for key, value in learner._carry.items() if key.startswith(("params/", "frozen/"))}
+    parts = ("params/", "frozen/", "buffers/")
+    weights = {key: value for key, value in learner._carry.items() if key.startswith(parts)}
     host = learner.backend.to_numpy(weights)
     out: dict[str, dict[str, np.ndarray]] = {}
     for mid, plan in learner._build.plans.items():
@@ -77,6 +78,8 @@ def get_weights(learner: Learner) -> dict[str, dict[str, np.ndarray]]:
             named.update(plan.frozen.to_host(host[f"frozen/{mid}"]))
         own = learner._build.trainable_variables[mid]
         out[mid] = {name: value for name, value in named.items() if name not in own}
+        # A network answers by its buffers as much as by its parameters.
+        out[mid].update({name: host[f"buffers/{mid}/{name}"] for name in plan.buffers})
     return out
 
 
@@ -182,11 +185,7 @@ def _modules_from(
         buffers = _mapping(state["buffers"][mid], f"buffers/{mid}")
         _same_keys(buffers, plan.buffers, f"buffers/{mid}")
         for name, value in buffers.items():
-            expected = learner.backend.to_numpy({"x": learner._carry[f"buffers/{mid}/{name}"]})["x"]
-            array = as_numbers(value, f"buffers/{mid}/{name}")
-            if array.shape != expected.shape:
-                raise StateError(f"expected shape {expected.shape}, got {array.shape}", path=f"buffers/{mid}/{name}")
-            carry[f"buffers/{mid}/{name}"] = array.astype(expected.dtype)
+            carry[f"buffers/{mid}/{name}"] = _buffer_from(learner, mid, name, value, f"buffers/{mid}/{name}")
         saved = _mapping(state["optimizer"][mid], f"optimizer/{mid}")
         _same_keys(saved, plan.optimizers, f"optimizer/{mid}")
         for name, optimizer in plan.optimizers.items():
@@ -203,6 +202,15 @@ def _modules_from(
                 vector = optimizer.layout.from_host(named, dtype, f"{path}/slots/{slot}")
                 carry[f"slots/{mid}/{name}/{slot}"] = vector
     return carry, steps, host_variables
+
+
+def _buffer_from(learner: Learner, mid: str, name: str, value: Any, path: str) -> np.ndarray:
+    """``value`` as the buffer of that name, checked."""
+    expected: np.ndarray = learner.backend.to_numpy({"x": learner._carry[f"buffers/{mid}/{name}"]})["x"]
+    array = as_numbers(value, path)
+    if array.shape != expected.shape:
+        raise StateError(f"expected shape {expected.shape}, got {array.shape}", path=path)
+    return array.astype(expected.dtype)
 
 
 def _params_from(

@@ -1,0 +1,242 @@
+"""Keras layers' weights in canonical form: Torch's shapes and names, both ways.
+
+One function per kind of layer says which canonical arrays its variables are made of. The way to Keras is
+differentiable, so training happens in canonical form: where Torch has two biases and Keras their sum, both are there
+and both learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+__all__ = ["Weight", "weights_of"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One Keras variable.
+
+    Attributes:
+        variable: the Keras variable.
+        names: canonical names of the arrays it is made of, without the layer's path.
+        to_keras: ``to_keras(*arrays) -> tensor`` in the variable's shape.
+        to_canonical: ``to_canonical(value) -> tuple of numpy arrays``, as ``names``.
+        buffer: it changes without a gradient.
+    """
+
+    variable: Any
+    names: tuple[str, ...]
+    to_keras: Callable[..., Any]
+    to_canonical: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    buffer: bool = False
+
+
+def weights_of(layer: Any) -> tuple[list[Weight], str] | None:
+    """The weights of a layer whose layout is known.
+
+    Returns:
+        (weights, why they cannot move to another framework or ""); ``None`` for any other layer.
+    """
+    for kind, function in _KINDS.items():
+        if type(layer) is kind:
+            return function(layer)
+    return None
+
+
+def _same(variable: Any, name: str, *, buffer: bool = False) -> Weight:
+    return Weight(variable, (name,), lambda value: value, lambda value: (value,), buffer)
+
+
+def _moved(variable: Any, name: str, to_keras: tuple[int, ...]) -> Weight:
+    """A variable whose axes are the canonical ones, reordered by ``to_keras``."""
+    back = tuple(int(axis) for axis in np.argsort(to_keras))
+    return Weight(
+        variable, (name,), lambda value: tf.transpose(value, to_keras), lambda value: (np.transpose(value, back),)
+    )
+
+
+def _with_bias(layer: Any, weight: Weight) -> list[Weight]:
+    return [weight, _same(layer.bias, "bias")] if layer.use_bias else [weight]
+
+
+def _dense(layer: Any) -> tuple[list[Weight], str]:
+    return _with_bias(layer, _moved(layer._kernel, "weight", (1, 0))), ""
+
+
+def _convolution(layer: Any) -> tuple[list[Weight], str]:
+    axes = (2, 1, 0) if layer.rank == 1 else (2, 3, 1, 0)
+    return _with_bias(layer, _moved(layer._kernel, "weight", axes)), _why_not_convolution(layer)
+
+
+def _transposed(layer: Any) -> tuple[list[Weight], str]:
+    # Keras [h, w, out, in], Torch [in, out, h, w].
+    return _with_bias(layer, _moved(layer.kernel, "weight", (2, 3, 1, 0))), _why_not_convolution(layer)
+
+
+def _depthwise(layer: Any) -> tuple[list[Weight], str]:
+    height, width, channels, multiplier = layer.kernel.shape
+
+    def to_keras(value: Any) -> Any:  # [channels * multiplier, 1, h, w]
+        return tf.transpose(tf.reshape(value, (channels, multiplier, height, width)), (2, 3, 0, 1))
+
+    def to_canonical(value: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (np.transpose(value, (2, 3, 0, 1)).reshape(channels * multiplier, 1, height, width),)
+
+    return _with_bias(layer, Weight(layer.kernel, ("weight",), to_keras, to_canonical)), _why_not_convolution(layer)
+
+
+def _why_not_convolution(layer: Any) -> str:
+    if layer.data_format == "channels_first":
+        return "data_format='channels_first'"
+    if layer.padding == "same" and max(layer.strides) > 1:
+        return "padding='same' with a stride pads unevenly; pad explicitly (ZeroPadding2D) and use padding='valid'"
+    return ""
+
+
+def _embedding(layer: Any) -> tuple[list[Weight], str]:
+    return [_same(layer._embeddings, "weight")], ""
+
+
+def _layer_norm(layer: Any) -> tuple[list[Weight], str]:
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    reason = "" if len(axes) == 1 else "LayerNormalization over several axes"
+    weights = [_same(layer.gamma, "weight")] if layer.gamma is not None else []
+    return weights + ([_same(layer.beta, "bias")] if layer.beta is not None else []), reason
+
+
+def _batch_norm(layer: Any) -> tuple[list[Weight], str]:
+    weights = [_same(layer.gamma, "weight")] if layer.scale else []
+    weights += [_same(layer.beta, "bias")] if layer.center else []
+    weights.append(_same(layer.moving_mean, "running_mean", buffer=True))
+    weights.append(_same(layer.moving_variance, "running_var", buffer=True))
+    return weights, "" if bool(layer.scale) == bool(layer.center) else "scale without center, or the other way round"
+
+
+def _recurrent(layer: Any, suffix: str = "") -> tuple[list[Weight], str]:
+    cell = layer.cell
+    is_gru = type(layer) is layers.GRU
+    # GRU gates: Keras z r h, Torch r z n; swapping the first two is its own inverse.
+    order = [1, 0, 2] if is_gru else [0, 1, 2, 3]
+    size = layer.units
+
+    def gates(value: Any) -> Any:
+        if not is_gru:
+            return value
+        parts = [value[gate * size : (gate + 1) * size] for gate in order]
+        return np.concatenate(parts, 0) if isinstance(value, np.ndarray) else tf.concat(parts, 0)
+
+    def matrix(variable: Any, name: str) -> Weight:
+        return Weight(variable, (name,), lambda v: tf.transpose(gates(v)), lambda v: (gates(v.T),))
+
+    names = [f"{name}_l0{suffix}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    weights = [matrix(cell.kernel, names[0]), matrix(cell.recurrent_kernel, names[1])]
+    if layer.use_bias and len(cell.bias.shape) == 2:
+        weights.append(
+            Weight(
+                cell.bias,
+                (names[2], names[3]),
+                lambda a, b: tf.stack([gates(a), gates(b)], 0),
+                lambda v: (gates(v[0]), gates(v[1])),
+            )
+        )
+    elif layer.use_bias:
+        weights.append(
+            Weight(
+                cell.bias,
+                (names[2], names[3]),
+                lambda a, b: gates(a) + gates(b),
+                lambda v: (gates(v), np.zeros_like(v)),
+            )
+        )
+    return weights, _why_not_recurrent(layer, is_gru)
+
+
+def _why_not_recurrent(layer: Any, is_gru: bool) -> str:
+    if is_gru and not layer.reset_after:
+        return "GRU with reset_after=False"
+    if layer.go_backwards:
+        return "go_backwards=True outside Bidirectional"
+    names = (getattr(layer.activation, "__name__", ""), getattr(layer.recurrent_activation, "__name__", ""))
+    return "" if names == ("tanh", "sigmoid") else f"activations {names[0]} and {names[1]}, not tanh and sigmoid"
+
+
+def _bidirectional(layer: Any) -> tuple[list[Weight], str]:
+    if type(layer.forward_layer) not in (layers.LSTM, layers.GRU):
+        return [_same(variable, variable.path) for variable in layer.variables], "Bidirectional over another layer"
+    forward, reason = _recurrent(layer.forward_layer)
+    backward, _ = _recurrent(layer.backward_layer, "_reverse")
+    if layer.merge_mode != "concat":
+        reason = f"Bidirectional with merge_mode={layer.merge_mode!r}"
+    return forward + backward, reason
+
+
+def _attention(layer: Any) -> tuple[list[Weight], str]:
+    query, key, value, out = layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense
+    inputs = [dense.kernel.shape[0] for dense in (query, key, value)]
+    heads, depth = layer.num_heads, layer.key_dim
+    size = heads * depth
+    if inputs != [size] * 3 or (layer.value_dim or depth) != depth or tuple(out.kernel.shape) != (heads, depth, size):
+        variables = layer.variables
+        return [_same(v, v.path) for v in variables], "sizes of heads that do not make up the input's"
+    weights: list[Weight] = []
+
+    def part(index: int, name: str, dense: Any) -> None:
+        weights.append(
+            Weight(
+                dense.kernel,
+                (f"{name}_weight",),
+                lambda v: tf.reshape(tf.transpose(v), (size, heads, depth)),
+                lambda v: (v.reshape(size, size).T,),
+            )
+        )
+        if layer._use_bias:
+            weights.append(
+                Weight(
+                    dense.bias,
+                    (f"{name}_bias",),
+                    lambda v: tf.reshape(v, (heads, depth)),
+                    lambda v: (v.reshape(size),),
+                )
+            )
+
+    for index, (name, dense) in enumerate((("q", query), ("k", key), ("v", value))):
+        part(index, name, dense)
+    weights.append(
+        Weight(
+            out.kernel,
+            ("out_proj.weight",),
+            lambda v: tf.reshape(tf.transpose(v), (heads, depth, size)),
+            lambda v: (v.reshape(size, size).T,),
+        )
+    )
+    if layer._use_bias:
+        weights.append(_same(out.bias, "out_proj.bias"))
+    return weights, ""
+
+
+#: Canonical arrays that are several Keras variables one under the other: name -> the parts' names.
+PACKED: Mapping[str, tuple[str, ...]] = {
+    "in_proj_weight": ("q_weight", "k_weight", "v_weight"),
+    "in_proj_bias": ("q_bias", "k_bias", "v_bias"),
+}
+
+_KINDS: dict[Any, Callable[[Any], tuple[list[Weight], str]]] = {
+    layers.Dense: _dense,
+    layers.Conv1D: _convolution,
+    layers.Conv2D: _convolution,
+    layers.Conv2DTranspose: _transposed,
+    layers.DepthwiseConv2D: _depthwise,
+    layers.Embedding: _embedding,
+    layers.LayerNormalization: _layer_norm,
+    layers.BatchNormalization: _batch_norm,
+    layers.LSTM: _recurrent,
+    layers.GRU: _recurrent,
+    layers.Bidirectional: _bidirectional,
+    layers.MultiHeadAttention: _attention,
+}
