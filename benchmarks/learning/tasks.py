@@ -1,0 +1,163 @@
+"""What is trained, with every setting; imported by both libraries' runners, so it needs neither.
+
+Settings of ours are the configuration's own names. Tasks with a ``peer`` are trained by stable-baselines3 as well, with
+the same numbers under its names; what must differ is said beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+__all__ = ["SEEDS", "TASKS", "Task"]
+
+SEEDS = (1, 2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One learning problem.
+
+    Attributes:
+        name: as it appears in tables and file names.
+        algorithm: name of a registered algorithm.
+        env: Gymnasium id.
+        steps: environment steps to train for; for offline algorithms 0.
+        target: mean return that the final policy has to reach; None: a share of the peer's.
+        env_runners, training, model: settings of the configuration.
+        iterations: ``train()`` calls, where environment steps do not say.
+        episodes: episodes of the final evaluation.
+        peer: settings of stable-baselines3's class of the same name; None: no comparison.
+        peer_normalize: the peer's environments are wrapped in VecNormalize.
+        recorded: for offline algorithms: task whose policy is recorded, and how many episodes.
+    """
+
+    name: str
+    algorithm: str
+    env: str
+    steps: int
+    target: float | None
+    training: dict[str, Any]
+    env_runners: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"hidden": [64, 64], "activation": "tanh"})
+    iterations: int = 0
+    episodes: int = 100
+    peer: dict[str, Any] | None = None
+    peer_normalize: bool = False
+    recorded: tuple[str, int] | None = None
+
+
+#: Adam as stable-baselines3 and CleanRL set it for PPO.
+_ADAM = {"kind": "adam", "eps": 1e-5}
+
+_PPO = {
+    "use_kl_loss": False,
+    "normalize_advantages": "minibatch",
+    "clip_param": 0.2,
+    "vf_loss_coeff": 0.5,
+    "grad_clip": 0.5,
+    "optimizer": _ADAM,
+}
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="cartpole",
+            algorithm="ppo",
+            env="CartPole-v1",
+            steps=100_000,
+            target=475.0,
+            env_runners={"num_envs_per_env_runner": 8},
+            training={
+                **_PPO, "lr": [[0, 1e-3], [100_000, 0.0]], "gamma": 0.98, "lambda_": 0.8, "train_batch_size": 1024,
+                "minibatch_size": 256, "num_epochs": 10,
+            },
+        ),
+        Task(
+            name="acrobot",
+            algorithm="ppo",
+            env="Acrobot-v1",
+            steps=200_000,
+            target=-100.0,
+            env_runners={"num_envs_per_env_runner": 16, "normalize_observations": True, "normalize_rewards": True},
+            training={
+                **_PPO, "lr": [[0, 1e-3], [200_000, 0.0]], "gamma": 0.99, "lambda_": 0.95, "train_batch_size": 2048,
+                "minibatch_size": 256, "num_epochs": 4, "entropy_coeff": 0.01,
+            },
+        ),
+        Task(
+            name="lunarlander",
+            algorithm="ppo",
+            env="LunarLander-v3",
+            steps=600_000,
+            target=200.0,
+            env_runners={"num_envs_per_env_runner": 16},
+            training={
+                **_PPO, "lr": [[0, 1e-3], [600_000, 0.0]], "gamma": 0.999, "lambda_": 0.98, "train_batch_size": 4096,
+                "minibatch_size": 256, "num_epochs": 8, "entropy_coeff": 0.01,
+            },
+        ),
+        Task(
+            name="pendulum",
+            algorithm="sac",
+            env="Pendulum-v1",
+            steps=10_000,
+            target=-200.0,
+            training={
+                "actor_lr": 1e-3, "critic_lr": 1e-3, "alpha_lr": 1e-3, "gamma": 0.99, "train_batch_size": 256,
+                "learning_starts": 500, "buffer_capacity": 10_000, "tau": 5e-3, "timesteps_per_iteration": 500,
+            },
+            model={"hidden": [64, 64], "activation": "relu"},
+        ),
+        Task(
+            name="halfcheetah-ppo",
+            algorithm="ppo",
+            env="HalfCheetah-v5",
+            steps=150_000,
+            target=None,
+            env_runners={
+                "num_envs_per_env_runner": 4, "normalize_observations": True, "normalize_rewards": True,
+            },
+            training={
+                **_PPO, "lr": 3e-4, "gamma": 0.99, "lambda_": 0.95, "train_batch_size": 2048, "minibatch_size": 64,
+                "num_epochs": 10,
+            },
+            episodes=20,
+            peer={
+                "num_envs": 4, "n_steps": 512, "batch_size": 64, "n_epochs": 10, "learning_rate": 3e-4, "gamma": 0.99,
+                "gae_lambda": 0.95, "clip_range": 0.2, "ent_coef": 0.0, "vf_coef": 0.5, "max_grad_norm": 0.5,
+                "hidden": [64, 64], "activation": "tanh",
+            },
+            peer_normalize=True,
+        ),
+        Task(
+            name="halfcheetah-sac",
+            algorithm="sac",
+            env="HalfCheetah-v5",
+            steps=20_000,
+            target=None,
+            training={
+                "actor_lr": 3e-4, "critic_lr": 3e-4, "alpha_lr": 3e-4, "gamma": 0.99, "train_batch_size": 256,
+                "learning_starts": 1000, "buffer_capacity": 20_000, "tau": 5e-3, "timesteps_per_iteration": 1000,
+            },
+            model={"hidden": [128, 128], "activation": "relu"},
+            episodes=20,
+            peer={
+                "num_envs": 1, "learning_rate": 3e-4, "gamma": 0.99, "batch_size": 256, "learning_starts": 1000,
+                "buffer_size": 20_000, "tau": 5e-3, "train_freq": 1, "gradient_steps": 1, "hidden": [128, 128],
+                "activation": "relu",
+            },
+        ),
+        Task(
+            name="cartpole-bc",
+            algorithm="bc",
+            env="CartPole-v1",
+            steps=0,
+            target=475.0,
+            training={"lr": 1e-3, "train_batch_size": 2000, "minibatch_size": 100, "updates_per_iteration": 10},
+            iterations=10,
+            recorded=("cartpole", 20),
+        ),
+    )
+}  # fmt: skip
