@@ -57,7 +57,7 @@ class NetworkModule(FrameworkModule):
         self._network_name = describe(spec.module_class)
         self._dtype = "float64" if backend.precision == "float64" else "float32"
         self.network, self._made, outputs = self._make(seed=0)
-        self._layout = _Layout(self.network, self._network_name)
+        self._layout = _Layout(self.network, self._network_name, self._written(self.network))
         self.not_portable = self._layout.not_portable
         self._finish(outputs)
 
@@ -94,8 +94,15 @@ class NetworkModule(FrameworkModule):
         layout = self._layout
         if self._made:
             network, _, _ = self._make(seed=int(rng.integers(2**62)))
-            layout = _Layout(network, self._network_name)
+            layout = _Layout(network, self._network_name, set())
         return layout.parameters()
+
+    def _written(self, network: Any) -> set[int]:
+        """ids of the variables that a training pass changes: many layers have a generator that they never ask."""
+        observations = dummy_observations(self.observation_space, 2, self._dtype)
+        with keras.StatelessScope() as scope:
+            network(self._backend.from_numpy(observations), training=True)
+        return {id(v) for v in network.non_trainable_variables if scope.get_current_value(v) is not None}
 
     def init_buffers(self) -> dict[str, np.ndarray]:
         return self._layout.buffers()
@@ -123,6 +130,11 @@ class NetworkModule(FrameworkModule):
 class _Layout:
     """The variables of one network and the canonical arrays they are made of.
 
+    Args:
+        network: built.
+        owner: what the user called it.
+        written: ids of the variables that a training pass changes.
+
     Attributes:
         names: of the parameters, in order.
         buffer_variables: canonical name -> Keras variable that no gradient moves.
@@ -130,7 +142,7 @@ class _Layout:
         not_portable: as ``FrameworkModule.not_portable``.
     """
 
-    def __init__(self, network: Any, owner: str) -> None:
+    def __init__(self, network: Any, owner: str, written: set[int]) -> None:
         self._owner = owner
         self._weights: list[tuple[tuple[str, ...], Weight]] = []
         self.buffer_variables: dict[str, Any] = {}
@@ -154,7 +166,7 @@ class _Layout:
                     reason = reason or "a variable of the network's own that no gradient moves"
                 if reason:
                     self.not_portable.update(dict.fromkeys(names, reason))
-        for number, variable in enumerate(v for v in network.non_trainable_variables if id(v) not in seen):
+        for number, variable in enumerate(v for v in network.non_trainable_variables if id(v) in written - seen):
             # Generators of dropout layers and the like: they are carried, so resuming is exact.
             name = f"keras_state.{number}"
             self._weights.append(((name,), Weight(variable, (name,), _identity, lambda value: (value,), True)))
