@@ -30,8 +30,12 @@ class Suite:
     backend: str = ""
 
 
+#: Only with --slow, or by name: it has nothing else.
+LONG = [Suite("long-torch", "tests/long", "torch"), Suite("long-tf", "tests/long", "tf")]
+
 # The longest first, so that two workers finish together.
 SUITES = [
+    *LONG,
     Suite("torch", "tests/torch"),
     Suite("tf", "tests/tf"),
     Suite("shared-torch", "tests/shared", "torch"),
@@ -96,7 +100,10 @@ def main() -> int:
     unknown = set(arguments.suites) - {suite.name for suite in SUITES}
     if unknown:
         parser.error(f"no such suite: {', '.join(sorted(unknown))}")
-    suites = [s for s in SUITES if (not arguments.suites or s.name in arguments.suites) and (ROOT / s.folder).is_dir()]
+    chosen = [s for s in SUITES if s.name in arguments.suites or (not arguments.suites and s not in LONG)]
+    if arguments.slow and not arguments.suites:
+        chosen = SUITES
+    suites = [s for s in chosen if (ROOT / s.folder).is_dir()]
     RESULTS.mkdir(exist_ok=True)
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
