@@ -23,6 +23,7 @@ __all__ = [
     "assert_states_equal",
     "bc_batch",
     "build",
+    "build_on_spaces",
     "flat_state",
     "ppo_batch",
     "regression_batch",
@@ -203,7 +204,7 @@ def sac_batch(rows: int, num_actions: int = 2, obs_size: int = 3, seed: int = 0)
         "obs": rng.normal(size=(rows, obs_size)),
         "actions": rng.uniform(-0.9, 0.9, size=(rows, num_actions)),
         "rewards": rng.normal(size=rows),
-        "terminateds": rng.uniform(size=rows) < 0.3,
+        "terminateds": np.arange(rows) % 3 == 1,
         "next_obs": rng.normal(size=(rows, obs_size)),
     }
 
@@ -257,3 +258,8 @@ def skipping(function: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return function()
+
+
+def build_on_spaces(config: Any, observation_space: Any, action_space: Any) -> Any:
+    """The algorithm's own learner on two spaces, without an environment."""
+    return config.environment(observation_space=observation_space, action_space=action_space).build_learner()

@@ -333,6 +333,10 @@ class AlgorithmConfig(Settings):
 
     # ---- what is built from it -----------------------------------------------------------------------------------
 
+    def module_settings(self) -> dict[str, Any]:
+        """What modules are built with: ``model``, and what an algorithm's own settings add to it."""
+        return self.model
+
     def optimizer_spec(self) -> OptimizerSpec:
         """The ``optimizer`` setting as an OptimizerSpec."""
         return _optimizer_spec(self.optimizer)

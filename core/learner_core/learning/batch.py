@@ -6,6 +6,7 @@ module and column; what differs only in representation (float64, Fortran order, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,8 +120,7 @@ def check_batch(
             actions lie outside their space. Nothing has changed by then.
     """
     out: dict[str, np.ndarray] = {}
-    leading: int | None = None
-    first = ""
+    rows: dict[str, int] = {}
     for name, spec in specs.items():
         if name not in columns:
             if not spec.required:
@@ -135,15 +135,16 @@ def check_batch(
             raise BatchError(
                 f"expected shape {_shape(spec)}, got {list(array.shape)}", module_id=module_id, column=name
             )
-        if leading is None:
-            leading, first = len(array), name
-        elif len(array) != leading:
-            raise BatchError(
-                f"has {len(array)} rows where column {first!r} has {leading}", module_id=module_id, column=name
-            )
+        rows[name] = len(array)
         out[name] = _convert(array, spec, float_dtype, module_id, name)
-    if not leading:
-        raise BatchError("the batch has no rows", module_id=module_id, column=first or None)
+    # The column that differs from most of the others is the one to look at.
+    usual = Counter(rows.values()).most_common(1)[0][0] if rows else 0
+    for name, count in rows.items():
+        if count != usual:
+            other = next(n for n, c in rows.items() if c == usual)
+            raise BatchError(f"has {count} rows where column {other!r} has {usual}", module_id=module_id, column=name)
+    if not usual:
+        raise BatchError("the batch has no rows", module_id=module_id, column=next(iter(rows), None))
     if "loss_mask" in out and not bool(np.all((out["loss_mask"] == 0) | (out["loss_mask"] == 1))):
         raise BatchError("expected 0 and 1: a row counts or it does not", module_id=module_id, column="loss_mask")
     for name, spec in specs.items():
@@ -195,7 +196,7 @@ def _convert(array: np.ndarray, spec: ColumnSpec, float_dtype: Any, module_id: s
                 )
         if target.kind in "iu" and kind in "iuf" and array.size:
             limits = np.iinfo(target)
-            low, high = array.min(), array.max()
+            low, high = int(array.min()), int(array.max())
             if low < limits.min or high > limits.max:
                 raise BatchError(f"values {low}..{high} do not fit {spec.dtype}", module_id=module_id, column=name)
         if target.kind == "b" and kind != "b" and not bool(np.all((array == 0) | (array == 1))):

@@ -64,6 +64,8 @@ class LearnerBuild:
         self._registered: dict[str, dict[str, tuple[OptimizerSpec, list[str], Any]]] = {}
         self._values: dict[str, dict[str, np.ndarray]] = {}
         self._open: str | None = None
+        # Asked for in every update.
+        self._checked_spaces: dict[str, Any] = {}
 
     def run(self) -> None:
         """Build everything and put the initial state into the learner."""
@@ -230,8 +232,10 @@ class LearnerBuild:
 
     def checked_space(self, module_id: str) -> Any:
         """The space that ``actions`` must lie in, or ``None``."""
-        fits = self.modules[module_id].actions_in_space
-        return self._learner.module_specs[module_id].action_space if fits else None
+        if module_id not in self._checked_spaces:
+            fits = self.modules[module_id].actions_in_space
+            self._checked_spaces[module_id] = self._learner.module_specs[module_id].action_space if fits else None
+        return self._checked_spaces[module_id]
 
     # ------------------------------------------------------------------ between updates
 
@@ -403,7 +407,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
             module_class=None if one.module_class is not None else config.get_module_class(),
             observation_space=spaces[0],
             action_space=spaces[1],
-            model=config.model,
+            model=config.module_settings(),
         )
         for module_id, one in specs.items()
     }

@@ -81,6 +81,10 @@ class SACConfig(AlgorithmConfig):
     model: dict[str, Any] = field(default_factory=lambda: {"hidden": [256, 256], "activation": "relu"})
     """The networks: hidden sizes, activation, conv_filters of policy and Q networks alike."""
 
+    def module_settings(self) -> dict[str, Any]:
+        """``model``, and that there is one Q network if so."""
+        return {**super().module_settings(), **({} if self.twin_q else {"twin_q": False})}
+
     @property
     def rows_per_update(self) -> int:
         """Rows of the gradient steps that one fragment pays for, which are one call."""
