@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ["Schedule", "parse"]
+__all__ = ["Schedule", "parse", "value_at"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,22 @@ def parse(value: Any, setting: str = "schedule") -> Schedule:
             )
         points.append((timestep, number))
     return Schedule(tuple(points))
+
+
+def value_at(value: Any, timestep: float) -> float:
+    """A checked setting's value: of a number, of plain schedule data, or of a :class:`Schedule`.
+
+    Args:
+        value: As :func:`parse` takes it.
+        timestep: Environment steps sampled over the whole run.
+
+    Returns:
+        The value; a Python float is its own, without being parsed (this runs for every setting in every update).
+
+    Raises:
+        ConfigError: As :func:`parse`.
+    """
+    return value if type(value) is float else parse(value).value_at(timestep)
 
 
 def _is_number(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,3 +84,14 @@ def test_agrees_with_numpy_interpolation(points: dict[int, float], timestep: int
     got = schedules.parse([[t, points[t]] for t in times]).value_at(timestep)
     assert got == pytest.approx(np.interp(timestep, times, values), rel=1e-9, abs=1e-9)
     assert min(values) <= got <= max(values) or got == pytest.approx(min(values)) or got == pytest.approx(max(values))
+
+
+@pytest.mark.parametrize("setting", [0.25, 3, [[0, 1.0], [10, 0.0]], schedules.parse([[0, 1.0], [10, 0.0]])])
+@pytest.mark.parametrize("timestep", [0, 4, 20])
+def test_value_at_is_that_of_the_parsed_setting(setting: Any, timestep: int) -> None:
+    assert schedules.value_at(setting, timestep) == schedules.parse(setting).value_at(timestep)
+
+
+def test_value_at_refuses_what_parse_refuses() -> None:
+    with pytest.raises(ConfigError):
+        schedules.value_at(True, 0)

@@ -40,11 +40,8 @@ class TfBackend(Backend):
             tf.config.threading.set_inter_op_parallelism_threads(num_threads)
 
     def from_numpy(self, tree: Any) -> Any:
-        if isinstance(tree, Mapping):
-            return {key: self.from_numpy(value) for key, value in tree.items()}
-        # TensorFlow may take over an aligned numpy buffer without copying it, so the copy is made here.
         with tf.device(self.tf_device):
-            return tf.convert_to_tensor(np.array(tree, order="C", copy=True))
+            return _from_numpy(tree)
 
     def to_numpy(self, tree: Any) -> Any:
         if isinstance(tree, Mapping):
@@ -111,6 +108,13 @@ class TfBackend(Backend):
 
     def make_loop(self, body: Body, *, example: tuple[dict[str, Any], dict[str, Any]], config: Any) -> Loop:
         return CompiledLoop(body, example, device=self.tf_device)
+
+
+def _from_numpy(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _from_numpy(value) for key, value in tree.items()}
+    # TensorFlow may take over an aligned numpy buffer without copying it, so the copy is made here.
+    return tf.convert_to_tensor(np.array(tree, order="C", copy=True))
 
 
 def _device(name: str) -> str:

@@ -51,11 +51,19 @@ class CompiledLoop:
         self._function = tf.function(loop, jit_compile=self.xla, autograph=False)
         self._device = device
         # No step is taken, everything is traced and compiled.
-        self._call(zero, zero, list(carry.values()), list(inputs.values()))
+        with tf.device(self._device):
+            self._function(zero, zero, list(carry.values()), list(inputs.values()))
+            concrete = self._function.get_concrete_function(zero, zero, list(carry.values()), list(inputs.values()))
+        self._concrete = concrete
+        # The same call without sorting the arguments out by name and type each time: 0.7 ms less, half of an update
+        # that has one small step. It is not public, so it may be missing one day.
+        self._call_flat = getattr(concrete, "_call_flat", None)
 
     def _call(self, start: Any, stop: Any, state: list[Any], fixed: list[Any]) -> list[Any]:
         with tf.device(self._device):
-            return list(self._function(start, stop, state, fixed))
+            if self._call_flat is None:
+                return list(self._function(start, stop, state, fixed))
+            return list(self._call_flat([start, stop, *state, *fixed], self._concrete.captured_inputs))
 
     @property
     def num_traces(self) -> int:

@@ -41,7 +41,8 @@ class TorchBackend(Backend):
         if isinstance(tree, Mapping):
             return {key: self.from_numpy(value) for key, value in tree.items()}
         array = np.asarray(tree)
-        if array.dtype.name == "bfloat16":
+        # Of ml_dtypes' kinds this one is carried; numpy's own dtypes are not asked for their names, which is slow.
+        if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
             tensor = torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
         else:
             tensor = torch.from_numpy(np.array(array, order="C", copy=True))

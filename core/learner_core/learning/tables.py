@@ -62,9 +62,13 @@ class CorrectionTable:
     def table(self, capacity: int, steps: Mapping[tuple[str, str], int], dtype: Any) -> np.ndarray:
         """float[capacity, width]: line j holds the corrections of the (steps + j + 1)-th applied step."""
         table = np.ones((capacity, self.width), np.float64)
+        # Equal optimizers that have taken equally many steps share their numbers.
+        known: dict[tuple[Any, int], np.ndarray] = {}
         for key, spec in self._specs.items():
             _, start, num = self.index[key]
             if num:
                 first = steps[key] + 1
-                table[:, start : start + num] = spec.corrections(np.arange(first, first + capacity))
+                if (spec, first) not in known:
+                    known[spec, first] = spec.corrections(np.arange(first, first + capacity))
+                table[:, start : start + num] = known[spec, first]
         return table.astype(dtype)
