@@ -8,6 +8,7 @@ the others waiting until the timeout, so whoever drives the ring keeps a deadlin
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -103,6 +104,9 @@ class CollectivePlugin(Protocol):
         Called in the driver: imports no framework.
         """
 
+    def preload(self, backend_name: str) -> None:
+        """Import what ``Collective.prepare`` will need, and start nothing: learners are forked from here."""
+
     def open_rendezvous(self, size: int, *, timeout_s: float) -> Rendezvous:
         """Open the meeting point of ``size`` ranks on this host, reachable from this host only."""
 
@@ -150,6 +154,10 @@ class TorchDistributed:
                 f'collective="torch" reduces Torch\'s arrays only, and the framework is {backend_name!r}: '
                 'use collective="horovod" (learner-core horovod build)'
             )
+
+    def preload(self, backend_name: str) -> None:
+        """As :meth:`CollectivePlugin.preload`."""
+        importlib.import_module("torch.distributed")
 
     def open_rendezvous(self, size: int, *, timeout_s: float) -> Rendezvous:
         """As :meth:`CollectivePlugin.open_rendezvous`."""

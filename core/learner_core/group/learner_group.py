@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import LearnerGroupError
-from .local import LocalLearners, refuse_closed
+from .local import LocalLearners
+from .remote import RemoteLearners
+from .requests import UpdateQueue
 
 __all__ = ["LearnerGroup"]
 
@@ -26,13 +29,16 @@ class LearnerGroup:
 
     def __init__(self, config: Any, env: Any = None) -> None:
         self.config = config
-        if config.num_learners:
-            raise LearnerGroupError(
-                f"num_learners={config.num_learners}: this version trains with one learner in this process; "
-                "use .learners(num_learners=0)"
-            )
-        self._learners = LocalLearners(config, env)
+        self._learners: LocalLearners | RemoteLearners = (
+            RemoteLearners(config, env) if config.num_learners else LocalLearners(config, env)
+        )
+        self._queue = UpdateQueue(
+            self._learners.update,
+            limit=config.max_requests_in_flight_per_learner,
+            block=config.queue_full == "block",
+        )
         self._open = True
+        self._specs: dict[str, Any] = self._first(lambda learner: learner.module_specs)
 
     def __enter__(self) -> LearnerGroup:
         return self
@@ -69,7 +75,7 @@ class LearnerGroup:
         Raises:
             BatchError: the batch does not fit; nothing has changed. Asynchronous: raised by a later call.
         """
-        learners = self._alive()
+        queue = self._alive()
         arguments = {
             "batch": batch,
             "timesteps": timesteps,
@@ -80,21 +86,22 @@ class LearnerGroup:
         if async_update:
             if return_state:
                 raise LearnerGroupError("return_state=True needs a blocking update; call get_state() when it is needed")
-            return learners.submit(**arguments)
-        results = learners.update(**arguments)
+            return queue.submit(**arguments)
+        queue.drain()
+        results = self._learners.update(**arguments)
         if return_state:
             results["_state"] = self.get_state()
         return results
 
     def wait(self) -> dict[str, Any]:
         """Wait for all queued updates and return their reduced results (``{}`` if there were none)."""
-        learners = self._alive()
-        learners.drain()
-        return learners.take()
+        queue = self._alive()
+        queue.drain()
+        return queue.take()
 
     def get_state(self) -> dict[str, Any]:
         """Complete state of the first learner; all have the same."""
-        return dict(self.foreach_learner(lambda learner: learner.get_state())[0])
+        return dict(self._first(lambda learner: learner.get_state()))
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Give every learner this state; see ``Learner.set_state``."""
@@ -102,7 +109,7 @@ class LearnerGroup:
 
     def get_weights(self) -> dict[str, dict[str, Any]]:
         """Weights alone: module id -> name -> array."""
-        return dict(self.foreach_learner(lambda learner: learner.get_module_state())[0])
+        return dict(self._first(lambda learner: learner.get_module_state()))
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Give every learner these weights; optimizers stay."""
@@ -110,8 +117,9 @@ class LearnerGroup:
 
     def save_state(self, path: Any) -> None:
         """Write the complete state to one file, atomically."""
-        self._alive().drain()
-        self._learners.learner.save_state(path)
+        # Learner processes may have another working folder; one of them writes.
+        place = os.path.abspath(path)
+        self._first(lambda learner: learner.save_state(place))
 
     def load_state(self, path: Any) -> None:
         """Read a file that ``save_state`` of a group or a learner wrote, on any backend."""
@@ -122,27 +130,37 @@ class LearnerGroup:
     def add_module(self, *, module_id: str, module_spec: Any) -> None:
         """Add a module on every learner; see ``Learner.add_module``."""
         self.foreach_learner(lambda learner: learner.add_module(module_id=module_id, module_spec=module_spec))
+        self._specs = self._first(lambda learner: learner.module_specs)
 
     def remove_module(self, module_id: str) -> None:
         """Remove a module on every learner; see ``Learner.remove_module``."""
         self.foreach_learner(lambda learner: learner.remove_module(module_id))
+        self._specs = self._first(lambda learner: learner.module_specs)
 
     def foreach_learner(self, function: Callable[[Any], T]) -> list[T]:
         """``[function(learner) in rank order]``; asynchronous updates are waited for first."""
-        return self._alive().foreach(function)
+        self._alive().drain()
+        return self._learners.foreach(function)
 
     def shutdown(self) -> None:
         """Wait for what is running and release everything. Safe to call twice."""
         if self._open:
             self._open = False
+            self._queue.close()
             self._learners.close()
 
     @property
     def module_specs(self) -> dict[str, Any]:
         """module id -> complete RLModuleSpec."""
-        return dict(self._learners.learner.module_specs)
+        return dict(self._specs)
 
-    def _alive(self) -> LocalLearners:
+    def _first(self, function: Callable[[Any], T]) -> T:
+        """``function(learner)`` of rank 0; all learners have the same state."""
+        self._alive().drain()
+        result: T = self._learners.foreach(function, ranks=[0])[0]
+        return result
+
+    def _alive(self) -> UpdateQueue:
         if not self._open:
-            raise refuse_closed()
-        return self._learners
+            raise LearnerGroupError("this LearnerGroup has been shut down; build a new one and give it the saved state")
+        return self._queue

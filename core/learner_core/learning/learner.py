@@ -17,7 +17,7 @@ from ..errors import BatchError, ConfigError, NonFiniteError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
 from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
-from ..schedules import parse as parse_schedule
+from ..schedules import value_at
 from ..state.tree import copy_tree
 from . import learner_state
 from .batch import ColumnSpec, check_batch, split_modules
@@ -114,10 +114,10 @@ class Learner:
         for module_id, columns in checked.items():
             if self.should_module_be_updated(module_id=module_id, batch=columns):
                 ready[module_id] = self.preprocess_batch(module_id=module_id, batch=columns)
-        update = self._num_updates
+        update, rank = self._num_updates, self._ring.rank
         rows = {module_id: len(next(iter(columns.values()))) for module_id, columns in checked.items()}
         manager = get_manager()
-        notify(manager, "learner_update_begin", update=update, timesteps=self.timesteps, num_rows=rows, rank=0)
+        notify(manager, "learner_update_begin", update=update, timesteps=self.timesteps, num_rows=rows, rank=rank)
         self.before_gradient_based_update(timesteps=dict(self.timesteps))
         self.results = {module_id: {} for module_id in (*self.module_specs, "__all__")}
         if ready:
@@ -125,7 +125,7 @@ class Learner:
         else:
             self.results["__all__"]["num_modules_updated"] = 0.0
         self.after_gradient_based_update(timesteps=dict(self.timesteps))
-        notify(manager, "learner_update_end", update=update, timesteps=self.timesteps, results=self.results, rank=0)
+        notify(manager, "learner_update_end", update=update, timesteps=self.timesteps, results=self.results, rank=rank)
         return {module_id: dict(metrics) for module_id, metrics in self.results.items()}
 
     def _tell_built(self) -> None:
@@ -136,8 +136,8 @@ class Learner:
             module_ids=sorted(self.module_specs),
             backend=self.backend.name,
             compiled=self._build.executor.compiled,
-            rank=0,
-            world_size=1,
+            rank=self._ring.rank,
+            world_size=self._ring.size,
         )
 
     def _check(self, batch: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -478,7 +478,7 @@ class Learner:
         """Everything training needs to go on: numpy arrays and plain values that share no memory with the learner."""
         state = learner_state.get_state(self)
         # What absent plugins left is kept for when they are back.
-        state["plugins"] = {**self._plugin_states, **checkpoint_collect(get_manager())}
+        state["plugins"] = {**self._plugin_states, **checkpoint_collect(get_manager(), rank=self._ring.rank)}
         return state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -489,7 +489,7 @@ class Learner:
         """
         learner_state.set_state(self, state)
         plugins = copy_tree(state["plugins"])
-        absent = checkpoint_restore(get_manager(), plugins, rank=0)
+        absent = checkpoint_restore(get_manager(), plugins, rank=self._ring.rank)
         self._plugin_states = {name: plugins[name] for name in absent}
 
     def get_module_state(self) -> dict[str, dict[str, np.ndarray]]:
@@ -509,7 +509,9 @@ class Learner:
         from ..state.files import save_state
 
         save_state(path, self.get_state())
-        notify(get_manager(), "learner_checkpoint_saved", path=str(path), update=self._num_updates, rank=0)
+        notify(
+            get_manager(), "learner_checkpoint_saved", path=str(path), update=self._num_updates, rank=self._ring.rank
+        )
 
     def load_state(self, path: Any) -> None:
         """Read a file that ``save_state`` wrote on any backend."""
@@ -563,13 +565,13 @@ class Learner:
     def _rate(self, lr: Any) -> float:
         """The learning rate now: of a setting's name, a number or a schedule."""
         value = getattr(self.config, lr) if isinstance(lr, str) else lr
-        return parse_schedule(value).value_at(self.timesteps["num_env_steps_sampled_lifetime"])
+        return value_at(value, self.timesteps["num_env_steps_sampled_lifetime"])
 
     def _float_values(self) -> dict[tuple[str, ...], float]:
         """Values of every float column of the step's table, now."""
         position = self.timesteps["num_env_steps_sampled_lifetime"]
         values: dict[tuple[str, ...], float] = {}
-        traced = {name: parse_schedule(getattr(self.config, name)).value_at(position) for name in self._build.traced}
+        traced = {name: value_at(getattr(self.config, name), position) for name in self._build.traced}
         for module_id, plan in self._build.plans.items():
             values.update({("config", module_id, name): value for name, value in traced.items()})
             values.update({("lr", module_id, name): self._rate(o.lr) for name, o in plan.optimizers.items()})

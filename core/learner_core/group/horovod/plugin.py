@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import threading
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = ["HorovodPlugin", "HorovodRendezvous", "learner_core_collective"]
 PLUGIN_API = 1
 
 _HOST = "localhost"
+_MODULES = {"torch": "torch", "tf": "tensorflow"}
 
 
 class HorovodRendezvous(Rendezvous):
@@ -73,6 +75,10 @@ class HorovodPlugin:
     def check(self, backend_name: str) -> None:
         """As :meth:`CollectivePlugin.check`: installed, and built for this version of the framework."""
         _require(backend_name)
+
+    def preload(self, backend_name: str) -> None:
+        """As :meth:`CollectivePlugin.preload`."""
+        importlib.import_module(f"horovod.{_MODULES[backend_name]}")
 
     def open_rendezvous(self, size: int, *, timeout_s: float) -> Rendezvous:
         """As :meth:`CollectivePlugin.open_rendezvous`."""

@@ -1,0 +1,347 @@
+"""N learner processes as one: started warm, fed through shared memory, watched, ended in bounded time.
+
+Everything a learner says arrives as an answer to a request, in order. While answers are awaited three things are
+watched: the answers, the ends of the processes (their channel closes at once, whatever killed them) and their signs of
+life. The duration of an update is never limited: a compilation may take a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import cloudpickle
+
+from ..errors import LearnerCoreError, LearnerGroupError, WorkerLostError
+from ..learning.build import resolve_modules
+from ..learning.rl_module import MultiRLModuleSpec
+from ..plugins.manager import get_manager, notify
+from .collectives import load_collective
+from .devices import gpu_environment
+from .nursery import Nursery, nursery_for
+from .shared_batch import Segment
+
+__all__ = ["RemoteLearners"]
+
+#: Seconds that learners have to end by themselves before they are killed.
+_GRACE_S = 2.0
+
+
+class _Member:
+    """The driver's end of one learner process."""
+
+    def __init__(self, rank: int, nursery: Nursery) -> None:
+        self.rank = rank
+        self.nursery = nursery
+        ours, theirs = socket.socketpair()
+        self.pulse, their_pulse = socket.socketpair()
+        self.descriptors, their_descriptors = socket.socketpair()
+        with theirs, their_pulse, their_descriptors:
+            # One duplicate each: the child owns what it is sent.
+            numbers = [end.fileno() for end in (theirs, their_pulse, their_descriptors)]
+            self.pid = nursery.fork(numbers, list(sys.path))
+        self.channel = Connection(ours.detach())
+        self.pulse.setblocking(False)
+        self.last_sign = time.monotonic()
+        self.waiting = False
+
+    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
+        self.waiting = True
+        with contextlib.suppress(OSError):  # it has died; waiting for the answer finds out how
+            self.channel.send_bytes(pickle.dumps((operation, dict(argument))))
+
+    def hear(self) -> None:
+        """Take in the signs of life that have come."""
+        with contextlib.suppress(OSError):
+            while self.pulse.recv(4096):
+                self.last_sign = time.monotonic()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        for end in (self.channel, self.pulse, self.descriptors):
+            with contextlib.suppress(OSError):
+                end.close()
+
+
+class RemoteLearners:
+    """The learners of ``num_learners >= 1``.
+
+    Args:
+        config: frozen configuration.
+        env: environment to take the spaces from.
+        frameworks: a backend per rank instead of the configured one; rings of mixed frameworks are for tests.
+
+    Raises:
+        LearnerGroupError: something is missing or a learner cannot be built; says what.
+    """
+
+    def __init__(self, config: Any, env: Any, *, frameworks: Sequence[str] | None = None) -> None:
+        self._config = config
+        self._frameworks = list(frameworks or [config.framework_name] * config.num_learners)
+        if config.launcher != "local":
+            raise LearnerGroupError(f'launcher={config.launcher!r}: this version starts learners by launcher="local"')
+        self._size = len(self._frameworks)
+        self._collective = load_collective(config.collective) if self._size > 1 else None
+        if self._collective is not None:
+            for framework in dict.fromkeys(self._frameworks):
+                self._collective.check(framework)
+        self._environments = [gpu_environment(config, rank, self._size) for rank in range(self._size)]
+        self._specs = MultiRLModuleSpec(rl_module_specs=resolve_modules(config, env, None))
+        self._segment = Segment(0)
+        self._members: list[_Member] = []
+        self._broken: str | None = None
+        self._updates = 0
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        self._finalizer = weakref.finalize(self, _abandon, self._members)
+
+    # ------------------------------------------------------------------ starting
+
+    def _start(self) -> None:
+        collective_name = self._config.collective if self._collective else ""
+        nurseries = [nursery_for(framework, collective_name) for framework in self._frameworks]
+        self._members[:] = [_Member(rank, nursery) for rank, nursery in enumerate(nurseries)]
+        specs = cloudpickle.dumps(self._specs)
+        self._request(
+            "build",
+            [
+                {
+                    "config": _pickled_config(self._config, framework),
+                    "module_spec": specs,
+                    "rank": rank,
+                    "size": self._size,
+                    "environment": self._environments[rank],
+                    "num_threads": self._config.num_cpus_per_learner,
+                }
+                for rank, framework in enumerate(self._frameworks)
+            ],
+        )
+        if self._collective is None:
+            return
+        # Everything is imported and built; now all meet at once.
+        timeout_s = self._config.timeout_s
+        with self._collective.open_rendezvous(self._size, timeout_s=timeout_s) as meeting:
+            joining: list[dict[str, Any]] = [
+                {"rank": rank, "size": self._size, "rendezvous": meeting.for_rank(rank), "timeout_s": timeout_s}
+                for rank in range(self._size)
+            ]
+            self._request("join", joining)
+
+    # ------------------------------------------------------------------ what a group asks for
+
+    def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:
+        """One update of all learners; returns rank 0's results, which every rank has."""
+        segment, layout, new = self._segment.write(batch)
+        if new is not None:
+            for member in self._members:
+                with contextlib.suppress(OSError):
+                    socket.send_fds(member.descriptors, [b"s"], [new])
+        argument = {"segment": segment, "layout": layout, "arguments": arguments}
+        answers = self._request("update", [argument] * self._size)
+        self._updates = answers[0]["num_updates"]
+        self._compare()
+        return dict(answers[0]["results"])
+
+    def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
+        """``[function(learner)]`` of these ranks (all), in rank order.
+
+        Raises:
+            LearnerGroupError: the function cannot be pickled.
+        """
+        try:
+            pickled = cloudpickle.dumps(function)
+        except Exception as error:
+            raise LearnerGroupError(
+                f"foreach_learner: {function!r} cannot be sent to the learners: {type(error).__name__}: {error}"
+            ) from error
+        chosen = range(self._size) if ranks is None else ranks
+        return self._request("call", [{"function": pickled}] * len(chosen), ranks=chosen)
+
+    def _compare(self) -> None:
+        """Every so many updates: have the learners stayed in step? If not, all take rank 0's state."""
+        every = self._config.check_parameters_every
+        if self._size == 1 or not every or self._updates % every:
+            return
+        if len(set(self._frameworks)) > 1:
+            equal = False
+        else:
+            equal = len(set(self.foreach(_digest))) == 1
+        if not equal:
+            (state,) = self.foreach(lambda learner: learner.get_state(), ranks=[0])
+            self.foreach(lambda learner: learner.set_state(state), ranks=range(1, self._size))
+            if len(set(self._frameworks)) == 1:
+                import warnings
+
+                warnings.warn(
+                    f"after update {self._updates} the learners' parameters differed; all have rank 0's state now",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+
+    # ------------------------------------------------------------------ requests and answers
+
+    def _request(
+        self, operation: str, arguments: Sequence[Mapping[str, Any]], *, ranks: Sequence[int] | None = None
+    ) -> list[Any]:
+        """Ask the learners; returns their answers in rank order.
+
+        Raises:
+            WorkerLostError: one died or gave no sign of life; the group is of no more use.
+            LearnerCoreError, or what a hook raised: every learner refused; the group goes on as before.
+        """
+        if self._broken is not None:
+            raise LearnerGroupError(f"this group is of no more use: {self._broken}; build a new one")
+        members = self._members if ranks is None else [self._members[rank] for rank in ranks]
+        now = time.monotonic()
+        for member, argument in zip(members, arguments, strict=True):
+            member.last_sign = now
+            member.send(operation, argument)
+        answers: dict[int, Any] = {}
+        failures: dict[int, tuple[Exception, str]] = {}
+        failed_at: float | None = None
+        while any(member.waiting for member in members):
+            self._take(members, answers, failures, operation)
+            if failures and failed_at is None:
+                failed_at = time.monotonic()
+            # Learners refuse together. One that fails alone leaves the others waiting for it in the ring.
+            if failed_at is not None and time.monotonic() - failed_at > _GRACE_S:
+                break
+        if failures:
+            self._raise(operation, members, failures)
+        return [answers[member.rank] for member in members]
+
+    def _take(
+        self,
+        members: Sequence[_Member],
+        answers: dict[int, Any],
+        failures: dict[int, tuple[Exception, str]],
+        operation: str,
+    ) -> None:
+        waiting = [member for member in members if member.waiting]
+        ready = wait([member.channel for member in waiting], timeout=0.25)
+        for member in waiting:
+            member.hear()
+            if member.channel in ready:
+                try:
+                    good, answer = pickle.loads(member.channel.recv_bytes())
+                except (EOFError, OSError):
+                    self._lost(member, operation, "died")
+                member.waiting = False
+                if good:
+                    answers[member.rank] = answer
+                else:
+                    failures[member.rank] = answer
+            elif time.monotonic() - member.last_sign > self._config.timeout_s:
+                self._lost(member, operation, f"gave no sign of life for {self._config.timeout_s:g} s")
+
+    def _raise(self, operation: str, members: Sequence[_Member], failures: dict[int, tuple[Exception, str]]) -> None:
+        rank, (error, trace) = min(failures.items())
+        error.add_note(f"raised on learner {rank} of {self._size}; its traceback:\n{trace}")
+        together = len(failures) == len(members) and len({type(e) for e, _ in failures.values()}) == 1
+        if not together:
+            lost = next((m for m in members if self._exit_code(m, 0.0) is not None), None)
+            if lost is not None:
+                self._lost(lost, operation, "died")
+            self._break(f"learner {rank} failed alone in {operation}: {type(error).__name__}: {error}")
+            if not isinstance(error, LearnerCoreError):
+                raise LearnerGroupError(
+                    f"learner {rank} failed in {operation} where the others did not: {type(error).__name__}: {error}\n"
+                    f"{trace}"
+                ) from error
+        elif isinstance(error, LearnerGroupError):
+            # The ring itself broke: whoever left it will be known in a moment.
+            for member in members:
+                if self._exit_code(member, 0.5) is not None:
+                    self._lost(member, operation, "died")
+            self._break(str(error))
+        raise error
+
+    # ------------------------------------------------------------------ losses and the end
+
+    def _exit_code(self, member: _Member, timeout_s: float) -> int | None:
+        return member.nursery.exit_code(member.pid, timeout_s)
+
+    def _lost(self, member: _Member, operation: str, what: str) -> None:
+        """Tell who wants to know, end the others, raise."""
+        silent = what != "died"
+        if silent:
+            member.kill()
+        code = self._exit_code(member, _GRACE_S)
+        cause = "" if code is None else f" ({_death(code)})"
+        text = f"learner {member.rank} of {self._size} {what}{'' if silent else cause} during {operation}"
+        notify(get_manager(), "learner_group_worker_lost", rank=member.rank, exitcode=code, reason=text)
+        self._break(text)
+        raise WorkerLostError(text, rank=member.rank, exitcode=code)
+
+    def _break(self, reason: str) -> None:
+        self._broken = reason
+        for member in self._members:
+            member.kill()
+            member.close()
+
+    def close(self) -> None:
+        """End all learners: in order where they answer, by force where they do not. Bounded; may be called twice."""
+        members, self._members[:] = list(self._members), []
+        if self._broken is None:
+            self._broken = "it has been shut down"
+            for member in members:
+                member.send("stop", {})
+            deadline = time.monotonic() + _GRACE_S
+            for member in members:
+                if self._exit_code(member, max(deadline - time.monotonic(), 0.0)) is None:
+                    member.kill()
+        for member in members:
+            member.close()
+            self._exit_code(member, _GRACE_S)
+        self._segment.close()
+
+
+def _abandon(members: list[_Member]) -> None:
+    for member in members:
+        member.kill()
+
+
+def _digest(learner: Any) -> str:
+    from .worker import parameter_digest
+
+    return parameter_digest(learner)
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"exit code {code}, {signal.Signals(-code).name}"
+    except ValueError:
+        return f"exit code {code}"
+
+
+def _pickled_config(config: Any, framework: str) -> bytes:
+    """The configuration for a learner: what only environments need stays here if it cannot be pickled."""
+    own = config if framework == config.framework_name else config.copy().framework(framework).freeze()
+    try:
+        return bytes(cloudpickle.dumps(own))
+    except Exception as first:
+        own = config.copy().framework(framework)
+        own.env, own.policy_mapping_fn = None, None
+        try:
+            return bytes(cloudpickle.dumps(own.freeze()))
+        except Exception:
+            raise LearnerGroupError(
+                f"the configuration cannot be sent to the learners: {type(first).__name__}: {first}"
+            ) from first

@@ -1,0 +1,86 @@
+"""The queue in front of learners: asynchronous updates, one after the other, none lost without a word."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from .results import merge_results
+
+__all__ = ["UpdateQueue"]
+
+
+class UpdateQueue:
+    """Asynchronous updates run in a thread of their own, in the order they were asked for.
+
+    Args:
+        update: a blocking update.
+        limit: how many may wait or run.
+        block: wait when the queue is full; else drop the update and count it.
+    """
+
+    def __init__(self, update: Callable[..., Any], *, limit: int, block: bool) -> None:
+        self._update = update
+        self._limit = limit
+        self._block = block
+        self._pending: deque[Future[Any]] = deque()
+        self._finished: deque[Future[Any]] = deque()
+        self._thread: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._dropped = 0
+
+    def submit(self, **arguments: Any) -> dict[str, Any]:
+        """Queue an update; returns the reduced results of earlier ones that have finished, ``{}`` if none has.
+
+        Raises:
+            LearnerCoreError: what an earlier queued update raised; this one is not queued then.
+        """
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
+        results = self.take()
+        accepted = len(self._pending) < self._limit
+        if not accepted and self._block:
+            self._pending[0].exception()
+            self._collect()
+            accepted = True
+        if accepted:
+            self._pending.append(self._thread.submit(self._update, **arguments))
+        else:
+            self._dropped += 1
+        return results
+
+    def _collect(self) -> None:
+        while self._pending and self._pending[0].done():
+            self._finished.append(self._pending.popleft())
+
+    def take(self) -> dict[str, Any]:
+        """Reduced results of the asynchronous updates that have finished since they were last taken."""
+        self._collect()
+        done: list[dict[str, Any]] = []
+        while self._finished:
+            done.append(self._finished.popleft().result())
+        if not done and not self._dropped:
+            return {}
+        results = merge_results(done)
+        results.setdefault("__all__", {}).update(
+            num_updates_reduced=float(len(done)),
+            num_updates_dropped=float(self._dropped),
+            queue_depth=float(len(self._pending)),
+        )
+        self._dropped = 0
+        return results
+
+    def drain(self) -> None:
+        """Wait until no asynchronous update is running; their results stay to be taken."""
+        while self._pending:
+            self._pending[0].exception()
+            self._collect()
+
+    def close(self) -> None:
+        """Wait for what is running and release the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None

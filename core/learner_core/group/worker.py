@@ -1,0 +1,166 @@
+"""One learner process: builds a Learner, joins the ring, and does what the driver says.
+
+A thread of its own sends a sign of life twice a second and ends the process when the driver is gone, whatever the
+main thread is doing. Requests are answered in order; an exception is an answer, too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import select
+import signal
+import socket
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from learner_core.errors import LearnerGroupError
+
+from .shared_batch import Layout, read_batch
+
+__all__ = ["PULSE_S", "work"]
+
+PULSE_S = 0.5
+
+
+def work(channel: int, pulse: int, descriptors: int) -> int:
+    """Serve the driver until it says stop or is gone; returns the exit code.
+
+    Args:
+        channel: file descriptor of the two-way connection for requests and answers.
+        pulse: of the socket for signs of life.
+        descriptors: of the socket over which memory segments come.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests = Connection(channel)
+    threading.Thread(target=_live, args=(socket.socket(fileno=pulse),), name="pulse", daemon=True).start()
+    worker = _Worker(socket.socket(fileno=descriptors))
+    while True:
+        try:
+            operation, argument = pickle.loads(requests.recv_bytes())
+        except EOFError:
+            return 0
+        if operation == "stop":
+            worker.close()
+            return 0
+        try:
+            answer = (True, getattr(worker, operation)(**argument))
+        except Exception as error:
+            answer = (False, (_portable(error), traceback.format_exc()))
+        try:
+            requests.send_bytes(cloudpickle.dumps(answer))
+        except OSError:
+            return 0
+        except Exception as error:
+            failed = LearnerGroupError(f"the answer to {operation} cannot be sent: {type(error).__name__}: {error}")
+            requests.send_bytes(pickle.dumps((False, (failed, traceback.format_exc()))))
+
+
+def _live(pulse: socket.socket) -> None:
+    while True:
+        readable, _, _ = select.select([pulse], [], [], PULSE_S)
+        if readable and not pulse.recv(16):
+            os._exit(0)
+        try:
+            pulse.send(b".", socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass  # the driver is busy and has not read the last ones
+        except OSError:
+            os._exit(0)
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception if it can be sent, else one with its text."""
+    try:
+        copy = pickle.loads(cloudpickle.dumps(error))
+        return copy if isinstance(copy, Exception) else LearnerGroupError(str(error))
+    except Exception:
+        return LearnerGroupError(f"{type(error).__name__}: {error}")
+
+
+class _Worker:
+    """What the driver may ask for, by method name."""
+
+    def __init__(self, descriptors: socket.socket) -> None:
+        self._descriptors = descriptors
+        self._segments: dict[int, tuple[int, mmap.mmap]] = {}
+        self._collective: Any = None
+        self.learner: Any = None
+
+    def build(
+        self, *, config: bytes, module_spec: bytes, rank: int, size: int, environment: dict[str, str], num_threads: int
+    ) -> dict[str, Any]:
+        """Make the Learner; the ring is joined later, by all together."""
+        os.environ.update(environment)
+        from learner_core.learning.build import resolve_backend
+        from learner_core.learning.ring import Ring
+
+        from .collectives import load_collective
+
+        settings = cloudpickle.loads(config)
+        learner_class = settings.get_learner_class()
+        if num_threads:
+            from learner_core.plugins.discovery import load
+
+            load("learner_core.backends", settings.framework_name).limit_threads(num_threads)
+        backend = resolve_backend(settings, learner_class)
+        ring = Ring(rank, size)
+        if size > 1:
+            self._collective = load_collective(settings.collective).create(backend)
+            self._collective.prepare()
+            ring = Ring(rank, size, self._collective.allreduce_flat_)
+        self.learner = learner_class(
+            config=settings, module_spec=cloudpickle.loads(module_spec), backend=backend, ring=ring
+        )
+        return {"pid": os.getpid()}
+
+    def join(self, *, rank: int, size: int, rendezvous: dict[str, str], timeout_s: float) -> None:
+        """Meet the other learners."""
+        self._collective.init(rank=rank, size=size, rendezvous=rendezvous, timeout_s=timeout_s)
+
+    def update(self, *, segment: tuple[int, int] | None, layout: Layout, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Train on the batch that lies in shared memory."""
+        batch = read_batch(self._memory(segment), layout)
+        return {
+            "results": self.learner.update_from_batch(batch=batch, **arguments),
+            "num_updates": self.learner._num_updates,
+        }
+
+    def call(self, *, function: bytes) -> Any:
+        """``function(learner)``."""
+        return cloudpickle.loads(function)(self.learner)
+
+    def close(self) -> None:
+        """Leave the ring with the others."""
+        if self._collective is not None:
+            self._collective.close()
+
+    def _memory(self, segment: tuple[int, int] | None) -> Any:
+        """The mapped segment of this slot; one that is new comes over the descriptor socket."""
+        if segment is None:
+            return memoryview(b"")
+        slot, size = segment
+        known = self._segments.get(slot)
+        if known is None or known[0] != size:
+            _, received, _, _ = socket.recv_fds(self._descriptors, 16, 1)
+            with open(received[0], "rb") as file:
+                self._segments[slot] = (size, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ))
+        return self._segments[slot][1]
+
+
+def parameter_digest(learner: Any) -> str:
+    """A hash of a learner's parameters: equal on every rank that is in step."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for module_id, arrays in sorted(learner.get_module_state().items()):
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{module_id}/{name}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
