@@ -71,7 +71,7 @@ class SACLearner(Learner):
         losses["policy"] = self.mean(alpha * logp - _smallest(xp, module.frozen.q(batch["obs"], actions)))
 
         target_entropy = config.target_entropy
-        if target_entropy == "auto":
+        if isinstance(target_entropy, str):  # "auto"; a number is an array here
             target_entropy = -float(np.prod(module.action_space.shape))
         losses["alpha"] = self.mean(-log_alpha * xp.stop_gradient(logp + target_entropy))
 

@@ -7,6 +7,7 @@ good one by a change of one column.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -180,14 +181,20 @@ def changes(module_id: str, column: str, array: np.ndarray) -> dict[str, Any]:
     return out
 
 
-def case_of(number: int) -> tuple[dict[str, Any], str, str, str]:
-    """(batch, module, column, name of the change); every combination in turn, then again on other numbers."""
-    every = [
+@functools.cache
+def combinations() -> list[tuple[str, str, str]]:
+    """(module, column, name of the change)."""
+    return [
         (mid, column, name)
         for mid in SPACES
         for column in columns_of(mid)
         for name in changes(mid, column, np.asarray(get(good(), mid, column)))
     ]
+
+
+def case_of(number: int) -> tuple[dict[str, Any], str, str, str]:
+    """(batch, module, column, name of the change); every combination in turn, then again on other numbers."""
+    every = combinations()
     mid, column, name = every[number % len(every)]
     rng = np.random.default_rng(number)
     batch = good(int(rng.integers(2, 12)), number)

