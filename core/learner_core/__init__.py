@@ -36,7 +36,9 @@ _EXPORTS = {
     "StateError": "errors",
     "StateIOError": "errors",
     "WorkerLostError": "errors",
+    "export": "exporting.export",
     "get_config": "plugins.discovery",
+    "import_sb3": "exporting.sb3",
     "list_algorithms": "plugins.discovery",
     "list_backends": "plugins.discovery",
     "load_state": "state.files",
@@ -97,6 +99,8 @@ if TYPE_CHECKING:
     from .errors import (
         WorkerLostError as WorkerLostError,
     )
+    from .exporting.export import export as export
+    from .exporting.sb3 import import_sb3 as import_sb3
     from .group.learner_group import LearnerGroup as LearnerGroup
     from .learning.learner import Learner as Learner
     from .learning.rl_module import MultiRLModuleSpec as MultiRLModuleSpec

@@ -201,6 +201,18 @@ class Backend:
         """A forward pass made fast for repeated calls without gradients; by default the function itself."""
         return function
 
+    def export_policy(self, policy: Any, path: Any) -> None:
+        """Write a policy as a file of this framework's own, which needs nothing of ours to be read.
+
+        Args:
+            policy: ``learner_core.exporting.source.ExportedPolicy``.
+            path: the file.
+
+        Raises:
+            ConfigError: this backend has no such format; by default always.
+        """
+        raise ConfigError(f"backend {self.name!r} exports no policies")
+
     def make_split_loop(
         self,
         gradient: Callable[..., Any],

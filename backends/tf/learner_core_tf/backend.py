@@ -101,6 +101,11 @@ class TfBackend(Backend):
         from .collective import make_collective
 
         return make_collective(name, self.tf_device)
+    def export_policy(self, policy: Any, path: Any) -> None:
+        from .exporting import export_policy
+
+        export_policy(policy, path, self)
+
 
     def compile_after(self, config: Any) -> int | None:
         # Eager TensorFlow costs 20 to 40 ms a step; tracing pays within the first update.

@@ -104,6 +104,23 @@ class TorchBackend(Backend):
         gradient: Callable[..., Any],
         apply: Callable[..., dict[str, Any]],
         reduce: Callable[[Any], Any],
+    def export_policy(self, policy: Any, path: Any) -> None:
+        from .exporting import export_policy
+
+        export_policy(policy, path, self)
+
+    def save_state_dict(self, arrays: Mapping[str, np.ndarray], path: Any) -> None:
+        """Write arrays as a ``state_dict``; see ``exporting.py``."""
+        from .exporting import save_state_dict
+
+        save_state_dict(arrays, path, self)
+
+    def read_state_dict(self, file: Any, what: str) -> dict[str, np.ndarray]:
+        """Read a ``state_dict``, unpickling nothing; see ``exporting.py``."""
+        from .exporting import read_state_dict
+
+        return read_state_dict(file, what)
+
         *,
         example: tuple[dict[str, Any], dict[str, Any]],
         config: Any,

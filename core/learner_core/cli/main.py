@@ -23,6 +23,7 @@ _COMMANDS = {
     "evaluate": "play episodes with a checkpoint and report their returns",
     "record": "play episodes with a checkpoint and keep them in a file, for offline algorithms",
     "inspect": "show what a state file or a checkpoint holds, or how two differ",
+    "export": "write a checkpoint's policy as safetensors, Torch, Keras or ONNX",
     "plugins": "list, diagnose and check backends, algorithms and other plugins",
     "horovod": "build Horovod for this environment, or say what it lacks",
     "bench": "measure the speed of an update on this machine",

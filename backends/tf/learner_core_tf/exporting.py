@@ -1,0 +1,246 @@
+"""A policy as a Keras model of Keras' own layers, which ``keras.models.load_model`` opens without this library.
+
+The module is run once over a namespace that lays layers: ``xp.linear`` becomes a Dense layer named after its weight,
+``xp.conv2d`` a Conv2D with its padding explicit, everything else one of ``keras.ops``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from learner_core import numpy_xp, spaces
+from learner_core.errors import ConfigError
+
+__all__ = ["build_keras_model", "export_policy"]
+
+
+def export_policy(policy: Any, path: Path, backend: Any) -> None:
+    """Write the policy as a ``.keras`` model: ``model(obs)`` -> {"actions": ..., "action_dist_inputs": ...}.
+
+    Args:
+        policy: ``learner_core.exporting.source.ExportedPolicy``; a user's own model is saved as it is.
+        path: ends in ``.keras``.
+        backend: the TensorFlow backend.
+    """
+    if path.suffix != ".keras":
+        raise ConfigError(f"Keras saves models in files that end in .keras, not {path.suffix!r}")
+    if policy.spec.is_neutral:
+        model = build_keras_model(policy)
+    else:
+        model = policy.spec.build(backend.xp, backend).load_into_network(policy.params)
+    model.save(str(path))
+
+
+def build_keras_model(policy: Any) -> Any:
+    """The policy as a Functional model."""
+    inputs = {
+        "/".join(("obs", *path)): keras.Input(shape, dtype=np.dtype(dtype).name, name=path[-1] if path else "obs")
+        for path, (shape, dtype) in spaces.leaves(policy.spec.observation_space).items()
+    }
+    first = next(iter(inputs.values()))
+    xp = _Layers(first)
+    module = policy.spec.build(xp)
+    params = {name: _Weight(value, name) for name, value in policy.params.items()}
+    obs = _nested(inputs)
+    outputs = module.forward_inference(params, {"obs": policy.normalized(xp, obs)})
+    distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
+    named = {name: outputs[name] for name in ("action_dist_inputs", "vf_preds") if name in outputs}
+    return keras.Model(obs, {"actions": distribution.mode(), **named}, name="policy")
+
+
+def _nested(inputs: Mapping[str, Any]) -> Any:
+    if list(inputs) == ["obs"]:
+        return inputs["obs"]
+    tree: dict[str, Any] = {}
+    for path, value in inputs.items():
+        *parents, leaf = path.split("/")[1:]
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+class _Weight:
+    """A parameter with its name; an array to everything that does not know better."""
+
+    def __init__(self, value: np.ndarray, name: str) -> None:
+        self.value, self.name = value, name
+        self.dtype, self.shape = value.dtype, value.shape
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.value if dtype is None else self.value.astype(dtype)
+
+
+def _plain(x: Any) -> Any:
+    return x.value if isinstance(x, _Weight) else x
+
+
+def _symbolic(x: Any) -> bool:
+    return isinstance(x, keras.KerasTensor)
+
+
+#: xp name -> keras.ops name, of functions that take arrays and nothing else.
+_DIRECT = {name: name for name in "abs exp log log1p expm1 sqrt square sign floor sin cos tanh sigmoid erf".split()}
+_DIRECT |= {name: name for name in "softplus relu elu silu maximum minimum isfinite isnan".split()}
+_DIRECT |= {name: name for name in "logical_and logical_or logical_not matmul where".split()}
+_DIRECT |= {"pow": "power"}
+_REDUCTIONS = "sum mean max min prod any all logsumexp".split()
+
+
+class _Layers:
+    """``xp`` over KerasTensors; constants stay numpy."""
+
+    name = "keras"
+    float32, float64, int32, int64, uint8, bool = "float32", "float64", "int32", "int64", "uint8", "bool"
+
+    def __init__(self, anchor: Any) -> None:
+        self._anchor = anchor
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(numpy_xp, name, None)
+        if name.startswith("_") or function is None:
+            raise AttributeError(name)
+        if name in _DIRECT:
+
+            def direct(*args: Any) -> Any:
+                values = [_plain(arg) for arg in args]
+                return (getattr(ops, _DIRECT[name]) if any(map(_symbolic, values)) else function)(*values)
+
+            return direct
+        if name in _REDUCTIONS:
+
+            def reduce(x: Any, axis: Any = None, keepdims: Any = False) -> Any:
+                x = _plain(x)
+                return (getattr(ops, name) if _symbolic(x) else function)(x, axis=axis, keepdims=keepdims)
+
+            return reduce
+        raise ConfigError(f"xp.{name} has no Keras layer here: this module cannot be exported to Keras")
+
+    def asarray(self, x: Any, dtype: Any = None) -> Any:
+        return _plain(x) if dtype is None else self.astype(x, dtype)
+
+    def astype(self, x: Any, dtype: Any) -> Any:
+        name = np.dtype(dtype).name
+        if _symbolic(x):
+            return x if x.dtype == name else ops.cast(x, name)
+        if isinstance(x, _Weight):
+            return x if x.dtype == name else _Weight(x.value.astype(name), x.name)
+        return np.asarray(x).astype(name)
+
+    def shape(self, x: Any) -> tuple[int, ...]:
+        return tuple(-1 if size is None else size for size in x.shape) if _symbolic(x) else tuple(np.shape(_plain(x)))
+
+    def stop_gradient(self, x: Any) -> Any:
+        return x
+
+    def gelu(self, x: Any) -> Any:
+        return ops.gelu(x, approximate=False)
+
+    def leaky_relu(self, x: Any, negative_slope: float = 0.01) -> Any:
+        return ops.leaky_relu(x, negative_slope=negative_slope)
+
+    def clip(self, x: Any, lo: Any = None, hi: Any = None) -> Any:
+        x = x if lo is None else self.maximum(x, lo)
+        return x if hi is None else self.minimum(x, hi)
+
+    def reshape(self, x: Any, shape: Any) -> Any:
+        if not _symbolic(x):
+            return np.reshape(_plain(x), shape)
+        sizes = [shape] if isinstance(shape, int) else list(shape)
+        inner = math.prod(int(size) for size in x.shape[1:])
+        given = math.prod(size for size in sizes[1:] if size != -1)
+        return layers.Reshape([inner // given if size == -1 else size for size in sizes[1:]])(x)
+
+    def permute_dims(self, x: Any, axes: Sequence[int]) -> Any:
+        return ops.transpose(_plain(x), axes)
+
+    def expand_dims(self, x: Any, axis: int) -> Any:
+        return ops.expand_dims(x, axis) if _symbolic(x) else np.expand_dims(_plain(x), axis)
+
+    def squeeze(self, x: Any, axis: Any) -> Any:
+        return ops.squeeze(x, axis) if _symbolic(x) else np.squeeze(_plain(x), axis)
+
+    def concat(self, arrays: Sequence[Any], axis: int) -> Any:
+        return ops.concatenate([_plain(value) for value in arrays], axis)
+
+    def stack(self, arrays: Sequence[Any], axis: int) -> Any:
+        return ops.stack([_plain(value) for value in arrays], axis)
+
+    def split(self, x: Any, sizes: Sequence[int], axis: int) -> list[Any]:
+        ends = np.cumsum(sizes)[:-1].tolist()
+        return list(ops.split(x, ends, axis) if _symbolic(x) else np.split(_plain(x), ends, axis))
+
+    def argmax(self, x: Any, axis: int) -> Any:
+        return ops.cast(ops.argmax(x, axis), "int64")
+
+    def softmax(self, x: Any, axis: int) -> Any:
+        return ops.softmax(x, axis)
+
+    def log_softmax(self, x: Any, axis: int) -> Any:
+        return ops.log_softmax(x, axis)
+
+    def zeros_like(self, x: Any, dtype: Any = None) -> Any:
+        return ops.zeros_like(x, dtype)
+
+    def ones_like(self, x: Any, dtype: Any = None) -> Any:
+        return ops.ones_like(x, dtype)
+
+    def one_hot(self, x: Any, n: int, dtype: Any = "float32") -> Any:
+        return ops.one_hot(ops.cast(x, "int32"), n, dtype=np.dtype(dtype).name)
+
+    def broadcast_to(self, x: Any, shape: Any) -> Any:
+        if not _symbolic(x) and -1 not in shape:
+            return np.broadcast_to(_plain(x), shape)
+        if len(shape) != 2 or _symbolic(x):
+            raise ConfigError("xp.broadcast_to beyond one row per observation cannot be exported to Keras")
+        # A layer without weights but a bias: the same values in every row.
+        flat = layers.Reshape((math.prod(self._anchor.shape[1:]),))(ops.cast(self._anchor, "float32"))
+        value = np.broadcast_to(np.asarray(_plain(x), np.float32), shape[1:])
+        return self.linear(
+            flat[:, :1] * 0.0, np.zeros((shape[1], 1), np.float32), x if value.shape == x.shape else value
+        )
+
+    def linear(self, x: Any, w: Any, b: Any = None) -> Any:
+        weights = [np.asarray(_plain(w)).T] + ([] if b is None else [np.asarray(_plain(b))])
+        layer = layers.Dense(weights[0].shape[1], use_bias=b is not None, name=_name(w, b))
+        out = layer(x)
+        layer.set_weights(weights)
+        return out
+
+    def conv2d(self, x: Any, w: Any, b: Any = None, stride: Any = 1, padding: Any = 0) -> Any:
+        kernel = np.transpose(np.asarray(_plain(w)), (2, 3, 1, 0))
+        above, beside = (padding, padding) if isinstance(padding, int) else padding
+        if above or beside:
+            x = layers.ZeroPadding2D((above, beside))(x)
+        layer = layers.Conv2D(
+            kernel.shape[3], kernel.shape[:2], strides=stride, use_bias=b is not None, name=_name(w, b)
+        )
+        out = layer(x)
+        layer.set_weights([kernel] + ([] if b is None else [np.asarray(_plain(b))]))
+        return out
+
+    def layer_norm(self, x: Any, w: Any, b: Any, eps: float = 1e-5) -> Any:
+        layer = layers.LayerNormalization(epsilon=eps, center=b is not None, scale=w is not None, name=_name(w, b))
+        out = layer(x)
+        layer.set_weights([np.asarray(_plain(value)) for value in (w, b) if value is not None])
+        return out
+
+    def embedding(self, indices: Any, w: Any) -> Any:
+        table = np.asarray(_plain(w))
+        layer = layers.Embedding(*table.shape, name=_name(w, None))
+        out = layer(indices)
+        layer.set_weights([table])
+        return out
+
+
+def _name(w: Any, b: Any) -> str | None:
+    named = next((value.name for value in (w, b) if isinstance(value, _Weight)), None)
+    return None if named is None else named.removesuffix(".weight").removesuffix(".bias")

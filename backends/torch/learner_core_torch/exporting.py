@@ -1,0 +1,111 @@
+"""Policies and weights in Torch's own files, and out of them.
+
+A ``state_dict`` holds tensors alone and is read with ``weights_only=True``; a ``.pt2`` program holds the policy's
+graph. Neither needs anything of this library to be read. Nothing is ever unpickled here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import nn
+
+from learner_core.errors import StateError
+
+__all__ = ["export_policy", "read_state_dict", "save_state_dict"]
+
+
+def save_state_dict(arrays: Mapping[str, np.ndarray], path: Path, backend: Any) -> None:
+    """Write ``{name: tensor}``; ``torch.load(path, weights_only=True)`` reads it."""
+    torch.save({name: tensor.cpu() for name, tensor in backend.from_numpy(dict(arrays)).items()}, path)
+
+
+def read_state_dict(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
+    """The tensors of a ``state_dict`` as numpy arrays.
+
+    Args:
+        file: opened for reading.
+        what: its name, for errors.
+
+    Raises:
+        StateError: it is no such file, or holds anything but tensors under names.
+    """
+    try:
+        tree = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise StateError(f"{what}: is no file of tensors alone ({type(error).__name__}: {error})") from error
+    if not isinstance(tree, Mapping) or not all(isinstance(value, torch.Tensor) for value in tree.values()):
+        raise StateError(f"{what}: expected a state_dict, tensors under names, got {type(tree).__name__}")
+    return {str(name): value.detach().numpy() for name, value in tree.items()}
+
+
+def export_policy(policy: Any, path: Path, backend: Any) -> None:
+    """Write the policy as an exported program: ``torch.export.load(path).module()(obs)`` -> {output: tensor}.
+
+    Args:
+        policy: ``learner_core.exporting.source.ExportedPolicy``.
+        path: ends in ``.pt2``.
+        backend: the Torch backend.
+    """
+    from learner_core.learning.framework_modules import dummy_observations
+
+    module = policy.spec.build(backend.xp, backend)
+    network = _Policy(policy, module, backend).eval()
+    obs = backend.from_numpy(dummy_observations(policy.spec.observation_space, 2, np.float32))
+    rows = torch.export.Dim("rows")
+    shapes = _open_rows(obs, rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(network, (obs,), dynamic_shapes=(shapes,))
+        torch.export.save(program, path)
+
+
+def _open_rows(tree: Any, rows: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _open_rows(value, rows) for key, value in tree.items()}
+    return {0: rows}
+
+
+class _Policy(nn.Module):
+    """Holds the weights under their names while the program is recorded; the program does not refer to it."""
+
+    def __init__(self, policy: Any, module: Any, backend: Any) -> None:
+        super().__init__()
+        self._names: dict[str, str] = {}
+        for name, value in backend.from_numpy(dict(policy.params)).items():
+            owner: nn.Module = self
+            *parents, leaf = name.split(".")
+            for parent in parents:
+                if parent not in owner._modules:
+                    owner.add_module(parent, nn.Module())
+                child = owner._modules[parent]
+                assert child is not None
+                owner = child
+            if value.is_floating_point():
+                owner.register_parameter(leaf, nn.Parameter(value))
+            else:
+                owner.register_buffer(leaf, value)
+        self._policy = (policy, module, backend.xp)
+
+    def forward(self, obs: Any) -> dict[str, torch.Tensor]:
+        policy, module, xp = self._policy
+        params = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        outputs = module.forward_inference(params, {"obs": _normalized(policy, xp, obs)})
+        distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
+        named = {name: outputs[name] for name in ("action_dist_inputs", "vf_preds") if name in outputs}
+        return {"actions": distribution.mode(), **named}
+
+
+def _normalized(policy: Any, xp: Any, obs: Any, path: str = "obs") -> Any:
+    if isinstance(obs, Mapping):
+        return {key: _normalized(policy, xp, value, f"{path}/{key}") for key, value in obs.items()}
+    if path not in policy.normalizer:
+        return obs
+    mean, scale, clip = policy.normalizer[path]
+    as_tensor = [torch.tensor(value.astype(np.float32)) for value in (np.asarray(mean), np.asarray(scale))]
+    return torch.clamp((obs.float() - as_tensor[0]) * as_tensor[1], -clip, clip)

@@ -1,0 +1,1 @@
+"""Weights and policies in other people's formats, and theirs in ours."""

@@ -1,0 +1,131 @@
+"""``lc.export``: weights and policies in formats that need nothing of ours to be read."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, did_you_mean
+from ..plugins.discovery import load
+from .source import ExportedPolicy, read_source, require
+
+__all__ = ["FORMATS", "export"]
+
+#: Format -> suffix of its files.
+FORMATS = {"safetensors": ".safetensors", "torch": ".pt", "keras": ".keras", "onnx": ".onnx"}
+
+
+def export(checkpoint_or_learner: Any, path: Any, to: str | None = None, *, module_id: str | None = None) -> Path:
+    """Write a policy, or its weights, in another format.
+
+    - ``"safetensors"``: the weights under their canonical names (with several modules after ``<module_id>.``), and how
+      observations were normalised, if they were.
+    - ``"torch"``: a ``state_dict`` that ``torch.load(path, weights_only=True)`` reads; of a user's own network in its
+      own names and layouts. With a path that ends in ``.pt2``: the policy itself as an exported program, which
+      ``torch.export.load(path).module()`` turns into a plain ``torch.nn.Module``.
+    - ``"keras"``: the policy as a ``.keras`` model of Keras' own layers; a user's own model is saved as it is.
+    - ``"onnx"``: the policy as an ONNX model, compared with numpy's answers first where onnxruntime is installed.
+
+    Args:
+        checkpoint_or_learner: a Learner, LearnerGroup or Algorithm, or the path of a checkpoint, of a run's folder or
+            of a Learner's state file (weights only).
+        path: the file to write; it is replaced in one step.
+        to: the format; ``None``: what the path's suffix says.
+        module_id: which of several modules; ``None`` for all (safetensors, torch) or the only one.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ConfigError: unknown format or module, a missing package, or a module that cannot be exported so.
+        StateError: the file cannot be read.
+
+    References:
+        https://github.com/huggingface/safetensors, https://onnx.ai/onnx/
+    """
+    target = Path(path)
+    kind = _format(target, to)
+    policies = read_source(checkpoint_or_learner)
+    if module_id is not None:
+        known = [policy.module_id for policy in policies]
+        policies = [policy for policy in policies if policy.module_id == module_id]
+        if not policies:
+            raise ConfigError(f"module_id={module_id!r}: there is no such module.{did_you_mean(module_id, known)}")
+    whole_policy = kind in ("keras", "onnx") or target.suffix == ".pt2"
+    if whole_policy and len(policies) > 1:
+        raise ConfigError(
+            f"to={kind!r} writes one policy; say which by module_id=: {', '.join(p.module_id for p in policies)}"
+        )
+    # The suffix is kept, because Keras goes by it.
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix or FORMATS[kind]}")
+    try:
+        _write(kind, policies, temporary, program=target.suffix == ".pt2")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _format(path: Path, to: str | None) -> str:
+    if to is None:
+        suffixes = {suffix: name for name, suffix in FORMATS.items()} | {".pt2": "torch", ".pth": "torch"}
+        if path.suffix not in suffixes:
+            raise ConfigError(f"{path}: say the format by to=; the suffix {path.suffix!r} does not. {sorted(FORMATS)}")
+        return suffixes[path.suffix]
+    if to not in FORMATS:
+        raise ConfigError(f"to={to!r} is no format.{did_you_mean(to, FORMATS)}")
+    return to
+
+
+def _write(kind: str, policies: list[ExportedPolicy], path: Path, *, program: bool) -> None:
+    if kind == "safetensors":
+        require("safetensors", "export")
+        from safetensors.numpy import save_file
+
+        # Safetensors writes a strided array's memory as it lies, so it must be contiguous.
+        arrays = {name: np.ascontiguousarray(value) for name, value in named_arrays(policies).items()}
+        save_file(arrays, str(path), metadata={"format": "learner-core", "layout": "torch"})
+    elif kind == "onnx":
+        from .onnx_file import write_onnx
+
+        write_onnx(policies[0], path)
+    elif kind == "torch" and not program:
+        backend = load("learner_core.backends", "torch")()
+        backend.save_state_dict(_torch_arrays(policies, backend), path)
+    else:
+        policies[0].require_spec(kind)
+        backend = load("learner_core.backends", "torch" if kind == "torch" else "tf")()
+        backend.export_policy(policies[0], path)
+
+
+def named_arrays(policies: list[ExportedPolicy]) -> dict[str, np.ndarray]:
+    """Canonical name -> array, of one module without a prefix; and the normaliser's ``<path>.mean`` and ``.scale``."""
+    out: dict[str, np.ndarray] = {}
+    for policy in policies:
+        prefix = f"{policy.module_id}." if len(policies) > 1 else ""
+        out.update({prefix + name: value for name, value in policy.params.items()})
+    for path, (mean, scale, clip) in policies[0].normalizer.items():
+        name = f"observation_normalizer.{path.replace('/', '.')}"
+        out.update({f"{name}.mean": mean, f"{name}.scale": scale, f"{name}.clip": np.asarray(clip)})
+    return out
+
+
+def _torch_arrays(policies: list[ExportedPolicy], backend: Any) -> dict[str, np.ndarray]:
+    if len(policies) == 1 and policies[0].spec is not None and not policies[0].spec.is_neutral:
+        module = policies[0].spec.build(backend.xp, backend)
+        if policies[0].normalizer:
+            warnings.warn(
+                "observations were normalised in training; the state_dict of a user's own network has no place for "
+                "that: export to safetensors as well, which has the statistics",
+                UserWarning,
+                stacklevel=4,
+            )
+        native: dict[str, np.ndarray] = module.export_native(policies[0].params)
+        return native
+    return named_arrays(policies)

@@ -1,0 +1,132 @@
+"""A policy as an ONNX model, checked against what numpy computes before it is handed over."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import spaces
+from ..errors import ConfigError
+from .onnx_xp import OPSET, ROWS, Graph, OnnxNamespace
+from .source import ExportedPolicy, require
+
+__all__ = ["build_model", "write_onnx"]
+
+_TOLERANCE = 1e-5
+
+
+def build_model(policy: ExportedPolicy) -> Any:
+    """The policy as an ``onnx.ModelProto``.
+
+    Inputs are the observations: ``obs``, or ``obs/<key>`` for each leaf of a dict. Outputs: ``actions``, the most
+    likely ones in the action space's own units; ``action_dist_inputs``; ``vf_preds`` where the module gives them.
+
+    Args:
+        policy: of a portable module.
+
+    Raises:
+        ConfigError: a network of one framework, or a module that uses what ONNX has not; no onnx is installed.
+    """
+    require("onnx", "export")
+    from onnx import checker, helper, numpy_helper
+
+    policy.require_neutral("onnx")
+    graph = Graph()
+    xp = OnnxNamespace(graph)
+    samples = sample_observations(policy, ROWS)
+    inputs = {name: graph.input(name, sample) for name, sample in samples.items()}
+    module = policy.spec.build(xp)
+    params = {name: graph.constant(value, name) for name, value in policy.params.items()}
+    obs = policy.normalized(xp, nest(inputs))
+    outputs = dict(module.forward_inference(params, {"obs": obs}))
+    distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
+    named = {"actions": distribution.mode()}
+    named.update({name: outputs[name] for name in ("action_dist_inputs", "vf_preds") if name in outputs})
+
+    def info(name: str, symbol: Any) -> Any:
+        kind = helper.np_dtype_to_tensor_dtype(symbol.dtype)
+        return helper.make_tensor_value_info(name, kind, ["batch", *symbol.sample.shape[1:]])
+
+    for name, symbol in named.items():
+        graph.nodes.append(helper.make_node("Identity", [symbol.name], [name]))
+        if symbol.constant:
+            graph.constants[symbol.name] = symbol.sample
+    proto = helper.make_graph(
+        graph.nodes,
+        "policy",
+        [info(name, symbol) for name, symbol in inputs.items()],
+        [info(name, symbol) for name, symbol in named.items()],
+        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in graph.constants.items()],
+    )
+    model = helper.make_model(
+        proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="learner-core", ir_version=9
+    )
+    checker.check_model(model)
+    return model
+
+
+def write_onnx(policy: ExportedPolicy, path: Path) -> None:
+    """Write the model; where onnxruntime is installed, only after its answers equal numpy's.
+
+    Raises:
+        ConfigError: as :func:`build_model`, or the answers differ.
+    """
+    model = build_model(policy)
+    if importlib.util.find_spec("onnxruntime") is not None:
+        _check(model, policy)
+    path.write_bytes(model.SerializeToString())
+
+
+def _check(model: Any, policy: ExportedPolicy) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    samples = sample_observations(policy, 3)
+    names = [output.name for output in session.get_outputs()]
+    answers = dict(zip(names, session.run(names, samples), strict=True))
+    expected = policy.answer(nest(samples))
+    for name, value in expected.items():
+        if name in answers and not np.allclose(answers[name], value, rtol=_TOLERANCE, atol=_TOLERANCE):
+            error = float(np.abs(answers[name] - value).max())
+            raise ConfigError(f"onnx: output {name!r} differs by {error:.2g} from what numpy computes; nothing written")
+
+
+def sample_observations(policy: ExportedPolicy, rows: int) -> dict[str, np.ndarray]:
+    """input name -> random observations [rows, ...], within the space's bounds."""
+    rng = np.random.default_rng(0)
+    policy.spec.observation_space.seed(int(rng.integers(2**31)))
+    drawn = [
+        spaces.to_columns(policy.spec.observation_space, policy.spec.observation_space.sample()) for _ in range(rows)
+    ]
+
+    def stack(parts: list[Any], path: str) -> dict[str, np.ndarray]:
+        if isinstance(parts[0], Mapping):
+            out: dict[str, np.ndarray] = {}
+            for key in parts[0]:
+                out.update(stack([part[key] for part in parts], f"{path}/{key}"))
+            return out
+        array = np.stack([np.asarray(part) for part in parts])
+        return {path: array.astype(np.float32) if array.dtype.kind == "f" else array}
+
+    return stack(drawn, "obs")
+
+
+def nest(arrays: Mapping[str, Any]) -> Any:
+    """``{"obs/a/b": x}`` as nested dicts, or the array alone."""
+    if list(arrays) == ["obs"]:
+        return arrays["obs"]
+    tree: dict[str, Any] = {}
+    for path, value in arrays.items():
+        *parents, leaf = path.split("/")[1:]
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

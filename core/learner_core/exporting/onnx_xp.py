@@ -1,0 +1,503 @@
+"""The array namespace that writes down what is computed, as an ONNX graph.
+
+A module over ``xp`` run with this namespace and a symbol for the observations leaves a graph behind: any portable
+module can be exported, whatever its structure. Every symbol carries a sample, computed in numpy for a few rows, from
+which shapes and dtypes are read; axis 0 is the batch, whose length stays open. What depends on constants alone is
+computed at once. Refuses what has no counterpart (``scan``, gradients), by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import numpy_xp
+from ..errors import ConfigError
+
+__all__ = ["OPSET", "Graph", "OnnxNamespace", "Symbol"]
+
+OPSET = 18
+#: Rows of the samples: a number that no layer's size is likely to equal by accident.
+ROWS = 7
+#: Length of the batch axis in what ``shape`` returns.
+_OPEN = -1
+
+
+class Symbol:
+    """A value in the graph: a name, a sample of what it will hold, and the graph it is in."""
+
+    __array_priority__ = 1000  # numpy leaves operators with a symbol to the symbol
+
+    def __init__(self, graph: Graph, name: str, sample: np.ndarray, *, constant: bool = False) -> None:
+        self.graph = graph
+        self.name = name
+        self.sample = sample
+        self.constant = constant
+
+    @property
+    def dtype(self) -> Any:
+        return self.sample.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = tuple(self.sample.shape)
+        return shape if self.constant or not shape else (_OPEN, *shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        return self.sample.ndim
+
+    def __getitem__(self, index: Any) -> Symbol:
+        return _index(self, index)
+
+    def __neg__(self) -> Symbol:
+        return self.graph.add("Neg", [self], -self.sample)
+
+    def __add__(self, other: Any) -> Symbol:
+        return self.graph.binary("Add", np.add, self, other)
+
+    def __radd__(self, other: Any) -> Symbol:
+        return self.graph.binary("Add", np.add, other, self)
+
+    def __sub__(self, other: Any) -> Symbol:
+        return self.graph.binary("Sub", np.subtract, self, other)
+
+    def __rsub__(self, other: Any) -> Symbol:
+        return self.graph.binary("Sub", np.subtract, other, self)
+
+    def __mul__(self, other: Any) -> Symbol:
+        return self.graph.binary("Mul", np.multiply, self, other)
+
+    def __rmul__(self, other: Any) -> Symbol:
+        return self.graph.binary("Mul", np.multiply, other, self)
+
+    def __truediv__(self, other: Any) -> Symbol:
+        return self.graph.binary("Div", np.divide, self, other)
+
+    def __rtruediv__(self, other: Any) -> Symbol:
+        return self.graph.binary("Div", np.divide, other, self)
+
+    def __pow__(self, other: Any) -> Symbol:
+        return self.graph.binary("Pow", np.power, self, other)
+
+    def __matmul__(self, other: Any) -> Symbol:
+        return self.graph.binary("MatMul", np.matmul, self, other)
+
+    def __lt__(self, other: Any) -> Symbol:
+        return self.graph.binary("Less", np.less, self, other)
+
+    def __le__(self, other: Any) -> Symbol:
+        return self.graph.binary("LessOrEqual", np.less_equal, self, other)
+
+    def __gt__(self, other: Any) -> Symbol:
+        return self.graph.binary("Greater", np.greater, self, other)
+
+    def __ge__(self, other: Any) -> Symbol:
+        return self.graph.binary("GreaterOrEqual", np.greater_equal, self, other)
+
+    def __eq__(self, other: object) -> Any:
+        return self.graph.binary("Equal", np.equal, self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.graph.add("Not", [self == other], np.not_equal(self.sample, _sample(other)))
+
+    __hash__ = None  # type: ignore[assignment]  # == makes a symbol, as in every namespace
+
+    def __bool__(self) -> bool:
+        raise ConfigError("a module that branches on the value of an array cannot be exported to ONNX")
+
+
+class Graph:
+    """Nodes and constants of the graph under construction."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self._count = 0
+        self._batch: Symbol | None = None
+
+    def input(self, name: str, sample: np.ndarray) -> Symbol:
+        """A symbol that the caller of the graph provides."""
+        symbol = Symbol(self, name, sample)
+        if self._batch is None:
+            self._batch = symbol
+        return symbol
+
+    def constant(self, value: Any, name: str | None = None) -> Symbol:
+        """A symbol for an array."""
+        array = np.asarray(value)
+        if name is None:
+            self._count += 1
+            name = f"constant_{self._count}"
+        return Symbol(self, name, array, constant=True)
+
+    def lift(self, value: Any, like: Any = None) -> Symbol:
+        """``value`` as a symbol; a Python number takes the dtype of ``like``."""
+        if isinstance(value, Symbol):
+            return value
+        if isinstance(value, bool | int | float) and like is not None:
+            return self.constant(np.asarray(value, like))
+        return self.constant(numpy_xp.asarray(value))
+
+    def add(self, operation: str, inputs: Sequence[Any], sample: Any, **attributes: Any) -> Symbol:
+        """A node with one output."""
+        sample = np.asarray(sample)
+        symbols = [self.lift(value) for value in inputs]
+        if all(symbol.constant for symbol in symbols):
+            return self.constant(sample)
+        return self.node(operation, symbols, [sample], **attributes)[0]
+
+    def node(self, operation: str, inputs: Sequence[Symbol], samples: Sequence[Any], **attributes: Any) -> list[Symbol]:
+        """A node with an output for every sample."""
+        from onnx import helper
+
+        for symbol in inputs:
+            if symbol.constant:
+                self.constants[symbol.name] = np.ascontiguousarray(symbol.sample).reshape(symbol.sample.shape)
+        outputs = []
+        for sample in samples:
+            self._count += 1
+            outputs.append(Symbol(self, f"{operation.lower()}_{self._count}", np.asarray(sample)))
+        names = [symbol.name for symbol in inputs]
+        self.nodes.append(helper.make_node(operation, names, [symbol.name for symbol in outputs], **attributes))
+        return outputs
+
+    def binary(self, operation: str, function: Callable[..., Any], x: Any, y: Any) -> Symbol:
+        """An operation of two operands, either of which may be a Python number."""
+        like = x.dtype if isinstance(x, Symbol) else y.dtype
+        left, right = self.lift(x, like), self.lift(y, like)
+        return self.add(operation, [left, right], function(left.sample, right.sample))
+
+    def batch_size(self) -> Symbol:
+        """int64[1]: the number of rows, known when the graph runs."""
+        if self._batch is None:
+            raise ConfigError("the graph has no input")
+        shape = self.node("Shape", [self._batch], [np.asarray(self._batch.sample.shape, np.int64)])[0]
+        first = [self.constant(np.asarray(value, np.int64)) for value in ([0], [1])]
+        return self.node("Slice", [shape, *first], [np.asarray([ROWS], np.int64)])[0]
+
+
+def _sample(value: Any) -> Any:
+    return value.sample if isinstance(value, Symbol) else value
+
+
+def _index(x: Symbol, index: Any) -> Symbol:
+    """Basic indexing: slices with step 1, integers, ``...`` and ``None``."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis not in parts:
+        parts.append(Ellipsis)
+    missing = x.ndim - sum(1 for part in parts if part is not None and part is not Ellipsis)
+    at = parts.index(Ellipsis)
+    parts[at : at + 1] = [slice(None)] * missing
+    graph, out = x.graph, x
+    axis, drop, insert, place = 0, [], [], 0
+    for part in parts:
+        if part is None:
+            insert.append(place)
+            place += 1
+            continue
+        length = x.sample.shape[axis]
+        if isinstance(part, slice):
+            first, last, step = part.indices(length)
+            if step != 1 or (axis == 0 and not x.constant and part != slice(None)):
+                raise ConfigError("only slices with step 1, and none of the batch axis, can be exported to ONNX")
+            place += 1
+        else:
+            first, last = int(part) % length, int(part) % length + 1
+            drop.append(axis)
+        if (first, last) != (0, length):
+            ends = [graph.constant(np.asarray([value], np.int64)) for value in (first, last, axis)]
+            out = graph.add("Slice", [out, *ends], np.take(out.sample, range(first, last), axis))
+        axis += 1
+    if drop:
+        axes = graph.constant(np.asarray(drop, np.int64))
+        out = graph.add("Squeeze", [out, axes], np.squeeze(out.sample, tuple(drop)))
+    if insert:
+        axes = graph.constant(np.asarray(insert, np.int64))
+        out = graph.add("Unsqueeze", [out, axes], np.expand_dims(out.sample, tuple(insert)))
+    return out
+
+
+#: xp name -> ONNX operator, where they mean the same for one operand.
+_UNARY: Mapping[str, str] = {
+    "abs": "Abs",
+    "exp": "Exp",
+    "log": "Log",
+    "sqrt": "Sqrt",
+    "sign": "Sign",
+    "floor": "Floor",
+    "sin": "Sin",
+    "cos": "Cos",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "softplus": "Softplus",
+    "erf": "Erf",
+    "relu": "Relu",
+    "elu": "Elu",
+    "isnan": "IsNaN",
+    "logical_not": "Not",
+}
+_BINARY: Mapping[str, str] = {
+    "pow": "Pow",
+    "maximum": "Max",
+    "minimum": "Min",
+    "logical_and": "And",
+    "logical_or": "Or",
+    "matmul": "MatMul",
+}
+_REDUCTIONS: Mapping[str, str] = {
+    "sum": "ReduceSum",
+    "mean": "ReduceMean",
+    "max": "ReduceMax",
+    "min": "ReduceMin",
+    "prod": "ReduceProd",
+    "logsumexp": "ReduceLogSumExp",
+}
+
+
+class OnnxNamespace:
+    """``xp`` over :class:`Symbol`; functions and dtypes as in :class:`learner_core.xp.Namespace`.
+
+    Args:
+        graph: where the nodes go.
+    """
+
+    name = "onnx"
+    float32, float64, int32, int64, uint8 = (
+        numpy_xp.float32,
+        numpy_xp.float64,
+        numpy_xp.int32,
+        numpy_xp.int64,
+        numpy_xp.uint8,
+    )
+    bool = numpy_xp.bool
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(numpy_xp, name, None)
+        if name.startswith("_") or function is None:
+            raise AttributeError(name)
+        graph = self._graph
+        if name in _UNARY:
+            return lambda x: graph.add(_UNARY[name], [x], function(_sample(x)))
+        if name in _BINARY:
+            return lambda x, y: graph.binary(_BINARY[name], function, x, y)
+        if name in _REDUCTIONS:
+            return lambda x, axis=None, keepdims=False: self._reduce(name, x, axis, keepdims)
+        raise ConfigError(f"xp.{name} has no counterpart in ONNX: this module cannot be exported to it")
+
+    # ---- creation and conversion
+
+    def asarray(self, x: Any, dtype: Any = None) -> Symbol:
+        symbol = self._graph.lift(x)
+        return symbol if dtype is None else self.astype(symbol, dtype)
+
+    def full(self, shape: Any, value: Any, dtype: Any = numpy_xp.float32) -> Symbol:
+        return self.broadcast_to(self.astype(self._graph.lift(value), dtype), shape)
+
+    def zeros(self, shape: Any, dtype: Any = numpy_xp.float32) -> Symbol:
+        return self.full(shape, 0, dtype)
+
+    def ones(self, shape: Any, dtype: Any = numpy_xp.float32) -> Symbol:
+        return self.full(shape, 1, dtype)
+
+    def full_like(self, x: Symbol, value: Any, dtype: Any = None) -> Symbol:
+        return self.full(x.shape, value, dtype or x.dtype)
+
+    def zeros_like(self, x: Symbol, dtype: Any = None) -> Symbol:
+        return self.full_like(x, 0, dtype)
+
+    def ones_like(self, x: Symbol, dtype: Any = None) -> Symbol:
+        return self.full_like(x, 1, dtype)
+
+    def arange(self, n: int, dtype: Any = numpy_xp.int64) -> Symbol:
+        return self._graph.constant(np.arange(n, dtype=dtype))
+
+    def astype(self, x: Any, dtype: Any) -> Symbol:
+        from onnx import helper
+
+        symbol = self._graph.lift(x)
+        if symbol.dtype == dtype:
+            return symbol
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self._graph.add("Cast", [symbol], symbol.sample.astype(dtype), to=kind)
+
+    def shape(self, x: Any) -> tuple[int, ...]:
+        return x.shape if isinstance(x, Symbol) else tuple(np.shape(x))
+
+    def stop_gradient(self, x: Any) -> Any:
+        return x
+
+    # ---- elementwise
+
+    def square(self, x: Any) -> Any:
+        return x * x
+
+    def log1p(self, x: Any) -> Any:
+        return self.log(x + 1.0)
+
+    def expm1(self, x: Any) -> Any:
+        return self.exp(x) - 1.0
+
+    def gelu(self, x: Any) -> Any:
+        return x * 0.5 * (self.erf(x * math.sqrt(0.5)) + 1.0)
+
+    def silu(self, x: Any) -> Any:
+        return x * self.sigmoid(x)
+
+    def leaky_relu(self, x: Symbol, negative_slope: float = 0.01) -> Symbol:
+        sample = numpy_xp.leaky_relu(x.sample, negative_slope)
+        return self._graph.add("LeakyRelu", [x], sample, alpha=float(negative_slope))
+
+    def clip(self, x: Any, lo: Any = None, hi: Any = None) -> Any:
+        x = x if lo is None else self.maximum(x, lo)
+        return x if hi is None else self.minimum(x, hi)
+
+    def where(self, condition: Symbol, x: Any, y: Any) -> Symbol:
+        like = next((value.dtype for value in (x, y) if isinstance(value, Symbol)), None)
+        left, right = self._graph.lift(x, like), self._graph.lift(y, like)
+        sample = np.where(condition.sample, left.sample, right.sample)
+        return self._graph.add("Where", [condition, left, right], sample)
+
+    def isfinite(self, x: Symbol) -> Any:
+        infinite = self._graph.add("IsInf", [x], np.isinf(x.sample))
+        return self.logical_not(self.logical_or(infinite, self.isnan(x)))
+
+    # ---- reductions
+
+    def _reduce(self, name: str, x: Symbol, axis: Any, keepdims: Any) -> Symbol:
+        axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
+        positive = [int(a) % x.ndim for a in axes]
+        if 0 in positive and not x.constant:
+            raise ConfigError(f"xp.{name} over the batch axis: this module cannot be exported to ONNX")
+        if name in ("sum", "prod") and x.dtype.kind in "bui":
+            x = self.astype(x, self.int64)
+        sample = getattr(numpy_xp, name)(x.sample, axis=tuple(positive), keepdims=keepdims)
+        where = self._graph.constant(np.asarray(positive, np.int64))
+        return self._graph.add(_REDUCTIONS[name], [x, where], sample, keepdims=int(keepdims))
+
+    def any(self, x: Symbol, axis: Any = None, keepdims: Any = False) -> Symbol:
+        return self._reduce("max", self.astype(x, self.int32), axis, keepdims) > 0
+
+    def all(self, x: Symbol, axis: Any = None, keepdims: Any = False) -> Symbol:
+        return self._reduce("min", self.astype(x, self.int32), axis, keepdims) > 0
+
+    def argmax(self, x: Symbol, axis: int) -> Symbol:
+        return self._graph.add("ArgMax", [x], np.argmax(x.sample, axis), axis=axis % x.ndim, keepdims=0)
+
+    def cumulative_sum(self, x: Symbol, axis: int) -> Symbol:
+        if x.dtype.kind in "bui":
+            x = self.astype(x, self.int64)
+        where = self._graph.constant(np.asarray(axis % x.ndim, np.int64))
+        return self._graph.add("CumSum", [x, where], np.cumsum(x.sample, axis))
+
+    # ---- shape
+
+    def reshape(self, x: Any, shape: Any) -> Symbol:
+        x = self._graph.lift(x)
+        sizes = [shape] if isinstance(shape, int) else [int(size) for size in shape]
+        if x.constant:
+            return self._graph.constant(x.sample.reshape(sizes))
+        if not sizes or sizes[0] not in (_OPEN, ROWS):
+            raise ConfigError(f"xp.reshape to {tuple(sizes)} moves the batch axis: this module cannot be exported")
+        sample = x.sample.reshape([ROWS, *sizes[1:]])
+        target = self._graph.constant(np.asarray([0, *sample.shape[1:]], np.int64))
+        return self._graph.add("Reshape", [x, target], sample)
+
+    def permute_dims(self, x: Symbol, axes: Sequence[int]) -> Symbol:
+        if axes[0] != 0 and not x.constant:
+            raise ConfigError("xp.permute_dims of the batch axis: this module cannot be exported to ONNX")
+        return self._graph.add("Transpose", [x], np.transpose(x.sample, axes), perm=[int(a) for a in axes])
+
+    def expand_dims(self, x: Symbol, axis: int) -> Symbol:
+        place = axis % (x.ndim + 1)
+        axes = self._graph.constant(np.asarray([place], np.int64))
+        return self._graph.add("Unsqueeze", [x, axes], np.expand_dims(x.sample, place))
+
+    def squeeze(self, x: Symbol, axis: Any) -> Symbol:
+        places = [int(a) % x.ndim for a in ([axis] if isinstance(axis, int) else axis)]
+        axes = self._graph.constant(np.asarray(places, np.int64))
+        return self._graph.add("Squeeze", [x, axes], np.squeeze(x.sample, tuple(places)))
+
+    def concat(self, arrays: Sequence[Any], axis: int) -> Symbol:
+        symbols = [self._graph.lift(value) for value in arrays]
+        sample = np.concatenate([symbol.sample for symbol in symbols], axis)
+        return self._graph.add("Concat", symbols, sample, axis=axis % sample.ndim)
+
+    def stack(self, arrays: Sequence[Any], axis: int) -> Symbol:
+        place = axis % (self._graph.lift(arrays[0]).ndim + 1)
+        return self.concat([self.expand_dims(self._graph.lift(value), place) for value in arrays], place)
+
+    def split(self, x: Symbol, sizes: Sequence[int], axis: int) -> list[Symbol]:
+        parts = numpy_xp.split(x.sample, list(sizes), axis)
+        if x.constant:
+            return [self._graph.constant(part) for part in parts]
+        lengths = self._graph.constant(np.asarray(sizes, np.int64))
+        return self._graph.node("Split", [x, lengths], parts, axis=axis % x.ndim)
+
+    def broadcast_to(self, x: Any, shape: Any) -> Symbol:
+        x = self._graph.lift(x)
+        sizes = [shape] if isinstance(shape, int) else list(shape)
+        if x.constant and _OPEN not in sizes:
+            return self._graph.constant(np.broadcast_to(x.sample, sizes))
+        if sizes[1:] and _OPEN in sizes[1:]:
+            raise ConfigError("xp.broadcast_to with the batch anywhere but first: this module cannot be exported")
+        rest = self._graph.constant(np.asarray(sizes[1:], np.int64))
+        whole = np.asarray([ROWS, *sizes[1:]], np.int64)
+        target = self._graph.node("Concat", [self._graph.batch_size(), rest], [whole], axis=0)[0]
+        return self._graph.node("Expand", [x, target], [np.broadcast_to(x.sample, whole)])[0]
+
+    def take(self, x: Any, indices: Any, axis: int) -> Symbol:
+        x, indices = self._graph.lift(x), self._graph.lift(indices)
+        return self._graph.add("Gather", [x, indices], np.take(x.sample, indices.sample, axis), axis=axis % x.ndim)
+
+    def take_along_axis(self, x: Symbol, indices: Symbol, axis: int) -> Symbol:
+        sample = np.take_along_axis(x.sample, indices.sample, axis)
+        return self._graph.add("GatherElements", [x, indices], sample, axis=axis % x.ndim)
+
+    # ---- linear algebra and layers
+
+    def einsum(self, equation: str, *operands: Any) -> Symbol:
+        symbols = [self._graph.lift(value) for value in operands]
+        sample = np.einsum(equation, *[symbol.sample for symbol in symbols])
+        return self._graph.add("Einsum", symbols, sample, equation=equation)
+
+    def linear(self, x: Symbol, w: Symbol, b: Symbol | None = None) -> Symbol:
+        if x.ndim == 2:
+            sample = numpy_xp.linear(x.sample, w.sample, None if b is None else b.sample)
+            return self._graph.add("Gemm", [x, w] if b is None else [x, w, b], sample, transB=1)
+        y: Symbol = self.matmul(x, self._graph.constant(w.sample.T))
+        return y if b is None else y + b
+
+    def conv2d(self, x: Symbol, w: Symbol, b: Symbol | None = None, stride: Any = 1, padding: Any = 0) -> Symbol:
+        strides = [stride, stride] if isinstance(stride, int) else list(stride)
+        above, beside = (padding, padding) if isinstance(padding, int) else padding
+        y = numpy_xp.conv2d(x.sample, w.sample, None if b is None else b.sample, stride, padding)
+        maps = self.permute_dims(x, (0, 3, 1, 2))
+        inputs = [maps, w] if b is None else [maps, w, b]
+        pads = [above, beside, above, beside]
+        out = self._graph.add("Conv", inputs, y.transpose(0, 3, 1, 2), strides=strides, pads=pads)
+        return self.permute_dims(out, (0, 2, 3, 1))
+
+    def layer_norm(self, x: Symbol, w: Any, b: Any, eps: float = 1e-5) -> Any:
+        centred = x - self.mean(x, axis=-1, keepdims=True)
+        y = centred / self.sqrt(self.mean(centred * centred, axis=-1, keepdims=True) + eps)
+        y = y if w is None else y * w
+        return y if b is None else y + b
+
+    def embedding(self, indices: Symbol, w: Symbol) -> Symbol:
+        return self.take(w, indices, 0)
+
+    def softmax(self, x: Symbol, axis: int) -> Symbol:
+        return self._graph.add("Softmax", [x], numpy_xp.softmax(x.sample, axis), axis=axis % x.ndim)
+
+    def log_softmax(self, x: Symbol, axis: int) -> Symbol:
+        return self._graph.add("LogSoftmax", [x], numpy_xp.log_softmax(x.sample, axis), axis=axis % x.ndim)
+
+    def one_hot(self, x: Symbol, n: int, dtype: Any = numpy_xp.float32) -> Symbol:
+        return self.astype(self.expand_dims(x, -1) == self._graph.constant(np.arange(n, dtype=x.dtype)), dtype)

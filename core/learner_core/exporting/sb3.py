@@ -1,0 +1,219 @@
+"""Policy weights of Stable-Baselines3's PPO and SAC into a learner.
+
+Needs a saved model (the zip that ``model.save`` writes) and a learner whose networks have the same sizes. Only the
+tensors in ``policy.pth`` (and ``pytorch_variables.pth``) are read, by Torch's reader of tensors alone; the pickled data
+beside them is not touched, so settings such as the activation must be given here. Optimizers start anew.
+
+Differences that are converted: Stable-Baselines3 flattens images channels first; SAC's critics there see actions scaled
+to [-1, 1], here actions in their own units.
+
+References:
+    Raffin et al., Stable-Baselines3: Reliable Reinforcement Learning Implementations, JMLR 22, 2021
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, StateError
+from ..plugins.discovery import load
+
+__all__ = ["convert_ppo", "convert_sac", "import_sb3", "read_sb3"]
+
+Arrays = dict[str, np.ndarray]
+#: Largest uncompressed size of a member that is read.
+_LIMIT = 4 << 30
+
+
+def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict[str, Any]:
+    """Load a Stable-Baselines3 PPO or SAC policy into a learner.
+
+    Args:
+        path: the zip file that ``model.save(path)`` wrote.
+        learner: a Learner or LearnerGroup, for the same spaces and network sizes: PPO's ``MlpPolicy`` is
+            ``model={"hidden": [64, 64], "activation": "tanh"}``, its ``CnnPolicy`` ``model={"vf_share_layers": True}``,
+            SAC's ``MlpPolicy`` ``model={"hidden": [256, 256], "activation": "relu"}``.
+        module_id: which module; the only one if left out.
+
+    Returns:
+        ``{"algorithm": "ppo" or "sac", "parameters": number of arrays taken, "ignored": names not used}``.
+
+    Raises:
+        StateError: no such file, not one of these, or sizes that differ; says which. Nothing has changed.
+        ConfigError: the module is not the kind that the algorithm trains.
+    """
+    tensors = read_sb3(path)
+    specs = learner.module_specs
+    if module_id is None:
+        if len(specs) != 1:
+            raise ConfigError(f"say which module by module_id=: {', '.join(specs)}")
+        module_id = next(iter(specs))
+    if module_id not in specs:
+        raise ConfigError(f"module_id={module_id!r}: there is {', '.join(specs)}")
+    space = specs[module_id].action_space
+    is_sac = any(name.startswith("critic.") for name in tensors)
+    used: set[str] = set()
+    state = learner.get_state()
+    if is_sac:
+        weights, targets, log_alpha = convert_sac(tensors, space, used)
+    else:
+        weights, targets, log_alpha = convert_ppo(tensors, used), {}, None
+    path_of = f"rl_module/{module_id}"
+    _take(state["rl_module"][module_id], weights, path_of)
+    if targets:
+        _take(state["targets"][module_id], targets, f"targets/{module_id}")
+    if log_alpha is not None and "log_alpha" in state["variables"][module_id]:
+        state["variables"][module_id]["log_alpha"] = log_alpha
+    for entry in state["optimizer"][module_id].values():
+        entry["step"] = 0
+        for slot in entry["slots"].values():
+            for array in slot.values():
+                array[...] = 0
+    learner.set_state(state)
+    return {
+        "algorithm": "sac" if is_sac else "ppo",
+        "parameters": len(weights) + len(targets),
+        "ignored": sorted(set(tensors) - used),
+    }
+
+
+def read_sb3(path: Any) -> Arrays:
+    """The tensors of a saved model, by Stable-Baselines3's names.
+
+    Raises:
+        StateError: it is no such file. Nothing in it is ever unpickled.
+    """
+    tensors: Arrays = {}
+    reader = load("learner_core.backends", "torch")()
+    try:
+        with zipfile.ZipFile(Path(path)) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            if "policy.pth" not in members:
+                raise StateError(f"{path}: has no policy.pth; is it a model saved by Stable-Baselines3?")
+            for name in ("policy.pth", "pytorch_variables.pth"):
+                if name not in members:
+                    continue
+                if members[name].file_size > _LIMIT:
+                    raise StateError(f"{path}: {name} says it is {members[name].file_size} bytes large")
+                content = archive.read(name)
+                try:
+                    tensors.update(reader.read_state_dict(io.BytesIO(content), f"{path}: {name}"))
+                except StateError:
+                    # Older versions write an empty entry where a model has no variables.
+                    if name == "policy.pth":
+                        raise
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise StateError(f"{path}: cannot be read as a model of Stable-Baselines3 ({error})") from error
+    return tensors
+
+
+def convert_ppo(tensors: Mapping[str, np.ndarray], used: set[str]) -> Arrays:
+    """PPO's (A2C's) policy as ``ActorCriticModule`` names it.
+
+    Args:
+        tensors: by Stable-Baselines3's names.
+        used: names are added as they are taken.
+    """
+    take = _taker(tensors, used)
+    out: Arrays = {}
+    if "log_std" in tensors:
+        out["log_std"] = take("log_std")
+    if any(name.startswith("features_extractor.cnn.") for name in tensors):
+        _layers(take, tensors, "features_extractor.cnn", out, "encoder.conv")
+        _layers(take, tensors, "features_extractor.linear", out, "encoder")
+        last = max(int(name.split(".")[2]) for name in out if name.startswith("encoder.conv."))
+        channels = out[f"encoder.conv.{last}.weight"].shape[0]
+        out["encoder.0.weight"] = _channels_last(out["encoder.0.weight"], channels)
+        if any(name.startswith("mlp_extractor.") for name in tensors):
+            raise StateError("a CnnPolicy with layers of its own after the features (net_arch) has no counterpart here")
+        # The same tensors appear once more for each of policy and value.
+        used.update(n for n in tensors if n.startswith(("pi_features_extractor.", "vf_features_extractor.")))
+        heads = {"pi.0": "action_net", "vf.0": "value_net"}
+    else:
+        number = _layers(take, tensors, "mlp_extractor.policy_net", out, "pi")
+        number_vf = _layers(take, tensors, "mlp_extractor.value_net", out, "vf")
+        heads = {f"pi.{number}": "action_net", f"vf.{number_vf}": "value_net"}
+    for own, theirs in heads.items():
+        for part in ("weight", "bias"):
+            out[f"{own}.{part}"] = take(f"{theirs}.{part}")
+    return out
+
+
+def convert_sac(
+    tensors: Mapping[str, np.ndarray], action_space: Any, used: set[str]
+) -> tuple[Arrays, Arrays, float | None]:
+    """SAC's networks as ``SACModule`` names them: (parameters, targets, logarithm of alpha or None)."""
+    take = _taker(tensors, used)
+    params: Arrays = {}
+    number = _layers(take, tensors, "actor.latent_pi", params, "pi")
+    for part in ("weight", "bias"):
+        params[f"pi.{number}.{part}"] = np.concatenate([take(f"actor.mu.{part}"), take(f"actor.log_std.{part}")], 0)
+    targets: Arrays = {}
+    for source, into in (("critic", params), ("critic_target", targets)):
+        for theirs, own in (("qf0", "qf"), ("qf1", "qf_twin")):
+            if any(name.startswith(f"{source}.{theirs}.") for name in tensors):
+                _layers(take, tensors, f"{source}.{theirs}", into, own)
+                _unscale(into, own, action_space)
+    log_alpha = take("log_ent_coef") if "log_ent_coef" in tensors else None
+    return params, targets, None if log_alpha is None else float(np.asarray(log_alpha).reshape(-1)[0])
+
+
+def _unscale(out: Arrays, name: str, space: Any) -> None:
+    """Let a critic take actions in their own units: fold ``2 (a - low) / (high - low) - 1`` into its first layer."""
+    low, high = np.ravel(space.low).astype(np.float64), np.ravel(space.high).astype(np.float64)
+    weight, bias = out[f"{name}.0.weight"].astype(np.float64), out[f"{name}.0.bias"].astype(np.float64)
+    size = len(low)
+    if weight.shape[1] <= size:
+        raise StateError(f"the critic takes {weight.shape[1]} numbers, fewer than the action space has", path=name)
+    slope = 2.0 / (high - low)
+    bias = bias + weight[:, -size:] @ (-low * slope - 1.0)
+    weight = np.concatenate([weight[:, :-size], weight[:, -size:] * slope], 1)
+    out[f"{name}.0.weight"], out[f"{name}.0.bias"] = weight.astype(np.float32), bias.astype(np.float32)
+
+
+def _taker(tensors: Mapping[str, np.ndarray], used: set[str]) -> Any:
+    def take(name: str) -> np.ndarray:
+        if name not in tensors:
+            raise StateError("missing in the model of Stable-Baselines3", path=name)
+        used.add(name)
+        return np.array(tensors[name])
+
+    return take
+
+
+def _layers(take: Any, tensors: Mapping[str, np.ndarray], theirs: str, out: Arrays, own: str) -> int:
+    """Copy ``theirs.<i>.weight/bias``, i with gaps for activations, to ``own.0, 1, ...``; returns how many."""
+    found = {int(n[len(theirs) + 1 :].split(".")[0]) for n in tensors if n.startswith(f"{theirs}.")}
+    for number, index in enumerate(sorted(found)):
+        for part in ("weight", "bias"):
+            out[f"{own}.{number}.{part}"] = take(f"{theirs}.{index}.{part}")
+    return len(found)
+
+
+def _channels_last(weight: np.ndarray, channels: int) -> np.ndarray:
+    """Columns in the order [channels, height * width] to columns in the order [height * width, channels]."""
+    rows = weight.shape[0]
+    return np.ascontiguousarray(weight.reshape(rows, channels, -1).transpose(0, 2, 1).reshape(rows, -1))
+
+
+def _take(into: dict[str, np.ndarray], given: Arrays, path: str) -> None:
+    """Replace the arrays of one module, every one, shapes checked."""
+    for name, value in given.items():
+        if name not in into:
+            raise StateError(
+                "the learner's module has no such parameter; are its layers as many?", path=f"{path}/{name}"
+            )
+        if into[name].shape != value.shape:
+            raise StateError(
+                f"the learner has shape {into[name].shape}, the model {value.shape}", path=f"{path}/{name}"
+            )
+        into[name] = value.astype(into[name].dtype)
+    missing = sorted(set(into) - set(given))
+    if missing:
+        raise StateError("missing in the model of Stable-Baselines3", path=f"{path}/{missing[0]}")

@@ -1,0 +1,153 @@
+"""What is exported: modules and weights out of a Learner, a LearnerGroup, an Algorithm, or a file any of them wrote."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import numpy_xp
+from ..errors import ConfigError, StateError
+from ..learning.build import resolve_modules
+from ..sampling.normalize import RunningNormalizer
+from ..state.files import load_state
+
+__all__ = ["ExportedPolicy", "read_source", "require"]
+
+_ALGORITHM = "learner_core/algorithm"
+
+
+@dataclass
+class ExportedPolicy:
+    """One module and its weights.
+
+    Attributes:
+        module_id: its id.
+        spec: complete ``RLModuleSpec``; ``None`` from a file that holds a Learner's state alone.
+        params: canonical name -> array; buffers too.
+        normalizer: path of a float leaf of the observations -> (mean, scale, clip): the policy sees
+            ``clip((obs - mean) * scale, -clip, clip)``.
+    """
+
+    module_id: str
+    spec: Any
+    params: dict[str, np.ndarray]
+    normalizer: dict[str, tuple[np.ndarray, np.ndarray, float]] = field(default_factory=dict)
+
+    def require_spec(self, to: str) -> None:
+        """Refuse where the structure is not known."""
+        if self.spec is None:
+            raise ConfigError(
+                f"to={to!r} needs the module's structure, which a Learner's state file does not have: export the "
+                "Learner itself, or a checkpoint of an Algorithm"
+            )
+
+    def require_neutral(self, to: str) -> None:
+        """Refuse a network of one framework."""
+        self.require_spec(to)
+        if not self.spec.is_neutral or not self.spec.module_class.portable:
+            raise ConfigError(
+                f"to={to!r} takes modules written over xp; {self.spec.module_class!r} is one framework's own: export "
+                "it to that framework and use its own exporter"
+            )
+
+    def normalized(self, xp: Any, obs: Any, path: str = "obs") -> Any:
+        """Observations as the module sees them."""
+        if isinstance(obs, Mapping):
+            return {key: self.normalized(xp, value, f"{path}/{key}") for key, value in obs.items()}
+        if path not in self.normalizer:
+            return obs
+        mean, scale, clip = self.normalizer[path]
+        scaled = (xp.astype(obs, xp.float32) - mean.astype(np.float32)) * scale.astype(np.float32)
+        return xp.clip(scaled, -clip, clip)
+
+    def answer(self, obs: Any) -> dict[str, np.ndarray]:
+        """What numpy computes for observations [N, ...]: ``actions``, ``action_dist_inputs``, ``vf_preds``."""
+        module = self.spec.build(numpy_xp)
+        outputs = module.forward_inference(self.params, {"obs": self.normalized(numpy_xp, obs)})
+        found = {name: np.asarray(outputs[name]) for name in ("action_dist_inputs", "vf_preds") if name in outputs}
+        distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
+        return {**found, "actions": np.asarray(distribution.mode())}
+
+
+def read_source(source: Any) -> list[ExportedPolicy]:
+    """The policies in ``source``.
+
+    Args:
+        source: a Learner, LearnerGroup or Algorithm, or the path of a checkpoint, a run's folder or a state file.
+
+    Raises:
+        ConfigError: it is none of these.
+        StateError: the file cannot be read, or holds something else.
+    """
+    if isinstance(source, (str, Path)):
+        return _from_file(Path(source))
+    if hasattr(source, "get_module_state"):
+        return _of(source.module_specs, source.get_module_state())
+    if hasattr(source, "get_weights") and hasattr(source, "module_specs"):
+        return _of(source.module_specs, source.get_weights())
+    if hasattr(source, "learner_group"):
+        runner = getattr(source, "env_runner", None)
+        normalizer = None if runner is None else runner.normalizer
+        return _of(source.learner_group.module_specs, source.learner_group.get_weights(), normalizer)
+    raise ConfigError(
+        f"export takes a Learner, LearnerGroup or Algorithm, or the path of a checkpoint; got {type(source).__name__}"
+    )
+
+
+def _of(specs: Mapping[str, Any], weights: Mapping[str, Any], normalizer: Any = None) -> list[ExportedPolicy]:
+    found = {}
+    if normalizer is not None:
+        for path, moments in normalizer.moments.items():
+            scale = 1.0 / np.sqrt(moments.variance + normalizer.epsilon)
+            found[path] = (np.asarray(moments.mean), scale, float(normalizer.clip))
+    return [ExportedPolicy(mid, specs.get(mid), dict(params), found) for mid, params in weights.items()]
+
+
+def _from_file(path: Path) -> list[ExportedPolicy]:
+    if path.is_dir():
+        # The newest checkpoint of a run.
+        files = sorted([*path.glob("*.lcstate"), *(path / "checkpoints").glob("*.lcstate")], reverse=True)
+        if not files:
+            raise StateError(f"{path}: a folder without a checkpoint (*.lcstate)")
+        path = max(files, key=lambda file: file.name)
+    tree = load_state(path)
+    if isinstance(tree, dict) and tree.get("format") == _ALGORITHM:
+        from ..config.algorithm_config import AlgorithmConfig
+
+        config = AlgorithmConfig.from_dict(tree["config"])
+        specs = resolve_modules(config, None, None)
+        state = tree["state"]["learner"]
+        normalizer = _normalizer(tree["state"].get("env_runner"), specs)
+        return _of(specs, _weights(state), normalizer)
+    if isinstance(tree, dict) and "rl_module" in tree:
+        return _of({}, _weights(tree))
+    raise StateError(f"{path}: is a state file, but neither of an Algorithm nor of a Learner")
+
+
+def _weights(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    buffers = state.get("buffers", {})
+    return {mid: {**params, **buffers.get(mid, {})} for mid, params in state["rl_module"].items()}
+
+
+def _normalizer(runner: Any, specs: Mapping[str, Any]) -> RunningNormalizer | None:
+    if not runner or not runner.get("observations"):
+        return None
+    from .. import spaces
+
+    space = next(iter(specs.values())).observation_space
+    normalizer = RunningNormalizer(spaces.to_columns(space, space.sample()))
+    normalizer.set_state(runner["observations"])
+    return normalizer
+
+
+def require(package: str, extra: str) -> None:
+    """Refuse where an optional package is missing, with the extra that brings it."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ConfigError(f"{package} is not installed: pip install 'learner-core[{extra}]'") from error
