@@ -29,6 +29,7 @@ class StepContext:
         count: module id -> 0-d array, number of rows (timesteps) that count on this learner.
         share: the same, once ``count`` holds those of all learners.
         noise: "module/name" -> float[M, *shape].
+        statistics: (module id, column) -> (mean, standard deviation) over the whole minibatch.
         variables: module id -> name -> 0-d array (host variables).
         config: module id -> ConfigView.
         metrics: (module id or "__all__", name) -> (value, weight).
@@ -46,6 +47,7 @@ class StepContext:
         self.count: dict[str, Any] = {}
         self.share: dict[str, Any] = {}
         self.noise: Callable[[str, str, tuple[int, ...]], Any] = _no_noise
+        self.statistics: Callable[[str, str], tuple[Any, Any]] = _no_statistics
         self.variables: dict[str, dict[str, Any]] = {}
         self.config: dict[str, Any] = {}
         self.metrics: dict[tuple[str, str], tuple[Any, Any]] = {}
@@ -91,6 +93,10 @@ class StepContext:
 
 def _no_noise(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
     raise ConfigError(f"noise {name!r} was asked for outside a step")
+
+
+def _no_statistics(module_id: str, column: str) -> tuple[Any, Any]:
+    raise ConfigError(f"statistics of column {column!r} were asked for outside a step")
 
 
 class ConfigView:

@@ -19,7 +19,7 @@ import numpy as np
 from ..backend import PythonLoop, PythonSplitLoop
 from ..errors import CompileError
 from .batch import ColumnSpec
-from .plan import MinibatchPlan
+from .plan import MinibatchPlan, statistics_of
 from .split import SplitStep
 
 if TYPE_CHECKING:
@@ -285,8 +285,23 @@ class Executor:
             )
             self._draw_noise(buffer, key, whole[mid], first_step)
             arrays[f"noise/{key}"] = buffer
+        arrays.update(self._statistics(data, whole, self._steps))
         arrays.update(self._tables(plans, counts, first_step, self._steps))
         return dict(self._learner.backend.from_numpy(arrays))
+
+    def _statistics(
+        self, data: Mapping[str, Mapping[str, np.ndarray]], whole: Mapping[str, MinibatchPlan], capacity: int
+    ) -> dict[str, np.ndarray]:
+        """float[capacity, 2]: mean and standard deviation of a column over every whole minibatch."""
+        tables: dict[str, np.ndarray] = {}
+        for mid, column in sorted(self._step.statistics):
+            table = np.zeros((capacity, 2), np.float64)
+            columns, plan = data.get(mid, {}), whole[mid]
+            if column in columns:
+                lines = statistics_of(columns[column], plan, columns.get("loss_mask"))
+                table[: plan.num_steps] = lines
+            tables[f"statistics/{mid}/{column}"] = table.astype(self._learner.backend.numpy_float_dtype)
+        return tables
 
     def _draw_noise(self, buffer: np.ndarray, key: str, whole: MinibatchPlan, first_step: int) -> None:
         """Fill float[steps, rows, *shape]: a row's noise goes by its place in the whole minibatch."""
@@ -320,6 +335,7 @@ class Executor:
             buffer = np.zeros((steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype)
             self._draw_noise(buffer, key, whole[mid], first_step)
             arrays[f"noise/{key}"] = buffer
+        arrays.update(self._statistics(data, whole, steps))
         arrays.update(self._tables(plans, counts, first_step, steps))
         return {**self._learner.backend.from_numpy(arrays), "sizes": sizes}
 

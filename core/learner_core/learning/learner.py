@@ -27,6 +27,7 @@ from .plan import MinibatchPlan, make_plan
 from .results import reduce_metrics
 from .ring import ALONE, Ring
 from .rl_module import RLModuleSpec, check_module_id
+from .state_fitting import Skipped
 from .variables import Variables
 
 __all__ = ["Learner"]
@@ -410,6 +411,22 @@ class Learner:
         """T. Mean of ``x`` [M, ...] over the rows that count: padding and ``loss_mask`` left out."""
         return self._require_context("mean").mean(x, module_id)
 
+    def minibatch_statistics(self, column: str, module_id: str | None = None) -> tuple[Any, Any]:
+        """T. Mean and population standard deviation of a batch column over the whole minibatch.
+
+        Unlike :meth:`mean`, which sees the rows of this micro-batch on this learner, these are over all of them. They
+        are computed on the host, in float64, over the rows that count, all further axes included.
+
+        Args:
+            column: its path, ``"advantages"``; it must be numeric and a column of every batch.
+            module_id: whose; the module whose loss runs if left out.
+
+        Returns:
+            (mean, standard deviation), 0-d arrays.
+        """
+        context = self._require_context("minibatch_statistics")
+        return context.statistics(context.current(module_id), column)
+
     def log(self, name: str, value: Any, module_id: str | None = None) -> None:
         """T. Record a metric on the device; results hold its mean weighted by the module's rows.
 
@@ -481,16 +498,29 @@ class Learner:
         state["plugins"] = {**self._plugin_states, **checkpoint_collect(get_manager(), rank=self._ring.rank)}
         return state
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state of any backend, device or compile setting.
+    def set_state(self, state: Mapping[str, Any], strict: bool = True) -> list[Skipped]:
+        """Take over a copy of a state of any backend, device or compile setting.
+
+        Args:
+            state: what ``get_state`` returned; any part of it will do if not strict.
+            strict: refuse a state that does not fit entry for entry. Otherwise what has the same path and shape is
+                taken over, an optimizer whole or not at all, and everything else keeps its value.
+
+        Returns:
+            What was skipped: ``[(path, reason), ...]``, empty if strict.
 
         Raises:
-            StateError: structure, shape or type differ; says the path, and nothing has changed.
+            StateError: structure, shape or type differ; says the path, and nothing has changed. Not strict: the state
+                is no tree or of another schema.
         """
+        skipped: list[Skipped] = []
+        if not strict:
+            state, skipped = learner_state.fitted_state(self, state)
         learner_state.set_state(self, state)
         plugins = copy_tree(state["plugins"])
         absent = checkpoint_restore(get_manager(), plugins, rank=self._ring.rank)
         self._plugin_states = {name: plugins[name] for name in absent}
+        return skipped
 
     def get_module_state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights alone: module id -> name -> array."""
@@ -513,11 +543,11 @@ class Learner:
             get_manager(), "learner_checkpoint_saved", path=str(path), update=self._num_updates, rank=self._ring.rank
         )
 
-    def load_state(self, path: Any) -> None:
-        """Read a file that ``save_state`` wrote on any backend."""
+    def load_state(self, path: Any, strict: bool = True) -> list[Skipped]:
+        """Read a file that ``save_state`` wrote on any backend; otherwise as ``set_state``."""
         from ..state.files import load_state
 
-        self.set_state(load_state(path))
+        return self.set_state(load_state(path), strict=strict)
 
     # ------------------------------------------------------------------ inside
 

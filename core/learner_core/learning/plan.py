@@ -12,7 +12,7 @@ import numpy as np
 
 from ..maths import noise
 
-__all__ = ["MinibatchPlan", "make_plan"]
+__all__ = ["MinibatchPlan", "make_plan", "statistics_of"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,26 @@ def make_plan(
     rows = np.full((num_epochs, per_epoch), minibatch, np.int64)
     rows[:, -1] = num_rows - (per_epoch - 1) * minibatch
     return MinibatchPlan(indices.reshape(num_epochs * per_epoch, minibatch), rows.reshape(-1))
+
+
+def statistics_of(column: np.ndarray, plan: MinibatchPlan, mask: np.ndarray | None) -> np.ndarray:
+    """Mean and population standard deviation of a column over the rows of every minibatch that count.
+
+    Args:
+        column: [rows, ...].
+        plan: the minibatches.
+        mask: float[rows] or [rows, T], 1 where a row counts; ``None``: every row does.
+
+    Returns:
+        float64[steps, 2]; zeros for a step without rows.
+    """
+    weights = np.ones(column.shape[:1]) if mask is None else mask.astype(np.float64)
+    weights = np.broadcast_to(weights.reshape(*weights.shape, *[1] * (column.ndim - weights.ndim)), column.shape)
+    values, weights = column.astype(np.float64).reshape(len(column), -1), weights.reshape(len(column), -1)
+    real = (np.arange(plan.indices.shape[1]) < plan.rows[:, None])[..., None]
+    picked, counted = values[plan.indices], weights[plan.indices] * real
+    total = np.maximum(counted.sum(axis=(1, 2)), 1.0)
+    mean = (picked * counted).sum(axis=(1, 2)) / total
+    deviation = picked - mean[:, None, None]
+    std = np.sqrt((np.square(deviation) * counted).sum(axis=(1, 2)) / total)
+    return np.stack([mean, std], axis=1)

@@ -73,6 +73,8 @@ class UpdateStep:
         self.corrections = corrections
         self.metrics = metrics
         self.accumulate = accumulate
+        #: (module, column) whose statistics over the minibatch the hooks read; found while the step is explored.
+        self.statistics: set[tuple[str, str]] = set()
         #: Parts that a minibatch is split into: micro-batches on every learner.
         self.num_parts = accumulate * learner._ring.size
         self.xp = learner.backend.xp
@@ -197,7 +199,7 @@ class UpdateStep:
         parts: list[tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]] = []
         for part in range(self.accumulate):
             context.metrics, context.stop = {}, {}
-            weights = self._load_batch(context, inputs, indices, noise, ints, padded, part)
+            weights = self._load_batch(s, context, inputs, indices, noise, ints, padded, part)
             new_gradients, new_losses = self._gradients(context, trainable, weights)
             gradients = _add(gradients, new_gradients)
             losses = _add(losses, new_losses)
@@ -263,6 +265,7 @@ class UpdateStep:
 
     def _load_batch(
         self,
+        s: Any,
         context: StepContext,
         inputs: Mapping[str, Any],
         indices: Mapping[str, Any],
@@ -303,7 +306,20 @@ class UpdateStep:
         def draw(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
             return noise[f"{module_id}/{name}"][chunk[module_id]]
 
+        def statistics(module_id: str, column: str) -> tuple[Any, Any]:
+            if self.learner._noise_requests is None:
+                line = _line(xp, inputs[f"statistics/{module_id}/{column}"], s)
+                return line[0], line[1]
+            self.statistics.add((module_id, column))
+            values = context.batch[module_id]
+            for key in column.split("/"):
+                values = values[key]
+            values = xp.astype(values, self.learner.float_dtype)
+            mean = context.mean(values, module_id)
+            return mean, xp.sqrt(context.mean(xp.square(values - mean), module_id))
+
         context.noise = self.learner._noise_source(draw, chunk)
+        context.statistics = statistics
         return weights
 
     def _gradients(

@@ -41,8 +41,7 @@ class PPOLearner(Learner):
         dist = dist_class.from_logits(fwd_out["action_dist_inputs"])
         advantages = batch["advantages"]
         if config.normalize_advantages == "minibatch":
-            mean = self.mean(advantages)
-            std = xp.sqrt(self.mean(xp.square(advantages - mean)))
+            mean, std = self.minibatch_statistics("advantages")
             advantages = (advantages - mean) / (std + _STD_FLOOR)
 
         log_ratio = dist.logp(batch["actions"]) - batch["action_logp"]

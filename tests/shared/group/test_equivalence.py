@@ -1,0 +1,176 @@
+"""N learners compute what one computes: the arithmetic, in threads, in float64, where any mistake shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+import learner_core as lc
+from learner_core.learning.plan import MinibatchPlan, make_plan
+from learner_core.learning.ring import Ring
+from learner_core_algorithms import PPOConfig, SACConfig
+
+from support.learners import (
+    OBS,
+    LinearModule,
+    ToyConfig,
+    ToyLearner,
+    assert_states_equal,
+    ppo_batch,
+    regression_batch,
+    sac_batch,
+    tiny,
+    two_modules,
+)
+from support.rings import ThreadRing
+
+TOLERANCE = 1e-10
+TWO = Discrete(2)
+BOX = Box(-1.0, 1.0, (2,), np.float32)
+
+
+def _group(size: int, config: Any, observation_space: Any, action_space: Any) -> tuple[Any, ThreadRing]:
+    """One learner, and ``size`` of the same in a ring."""
+    frozen = config.environment(observation_space=observation_space, action_space=action_space).copy().freeze()
+    learner_class = frozen.get_learner_class()
+    return learner_class(frozen), ThreadRing(size, lambda ring: learner_class(frozen, ring=ring))
+
+
+def _train(
+    one: Any, ring: ThreadRing, batches: list[dict[str, Any]], *, tolerance: float = TOLERANCE, **how: Any
+) -> None:
+    """The same updates on both; afterwards every state and the linear metrics agree."""
+    for step, batch in enumerate(batches):
+        timesteps = {"num_env_steps_sampled_lifetime": 100 * step}
+        alone = one.update_from_batch(batch=batch, timesteps=timesteps, **how)
+        together = ring.each(
+            lambda learner, b=batch, t=timesteps: learner.update_from_batch(batch=b, timesteps=t, **how)
+        )
+        for results in together:
+            for module_id, metrics in alone.items():
+                assert sorted(metrics) == sorted(results[module_id])
+                for name, value in metrics.items():
+                    if name != "vf_explained_variance":  # no mean over rows, so not the mean of the learners'
+                        assert results[module_id][name] == pytest.approx(value, rel=1e-9, abs=tolerance), name
+    for learner in ring.learners:
+        assert_states_equal(one.get_state(), learner.get_state(), atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_uneven_batches_smaller_than_the_ring(training_backend_name: str, size: int) -> None:
+    """17 rows in minibatches of 8, then 7, 3 and 1: some learners have no row in a step."""
+    config = tiny(PPOConfig(), training_backend_name, lr=0.01, use_kl_loss=True)
+    one, ring = _group(size, config, OBS, TWO)
+    _train(one, ring, [ppo_batch(rows, TWO, seed=rows) for rows in (17, 7, 3, 1)])
+
+
+@pytest.mark.parametrize("normalize", ["batch", "minibatch", "off"])
+@pytest.mark.parametrize("space", [TWO, BOX], ids=["discrete", "continuous"])
+def test_ppo_with_every_normalisation(training_backend_name: str, normalize: str, space: Any) -> None:
+    config = tiny(PPOConfig(), training_backend_name, lr=0.01, normalize_advantages=normalize, num_epochs=2)
+    one, ring = _group(2, config, OBS, space)
+    _train(one, ring, [ppo_batch(rows, space, seed=rows) for rows in (16, 13)])
+
+
+def test_early_stop_and_norm_clipping_by_parameter(training_backend_name: str) -> None:
+    config = tiny(PPOConfig(), training_backend_name, lr=0.05, target_kl=0.02, grad_clip=0.3, grad_clip_by="norm")
+    one, ring = _group(2, config.training(num_epochs=4), OBS, TWO)
+    _train(one, ring, [ppo_batch(24, TWO, seed=seed) for seed in range(2)])
+
+
+def test_sac_step_by_step(training_backend_name: str) -> None:
+    """Three optimizers, target networks, noise by place in the minibatch."""
+    one, ring = _group(2, tiny(SACConfig(), training_backend_name, lr=0.01), OBS, BOX)
+    _train(one, ring, [sac_batch(rows, seed=rows) for rows in (8, 8, 5, 1)])
+
+
+def test_masked_rows_and_micro_batches(training_backend_name: str) -> None:
+    config = tiny(PPOConfig(), training_backend_name, lr=0.01, accumulate=2, normalize_advantages="minibatch")
+    one, ring = _group(2, config, OBS, TWO)
+    rng = np.random.default_rng(0)
+    batches = [{**ppo_batch(rows, TWO, seed=rows), "loss_mask": (rng.random(rows) < 0.6) * 1.0} for rows in (16, 11, 3)]
+    _train(one, ring, batches)
+
+
+def test_modules_of_which_one_falls_to_one_learner(training_backend_name: str) -> None:
+    """``right`` has a single row: only the last learner sees it. Then it has none, then ``left`` has none."""
+    config = ToyConfig().framework(training_backend_name, compile=False, precision="float64")
+    config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=1, grad_clip=None)
+    frozen = config.learners(learner_class=ToyLearner).freeze()
+    one = ToyLearner(frozen, module_spec=two_modules())
+    ring = ThreadRing(2, lambda place: ToyLearner(frozen, module_spec=two_modules(), ring=place))
+    _train(
+        one,
+        ring,
+        [
+            {"left": regression_batch(8), "right": regression_batch(1, seed=1)},
+            {"left": regression_batch(5, seed=2)},
+            {"right": regression_batch(7, seed=3)},
+        ],
+    )
+
+
+class PlainMeans(ToyLearner):
+    """A loss that averages by itself: it may not be padded."""
+
+    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
+        error = fwd_out["vf_preds"] - batch["value_targets"]
+        return {"v": self.xp.mean(self.xp.square(error))}
+
+
+def test_a_loss_with_means_of_its_own(training_backend_name: str) -> None:
+    config = ToyConfig().framework(training_backend_name, compile=False, precision="float64")
+    config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=1, grad_clip=None)
+    frozen = config.learners(learner_class=PlainMeans).freeze()
+    spec = lc.RLModuleSpec(LinearModule, OBS, TWO)
+    one = PlainMeans(frozen, module_spec=spec)
+    assert not one._build.mask_safe
+    ring = ThreadRing(3, lambda place: PlainMeans(frozen, module_spec=spec, ring=place))
+    _train(one, ring, [regression_batch(rows, seed=rows) for rows in (8, 5, 2, 1)])
+
+
+class OneBadLearner(ToyLearner):
+    """On rank 1 the gradients of one step are not finite."""
+
+    bad_step = -1
+
+    def compute_gradients(self, loss_fn: Any, params: Any) -> Any:
+        gradients, aux = super().compute_gradients(loss_fn, params)
+        if self._ring.rank == 1 and self._num_updates == self.bad_step:
+            mid = next(iter(gradients))
+            gradients[mid] = {name: value * float("nan") for name, value in gradients[mid].items()}
+        return gradients, aux
+
+
+def test_nan_on_one_learner_is_the_same_decision_on_all(training_backend_name: str) -> None:
+    config = ToyConfig().framework(training_backend_name, compile=False, precision="float64")
+    config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=1, grad_clip=None)
+    frozen = config.learners(learner_class=OneBadLearner).freeze()
+    spec = lc.RLModuleSpec(LinearModule, OBS, TWO)
+    ring = ThreadRing(2, lambda place: OneBadLearner(frozen, module_spec=spec, ring=place))
+    before = ring.learners[0].get_module_state()
+    for learner in ring.learners:
+        learner.bad_step = 0
+    with pytest.warns(RuntimeWarning, match=r"skipped 2 step\(s\)"):
+        results = ring.each(lambda learner: learner.update_from_batch(batch=regression_batch(8)))
+    assert [r["default_policy"]["num_nonfinite_steps"] for r in results] == [2.0, 2.0]
+    for learner in ring.learners:
+        assert_states_equal(before, learner.get_module_state())
+    ring.each(lambda learner: learner.update_from_batch(batch=regression_batch(8)))
+    assert_states_equal(ring.learners[0].get_state(), ring.learners[1].get_state())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("rows", [1, 4, 7, 16])
+def test_the_slices_of_a_plan_are_the_plan(size: int, rows: int) -> None:
+    plan = make_plan(num_rows=rows, minibatch=4, num_epochs=2, shuffle=True, seed=1, update=2, stream=3)
+    shares = [Ring(rank, size).share(plan) for rank in range(size)]
+    for step in range(plan.num_steps):
+        rows_of = [share.indices[step, : share.rows[step]] for share in shares]
+        np.testing.assert_array_equal(np.concatenate(rows_of), plan.indices[step, : plan.rows[step]])
+        assert max(map(len, rows_of)) <= Ring(0, size).width(4)
+    empty = Ring(0, size).share(MinibatchPlan(np.zeros((0, 4), np.int64), np.zeros(0, np.int64)))
+    assert empty.num_steps == 0
