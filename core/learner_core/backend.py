@@ -148,6 +148,10 @@ class Backend:
 
     # -------------------------------------------------------------- defaults
 
+    def adopt_numpy(self, array: np.ndarray) -> Any:
+        """A device array of a numpy array that nobody else holds: it may keep the memory. By default it copies."""
+        return self.from_numpy({"x": array})["x"]
+
     @classmethod
     def limit_threads(cls, num_threads: int) -> None:
         """Let computations on the CPU use so many threads in this process; called before the first one."""

@@ -43,10 +43,14 @@ class TfBackend(Backend):
         with tf.device(self.tf_device):
             return _from_numpy(tree)
 
+    def adopt_numpy(self, array: np.ndarray) -> Any:
+        with tf.device(self.tf_device):
+            return tf.convert_to_tensor(array)
+
     def to_numpy(self, tree: Any) -> Any:
         if isinstance(tree, Mapping):
             return {key: self.to_numpy(value) for key, value in tree.items()}
-        return np.array(tree.numpy(), order="C", copy=True)
+        return np.asarray(tree.numpy())  # a copy already: that is what .numpy() promises
 
     def gradients(
         self,

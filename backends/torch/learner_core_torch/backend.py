@@ -48,6 +48,11 @@ class TorchBackend(Backend):
             tensor = torch.from_numpy(np.array(array, order="C", copy=True))
         return tensor if self.torch_device.type == "cpu" else tensor.to(self.torch_device)
 
+    def adopt_numpy(self, array: np.ndarray) -> Any:
+        if self.torch_device.type != "cpu" or array.dtype.kind == "V" or not array.flags.c_contiguous:
+            return self.from_numpy(array)
+        return torch.from_numpy(array)
+
     def to_numpy(self, tree: Any) -> Any:
         if isinstance(tree, Mapping):
             return {key: self.to_numpy(value) for key, value in tree.items()}

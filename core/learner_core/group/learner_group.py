@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import LearnerGroupError
+from ..learning.state_fitting import Skipped
 from .local import LocalLearners
 from .remote import RemoteLearners
 from .requests import UpdateQueue
@@ -103,9 +104,10 @@ class LearnerGroup:
         """Complete state of the first learner; all have the same."""
         return dict(self._first(lambda learner: learner.get_state()))
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Give every learner this state; see ``Learner.set_state``."""
-        self.foreach_learner(lambda learner: learner.set_state(state))
+    def set_state(self, state: Mapping[str, Any], strict: bool = True) -> list[Skipped]:
+        """Give every learner this state; see ``Learner.set_state``, also for what is returned."""
+        skipped: list[Skipped] = self.foreach_learner(lambda learner: learner.set_state(state, strict=strict))[0]
+        return skipped
 
     def get_weights(self) -> dict[str, dict[str, Any]]:
         """Weights alone: module id -> name -> array."""
@@ -121,11 +123,11 @@ class LearnerGroup:
         place = os.path.abspath(path)
         self._first(lambda learner: learner.save_state(place))
 
-    def load_state(self, path: Any) -> None:
-        """Read a file that ``save_state`` of a group or a learner wrote, on any backend."""
+    def load_state(self, path: Any, strict: bool = True) -> list[Skipped]:
+        """Read a file that ``save_state`` of a group or a learner wrote, on any backend; see ``Learner.set_state``."""
         from ..state.files import load_state
 
-        self.set_state(load_state(path))
+        return self.set_state(load_state(path), strict=strict)
 
     def add_module(self, *, module_id: str, module_spec: Any) -> None:
         """Add a module on every learner; see ``Learner.add_module``."""

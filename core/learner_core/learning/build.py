@@ -153,7 +153,7 @@ class LearnerBuild:
                 layout = FlatLayout({n: shapes[n] for n in names})
                 plans[name] = OptimizerPlan(spec, lr, layout)
                 self.groups[mid][name] = names
-                vector = layout.from_host({n: values[n] for n in names}, dtype, f"rl_module/{mid}")
+                vector = layout.from_host(layout.check({n: values[n] for n in names}, f"rl_module/{mid}"), dtype)
                 carry[f"params/{mid}/{name}"] = vector
                 for slot in spec.slot_names:
                     carry[f"slots/{mid}/{name}/{slot}"] = np.zeros_like(vector)
@@ -161,11 +161,11 @@ class LearnerBuild:
             taken = {n for plan in plans.values() for n in plan.layout.names}
             frozen = FlatLayout({n: s for n, s in shapes.items() if n not in taken})
             if frozen.names:
-                carry[f"frozen/{mid}"] = frozen.from_host({n: values[n] for n in frozen.names}, dtype, mid)
+                carry[f"frozen/{mid}"] = frozen.from_host({n: values[n] for n in frozen.names}, dtype)
             copied = match_names(module.targets, list(shapes), what=f"{type(module).__name__}.targets")
             targets = FlatLayout({n: shapes[n] for n in copied})
             if targets.names:
-                carry[f"targets/{mid}"] = targets.from_host({n: values[n] for n in copied}, dtype, mid)
+                carry[f"targets/{mid}"] = targets.from_host({n: values[n] for n in copied}, dtype)
             buffers = module.init_buffers()
             for name, value in buffers.items():
                 array = np.asarray(value)

@@ -1,25 +1,31 @@
 """A Learner's state as one tree of numpy arrays and plain values, and back.
 
 The tree names every array as its module does, in canonical layout; the flat vectors of the step never leave the
-process. Checking comes first: a state that does not fit raises with its path and changes nothing.
+process. Checking comes first: a state that does not fit raises with its path and changes nothing. Arrays are copied
+once on their way out and once on their way in, one vector at a time, so that saving and restoring need little more
+memory than the state itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import StateError, did_you_mean
-from .parameters import as_numbers
+from .parameters import as_numbers, of_shape
+from .state_fitting import Skipped, fit_state, non_negative_int, number
 
 if TYPE_CHECKING:
     from .learner import Learner
 
-__all__ = ["STATE_SCHEMA", "get_state", "get_weights", "restore_shared", "set_state", "set_weights"]
+__all__ = ["STATE_SCHEMA", "fitted_state", "get_state", "get_weights", "restore_shared", "set_state", "set_weights"]
 
 STATE_SCHEMA = 1
+#: Entries of the carry, checked; each is made when its turn comes.
+_Makers = dict[str, Callable[[], np.ndarray]]
 _MODULE_PARTS = ("rl_module", "targets", "buffers", "variables", "optimizer")
 
 
@@ -83,12 +89,26 @@ def get_weights(learner: Learner) -> dict[str, dict[str, np.ndarray]]:
     return out
 
 
+def fitted_state(learner: Learner, state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Skipped]]:
+    """What of a state fits, completed by the learner's own; and what does not.
+
+    Raises:
+        StateError: no tree at all, or one of another schema.
+    """
+    state = _mapping(state, "")
+    _check_schema(state.get("schema", STATE_SCHEMA))
+    return fit_state(learner.get_state(), state)
+
+
+def _check_schema(schema: Any) -> None:
+    if schema != STATE_SCHEMA or isinstance(schema, bool):
+        raise StateError(f"this version reads schema {STATE_SCHEMA}, got {schema!r}", path="schema")
+
+
 def set_state(learner: Learner, state: Mapping[str, Any]) -> None:
     """See ``Learner.set_state``."""
     state = _mapping(state, "")
-    schema = state.get("schema")
-    if schema != STATE_SCHEMA:
-        raise StateError(f"this version reads schema {STATE_SCHEMA}, got {schema!r}", path="schema")
+    _check_schema(state.get("schema"))
     known = (
         "schema",
         "rl_module",
@@ -122,7 +142,7 @@ def set_state(learner: Learner, state: Mapping[str, Any]) -> None:
     }
     timesteps.setdefault("num_env_steps_sampled_lifetime", 0)
     # Everything fits: take it over.
-    learner._carry = {**learner._carry, **learner.backend.from_numpy(carry)}
+    _take_over(learner, carry)
     learner._optimizer_steps.update(steps)
     learner._host_variables.update(variables)
     learner._num_updates, learner._num_steps, learner._seed = num_updates, num_steps, seed
@@ -137,7 +157,7 @@ def set_weights(learner: Learner, weights: Mapping[str, Any]) -> None:
             raise StateError(f"unknown module.{did_you_mean(mid, learner._build.plans)}", path=f"rl_module/{mid}")
     host = learner.backend.to_numpy(learner._carry)
     dtype = learner.backend.numpy_float_dtype
-    carry: dict[str, np.ndarray] = {}
+    carry: _Makers = {}
     for mid, arrays in weights.items():
         plan = learner._build.plans[mid]
         own = learner._build.trainable_variables[mid]
@@ -148,40 +168,58 @@ def set_weights(learner: Learner, weights: Mapping[str, Any]) -> None:
         if plan.frozen.names:
             named = plan.frozen.to_host(host[f"frozen/{mid}"])
             variables.update({n: v for n, v in named.items() if n in own})
-        carry.update(_params_from(plan, mid, _mapping(arrays, f"rl_module/{mid}"), variables, dtype))
-    learner._carry = {**learner._carry, **learner.backend.from_numpy(carry)}
+        given = dict(_mapping(arrays, f"rl_module/{mid}"))
+        # Buffers are there in what get_weights gives, and not in a state's "rl_module".
+        for name in [name for name in plan.buffers if name in given]:
+            path = f"rl_module/{mid}/{name}"
+            carry[f"buffers/{mid}/{name}"] = _buffer_from(learner, mid, name, given.pop(name), path)
+        carry.update(_params_from(plan, mid, given, variables, dtype))
+    _take_over(learner, carry)
 
 
 def restore_shared(learner: Learner, state: Mapping[str, Any]) -> None:
     """After a rebuild: give every module that was there before its old state, and the counters."""
     shared = [mid for mid in learner._build.plans if mid in state["rl_module"]]
     carry, steps, variables = _modules_from(learner, state, shared)
-    learner._carry = {**learner._carry, **learner.backend.from_numpy(carry)}
+    _take_over(learner, carry)
     learner._optimizer_steps.update(steps)
     learner._host_variables.update(variables)
 
 
+def _take_over(learner: Learner, carry: _Makers) -> None:
+    """Replace entries of the carry one by one, letting go of each before its successor is made."""
+    learner._carry = dict(learner._carry)
+    for key, make in carry.items():
+        learner._carry[key] = None
+        learner._carry[key] = learner.backend.adopt_numpy(make())
+
+
 def _modules_from(
     learner: Learner, state: Mapping[str, Any], module_ids: list[str]
-) -> tuple[dict[str, np.ndarray], dict[tuple[str, str], int], dict[str, dict[str, float]]]:
+) -> tuple[_Makers, dict[tuple[str, str], int], dict[str, dict[str, float]]]:
     """(carry entries, optimizer steps, host variables) of these modules, every one checked."""
     dtype = learner.backend.numpy_float_dtype
-    carry: dict[str, np.ndarray] = {}
+    carry: _Makers = {}
     steps: dict[tuple[str, str], int] = {}
     host_variables: dict[str, dict[str, float]] = {}
+
+    def add(key: str, layout: Any, arrays: Mapping[str, Any], path: str) -> None:
+        checked = layout.check(arrays, path)
+        carry[key] = lambda: layout.from_host(checked, dtype)
+
     for mid in module_ids:
         plan = learner._build.plans[mid]
         own = learner._build.trainable_variables[mid]
         variables = _mapping(state["variables"][mid], f"variables/{mid}")
         names = {*own, *plan.host_variables}
         _same_keys(variables, names, f"variables/{mid}")
-        host_variables[mid] = {n: _number(variables[n], f"variables/{mid}/{n}") for n in plan.host_variables}
+        host_variables[mid] = {n: number(variables[n], f"variables/{mid}/{n}") for n in plan.host_variables}
         arrays = _mapping(state["rl_module"][mid], f"rl_module/{mid}")
         carry.update(_params_from(plan, mid, arrays, {n: variables[n] for n in own}, dtype))
         targets = _mapping(state["targets"][mid], f"targets/{mid}")
         _same_keys(targets, plan.targets.names, f"targets/{mid}")
         if plan.targets.names:
-            carry[f"targets/{mid}"] = plan.targets.from_host(targets, dtype, f"targets/{mid}")
+            add(f"targets/{mid}", plan.targets, targets, f"targets/{mid}")
         buffers = _mapping(state["buffers"][mid], f"buffers/{mid}")
         _same_keys(buffers, plan.buffers, f"buffers/{mid}")
         for name, value in buffers.items():
@@ -199,23 +237,19 @@ def _modules_from(
             _same_keys(slots, optimizer.spec.slot_names, f"{path}/slots")
             for slot in optimizer.spec.slot_names:
                 named = _mapping(slots[slot], f"{path}/slots/{slot}")
-                vector = optimizer.layout.from_host(named, dtype, f"{path}/slots/{slot}")
-                carry[f"slots/{mid}/{name}/{slot}"] = vector
+                add(f"slots/{mid}/{name}/{slot}", optimizer.layout, named, f"{path}/slots/{slot}")
     return carry, steps, host_variables
 
 
-def _buffer_from(learner: Learner, mid: str, name: str, value: Any, path: str) -> np.ndarray:
-    """``value`` as the buffer of that name, checked."""
+def _buffer_from(learner: Learner, mid: str, name: str, value: Any, path: str) -> Callable[[], np.ndarray]:
+    """Makes ``value`` the buffer of that name; checked here."""
     expected: np.ndarray = learner.backend.to_numpy({"x": learner._carry[f"buffers/{mid}/{name}"]})["x"]
-    array = as_numbers(value, path)
-    if array.shape != expected.shape:
-        raise StateError(f"expected shape {expected.shape}, got {array.shape}", path=path)
-    return array.astype(expected.dtype)
+    array = of_shape(as_numbers(value, path), expected.shape, path)
+    dtype = expected.dtype
+    return lambda: np.array(array, dtype, order="C")
 
 
-def _params_from(
-    plan: Any, mid: str, arrays: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any
-) -> dict[str, np.ndarray]:
+def _params_from(plan: Any, mid: str, arrays: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any) -> _Makers:
     """Carry entries of weights and trainable variables, which share the optimizers' vectors."""
     layouts = {f"params/{mid}/{name}": optimizer.layout for name, optimizer in plan.optimizers.items()}
     if plan.frozen.names:
@@ -225,15 +259,12 @@ def _params_from(
             raise StateError("is a variable, not a weight", path=f"rl_module/{mid}/{name}")
     shapes = {name: shape for layout in layouts.values() for name, shape in layout.shapes.items()}
     _same_keys(arrays, [name for name in shapes if name not in variables], f"rl_module/{mid}")
-    for name, value in variables.items():
-        array = as_numbers(value, f"variables/{mid}/{name}")
-        if array.shape != shapes[name]:
-            raise StateError(f"expected shape {shapes[name]}, got {array.shape}", path=f"variables/{mid}/{name}")
-    both = {**arrays, **variables}
-    return {
-        key: layout.from_host({n: both[n] for n in layout.names}, dtype, f"rl_module/{mid}")
-        for key, layout in layouts.items()
-    }
+    both: dict[str, np.ndarray] = {}
+    for part, values in (("variables", variables), ("rl_module", arrays)):
+        for name, value in values.items():
+            path = f"{part}/{mid}/{name}"
+            both[name] = of_shape(as_numbers(value, path), shapes[name], path)
+    return {key: functools.partial(layout.from_host, both, dtype) for key, layout in layouts.items()}
 
 
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
@@ -252,13 +283,4 @@ def _same_keys(got: Mapping[str, Any], expected: Any, path: str) -> None:
 
 
 def _count(tree: Mapping[str, Any], name: str, path: str) -> int:
-    value = tree.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise StateError(f"expected a non-negative int, got {value!r}", path=f"{path}/{name}")
-    return int(value)
-
-
-def _number(value: Any, path: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise StateError(f"expected a number, got {value!r}", path=path)
-    return float(value)
+    return non_negative_int(tree.get(name), f"{path}/{name}")

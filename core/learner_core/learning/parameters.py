@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ConfigError, StateError, did_you_mean
 
-__all__ = ["FlatLayout", "as_numbers", "match_names"]
+__all__ = ["FlatLayout", "as_numbers", "match_names", "of_shape"]
 
 
 class FlatLayout:
@@ -51,34 +51,57 @@ class FlatLayout:
         return parts[0] if len(parts) == 1 else xp.concat(parts, 0)
 
     def to_host(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """name -> an independent numpy copy; ``vector``: [size]."""
+        """name -> a view of ``vector`` [size], which the caller gives away."""
         out: dict[str, np.ndarray] = {}
         start = 0
         for (name, shape), size in zip(self.shapes.items(), self.sizes, strict=True):
-            out[name] = np.array(vector[start : start + size]).reshape(shape)
+            out[name] = vector[start : start + size].reshape(shape)
             start += size
         return out
 
-    def from_host(self, arrays: Mapping[str, Any], dtype: Any, path: str) -> np.ndarray:
-        """Flat numpy vector of ``arrays``, checked name by name and shape by shape.
+    def check(self, arrays: Mapping[str, Any], path: str) -> dict[str, np.ndarray]:
+        """``arrays`` as numpy arrays, held to the names and shapes; nothing is copied.
 
         Raises:
             StateError: a name is missing or unknown, a shape differs, or a value is no number; says the path.
         """
-        vector = np.empty(self.size, dtype)
         for name in arrays:
             if name not in self.shapes:
                 raise StateError(f"unknown entry.{did_you_mean(name, self.names)}", path=f"{path}/{name}")
-        start = 0
-        for (name, shape), size in zip(self.shapes.items(), self.sizes, strict=True):
+        checked: dict[str, np.ndarray] = {}
+        for name, shape in self.shapes.items():
             if name not in arrays:
                 raise StateError(f"missing; expected an array of shape {shape}", path=f"{path}/{name}")
-            value = as_numbers(arrays[name], f"{path}/{name}")
-            if value.shape != shape:
-                raise StateError(f"expected shape {shape}, got {value.shape}", path=f"{path}/{name}")
-            vector[start : start + size] = value.reshape(-1)
+            checked[name] = of_shape(as_numbers(arrays[name], f"{path}/{name}"), shape, f"{path}/{name}")
+        return checked
+
+    def from_host(self, arrays: Mapping[str, np.ndarray], dtype: Any) -> np.ndarray:
+        """Flat numpy vector of arrays that ``check`` has passed, in memory of its own, aligned to 64 bytes."""
+        vector = _aligned(self.size, np.dtype(dtype))
+        start = 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            vector[start : start + size] = arrays[name].reshape(-1)
             start += size
         return vector
+
+
+def _aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """Uninitialised memory that TensorFlow takes over as it is: it copies what does not begin at 64 bytes."""
+    nbytes = size * dtype.itemsize
+    memory = np.empty(nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + nbytes].view(dtype)
+
+
+def of_shape(array: np.ndarray, shape: Sequence[int], path: str) -> np.ndarray:
+    """``array``, if it has that shape.
+
+    Raises:
+        StateError: it has not; says the path.
+    """
+    if array.shape != tuple(shape):
+        raise StateError(f"expected shape {tuple(shape)}, got {array.shape}", path=path)
+    return array
 
 
 def as_numbers(value: Any, path: str) -> np.ndarray:
