@@ -40,7 +40,7 @@ def build_config(task: Task, backend: str, seed: int) -> Any:
     """The configuration of a task."""
     import learner_core as lc
 
-    config = lc.get_config(task.algorithm).environment(task.env).framework(backend)
+    config = lc.get_config(task.algorithm).environment(task.env).framework(backend, compile=task.compile)
     config.env_runners(**task.env_runners).training(**task.training)
     return config.rl_module(model=dict(task.model)).debugging(seed=seed)
 
@@ -62,10 +62,11 @@ def train(
         the final policy (most likely actions).
     """
     config = build_config(task, backend, seed)
+    recorded = None
     with tempfile.TemporaryDirectory() as folder:
         if task.recorded is not None:
             path = Path(folder) / "recording.state"
-            _record(task, backend, seed, path)
+            recorded = _record(task, backend, seed, path)
             config.training(input_path=str(path))
         began, cpu = time.perf_counter(), time.process_time()
         curve: list[list[float]] = []
@@ -95,6 +96,7 @@ def train(
         "cpu_seconds": round(cpu_seconds, 1),
         "timers": {name: round(value, 1) for name, value in timers.items()},
         "compiled": compiled,
+        **({} if recorded is None else {"recorded": recorded}),
     }
 
 
@@ -104,8 +106,8 @@ def _finished(algorithm: Any, task: Task) -> bool:
     return bool(algorithm.num_env_steps_sampled_lifetime >= task.steps)
 
 
-def _record(task: Task, backend: str, seed: int, path: Path) -> None:
-    """Train the task that is imitated and record its final policy."""
+def _record(task: Task, backend: str, seed: int, path: Path) -> dict[str, Any]:
+    """Train the task that is imitated and record its final policy; says what the recording holds."""
     from learner_core.algorithm.recording import record
 
     assert task.recorded is not None
@@ -116,6 +118,7 @@ def _record(task: Task, backend: str, seed: int, path: Path) -> None:
             algorithm.train()
         summary = record(algorithm, path, num_episodes=episodes)
     print(f"recorded {name}: {summary}", flush=True)
+    return summary
 
 
 def describe(task: Task, backend: str, seed: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Task:
         target: mean return that the final policy has to reach; None: a share of the peer's.
         env_runners, training, model: settings of the configuration.
         iterations: ``train()`` calls, where environment steps do not say.
+        compile: as the configuration has it; True where Torch would not by itself, on runs this short.
         episodes: episodes of the final evaluation.
         peer: settings of stable-baselines3's class of the same name; None: no comparison.
         peer_normalize: the peer's environments are wrapped in VecNormalize.
@@ -41,6 +42,7 @@ class Task:
     env_runners: dict[str, Any] = dataclasses.field(default_factory=dict)
     model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"hidden": [64, 64], "activation": "tanh"})
     iterations: int = 0
+    compile: bool | None = None
     episodes: int = 100
     peer: dict[str, Any] | None = None
     peer_normalize: bool = False
@@ -109,12 +111,13 @@ TASKS = {
                 "learning_starts": 500, "buffer_capacity": 10_000, "tau": 5e-3, "timesteps_per_iteration": 500,
             },
             model={"hidden": [64, 64], "activation": "relu"},
+            compile=True,
         ),
         Task(
             name="halfcheetah-ppo",
             algorithm="ppo",
             env="HalfCheetah-v5",
-            steps=150_000,
+            steps=100_000,
             target=None,
             env_runners={
                 "num_envs_per_env_runner": 4, "normalize_observations": True, "normalize_rewards": True,
@@ -142,6 +145,7 @@ TASKS = {
                 "learning_starts": 1000, "buffer_capacity": 20_000, "tau": 5e-3, "timesteps_per_iteration": 1000,
             },
             model={"hidden": [128, 128], "activation": "relu"},
+            compile=True,
             episodes=20,
             peer={
                 "num_envs": 1, "learning_rate": 3e-4, "gamma": 0.99, "batch_size": 256, "learning_starts": 1000,
