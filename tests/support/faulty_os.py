@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 INPUT_OUTPUT = frozenset(
-    ("open close fstat write writev pread preadv fsync replace rename unlink listdir mkdir flock isdir").split()
+    ("open close fstat write writev pread preadv fsync replace rename unlink listdir mkdir posix_fadvise").split()
 )
 FAULTS: dict[str, int] = {
     "ENOSPC": errno.ENOSPC,
