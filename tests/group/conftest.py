@@ -1,0 +1,48 @@
+"""Groups of learner processes. The test's own process imports no framework: one worker computes what one learner does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from gymnasium.spaces import Discrete
+
+from learner_core.group.learner_group import LearnerGroup
+from learner_core_algorithms import PPOConfig
+
+from support.learners import OBS
+
+
+def ppo_config(backend: str, *, precision: str = "float32", compile: bool | None = False, **learners: Any) -> Any:
+    """PPO on three observations and two actions: 12 steps an update."""
+    config = PPOConfig().framework(backend, compile=compile, precision=precision)
+    config.training(lr=3e-4, train_batch_size=384, minibatch_size=64, num_epochs=2)
+    config.environment(observation_space=OBS, action_space=Discrete(2)).rl_module(model={"hidden": [16, 16]})
+    return config.learners(**learners)
+
+
+@pytest.fixture
+def groups() -> Iterator[Callable[..., LearnerGroup]]:
+    """``groups(config) -> LearnerGroup``; every group is shut down afterwards, and none of its processes is left."""
+    made: list[LearnerGroup] = []
+
+    def make(config: Any) -> LearnerGroup:
+        group: LearnerGroup = config.build_learner_group()
+        made.append(group)
+        return group
+
+    yield make
+    for group in made:
+        pids = [member.pid for member in group._learners._members]
+        group.shutdown()
+        assert not [pid for pid in pids if _runs(pid)]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,189 @@
+"""LearnerGroup(num_learners=N) with real processes and real rings: numbers, calls, errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from gymnasium.spaces import Discrete
+
+import learner_core as lc
+from learner_core.group.learner_group import LearnerGroup
+from learner_core.group.remote import RemoteLearners
+
+from .conftest import ppo_config
+from support.learners import assert_states_equal, flat_state, ppo_batch
+
+# The learners cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+Make = Callable[..., LearnerGroup]
+
+
+def _batches(count: int) -> list[dict[str, Any]]:
+    """Batches of 384 rows, and among them some of 385, 7 and 1."""
+    odd = {3: 385, 5: 7, 8: 1}
+    return [ppo_batch(odd.get(i % 10, 384), Discrete(2), seed=i) for i in range(count)]
+
+
+def _largest_difference(one: Any, other: Any) -> float:
+    a, b = flat_state(one), flat_state(other)
+    assert sorted(a) == sorted(b)
+    return max(float(np.abs(a[path] - b[path]).max()) for path in a)
+
+
+@pytest.mark.parametrize(
+    ("backend", "collective", "precision", "compile", "bound"),
+    [
+        ("torch", "horovod", "float32", False, 2e-6),
+        ("torch", "torch", "float64", False, 1e-10),
+        ("tf", "horovod", "float32", True, 2e-6),
+        # Compiling on three learners at once takes minutes.
+        pytest.param("torch", "torch", "float64", True, 1e-10, marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", "float64", True, 1e-10, marks=pytest.mark.slow),
+    ],
+)
+def test_two_learners_compute_what_one_computes(
+    groups: Make, backend: str, collective: str, precision: str, compile: bool, bound: float
+) -> None:
+    """50 updates, the same executable on one learner and on two."""
+    config = ppo_config(backend, precision=precision, compile=compile, collective=collective)
+    one = groups(config.copy().learners(num_learners=1))
+    two = groups(config.copy().learners(num_learners=2))
+    assert "torch" not in sys.modules and "tensorflow" not in sys.modules
+    for step, batch in enumerate(_batches(50)):
+        timesteps = {"num_env_steps_sampled_lifetime": 384 * step}
+        alone = one.update_from_batch(batch=batch, timesteps=timesteps)
+        together = two.update_from_batch(batch=batch, timesteps=timesteps)
+        assert together["__all__"]["compiled"] == float(compile)
+        assert together["default_policy"]["mean_kl"] == pytest.approx(alone["default_policy"]["mean_kl"], abs=1e-5)
+    first, second = two.foreach_learner(lambda learner: learner.get_state())
+    assert_states_equal(first, second)
+    assert _largest_difference(one.get_weights(), two.get_weights()) <= bound
+
+
+def test_a_ring_of_torch_and_tensorflow(groups: Make) -> None:
+    config = ppo_config("torch", num_learners=2)
+    one = groups(config.copy().learners(num_learners=1))
+    mixed = RemoteLearners(config.copy().freeze(), None, frameworks=["torch", "tf"])
+    try:
+        for batch in _batches(5):
+            one.update_from_batch(batch=batch)
+            mixed.update(batch=batch, timesteps={})
+        torch, tf = mixed.foreach(lambda learner: learner.get_module_state())
+    finally:
+        mixed.close()
+    assert _largest_difference(one.get_weights(), torch) <= 2e-6
+    assert _largest_difference(torch, tf) <= 2e-6
+
+
+def test_every_call_of_a_group(groups: Make, tmp_path: Any) -> None:
+    config = ppo_config("torch", num_learners=2, collective="torch")
+    group = groups(config)
+    batch = _batches(1)[0]
+    state = group.update_from_batch(batch=batch, return_state=True)["_state"]
+    assert state["counters"]["num_updates"] == 1
+    assert group.foreach_learner(lambda learner: learner._ring.rank) == [0, 1]
+    assert len(set(group.foreach_learner(lambda learner: os.getpid()))) == 2
+    group.save_state(tmp_path / "state")
+    group.update_from_batch(batch=batch)
+    group.load_state(tmp_path / "state")
+    for other in group.foreach_learner(lambda learner: learner.get_state()):
+        assert_states_equal(state, other)
+    weights = group.get_weights()
+    weights["default_policy"] = {name: 0.5 * value for name, value in weights["default_policy"].items()}
+    group.set_weights(weights)
+    for other in group.foreach_learner(lambda learner: learner.get_module_state()):
+        assert_states_equal(weights, other)
+    group.add_module(module_id="second", module_spec=lc.RLModuleSpec())
+    assert list(group.module_specs) == ["default_policy", "second"]
+    results = group.update_from_batch(batch={"default_policy": batch, "second": ppo_batch(3, Discrete(2))})
+    assert results["second"]["num_minibatch_steps"] == 2.0
+    group.remove_module("second")
+    assert list(group.module_specs) == ["default_policy"]
+    group.update_from_batch(batch=batch)
+
+
+def test_asynchronous_updates_are_the_blocking_ones_in_order(groups: Make) -> None:
+    config = ppo_config("torch", num_learners=2, collective="torch", max_requests_in_flight_per_learner=2)
+    one, two = groups(config.copy().learners(num_learners=1)), groups(config)
+    reduced = 0.0
+    for batch in _batches(6):
+        one.update_from_batch(batch=batch)
+        results = two.update_from_batch(batch=batch, async_update=True)
+        reduced += results.get("__all__", {}).get("num_updates_reduced", 0.0)
+    assert reduced + two.wait()["__all__"]["num_updates_reduced"] == 6.0
+    assert _largest_difference(one.get_weights(), two.get_weights()) <= 2e-6
+
+
+def test_refusals_of_all_leave_the_group_as_it_was(groups: Make) -> None:
+    group = groups(ppo_config("torch", num_learners=2, collective="torch"))
+    batch = _batches(1)[0]
+    before = group.get_state()
+    with pytest.raises(lc.BatchError, match="column 'advantages': holds 1 NaN") as refused:
+        bad = batch["advantages"].copy()
+        bad[3] = np.nan
+        group.update_from_batch(batch={**batch, "advantages": bad})
+    assert refused.value.column == "advantages"
+    assert "check_batch" in refused.value.__notes__[0]
+    with pytest.raises(lc.BatchError, match="cannot be trained on"):
+        group.update_from_batch(batch={**batch, "obs": batch["obs"].astype(object)})
+    with pytest.raises(ZeroDivisionError):
+        group.foreach_learner(lambda learner: 1 // 0)
+    with pytest.raises(lc.LearnerGroupError, match="cannot be sent"):
+        group.foreach_learner((item for item in ()).send)
+    assert_states_equal(before, group.get_state())
+    group.update_from_batch(batch=batch)
+
+
+def test_learners_that_fell_out_of_step_are_noticed_and_repaired(groups: Make) -> None:
+    group = groups(ppo_config("torch", num_learners=2, collective="torch", check_parameters_every=2))
+    batch = _batches(1)[0]
+    group.update_from_batch(batch=batch)
+
+    def disturb(learner: Any) -> None:
+        if learner._ring.rank == 1:
+            learner.update_parameters(lambda mid, params: {name: value + 1e-6 for name, value in params.items()})
+
+    group.foreach_learner(disturb)
+    with pytest.warns(RuntimeWarning, match="after update 2 the learners' parameters differed"):
+        group.update_from_batch(batch=batch)
+    first, second = group.foreach_learner(lambda learner: learner.get_state())
+    assert_states_equal(first, second)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            group.update_from_batch(batch=batch)
+
+
+def test_what_cannot_be_is_refused_before_anything_starts() -> None:
+    start = time.monotonic()
+    with pytest.raises(lc.LearnerGroupError, match="need 128 GPUs, this machine shows"):
+        ppo_config("torch", num_learners=2, num_gpus_per_learner=64).build_learner_group()
+    with pytest.raises(lc.LearnerGroupError, match=r"reduces Torch's arrays only.*learner-core horovod build"):
+        ppo_config("tf", num_learners=2, collective="torch").build_learner_group()
+    assert time.monotonic() - start < 2
+
+
+def test_a_learner_that_cannot_be_built_is_an_error_of_the_group() -> None:
+    with pytest.raises(lc.ConfigError, match="device='cuda:7'"):
+        ppo_config("torch", num_learners=2, collective="torch").framework(
+            "torch", device="cuda:7"
+        ).build_learner_group()
+
+
+def test_a_group_that_was_shut_down_refuses(groups: Make) -> None:
+    group = groups(ppo_config("torch", num_learners=1))
+    start = time.monotonic()
+    group.shutdown()
+    group.shutdown()
+    assert time.monotonic() - start < 5
+    with pytest.raises(lc.LearnerGroupError, match="shut down"):
+        group.get_weights()
