@@ -17,7 +17,7 @@ __all__ = ["CASES", "NUM_ACTIONS", "factory", "observations", "perturbed"]
 NUM_ACTIONS = 3
 _VECTOR = Box(-5, 5, (6,), np.float32)
 _SEQUENCE = Box(-5, 5, (7, 5), np.float32)
-_IMAGE = Box(0, 255, (36, 36, 3), np.uint8)
+_IMAGE = Box(0, 255, (44, 52, 3), np.uint8)
 _MAP = Box(-5, 5, (9, 8, 4), np.float32)
 
 #: name -> observation space.
@@ -106,11 +106,11 @@ def _torch_networks() -> dict[str, Callable[[], Any]]:
             self.conv = nn.Sequential(
                 nn.Conv2d(3, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()
             )
-            self.fc = nn.Linear(64, 32)
+            self.fc = nn.Linear(2 * 3 * 64, 32)
             self.pi = nn.Linear(32, NUM_ACTIONS)
 
         def forward(self, obs: Any) -> Any:
-            x = self.conv(F.interpolate(obs.permute(0, 3, 1, 2).float() / 255.0, size=(36, 36)))
+            x = self.conv(obs.permute(0, 3, 1, 2).float() / 255.0)
             return {"action_dist_inputs": self.pi(torch.relu(self.fc(x.flatten(1))))}
 
     class Padded(nn.Module):
@@ -265,7 +265,7 @@ def _keras_networks() -> dict[str, Callable[[], Any]]:
             return self.heads["pi"](obs) * self.temperature, self.heads["vf"](obs)
 
     def nature() -> Any:
-        obs = keras.Input((36, 36, 3), dtype="uint8")
+        obs = keras.Input((44, 52, 3), dtype="uint8")
         x = layers.Rescaling(1 / 255.0)(obs)
         conv = keras.Sequential(
             [

@@ -1,0 +1,43 @@
+"""Portable policies of every kind that exports must get right, with weights away from their initialisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+
+from learner_core import RLModuleSpec, numpy_xp
+from learner_core.exporting.source import ExportedPolicy
+from learner_core.learning.actor_critic import ActorCriticModule, PolicyModule
+from learner_core_algorithms.sac.module import SACModule
+
+__all__ = ["POLICIES", "exported_policy"]
+
+_VECTOR = Box(-1, 1, (5,), np.float32)
+_IMAGE = Box(0, 255, (36, 40, 3), np.uint8)
+_ACTIONS = Box(np.asarray([-2, 0], np.float32), np.asarray([1, 3], np.float32))
+_NESTED = Dict({"a": _VECTOR, "b": Discrete(4, start=1), "c": MultiDiscrete([2, 3]), "d": MultiBinary(3)})
+
+#: name -> (module class, observation space, action space, model).
+POLICIES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
+    "discrete": (ActorCriticModule, _VECTOR, Discrete(3, start=2), {}),
+    "continuous": (ActorCriticModule, _VECTOR, _ACTIONS, {}),
+    "shared": (ActorCriticModule, _VECTOR, Discrete(3), {"vf_share_layers": True, "activation": "gelu"}),
+    "image, shared": (ActorCriticModule, _IMAGE, Discrete(3), {"vf_share_layers": True}),
+    "image, continuous": (ActorCriticModule, _IMAGE, _ACTIONS, {"conv_filters": [[4, 5, 3, 2], [6, 3, 2]]}),
+    "sac": (SACModule, _VECTOR, _ACTIONS, {"activation": "relu"}),
+    "nested": (PolicyModule, _NESTED, MultiDiscrete([2, 3]), {"activation": "elu"}),
+    "binary": (PolicyModule, Discrete(5), MultiBinary(3), {"activation": "leaky_relu"}),
+}
+
+
+def exported_policy(case: str) -> ExportedPolicy:
+    """The policy, with normalised observations where they are a float vector."""
+    module_class, observations, actions, model = POLICIES[case]
+    spec = RLModuleSpec(module_class, observations, actions, model)
+    rng = np.random.default_rng(0)
+    fresh = spec.build(numpy_xp).init(rng)
+    params = {name: (value + 0.1 * rng.normal(size=value.shape)).astype(np.float32) for name, value in fresh.items()}
+    normalizer = {"obs": (np.full(5, 0.1), np.full(5, 1.5), 0.8)} if observations is _VECTOR else {}
+    return ExportedPolicy("default_policy", spec, params, normalizer)

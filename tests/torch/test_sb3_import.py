@@ -1,0 +1,130 @@
+"""Models of Stable-Baselines3 2.9.2 answer the same once they are imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+import learner_core as lc
+from learner_core import numpy_xp
+from learner_core.errors import StateError
+from learner_core.sampling.numpy_backend import NumpyPolicy
+from learner_core_algorithms import PPOConfig, SACConfig
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+VECTOR = Box(-3.0, 3.0, (5,), np.float32)
+IMAGE = Box(0, 255, (44, 52, 2), np.uint8)
+ACTIONS = Box(np.asarray([-2.0, 0.5], np.float32), np.asarray([1.0, 4.0], np.float32))
+NATURE = [[32, 8, 4], [64, 4, 2], [64, 3, 1]]
+SETTINGS: dict[str, Any] = {
+    "ppo_discrete": (PPOConfig, VECTOR, Discrete(3), {"hidden": [16, 8], "activation": "tanh"}),
+    "ppo_box": (PPOConfig, VECTOR, ACTIONS, {"hidden": [16, 8], "activation": "tanh"}),
+    "ppo_image": (
+        PPOConfig,
+        IMAGE,
+        Discrete(3),
+        {"hidden": [8], "activation": "relu", "vf_share_layers": True, "conv_filters": NATURE},
+    ),
+    "sac": (SACConfig, VECTOR, ACTIONS, {"hidden": [16, 8], "activation": "relu"}),
+}
+
+
+def learner_for(case: str, **changes: Any) -> Any:
+    config_class, observations, actions, model = SETTINGS[case]
+    config = config_class().framework("torch", compile=False).rl_module(model={**model, **changes})
+    spec = lc.RLModuleSpec(observation_space=observations, action_space=actions)
+    return config.rl_module(rl_module_spec=spec).build_learner()
+
+
+def check(case: str, learner: Any, expected: Any) -> None:
+    """The learner's policy, in numpy, against the model's own answers."""
+    spec = learner.module_specs["default_policy"]
+    module = spec.build(numpy_xp)
+    params = learner.get_module_state()["default_policy"]
+    outputs = module.forward_train(params, {"obs": expected["obs"]})
+    inputs = outputs["action_dist_inputs"]
+    if isinstance(spec.action_space, Discrete):
+        inputs = numpy_xp.log_softmax(inputs, -1)
+    np.testing.assert_allclose(inputs, expected["action_dist_inputs"], rtol=1e-5, atol=1e-5)
+    if case != "sac":
+        np.testing.assert_allclose(outputs["vf_preds"], expected["vf_preds"], rtol=1e-5, atol=1e-5)
+        return
+    state = learner.get_state()
+    q = module.q(params, expected["obs"], expected["actions"])
+    np.testing.assert_allclose(np.stack(q), expected["q"], rtol=1e-5, atol=1e-5)
+    target = module.q({**params, **state["targets"]["default_policy"]}, expected["obs"], expected["actions"])
+    np.testing.assert_allclose(np.stack(target), expected["target_q"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state["variables"]["default_policy"]["log_alpha"], expected["log_alpha"], rtol=1e-6)
+    policy = NumpyPolicy(spec, params)
+    answer = policy.compute_actions(expected["obs"], noise=None, explore=False)
+    np.testing.assert_allclose(answer["actions"], expected["greedy"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_answers_are_those_of_the_model(case: str) -> None:
+    learner = learner_for(case)
+    report = lc.import_sb3(GOLDEN / f"sb3_{case}.zip", learner)
+    assert report["algorithm"] == case.partition("_")[0]
+    assert report["ignored"] == []
+    with np.load(GOLDEN / f"sb3_{case}.npz") as expected:
+        check(case, learner, expected)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "path"),
+    [("ppo_discrete", {"hidden": [16, 9]}, "pi.1.weight"), ("ppo_discrete", {"hidden": [16]}, "pi.1.weight")],
+)
+def test_other_sizes_are_refused_by_name_and_change_nothing(case: str, changes: Any, path: str) -> None:
+    learner = learner_for(case, **changes)
+    before = learner.get_module_state()["default_policy"]
+    with pytest.raises(StateError) as caught:
+        lc.import_sb3(GOLDEN / f"sb3_{case}.zip", learner)
+    assert path in str(caught.value)
+    for name, value in learner.get_module_state()["default_policy"].items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+class Trap:
+    """Unpickling it leaves a trace."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("unpickled"),)
+
+
+@pytest.mark.parametrize("name", ["foreign", "pickle", "empty", "no policy"])
+def test_what_is_no_model_is_refused_and_never_unpickled(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.zip"
+    if name == "foreign":
+        path.write_bytes(pickle.dumps(Trap()))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data", pickle.dumps(Trap()))
+            if name != "no policy":
+                archive.writestr("policy.pth", pickle.dumps(Trap()) if name == "pickle" else b"")
+    with pytest.raises(StateError, match=r"model\.zip"):
+        lc.import_sb3(path, learner_for("ppo_discrete"))
+    assert not (tmp_path / "unpickled").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("stable_baselines3") is None, reason="stable-baselines3 is not installed")
+@pytest.mark.parametrize("case", SETTINGS)
+def test_a_model_made_here_and_now(case: str, tmp_path: Path) -> None:
+    # In a process of its own: where TensorBoard is installed, it imports TensorFlow.
+    command = [sys.executable, str(GOLDEN / "make_sb3.py"), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    learner = learner_for(case)
+    lc.import_sb3(tmp_path / f"sb3_{case}.zip", learner)
+    with np.load(tmp_path / f"sb3_{case}.npz") as expected:
+        check(case, learner, expected)
