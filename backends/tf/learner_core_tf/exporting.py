@@ -187,11 +187,35 @@ class _Layers:
     def log_softmax(self, x: Any, axis: int) -> Any:
         return ops.log_softmax(x, axis)
 
+    def full_like(self, x: Any, value: Any, dtype: Any = None) -> Any:
+        name = np.dtype(x.dtype if dtype is None else dtype).name
+        if not _symbolic(x):
+            return np.full_like(_plain(x), value, name)
+        return ops.full_like(x, value, dtype=name)
+
     def zeros_like(self, x: Any, dtype: Any = None) -> Any:
-        return ops.zeros_like(x, dtype)
+        return self.full_like(x, 0, dtype)
 
     def ones_like(self, x: Any, dtype: Any = None) -> Any:
-        return ops.ones_like(x, dtype)
+        return self.full_like(x, 1, dtype)
+
+    def arange(self, n: int, dtype: Any = "int64") -> Any:
+        return np.arange(n, dtype=np.dtype(dtype).name)
+
+    def flip(self, x: Any, axis: int) -> Any:
+        return ops.flip(x, axis)
+
+    def take(self, x: Any, indices: Any, axis: int) -> Any:
+        return ops.take(_plain(x), _plain(indices), axis)
+
+    def take_along_axis(self, x: Any, indices: Any, axis: int) -> Any:
+        return ops.take_along_axis(_plain(x), _plain(indices), axis)
+
+    def cumulative_sum(self, x: Any, axis: int) -> Any:
+        return ops.cumsum(x, axis)
+
+    def einsum(self, equation: str, *operands: Any) -> Any:
+        return ops.einsum(equation, *[_plain(value) for value in operands])
 
     def one_hot(self, x: Any, n: int, dtype: Any = "float32") -> Any:
         return ops.one_hot(ops.cast(x, "int32"), n, dtype=np.dtype(dtype).name)
