@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from learner_core.learning.batch import ColumnSpec
-from learner_core.learning.learner import Learner, optimizer_from
+from learner_core.learning.hooks import optimizer_from
+from learner_core.learning.learner import Learner
 
 __all__ = ["SACLearner"]
 

@@ -1,0 +1,303 @@
+"""The hooks of a Learner: what an algorithm overrides, and what its hooks use.
+
+Hooks marked T are traced: they are called once per minibatch step on the backend's arrays and must be pure. Hooks
+marked H run on the host, once per update or at build. All are called with keyword arguments as they are written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, did_you_mean
+from ..maths import noise as noise_maths
+from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
+from .batch import ColumnSpec
+from .context import ModuleViews, StepContext
+from .rl_module import RLModuleSpec
+from .variables import Variables
+
+if TYPE_CHECKING:
+    from .build import LearnerBuild
+
+__all__ = ["LearnerHooks", "optimizer_from"]
+
+
+class LearnerHooks:
+    """Defaults of all hooks; ``Learner`` inherits from it and calls them.
+
+    Attributes:
+        config: the live settings; in a traced hook use the ``config`` it is given.
+        backend: the Backend that computes.
+        xp: its array namespace.
+        float_dtype: its dtype of parameters and losses.
+        module_specs: module id -> complete RLModuleSpec.
+        results: module id -> metric -> value, of the last update.
+    """
+
+    config: Any
+    backend: Any
+    xp: Any
+    float_dtype: Any
+    module_specs: dict[str, RLModuleSpec]
+    results: dict[str, dict[str, float]]
+    _build: LearnerBuild
+    _context: StepContext | None
+    _host_variables: dict[str, dict[str, float]]
+    _num_updates: int
+    _seed: int
+
+    # ------------------------------------------------------------------ hooks: building (H)
+
+    def build(self) -> None:
+        """Called once, before optimizers are configured: register variables here."""
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any) -> None:
+        """H. Register the module's optimizers; by default one over all its parameters at rate ``lr``."""
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer_name="default",
+            optimizer=optimizer_from(config.optimizer),
+            params=["*"],
+            lr_or_lr_schedule="lr",
+        )
+
+    def register_optimizer(
+        self,
+        *,
+        module_id: str,
+        optimizer_name: str = "default",
+        optimizer: OptimizerSpec | None = None,
+        params: list[str] | None = None,
+        lr_or_lr_schedule: Any = "lr",
+    ) -> None:
+        """Give parameters an optimizer. Parameters without one are frozen.
+
+        Args:
+            module_id: the module.
+            optimizer_name: its name in states and results.
+            optimizer: its maths; ``None``: Adam.
+            params: names or shell-style patterns of parameters and trainable variables; ``None``: all.
+            lr_or_lr_schedule: name of a setting (it follows ``set_config``), a float, or [[timestep, value], ...].
+
+        Raises:
+            ConfigError: unknown parameter or setting, or a parameter that already has an optimizer.
+        """
+        self._build.register_optimizer(
+            module_id, optimizer_name, optimizer or OptimizerSpec("adam"), params or ["*"], lr_or_lr_schedule
+        )
+
+    def register_variable(self, *, module_id: str, name: str, value: Any, trainable: bool = False) -> None:
+        """Add a number (or array) that is part of the state: alpha, a KL coefficient and the like.
+
+        Args:
+            module_id: the module.
+            name: its name in ``self.variables[module_id]`` and in the state.
+            value: initial value; float if not trainable, else float or array.
+            trainable: it is a parameter: give it to an optimizer by name. Otherwise host hooks may assign it.
+        """
+        self._build.register_variable(module_id, name, value, trainable)
+
+    def batch_spec(self, module_id: str | None = None) -> dict[str, ColumnSpec]:
+        """Columns that the update reads: path -> ColumnSpec(shape of a row, dtype, required).
+
+        Override to declare columns that are not standard ones; add to what ``super()`` returns.
+
+        Args:
+            module_id: whose; may be left out when there is one module.
+        """
+        module_id = self._one_module(module_id)
+        found = self._build.columns.get(module_id)
+        if found is not None:
+            return dict(found)
+        return self._build.standard[module_id]
+
+    # ------------------------------------------------------------------ hooks: an update (H)
+
+    def should_module_be_updated(self, module_id: str, batch: Mapping[str, Any]) -> bool:
+        """H. Whether the module trains on this batch; by default if ``policies_to_train`` has it."""
+        chosen = self.config.policies_to_train
+        return chosen is None or module_id in chosen
+
+    def preprocess_batch(self, *, module_id: str, batch: dict[str, Any]) -> dict[str, Any]:
+        """H. Whole-batch work on checked numpy columns, standardisation for instance; returns the columns."""
+        return batch
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, int]) -> None:
+        """H. Before the minibatch steps: add noise to parameters with ``update_parameters``, for instance."""
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, int]) -> None:
+        """H. After them: ``self.results[module_id]`` holds this update's metrics, ``self.variables`` may be set."""
+
+    def update_parameters(self, fn: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace parameters from a host hook: ``fn(module_id, params) -> params`` on the backend's arrays."""
+        self._build.update_parameters(fn)
+
+    # ------------------------------------------------------------------ hooks: a step (T)
+
+    def compute_losses(self, *, fwd_out: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """T. {module_id: loss} by ``compute_loss_for_module``; override when modules share a loss."""
+        context = self._require_context("compute_losses")
+        losses = {}
+        for module_id in fwd_out:
+            context.module_id = module_id
+            losses[module_id] = self.compute_loss_for_module(
+                module_id=module_id,
+                config=context.config[module_id],
+                batch=batch[module_id],
+                fwd_out=fwd_out[module_id],
+            )
+            context.module_id = None
+        return losses
+
+    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
+        """T. The loss of one module: a scalar, or {optimizer_name: scalar}.
+
+        Args:
+            module_id: the module.
+            config: settings; floats and schedules are 0-d arrays.
+            batch: columns [M, ...] of this minibatch, nested for dict observations, with ``loss_mask`` float[M].
+            fwd_out: what the module's ``forward_train`` returned.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement compute_loss_for_module(...)")
+
+    def compute_gradients(self, loss_fn: Callable[[Any], Any], params: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """T. ``(gradients, aux)``; ``loss_fn(params) -> (losses, aux)``, gradients {module_id: {name: array}}."""
+        gradients, aux = self.backend.gradients(loss_fn, params, self._build.groups)
+        return gradients, aux
+
+    def postprocess_gradients(self, gradients: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """T. All gradients, before they are applied; by default ``postprocess_gradients_for_module`` of each module."""
+        context = self._require_context("postprocess_gradients")
+        return {
+            mid: self.postprocess_gradients_for_module(module_id=mid, config=context.config[mid], gradients=arrays)
+            for mid, arrays in gradients.items()
+        }
+
+    def postprocess_gradients_for_module(
+        self, *, module_id: str, config: Any, gradients: dict[str, Any]
+    ) -> dict[str, Any]:
+        """T. Clip as ``grad_clip`` and ``grad_clip_by`` say; a global norm is taken per optimizer."""
+        bound, out = config.grad_clip, dict(gradients)
+        if bound is None:
+            return out
+        for names in self._build.groups[module_id].values():
+            group = {name: gradients[name] for name in names}
+            if config.grad_clip_by == "global_norm":
+                group, _ = clip_by_global_norm(self.xp, group, bound)
+            elif config.grad_clip_by == "norm":
+                group = clip_by_norm(self.xp, group, bound)
+            else:
+                group = clip_by_value(self.xp, group, bound)
+            out.update(group)
+        return out
+
+    def apply_gradients(self, gradients: Mapping[str, Mapping[str, Any]]) -> None:
+        """T. Take the optimizers' step with these gradients."""
+        apply = self._require_context("apply_gradients").apply
+        if apply is None:
+            raise ConfigError("apply_gradients: there is nothing to apply yet; it runs after compute_gradients")
+        apply(gradients)
+
+    def after_step(self, *, module_id: str, params: dict[str, Any], targets: dict[str, Any], config: Any) -> None:
+        """T. After the optimizers: edit ``params`` and ``targets`` in place (polyak averaging)."""
+
+    # ------------------------------------------------------------------ what hooks use
+
+    @property
+    def module(self) -> ModuleViews:
+        """module id -> view bound to the step's parameters (outside a step: to the current ones)."""
+        return ModuleViews(self._build.modules, self._context or self._build.host_context())
+
+    _module = module
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """module id -> name -> array in a step; on the host a float that hooks may assign."""
+        return Variables(self._host_variables, self._context, self._build.trainable_variable)
+
+    def noise(self, name: str, shape: tuple[int, ...] = ()) -> Any:
+        """Standard normal noise, the same on every backend and at every minibatch padding.
+
+        Args:
+            name: what it is for; different names are independent.
+            shape: shape of one row's noise.
+
+        Returns:
+            In a step float[M, *shape], new for every step; in a host hook numpy float[*shape], new for every update.
+        """
+        shape = tuple(int(size) for size in shape)
+        if self._context is not None:
+            return self._context.noise(self._context.current(None), name, shape)
+        stream = noise_maths.stream_id(f"host/{name}")
+        dtype = self.backend.numpy_float_dtype
+        return noise_maths.normals(self._seed, self._num_updates, stream, 1, shape, dtype=dtype)[0]
+
+    def mean(self, x: Any, module_id: str | None = None) -> Any:
+        """T. Mean of ``x`` [M, ...] over the rows that count: padding and ``loss_mask`` left out."""
+        return self._require_context("mean").mean(x, module_id)
+
+    def minibatch_statistics(self, column: str, module_id: str | None = None) -> tuple[Any, Any]:
+        """T. Mean and population standard deviation of a batch column over the whole minibatch.
+
+        Unlike :meth:`mean`, which sees the rows of this micro-batch on this learner, these are over all of them. They
+        are computed on the host, in float64, over the rows that count, all further axes included.
+
+        Args:
+            column: its path, ``"advantages"``; it must be numeric and a column of every batch.
+            module_id: whose; the module whose loss runs if left out.
+
+        Returns:
+            (mean, standard deviation), 0-d arrays.
+        """
+        context = self._require_context("minibatch_statistics")
+        return context.statistics(context.current(module_id), column)
+
+    def log(self, name: str, value: Any, module_id: str | None = None) -> None:
+        """T. Record a metric on the device; results hold its mean weighted by the module's rows.
+
+        Args:
+            name: metric.
+            value: 0-d array or number.
+            module_id: whose; the module whose loss runs if left out, ``"__all__"`` for the learner's own.
+        """
+        context = self._require_context("log")
+        key = ("__all__" if module_id == "__all__" else context.current(module_id), name)
+        value = self.xp.asarray(value)
+        if math.prod(self.xp.shape(value)) != 1:
+            raise ConfigError(f"self.log({name!r}): expected one number, got shape {tuple(self.xp.shape(value))}")
+        context.metrics[key] = (value, None)
+
+    def stop_update(self, condition: Any, module_id: str | None = None) -> None:
+        """T. From the step on where ``condition`` holds, the rest of the update leaves the module as it is.
+
+        Args:
+            condition: 0-d bool, or a 0-d float that means stop when it is above 0. A margin such as
+                ``kl - bound`` is averaged over micro-batches before it is compared; of bools one that holds is enough.
+            module_id: whose; the module whose loss runs if left out.
+        """
+        context = self._require_context("stop_update")
+        margin = self.xp.reshape(self.xp.astype(self.xp.asarray(condition), self.float_dtype), ())
+        context.stop[context.current(module_id)] = margin
+
+    # ------------------------------------------------------------------ inside
+
+    def _one_module(self, module_id: str | None) -> str:
+        if module_id is None:
+            if len(self.module_specs) == 1:
+                return next(iter(self.module_specs))
+            raise ConfigError(f"say which module: module_id= one of {sorted(self.module_specs)}")
+        if module_id not in self.module_specs:
+            raise ConfigError(f"unknown module_id {module_id!r}.{did_you_mean(module_id, self.module_specs)}")
+        return module_id
+
+    def _require_context(self, what: str) -> StepContext:
+        if self._context is None:
+            raise ConfigError(f"self.{what}: only inside a training step")
+        return self._context
+
+
+def optimizer_from(setting: Any) -> OptimizerSpec:
+    """The specification that the setting ``optimizer`` means: a kind, or {"kind": ..., constant: value}."""
+    return OptimizerSpec(setting) if isinstance(setting, str) else OptimizerSpec(**setting)
