@@ -26,6 +26,7 @@ __all__ = [
     "from_plain",
     "is_image",
     "leaves",
+    "parts",
     "to_columns",
     "to_plain",
 ]
@@ -142,6 +143,26 @@ def leaves(space: Any) -> dict[Path, tuple[tuple[int, ...], np.dtype[Any]]]:
         SpaceError: A space that is not supported.
     """
     return {leaf.path: (leaf.shape, np.dtype(leaf.dtype)) for leaf in _leaves(space)}
+
+
+def parts(space: Any) -> dict[Path, Any]:
+    """The spaces without keys that a space consists of.
+
+    Args:
+        space: Any space.
+
+    Returns:
+        {path: space} in the space's order; a space that is neither Dict nor Tuple is its only part, with path ``()``.
+    """
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        inside = [(str(key), inner) for key, inner in space.spaces.items()]
+    elif isinstance(space, spaces.Tuple):
+        inside = [(str(i), inner) for i, inner in enumerate(space.spaces)]
+    else:
+        return {(): space}
+    return {(key, *path): part for key, inner in inside for path, part in parts(inner).items()}
 
 
 def to_columns(space: Any, obs: Any) -> Any:

@@ -15,6 +15,11 @@ same numbers:
 - **Indices** are in range and not negative (compiled code cannot check); ``one_hot`` alone accepts others.
 - **Randomness is data.** No function draws random numbers: ``dropout`` is given its noise.
 
+A namespace may have two functions more, kernels of its framework for recurrent layers without resets:
+``lstm(x, h, c, w_ih, w_hh, b_ih, b_hh) -> (outputs, h, c)`` and ``gru(x, h, w_ih, w_hh, b_ih, b_hh) -> (outputs, h)``,
+with ``x`` ``[B, T, input]``, the state ``[B, hidden]`` and the weights of ``torch.nn.LSTM`` and ``torch.nn.GRU``. Where
+one is missing, or answers ``NotImplemented``, :mod:`learner_core.maths.recurrent` computes by :meth:`Namespace.scan`.
+
 Operators (``+ - * / ** @ < <= == != >= >``, basic slicing, ``...`` and ``None`` in an index) are the arrays' own.
 Array methods (``x.mean()``) and fancy indexing (``x[indices]``) are not: TensorFlow has neither.
 

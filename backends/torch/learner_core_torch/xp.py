@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from learner_core.errors import LearnerCoreError
 from learner_core.xp import Array, Axis, DType, Shape, map_tree
@@ -49,6 +50,7 @@ __all__ = [
     "full",
     "full_like",
     "gelu",
+    "gru",
     "int32",
     "int64",
     "isfinite",
@@ -63,6 +65,7 @@ __all__ = [
     "logical_not",
     "logical_or",
     "logsumexp",
+    "lstm",
     "matmul",
     "max",
     "maximum",
@@ -381,6 +384,48 @@ def log_softmax(x: Array, /, axis: int) -> Array:
 def one_hot(x: Array, n: int, /, dtype: DType = float32) -> Array:
     # Not F.one_hot: it looks at the values, which a trace cannot, and refuses those outside.
     return (x.unsqueeze(-1) == torch.arange(n, device=x.device)).to(dtype)
+
+
+def lstm(x: Array, h: Array, c: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array, /) -> Any:
+    """All steps of an LSTM, by Torch's own kernel.
+
+    Args:
+        x: ``[B, T, input]``.
+        h, c: ``[B, hidden]``, the state before the first step.
+        w_ih, w_hh, b_ih, b_hh: as ``torch.nn.LSTM`` has them.
+
+    Returns:
+        ``(outputs [B, T, hidden], h, c)``; ``NotImplemented`` while a step for the CPU is recorded: inductor compiles
+        no backward pass of oneDNN's LSTM (torch 2.13: "expected Tensor() for op: mkldnn_rnn_layer").
+    """
+    if _recorded_for_cpu(x):
+        return NotImplemented
+    y, h, c = torch._VF.lstm(  # what torch.nn.LSTM calls
+        x,
+        (h.unsqueeze(0), c.unsqueeze(0)),
+        (w_ih, w_hh, b_ih, b_hh),
+        True,
+        1,
+        0.0,
+        torch.is_grad_enabled(),
+        False,
+        True,
+    )
+    return y, h.squeeze(0), c.squeeze(0)
+
+
+def _recorded_for_cpu(x: Array) -> builtins.bool:
+    return x.device.type == "cpu" and get_proxy_mode() is not None
+
+
+def gru(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array, /) -> Any:
+    """All steps of a GRU, by Torch's own function; as :func:`lstm`, without ``c``."""
+    if _recorded_for_cpu(x):
+        return NotImplemented
+    y, h = torch._VF.gru(
+        x, h.unsqueeze(0), (w_ih, w_hh, b_ih, b_hh), True, 1, 0.0, torch.is_grad_enabled(), False, True
+    )
+    return y, h.squeeze(0)
 
 
 def dropout(x: Array, rate: Any, noise_uniform: Array, /) -> Array:

@@ -1,7 +1,8 @@
 """The modules that most algorithms share: a policy, and a policy with a value function.
 
-Networks follow the observation space: images go through convolutions, everything else is encoded to one vector
-(``learner_core.spaces.encode``) and through an MLP.
+Networks follow the observation space: images go through convolutions, also inside a Dict, everything else is encoded
+to one vector (``learner_core.spaces.encode``) and through an MLP. The setting ``encoders`` gives parts of a Dict
+networks of their own (``learner_core.maths.space_encoder``).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from .. import spaces
 from ..errors import ConfigError, did_you_mean
 from ..maths.distributions import DiagGaussian
 from ..maths.networks import MLP, Encoder, make_encoder
+from ..maths.space_encoder import DictEncoder, needs_encoders
 from .rl_module import RLModule
 
 __all__ = ["ActorCriticModule", "PolicyModule", "Trunk", "check_model"]
 
-_NETWORK_KEYS = ("hidden", "activation", "conv_filters", "conv_activation", "init")
+_NETWORK_KEYS = ("hidden", "activation", "conv_filters", "conv_activation", "encoders", "init")
 
 
 def check_model(model: Mapping[str, Any], known: tuple[str, ...], owner: str) -> None:
@@ -37,7 +39,8 @@ class Trunk:
     """An observation to ``output_size`` numbers: encoder and head.
 
     Vector observations make one MLP, ``{name}.0`` to the head ``{name}.n``; images make ``{name}.conv.*``, hidden
-    layers ``{name}.*`` and the head ``{name}_head.0``.
+    layers ``{name}.*`` and the head ``{name}_head.0``. Where parts of a Dict have encoders, ``{name}.{part}.*`` come
+    before the MLP.
 
     Args:
         name: prefix of the parameter names.
@@ -58,8 +61,9 @@ class Trunk:
         output_gain: float = 1.0,
         extra: int = 0,
     ) -> None:
-        self.encode = spaces.SpaceEncoder(space)
         self.is_image = spaces.is_image(space)
+        self.parts = DictEncoder(name, space, model) if needs_encoders(space, model) else None
+        self.encode = spaces.SpaceEncoder(space)
         self.extra = extra
         settings = {key: value for key, value in model.items() if key in _NETWORK_KEYS}
         self.head: MLP | None = None
@@ -72,12 +76,14 @@ class Trunk:
                 size = self.body.output_size + extra
                 self.head = MLP(f"{name}_head", size, [], output_size, output_gain=output_gain, init=init)
         else:
+            size = self.encode.size if self.parts is None else self.parts.output_size
+            pixels = self.parts is not None and any(map(spaces.is_image, spaces.parts(space).values()))
             self.body = MLP(
                 name,
-                spaces.encoded_size(space) + extra,
-                settings.get("hidden", [64, 64]),
+                size + extra,
+                settings.get("hidden", [512] if pixels else [64, 64]),
                 output_size,
-                activation=activation,
+                activation=settings.get("activation", "relu") if pixels else activation,
                 output_gain=output_gain,
                 init=init,
             )
@@ -85,14 +91,18 @@ class Trunk:
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Initial parameters."""
-        params = dict(self.body.init(rng))
+        params: dict[str, np.ndarray] = {} if self.parts is None else self.parts.init(rng)
+        params.update(self.body.init(rng))
         if self.head is not None:
             params.update(self.head.init(rng))
         return params
 
     def apply(self, xp: Any, params: Mapping[str, Any], obs: Any, extra: Any = None) -> Any:
         """float[B, output_size] from observations (and ``extra`` float[B, n])."""
-        x = obs if self.is_image else self.encode(xp, obs)
+        if self.is_image:
+            x = obs
+        else:
+            x = self.encode(xp, obs) if self.parts is None else self.parts.apply(xp, params, obs)
         if extra is not None and not self.is_image:
             x = xp.concat([xp.astype(x, extra.dtype), extra], -1)
         x = self.body.apply(xp, params, x)
@@ -104,9 +114,9 @@ class Trunk:
 class PolicyModule(RLModule):
     """A policy alone: ``action_dist_inputs`` from observations.
 
-    Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``init``; for continuous
-    actions ``free_log_std`` (True: one learned log standard deviation per action dimension, ``log_std``; False: the
-    network gives it) and ``log_std_init``.
+    Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``encoders``, ``init``; for
+    continuous actions ``free_log_std`` (True: one learned log standard deviation per action dimension, ``log_std``;
+    False: the network gives it) and ``log_std_init``.
     """
 
     model_keys: ClassVar[tuple[str, ...]] = (*_NETWORK_KEYS, "free_log_std", "log_std_init")

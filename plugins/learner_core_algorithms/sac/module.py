@@ -17,7 +17,8 @@ __all__ = ["SACModule"]
 class SACModule(PolicyModule):
     """A tanh-squashed Gaussian policy ``pi`` and Q networks ``qf`` and ``qf_twin``; the Q networks have targets.
 
-    Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``init``, ``twin_q``.
+    Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``encoders``, ``init``,
+    ``twin_q``.
     """
 
     targets: ClassVar[tuple[str, ...]] = ("qf*",)

@@ -1,0 +1,148 @@
+"""Observations of several parts: an encoder for each that needs one, then one network over them all.
+
+Needs a Dict or Tuple space. An image inside it goes through convolutions instead of being flattened; which network any
+other part gets, the setting ``encoders`` says. Everything without an encoder of its own is encoded to numbers
+(``learner_core.spaces.encode``) as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from .. import spaces
+from ..errors import ConfigError, did_you_mean
+from ..xp import Array, Namespace
+from .layers import Embedding
+from .networks import ENCODER_SETTINGS, Encoder, Parameters, make_encoder
+
+__all__ = ["DictEncoder", "needs_encoders"]
+
+_PART_SETTINGS: Final = (*ENCODER_SETTINGS, "embedding")
+
+
+def needs_encoders(space: Any, model: Mapping[str, Any]) -> bool:
+    """Whether a space of several parts has one with an encoder of its own: an image, or one that ``encoders`` names."""
+    parts = spaces.parts(space)
+    return bool(model.get("encoders")) or (len(parts) > 1 and any(map(spaces.is_image, parts.values())))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part: flattened, or through a network, or one after the other."""
+
+    path: tuple[str, ...]
+    flat: spaces.SpaceEncoder | None
+    network: Encoder | Embedding | None
+    start: int = 0  # of a Discrete part that is looked up
+
+    @property
+    def output_size(self) -> int:
+        if self.network is not None:
+            return self.network.output_size
+        return 0 if self.flat is None else self.flat.size
+
+    def apply(self, xp: Namespace, params: Mapping[str, Array], obs: Any) -> Array:
+        for key in self.path:
+            obs = obs[key]
+        if self.flat is not None:
+            obs = self.flat(xp, obs)
+        if self.start:
+            obs = obs - self.start
+        return obs if self.network is None else self.network.apply(xp, params, obs)
+
+
+class DictEncoder:
+    """Features of all parts of an observation, side by side, in the space's order.
+
+    A part's network is named ``{name}.{path}``, its path joined by dots. An image gets the convolutions that
+    ``conv_filters`` and ``conv_activation`` of the model describe, flattened. A part that ``encoders`` names gets
+    what :func:`make_encoder` makes of its settings, for which the model's are the defaults; for a Discrete part
+    ``{"embedding": size}`` is a table of learned vectors.
+
+    Args:
+        name: Prefix of the parameter names.
+        space: Observation space: Dict or Tuple of what :mod:`learner_core.spaces` supports.
+        model: ``encoders`` ({path with dots: settings}) and the settings of :func:`make_encoder`.
+
+    Raises:
+        ConfigError: ``encoders`` names no part, or has settings that its network does not have.
+        SpaceError: The space, or a part of it, is not supported.
+    """
+
+    def __init__(self, name: str, space: Any, model: Mapping[str, Any]) -> None:
+        self.name = name
+        wanted = model.get("encoders") or {}
+        if not isinstance(wanted, Mapping):
+            raise ConfigError(f"encoders={wanted!r}: expected {{part: settings}}, such as {{'camera': {{}}}}")
+        parts = {".".join(path): (path, part) for path, part in spaces.parts(space).items()}
+        for key in wanted:
+            if not key or key not in parts:
+                raise ConfigError(f"encoders: the observations have no part {key!r}.{did_you_mean(str(key), parts)}")
+        self._parts = [
+            _make_part(f"{name}.{key}", path, part, wanted.get(key), model) for key, (path, part) in parts.items()
+        ]
+
+    @property
+    def output_size(self) -> int:
+        """Length of the features of all parts together."""
+        return sum(part.output_size for part in self._parts)
+
+    def init(self, rng: np.random.Generator) -> Parameters:
+        """Sample the parameters of every part's network, float32."""
+        params: Parameters = {}
+        for part in self._parts:
+            if part.network is not None:
+                params.update(part.network.init(rng))
+        return params
+
+    def apply(self, xp: Namespace, params: Mapping[str, Array], obs: Any) -> Array:
+        """Compute the features.
+
+        Args:
+            xp: The array namespace.
+            params: Arrays by parameter name; others are ignored.
+            obs: Nested dict of arrays ``[..., *shape]``.
+
+        Returns:
+            ``[..., output_size]``, in the parameters' dtype.
+        """
+        features = [part.apply(xp, params, obs) for part in self._parts]
+        computed = [x.dtype for x, part in zip(features, self._parts, strict=True) if part.network is not None]
+        dtype = computed[0] if computed else xp.float32
+        return xp.concat([xp.astype(x, dtype) for x in features], -1)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{'.'.join(part.path)}: {part.network or part.output_size}" for part in self._parts)
+        return f"DictEncoder({self.name!r}, {parts} -> {self.output_size})"
+
+
+def _make_part(name: str, path: tuple[str, ...], space: Any, own: Any, model: Mapping[str, Any]) -> _Part:
+    """The part of this space; ``own``: its settings, ``None`` if it has none."""
+    flat = spaces.SpaceEncoder(space)
+    image = spaces.is_image(space)
+    if own is None and not image:
+        return _Part(path, flat, None)
+    settings = {} if own is None else own
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"encoders: {name}: expected a dict of settings, got {settings!r}")
+    for key in settings:
+        if key not in _PART_SETTINGS:
+            raise ConfigError(f"encoders: {name}: no setting {key!r}.{did_you_mean(str(key), _PART_SETTINGS)}")
+    if "embedding" in settings:
+        if type(space).__name__ != "Discrete" or len(settings) > 1:
+            raise ConfigError(
+                f"encoders: {name}: an embedding alone, of a Discrete part; got {dict(settings)} of {space}"
+            )
+        return _Part(path, None, Embedding(name, int(space.n), settings["embedding"]), int(space.start))
+    merged = {**{key: value for key, value in model.items() if key in ENCODER_SETTINGS}, **settings}
+    if image:
+        merged["hidden"] = settings.get("hidden", [])
+        return _Part(path, None, make_encoder(name, space.shape, merged))
+    merged["conv_filters"] = settings.get("conv_filters", [])
+    if merged["conv_filters"]:
+        return _Part(path, None, make_encoder(name, space.shape, merged))
+    return _Part(path, flat, make_encoder(name, (flat.size,), merged))
