@@ -1,4 +1,4 @@
-"""Groups of learner processes. The test's own process imports no framework: one worker computes what one learner does."""
+"""Groups of learner processes. The test itself imports no framework: one worker computes what one learner does."""
 
 from __future__ import annotations
 

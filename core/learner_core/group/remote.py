@@ -8,15 +8,13 @@ life. The duration of an update is never limited: a compilation may take a minut
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import signal
 import socket
-import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 import cloudpickle
@@ -27,52 +25,16 @@ from ..learning.rl_module import MultiRLModuleSpec
 from ..plugins.manager import get_manager, notify
 from .collectives import load_collective
 from .devices import gpu_environment
-from .nursery import Nursery, nursery_for
+from .member import Member
+from .nursery import nursery_for
+from .salvage import salvage
 from .shared_batch import Segment
 
 __all__ = ["RemoteLearners"]
 
 #: Seconds that learners have to end by themselves before they are killed.
 _GRACE_S = 2.0
-
-
-class _Member:
-    """The driver's end of one learner process."""
-
-    def __init__(self, rank: int, nursery: Nursery) -> None:
-        self.rank = rank
-        self.nursery = nursery
-        ours, theirs = socket.socketpair()
-        self.pulse, their_pulse = socket.socketpair()
-        self.descriptors, their_descriptors = socket.socketpair()
-        with theirs, their_pulse, their_descriptors:
-            # One duplicate each: the child owns what it is sent.
-            numbers = [end.fileno() for end in (theirs, their_pulse, their_descriptors)]
-            self.pid = nursery.fork(numbers, list(sys.path))
-        self.channel = Connection(ours.detach())
-        self.pulse.setblocking(False)
-        self.last_sign = time.monotonic()
-        self.waiting = False
-
-    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
-        self.waiting = True
-        with contextlib.suppress(OSError):  # it has died; waiting for the answer finds out how
-            self.channel.send_bytes(pickle.dumps((operation, dict(argument))))
-
-    def hear(self) -> None:
-        """Take in the signs of life that have come."""
-        with contextlib.suppress(OSError):
-            while self.pulse.recv(4096):
-                self.last_sign = time.monotonic()
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        for end in (self.channel, self.pulse, self.descriptors):
-            with contextlib.suppress(OSError):
-                end.close()
+_MOST_RESTARTS = 3
 
 
 class RemoteLearners:
@@ -100,9 +62,11 @@ class RemoteLearners:
         self._environments = [gpu_environment(config, rank, self._size) for rank in range(self._size)]
         self._specs = MultiRLModuleSpec(rl_module_specs=resolve_modules(config, env, None))
         self._segment = Segment(0)
-        self._members: list[_Member] = []
+        self._members: list[Member] = []
         self._broken: str | None = None
         self._updates = 0
+        self._answers: dict[int, Any] = {}
+        self._salvage: dict[str, Any] | None = None
         try:
             self._start()
         except BaseException:
@@ -115,7 +79,7 @@ class RemoteLearners:
     def _start(self) -> None:
         collective_name = self._config.collective if self._collective else ""
         nurseries = [nursery_for(framework, collective_name) for framework in self._frameworks]
-        self._members[:] = [_Member(rank, nursery) for rank, nursery in enumerate(nurseries)]
+        self._members[:] = [Member(rank, nursery) for rank, nursery in enumerate(nurseries)]
         specs = cloudpickle.dumps(self._specs)
         self._request(
             "build",
@@ -148,14 +112,30 @@ class RemoteLearners:
         """One update of all learners; returns rank 0's results, which every rank has."""
         segment, layout, new = self._segment.write(batch)
         if new is not None:
-            for member in self._members:
-                with contextlib.suppress(OSError):
-                    socket.send_fds(member.descriptors, [b"s"], [new])
+            self._hand_out(new)
         argument = {"segment": segment, "layout": layout, "arguments": arguments}
-        answers = self._request("update", [argument] * self._size)
+        num_lost = 0
+        while True:
+            try:
+                answers = self._request("update", [argument] * self._size)
+                break
+            except WorkerLostError as error:
+                num_lost += 1
+                answer = self._restart(error, num_lost)
+                if answer is not None:
+                    answers = [answer]
+                    break
         self._updates = answers[0]["num_updates"]
         self._compare()
-        return dict(answers[0]["results"])
+        results = dict(answers[0]["results"])
+        if num_lost:
+            results["__all__"] = {**results["__all__"], "num_learners_restarted": float(num_lost)}
+        return results
+
+    def _hand_out(self, descriptor: int) -> None:
+        for member in self._members:
+            with contextlib.suppress(OSError):
+                socket.send_fds(member.descriptors, [b"s"], [descriptor])
 
     def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
         """``[function(learner)]`` of these ranks (all), in rank order.
@@ -170,7 +150,13 @@ class RemoteLearners:
                 f"foreach_learner: {function!r} cannot be sent to the learners: {type(error).__name__}: {error}"
             ) from error
         chosen = range(self._size) if ranks is None else ranks
-        return self._request("call", [{"function": pickled}] * len(chosen), ranks=chosen)
+        try:
+            return self._request("call", [{"function": pickled}] * len(chosen), ranks=chosen)
+        except WorkerLostError as error:
+            # The group lives on; whether the call may be repeated is for the caller to say.
+            self._restart(error, 1)
+            error.add_note("the group was rebuilt from the others' state and goes on; repeat the call if it may be")
+            raise
 
     def _compare(self) -> None:
         """Every so many updates: have the learners stayed in step? If not, all take rank 0's state."""
@@ -207,19 +193,26 @@ class RemoteLearners:
         if self._broken is not None:
             raise LearnerGroupError(f"this group is of no more use: {self._broken}; build a new one")
         members = self._members if ranks is None else [self._members[rank] for rank in ranks]
+        while any(member.waiting for member in members):
+            # Somebody interrupted the driver while it waited; those answers are nobody's any more.
+            self._take(members, {}, {}, "an interrupted request")
         now = time.monotonic()
         for member, argument in zip(members, arguments, strict=True):
             member.last_sign = now
             member.send(operation, argument)
         answers: dict[int, Any] = {}
+        self._answers = answers if operation == "update" else {}
         failures: dict[int, tuple[Exception, str]] = {}
         failed_at: float | None = None
         while any(member.waiting for member in members):
             self._take(members, answers, failures, operation)
-            if failures and failed_at is None:
-                failed_at = time.monotonic()
-            # Learners refuse together. One that fails alone leaves the others waiting for it in the ring.
-            if failed_at is not None and time.monotonic() - failed_at > _GRACE_S:
+            if not failures or operation == "call":
+                continue
+            failed_at = failed_at or time.monotonic()
+            # Learners refuse together; one that fails alone leaves the others waiting for it in the ring. Where the
+            # ring itself broke, whoever broke it will be found dead or silent.
+            ring = all(isinstance(error, LearnerGroupError) for error, _ in failures.values())
+            if time.monotonic() - failed_at > _GRACE_S + (self._config.timeout_s if ring else 0.0):
                 break
         if failures:
             self._raise(operation, members, failures)
@@ -227,7 +220,7 @@ class RemoteLearners:
 
     def _take(
         self,
-        members: Sequence[_Member],
+        members: Sequence[Member],
         answers: dict[int, Any],
         failures: dict[int, tuple[Exception, str]],
         operation: str,
@@ -249,44 +242,72 @@ class RemoteLearners:
             elif time.monotonic() - member.last_sign > self._config.timeout_s:
                 self._lost(member, operation, f"gave no sign of life for {self._config.timeout_s:g} s")
 
-    def _raise(self, operation: str, members: Sequence[_Member], failures: dict[int, tuple[Exception, str]]) -> None:
+    def _raise(self, operation: str, members: Sequence[Member], failures: dict[int, tuple[Exception, str]]) -> None:
         rank, (error, trace) = min(failures.items())
         error.add_note(f"raised on learner {rank} of {self._size}; its traceback:\n{trace}")
+        if operation == "call":
+            raise error
         together = len(failures) == len(members) and len({type(e) for e, _ in failures.values()}) == 1
-        if not together:
-            lost = next((m for m in members if self._exit_code(m, 0.0) is not None), None)
-            if lost is not None:
-                self._lost(lost, operation, "died")
-            self._break(f"learner {rank} failed alone in {operation}: {type(error).__name__}: {error}")
-            if not isinstance(error, LearnerCoreError):
-                raise LearnerGroupError(
-                    f"learner {rank} failed in {operation} where the others did not: {type(error).__name__}: {error}\n"
-                    f"{trace}"
-                ) from error
-        elif isinstance(error, LearnerGroupError):
-            # The ring itself broke: whoever left it will be known in a moment.
-            for member in members:
-                if self._exit_code(member, 0.5) is not None:
-                    self._lost(member, operation, "died")
-            self._break(str(error))
-        raise error
+        broken = isinstance(error, LearnerGroupError)
+        if together and not broken:
+            raise error
+        for member in members:
+            if member.exit_code(0.5 if broken else 0.0) is not None:
+                self._lost(member, operation, "died")
+        self._break(f"learner {rank} failed in {operation}: {type(error).__name__}: {error}")
+        if isinstance(error, LearnerCoreError):
+            raise error
+        raise LearnerGroupError(
+            f"learner {rank} failed in {operation} where the others did not: {type(error).__name__}: {error}\n{trace}"
+        ) from error
 
     # ------------------------------------------------------------------ losses and the end
 
-    def _exit_code(self, member: _Member, timeout_s: float) -> int | None:
-        return member.nursery.exit_code(member.pid, timeout_s)
-
-    def _lost(self, member: _Member, operation: str, what: str) -> None:
-        """Tell who wants to know, end the others, raise."""
+    def _lost(self, member: Member, operation: str, what: str) -> None:
+        """Tell who wants to know, save what can be saved, end the others, raise."""
         silent = what != "died"
         if silent:
             member.kill()
-        code = self._exit_code(member, _GRACE_S)
-        cause = "" if code is None else f" ({_death(code)})"
-        text = f"learner {member.rank} of {self._size} {what}{'' if silent else cause} during {operation}"
+        code = member.exit_code(_GRACE_S)
+        cause = "" if silent or code is None else f" ({_death(code)})"
+        text = f"learner {member.rank} of {self._size} {what}{cause} during {operation}"
         notify(get_manager(), "learner_group_worker_lost", rank=member.rank, exitcode=code, reason=text)
+        if self._config.restart_failed_learners and operation in ("update", "call"):
+            survivors = [m for m in self._members if m is not member]
+            self._salvage = salvage(survivors, self._answers, self._config.timeout_s + _GRACE_S)
         self._break(text)
         raise WorkerLostError(text, rank=member.rank, exitcode=code)
+
+    def _restart(self, error: WorkerLostError, attempt: int) -> dict[str, Any] | None:
+        """A new ring from the highest applied state.
+
+        Returns:
+            What the interrupted update had to say if a survivor had applied it; else ``None``: it must be repeated.
+
+        Raises:
+            WorkerLostError: ``error``, where restarting is not wanted, nobody survived, or it happens again and again.
+        """
+        saved, self._salvage = self._salvage, None
+        if saved is None or attempt > _MOST_RESTARTS:
+            if self._config.restart_failed_learners:
+                error.add_note("it could not be restarted: no learner survived, or too many were lost in a row")
+            raise error
+        for member in self._members:
+            member.exit_code(_GRACE_S)
+        self._broken = None
+        self._config, self._specs = saved["config"], MultiRLModuleSpec(rl_module_specs=saved["module_specs"])
+        try:
+            self._start()
+            self._request("call", [{"function": cloudpickle.dumps(_setter(saved["state"]))}] * self._size)
+        except BaseException:
+            self._break("it could not be restarted")
+            raise
+        if self._segment.descriptor is not None:
+            self._hand_out(self._segment.descriptor)
+        updates = saved["num_updates"]
+        notify(get_manager(), "learner_group_worker_restarted", rank=error.rank, update=updates)
+        answer: dict[str, Any] | None = saved["answer"]
+        return answer
 
     def _break(self, reason: str) -> None:
         self._broken = reason
@@ -303,15 +324,15 @@ class RemoteLearners:
                 member.send("stop", {})
             deadline = time.monotonic() + _GRACE_S
             for member in members:
-                if self._exit_code(member, max(deadline - time.monotonic(), 0.0)) is None:
+                if member.exit_code(max(deadline - time.monotonic(), 0.0)) is None:
                     member.kill()
         for member in members:
             member.close()
-            self._exit_code(member, _GRACE_S)
+            member.exit_code(_GRACE_S)
         self._segment.close()
 
 
-def _abandon(members: list[_Member]) -> None:
+def _abandon(members: list[Member]) -> None:
     for member in members:
         member.kill()
 
@@ -320,6 +341,13 @@ def _digest(learner: Any) -> str:
     from .worker import parameter_digest
 
     return parameter_digest(learner)
+
+
+def _setter(state: Mapping[str, Any]) -> Callable[[Any], None]:
+    def set_state(learner: Any) -> None:
+        learner.set_state(state)
+
+    return set_state
 
 
 def _death(code: int) -> str:

@@ -6,6 +6,7 @@ main thread is doing. Requests are answered in order; an exception is an answer,
 
 from __future__ import annotations
 
+import copy
 import mmap
 import os
 import pickle
@@ -84,6 +85,10 @@ def _portable(error: Exception) -> Exception:
         return LearnerGroupError(f"{type(error).__name__}: {error}")
 
 
+_COUNTED = ("_num_updates", "_num_steps")
+_SMALL = ("_optimizer_steps", "_host_variables", "timesteps")
+
+
 class _Worker:
     """What the driver may ask for, by method name."""
 
@@ -127,10 +132,18 @@ class _Worker:
     def update(self, *, segment: tuple[int, int] | None, layout: Layout, arguments: dict[str, Any]) -> dict[str, Any]:
         """Train on the batch that lies in shared memory."""
         batch = read_batch(self._memory(segment), layout)
-        return {
-            "results": self.learner.update_from_batch(batch=batch, **arguments),
-            "num_updates": self.learner._num_updates,
-        }
+        learner = self.learner
+        # Steps replace arrays and never write into them, so remembering the dicts remembers the state.
+        before = {name: getattr(learner, name) for name in _COUNTED}
+        kept = {name: copy.deepcopy(getattr(learner, name)) for name in _SMALL}
+        carry = dict(learner._carry)
+        try:
+            results = learner.update_from_batch(batch=batch, **arguments)
+        except LearnerGroupError:
+            # The ring broke in the middle: be as if the update had never begun, so that it can be repeated.
+            vars(learner).update(before, **kept, _carry=carry)
+            raise
+        return {"results": results, "num_updates": learner._num_updates}
 
     def call(self, *, function: bytes) -> Any:
         """``function(learner)``."""
