@@ -132,6 +132,8 @@ def _run(
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+                if process.stdout is not None:
+                    process.stdout.close()
 
 
 def _child(backend_name: str, file: str, function: str, folder_name: str) -> None:
