@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import methodcaller
 from typing import Any
 
 from ..group.results import merge_results
 from ..sampling.replay import ReplayBuffer
+from ..schedules import value_at
 from .algorithm import Algorithm
 
 __all__ = ["OffPolicyAlgorithm"]
+
+#: Added to every TD error, so that each transition can be drawn again.
+_LEAST_PRIORITY = 1e-6
 
 
 class OffPolicyAlgorithm(Algorithm):
@@ -22,7 +27,14 @@ class OffPolicyAlgorithm(Algorithm):
 
     def setup(self) -> None:
         config: Any = self.config
-        self.replay = ReplayBuffer(config.buffer_capacity, config.seed, n_step=config.n_step, gamma=config.gamma)
+        self.replay = ReplayBuffer(
+            config.buffer_capacity,
+            config.seed,
+            n_step=config.n_step,
+            gamma=config.gamma,
+            prioritized=config.prioritized_replay,
+            alpha=config.priority_alpha,
+        )
         self._owed = 0.0
         self._num_draws = 0
 
@@ -48,14 +60,21 @@ class OffPolicyAlgorithm(Algorithm):
         return merge_results(results)
 
     def _learn(self, updates: int) -> dict[str, Any]:
-        config = self.config
+        config: Any = self.config
+        beta = value_at(config.priority_beta, self.num_env_steps_sampled_lifetime)
         with self.timed("replay"):
-            batch = self.replay.sample(updates * config.train_batch_size, self._num_draws)
+            batch = self.replay.sample(updates * config.train_batch_size, self._num_draws, beta=beta)
             self._num_draws += 1
         with self.timed("learn"):
-            return self.learner_group.update_from_batch(
+            results = self.learner_group.update_from_batch(
                 batch, timesteps=self.timesteps, minibatch_size=config.minibatch_size or config.train_batch_size
             )
+        if config.prioritized_replay:
+            with self.timed("priorities"):
+                indices = batch.pop("indices")
+                errors = self.learner_group.foreach_learner(methodcaller("td_errors", batch))[0]
+                self.replay.update_priorities(indices, errors + _LEAST_PRIORITY)
+        return results
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"replay": self.replay.get_state(), "owed": self._owed, "num_draws": self._num_draws}

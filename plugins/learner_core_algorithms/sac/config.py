@@ -54,6 +54,15 @@ class SACConfig(AlgorithmConfig):
     buffer_capacity: Annotated[int, Range(1)] = 1_000_000
     """Transitions that the replay buffer holds."""
 
+    prioritized_replay: bool = False
+    """Draw transitions in proportion to |TD error|^priority_alpha instead of uniformly, with importance weights."""
+
+    priority_alpha: Annotated[float, Range(0)] = 0.6
+    """How much TD errors count in the draw. 0: not at all."""
+
+    priority_beta: Annotated[FloatOrSchedule, Range(0, 1)] = 0.4
+    """How much of the bias of such draws the importance weights correct. Typical: a schedule from 0.4 to 1."""
+
     learning_starts: Annotated[int, Range(0)] = 1000
     """Environment steps with random actions before learning begins."""
 

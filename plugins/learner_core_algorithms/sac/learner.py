@@ -10,6 +10,7 @@ import numpy as np
 from learner_core.learning.batch import ColumnSpec
 from learner_core.learning.hooks import optimizer_from
 from learner_core.learning.learner import Learner
+from learner_core.learning.step import nested_columns
 
 __all__ = ["SACLearner"]
 
@@ -41,6 +42,8 @@ class SACLearner(Learner):
         columns = super().batch_spec(module_id)
         if self.config.n_step > 1:
             columns.setdefault("discounts", ColumnSpec((), "float"))
+        if self.config.prioritized_replay:
+            columns.setdefault("weights", ColumnSpec((), "float"))
         return columns
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
@@ -51,20 +54,12 @@ class SACLearner(Learner):
         log_alpha = self.variables[module_id]["log_alpha"]
         alpha = xp.stop_gradient(xp.exp(log_alpha))
 
-        # Target: r + gamma^n (1 - terminated) (min Q'(s', a') - alpha log pi(a' | s')).
-        next_dist = dist_class.from_logits(
-            module.frozen.forward_train({"obs": batch["next_obs"]})["action_dist_inputs"]
-        )
-        next_actions, next_logp = next_dist.sample_with_logp(self.noise("next_actions", shape))
-        next_q = _smallest(xp, module.target.q(batch["next_obs"], next_actions))
-        discounts = batch["discounts"] if config.n_step > 1 else config.gamma
-        continues = 1.0 - xp.astype(batch["terminateds"], next_q.dtype)
-        target = xp.stop_gradient(batch["rewards"] + discounts * continues * (next_q - alpha * next_logp))
-
+        target = self._target(module, batch, self.noise("next_actions", shape), config.gamma, alpha)
         losses: dict[str, Any] = {}
         q_values = module.q(batch["obs"], batch["actions"])
         for name, q in zip(("qf", "qf_twin"), q_values, strict=False):
-            losses[name] = self.mean(_q_error(xp, q - target, config.q_loss))
+            error = _q_error(xp, q - target, config.q_loss)
+            losses[name] = self.mean(batch["weights"] * error if config.prioritized_replay else error)
             self.log(f"{name}_loss", losses[name])
 
         dist = dist_class.from_logits(fwd_out["action_dist_inputs"])
@@ -82,6 +77,40 @@ class SACLearner(Learner):
         self.log("mean_q", self.mean(q_values[0]))
         self.log("entropy", -self.mean(logp))
         return losses
+
+    def _target(self, module: Any, batch: Any, noise: Any, gamma: Any, alpha: Any) -> Any:
+        """float[B]: r + gamma^n (1 - terminated) (min Q'(s', a') - alpha log pi(a' | s')), without a gradient."""
+        xp = self.xp
+        dist_class = module.get_train_action_dist_cls()
+        inputs = module.frozen.forward_train({"obs": batch["next_obs"]})["action_dist_inputs"]
+        next_actions, next_logp = dist_class.from_logits(inputs).sample_with_logp(noise)
+        next_q = _smallest(xp, module.target.q(batch["next_obs"], next_actions))
+        discounts = batch["discounts"] if self.config.n_step > 1 else gamma
+        continues = 1.0 - xp.astype(batch["terminateds"], next_q.dtype)
+        return xp.stop_gradient(batch["rewards"] + discounts * continues * (next_q - alpha * next_logp))
+
+    def td_errors(self, batch: dict[str, Any], module_id: str | None = None) -> np.ndarray:
+        """H. Distance of the Q networks from their targets, on the current parameters: priorities for replay.
+
+        Args:
+            batch: columns [B, ...] as for ``update_from_batch``.
+            module_id: whose; may be left out when there is one module.
+
+        Returns:
+            float[B], not negative: the mean over the Q networks.
+        """
+        xp, module_id = self.xp, self._one_module(module_id)
+        columns = self.backend.from_numpy(self._check({module_id: batch})[module_id])
+        arrays = nested_columns(columns)
+        module = self.module[module_id]
+        shape = module.get_train_action_dist_cls().noise_shape(module.action_space)
+        rows = int(xp.shape(arrays["rewards"])[0])
+        noise = self.backend.from_numpy({"x": self.noise("td_errors", (rows, *shape))})["x"]
+        alpha = math.exp(float(self.variables[module_id]["log_alpha"]))
+        target = self._target(module, arrays, noise, self.config.gamma, alpha)
+        errors = [xp.abs(q - target) for q in module.q(arrays["obs"], arrays["actions"])]
+        found: np.ndarray = self.backend.to_numpy({"x": sum(errors) / len(errors)})["x"]
+        return found
 
     def after_step(self, *, module_id: str, params: dict[str, Any], targets: dict[str, Any], config: Any) -> None:
         for name, target in targets.items():

@@ -97,3 +97,18 @@ def test_backend_inference_gives_the_same_actions_as_numpy(training_backend_name
             rows[inference] = algo.runner.sample(6).rows()
     np.testing.assert_array_equal(rows["numpy"]["actions"], rows["backend"]["actions"])
     np.testing.assert_allclose(rows["numpy"]["vf_preds"], rows["backend"]["vf_preds"], atol=1e-6)
+
+
+def test_prioritized_replay_draws_by_td_error(training_backend_name: str) -> None:
+    config = small_sac(training_backend_name).training(prioritized_replay=True, priority_beta=[[0, 0.4], [100, 1.0]])
+    with config.build() as algo:
+        algo.train()
+        state = algo.replay.get_state()["priorities"]
+        assert len(np.unique(state[state > 0])) > 1
+        batch = algo.replay.sample(8, 0)
+        indices = batch.pop("indices")
+        errors = algo.learner_group.foreach_learner(lambda learner: learner.td_errors(batch))[0]
+        assert errors.shape == (8,)
+        assert (errors >= 0).all()
+        algo.replay.update_priorities(indices, np.where(indices == indices[0], 1e9, 1e-9))
+        assert (algo.replay.sample(8, 1)["indices"] == indices[0]).all()

@@ -117,7 +117,7 @@ MUTANTS = {
         ("xp.stop_gradient(logp + target_entropy)", "(logp + target_entropy)"),
     ),
     "target not stopped": (
-        ("target = xp.stop_gradient(batch", "target = (batch"),
+        ("return xp.stop_gradient(batch", "return (batch"),
         ('module.frozen.forward_train({"obs": batch["next_obs"]})', 'module.forward_train({"obs": batch["next_obs"]})'),
     ),
     "Q not frozen for the policy": (("module.frozen.q(", "module.q("),),
