@@ -50,8 +50,9 @@ class _Part:
             obs = obs[key]
         if self.flat is not None:
             obs = self.flat(xp, obs)
-        if self.start:
-            obs = obs - self.start
+        if isinstance(self.network, Embedding):
+            # Rows that only fill up a minibatch hold zeros, which a space that starts elsewhere does not have.
+            obs = xp.clip(obs - self.start, 0, self.network.num_embeddings - 1)
         return obs if self.network is None else self.network.apply(xp, params, obs)
 
 
