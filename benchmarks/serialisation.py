@@ -187,8 +187,9 @@ def report(title: str, times: dict[str, dict[str, list[float]]], megabytes: floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[4, 80, 800], help="megabytes of float32")
-    parser.add_argument("--rounds", type=int, default=0, help="rounds per size (default: by size, 7 to 40)")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds per size (default: by size, 5 to 30)")
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument("--largest-file", type=int, default=800, help="megabytes; larger sizes in memory only")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -198,10 +199,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for size in arguments.sizes:
             tree = arrays(size)
-            rounds = arguments.rounds or max(7, min(40, 2000 // size))
+            rounds = arguments.rounds or max(5, min(30, 1500 // size))
             megabytes = sum(array.nbytes for array in tree.values()) / 1e6
             times = measure(memory_work(tree), tree, rounds=rounds)
             figures[f"{size} MB in memory"] = report(f"{size} MB in memory, {rounds} rounds", times, megabytes)
+            if size > arguments.largest_file:
+                continue
             times = measure(file_work(tree, Path(folder)), tree, rounds=rounds)
             figures[f"{size} MB file"] = report(f"{size} MB file, fsync included, {rounds} rounds", times, megabytes)
         tree = learner_state(20_000_000)

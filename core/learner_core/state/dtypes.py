@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ..errors import StateError
 
-__all__ = ["BLOCK_NBYTES", "DTYPE_NAMES", "blocks", "dtype_from_name", "name_of", "view_bytes"]
+__all__ = ["BLOCK_NBYTES", "DTYPE_NAMES", "allocate", "blocks", "dtype_from_name", "name_of", "view_bytes"]
 
 _NATIVE = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
@@ -31,6 +32,9 @@ DTYPE_NAMES = _NATIVE | _ML_DTYPES
 
 BLOCK_NBYTES = 1 << 22
 """Non-contiguous and big-endian arrays are converted in blocks of about this size, never as a whole."""
+
+
+_MAPPED_NBYTES = 1 << 20
 
 
 @functools.cache
@@ -86,6 +90,30 @@ def view_bytes(array: np.ndarray[Any, Any]) -> memoryview:
     """
     flat: Any = array.reshape(-1).view(np.uint8)
     return memoryview(flat)
+
+
+def allocate(nbytes: int) -> memoryview:
+    """Writable memory that nobody else refers to.
+
+    Large blocks are mapped and touched in one system call: numpy would ask for huge pages, and where memory is
+    fragmented the kernel then moves pages about for seconds (800 MB in arrays of 66 MB, on a busy machine: 13.8 s with
+    `np.empty`, 2.9 s this way; on a quiet one there is no difference).
+
+    Args:
+        nbytes: How much, in bytes.
+
+    Returns:
+        The memory (format "B"), not initialised.
+
+    Raises:
+        MemoryError: there is not so much.
+    """
+    if nbytes < _MAPPED_NBYTES:
+        return view_bytes(np.empty(nbytes, np.uint8))
+    try:
+        return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
+    except (OSError, OverflowError, ValueError) as error:
+        raise MemoryError(f"{nbytes} bytes cannot be allocated") from error
 
 
 def blocks(array: np.ndarray[Any, Any]) -> Iterator[memoryview]:

@@ -16,11 +16,10 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from ..errors import FormatError, StateError, StateIOError
-from .dtypes import view_bytes
+from .dtypes import allocate
 from .format import build, decode, encode, resolve
 from .layout import HEADER_NBYTES, parse_header
 from .manifest import Layout, parse_manifest
@@ -318,7 +317,7 @@ def damaged_payloads(path: PathLike) -> tuple[Layout, set[int]]:
     """
     with _opened(path) as (descriptor, nbytes):
         layout = _layout(descriptor, nbytes)
-        scratch = view_bytes(np.empty(_BLOCK, np.uint8))
+        scratch = memoryview(bytearray(_BLOCK))
         damaged = set()
         for chunk in layout.chunks:
             checksum = xxhash.xxh3_64()
@@ -339,7 +338,7 @@ def _read_payloads(descriptor: int, layout: Layout) -> Any:
     for chunk in layout.chunks:
         payload, path = layout.payloads[chunk.payload], paths[chunk.payload]
         while len(contents) <= chunk.payload:
-            contents.append(view_bytes(np.empty(layout.payloads[len(contents)].nbytes, np.uint8)))
+            contents.append(allocate(layout.payloads[len(contents)].nbytes))
         if _read(descriptor, chunk.start - len(chunk.gap), len(chunk.gap)) != chunk.gap:
             raise FormatError("the bytes before its data are damaged", path=path)
         offset = chunk.number * layout.chunk_nbytes

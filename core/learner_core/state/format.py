@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from ..errors import FormatError, StateError
-from .dtypes import blocks, dtype_from_name, view_bytes
+from .dtypes import allocate, blocks, dtype_from_name
 from .layout import (
     CHUNK_NBYTES,
     HEADER_NBYTES,
@@ -162,7 +162,7 @@ def decode(buffer: Any, *, copy: bool = True) -> Any:
             digest = xxhash.xxh3_64_intdigest(data)
         else:
             if chunk.number == 0:
-                contents[chunk.payload] = view_bytes(np.empty(payload.nbytes, np.uint8))
+                contents[chunk.payload] = allocate(payload.nbytes)
             offset = chunk.number * layout.chunk_nbytes
             digest = _copy(data, contents[chunk.payload][offset : offset + chunk.nbytes])
         if digest != payload.checksums[chunk.number]:
