@@ -57,8 +57,10 @@ class Algorithm:
         self._stopped = False
         self.env_runner: EnvRunner | None = None
         self._group: LearnerGroup | None = None
-        # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them.
-        load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
+        if not config.num_learners:
+            # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
+            # processes of their own, this one may do without the framework.
+            load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
         try:
             self._group = LearnerGroup(config)
             spec = next(iter(self._group.module_specs.values()))
