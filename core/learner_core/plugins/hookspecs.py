@@ -77,10 +77,12 @@ def learner_core_launcher() -> Any:
 def learner_core_collective() -> Any:
     """Return the collective, which reduces over learners. Group ``learner_core.collectives``.
 
-    Called by discovery, once per process, when a group with ``collective=name`` is built; on every learner.
+    Called by discovery, once per process, when a group with ``collective=name`` is built; on the driver, which opens
+    the meeting point, and on every learner.
 
     Returns:
-        The collective class.
+        A ``learner_core.group.collectives.CollectivePlugin``: an object with ``name``, ``check``, ``preload``,
+        ``open_rendezvous`` and ``create``.
     """
 
 
