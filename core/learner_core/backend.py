@@ -112,6 +112,8 @@ class Backend:
     xp: Any
     #: Backends without gradients serve environment runners and policies only.
     trains: ClassVar[bool] = True
+    #: Whether reading a value of an array in an uncompiled step costs next to nothing: nothing runs ahead of Python.
+    reads_are_free: bool = False
 
     def __init__(self, *, device: str = "auto", precision: str = "float32") -> None:
         self.device = device
@@ -201,10 +203,6 @@ class Backend:
             "networks of a framework"
         )
 
-    def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A forward pass made fast for repeated calls without gradients; by default the function itself."""
-        return function
-
     def export_policy(self, policy: Any, path: Any) -> None:
         """Write a policy as a file of this framework's own, which needs nothing of ours to be read.
 
@@ -216,6 +214,10 @@ class Backend:
             ConfigError: this backend has no such format; by default always.
         """
         raise ConfigError(f"backend {self.name!r} exports no policies")
+
+    def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward pass made fast for repeated calls without gradients; by default the function itself."""
+        return function
 
     def make_split_loop(
         self,

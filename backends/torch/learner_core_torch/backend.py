@@ -32,6 +32,7 @@ class TorchBackend(Backend):
         super().__init__(device=device, precision=precision)
         self.check_precision()
         self.torch_device = _device(device)
+        self.reads_are_free = self.torch_device.type == "cpu"
 
     @classmethod
     def limit_threads(cls, num_threads: int) -> None:
@@ -104,11 +105,6 @@ class TorchBackend(Backend):
 
         return adapt_module(spec, self)
 
-    def make_split_loop(
-        self,
-        gradient: Callable[..., Any],
-        apply: Callable[..., dict[str, Any]],
-        reduce: Callable[[Any], Any],
     def export_policy(self, policy: Any, path: Any) -> None:
         from .exporting import export_policy
 
@@ -126,6 +122,11 @@ class TorchBackend(Backend):
 
         return read_state_dict(file, what)
 
+    def make_split_loop(
+        self,
+        gradient: Callable[..., Any],
+        apply: Callable[..., dict[str, Any]],
+        reduce: Callable[[Any], Any],
         *,
         example: tuple[dict[str, Any], dict[str, Any]],
         config: Any,

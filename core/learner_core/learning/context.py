@@ -55,6 +55,8 @@ class StepContext:
         self.new_buffers: dict[str, dict[str, Any]] = {}
         self.module_id: str | None = None
         self.compute_dtype: Any = None
+        # The step is not being traced, and looking at an array stops nothing: a branch is cheaper than a `where`.
+        self.reads_values = False
         # Set by the step between the gradients and the optimizers.
         self.apply: Callable[[Mapping[str, Mapping[str, Any]]], None] | None = None
 

@@ -104,6 +104,8 @@ class UpdateStep:
             The next carry, same keys, shapes and dtypes.
         """
         with self.context() as context:
+            # Only the uncompiled loop gives sizes.
+            context.reads_values = sizes is not None and self.learner.backend.reads_are_free
             floats, ints = self.lines(inputs, s)
             gradients, losses = self.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
             raw = {mid: self._join(mid, gradients[mid]) for mid in self.plans}
@@ -154,9 +156,9 @@ class UpdateStep:
         out = dict(carry)
         gate = self._gate(carry, context, losses, ints)
         # Measured before any hook or clip: clipping by value would make a usable number of an infinity.
-        self._measure(raw, gate)
+        self._measure(context, raw, gate)
         if learner._default_gradients:
-            self._apply(out, carry, context, self._clip(context, raw), gate, floats, inputs)
+            self._apply(out, carry, context, self._clip(context, raw, gate), gate, floats, inputs)
         else:
 
             def apply(final: Mapping[str, Mapping[str, Any]]) -> None:
@@ -387,12 +389,14 @@ class UpdateStep:
             }
         return gate
 
-    def _measure(self, flat: Mapping[str, Mapping[str, Any]], gate: dict[str, Any]) -> None:
+    def _measure(self, context: StepContext, flat: Mapping[str, Mapping[str, Any]], gate: dict[str, Any]) -> None:
         """The gradients' norms; a module whose gradient is not finite does not go."""
         xp = self.xp
         for mid, vectors in flat.items():
             for name, vector in vectors.items():
-                gate[mid]["norms"][name] = xp.sqrt(xp.sum(xp.square(vector)))
+                norm = gate[mid]["norms"][name] = xp.sqrt(xp.sum(xp.square(vector)))
+                if context.reads_values and bool(xp.isfinite(norm)):
+                    continue
                 # A module steps with all of its optimizers or with none. Not by the norm: whether that overflows
                 # depends on how a compiler arranges it.
                 gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.all(xp.isfinite(vector)))
@@ -402,7 +406,15 @@ class UpdateStep:
         optimizers = self.plans[module_id].optimizers
         return {name: optimizer.layout.join(self.xp, gradients) for name, optimizer in optimizers.items()}
 
-    def _clip(self, context: StepContext, flat: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _choose(self, context: StepContext, go: Any, new: Any, old: Any) -> Any:
+        """``new`` where the step counts, else ``old``; without copying either where a value may be read."""
+        if context.reads_values:
+            return new if bool(go) else old
+        return self.xp.where(go, new, old)
+
+    def _clip(
+        self, context: StepContext, flat: Mapping[str, Mapping[str, Any]], gate: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
         """The default clipping, on flat vectors: the same maths as ``postprocess_gradients_for_module``."""
         xp = self.xp
         out: dict[str, dict[str, Any]] = {mid: {} for mid in flat}
@@ -411,7 +423,8 @@ class UpdateStep:
             for name, vector in vectors.items():
                 clipped = {name: vector}
                 if config.grad_clip is not None and config.grad_clip_by == "global_norm":
-                    clipped, _ = clip_by_global_norm(xp, clipped, config.grad_clip)
+                    norm = gate[mid]["norms"][name]
+                    clipped, _ = clip_by_global_norm(xp, clipped, config.grad_clip, norm=norm)
                 elif config.grad_clip is not None and config.grad_clip_by == "value":
                     clipped = clip_by_value(xp, clipped, config.grad_clip)
                 out[mid].update(clipped)
@@ -445,10 +458,10 @@ class UpdateStep:
                     lr=floats[self.table.floats["lr", mid, name]],
                     corrections=[corrections[start + i] for i in range(num)],
                 )
-                out[key] = xp.where(go, new, carry[key])
+                out[key] = self._choose(context, go, new, carry[key])
                 for slot, value in new_slots.items():
                     slot_key = f"slots/{mid}/{name}/{slot}"
-                    out[slot_key] = xp.where(go, value, carry[slot_key])
+                    out[slot_key] = self._choose(context, go, value, carry[slot_key])
                 context.params[mid].update(optimizer.layout.split(xp, out[key]))
         go_all = [gate[mid]["go"] for mid, plan in self.plans.items() for _ in plan.optimizers]
         if go_all:
@@ -466,15 +479,15 @@ class UpdateStep:
             if plan.targets.names:
                 key = f"targets/{mid}"
                 if any(targets[n] is not context.targets[mid][n] for n in plan.targets.names):
-                    out[key] = xp.where(go, plan.targets.join(xp, targets), carry[key])
+                    out[key] = self._choose(context, go, plan.targets.join(xp, targets), carry[key])
             before = context.params[mid]
             for name, optimizer in plan.optimizers.items():
                 if any(params[n] is not before[n] for n in optimizer.layout.names):
                     key = f"params/{mid}/{name}"
-                    out[key] = xp.where(go, optimizer.layout.join(xp, params), out[key])
+                    out[key] = self._choose(context, go, optimizer.layout.join(xp, params), out[key])
             for name, value in context.new_buffers.get(mid, {}).items():
                 key = f"buffers/{mid}/{name}"
-                out[key] = xp.where(go, xp.astype(value, carry[key].dtype), carry[key])
+                out[key] = self._choose(context, go, xp.astype(value, carry[key].dtype), carry[key])
         if self.plans:
             out["stopped"] = xp.stack([gate[mid]["stopped"] for mid in self.plans], 0)
 
@@ -502,17 +515,22 @@ class UpdateStep:
         exploring = self.metrics is None
         if self.metrics is None:
             self.metrics = names
+        one = xp.ones((), dtype=dtype)
         values, weights = [], []
         for key in self.metrics:
             value, weight = context.metrics[key]
-            value = xp.reshape(xp.astype(value, dtype), ())
-            weight = xp.reshape(xp.astype(weight if weight is not None else xp.ones_like(value), dtype), ())
-            usable = xp.logical_and(weight > 0, xp.isfinite(value))
-            zero = xp.zeros_like(value)
-            weights.append(xp.where(usable, weight, zero))
-            values.append(xp.where(usable, value * weight, zero))
-        sums = xp.stack([xp.stack(values, 0), xp.stack(weights, 0)], 0)
+            values.append(self._scalar(value))
+            weights.append(one if weight is None else self._scalar(weight))
+        value, weight = xp.stack(values, 0), xp.stack(weights, 0)
+        usable, zero = xp.logical_and(weight > 0, xp.isfinite(value)), xp.zeros_like(value)
+        sums = xp.stack([xp.where(usable, value * weight, zero), xp.where(usable, weight, zero)], 0)
         out["metrics"] = sums if exploring else carry["metrics"] + sums
+
+
+    def _scalar(self, value: Any) -> Any:
+        dtype = self.learner.float_dtype
+        value = value if value.dtype == dtype else self.xp.astype(value, dtype)
+        return value if len(value.shape) == 0 else self.xp.reshape(value, ())
 
 
 def nested_columns(columns: Mapping[str, Any]) -> dict[str, Any]:

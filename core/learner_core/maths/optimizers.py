@@ -236,7 +236,9 @@ class OptimizerSpec:
         return params - lr * direction, new
 
 
-def clip_by_global_norm(xp: Namespace, gradients: Mapping[str, Array], max_norm: Any) -> tuple[dict[str, Array], Array]:
+def clip_by_global_norm(
+    xp: Namespace, gradients: Mapping[str, Array], max_norm: Any, *, norm: Array | None = None
+) -> tuple[dict[str, Array], Array]:
     """Scale all gradients together so that their joint Euclidean norm is at most ``max_norm``.
 
     The factor is min(1, max_norm / (norm + 1e-6)), as in torch: gradients above the bound end a millionth of
@@ -246,14 +248,15 @@ def clip_by_global_norm(xp: Namespace, gradients: Mapping[str, Array], max_norm:
         xp: The array namespace.
         gradients: {name: float[...]}.
         max_norm: The bound, a number or float[].
+        norm: The gradients' norm where it is known already, float[].
 
     Returns:
         The scaled gradients, and the norm before scaling, float[].
     """
     if not gradients:
         return {}, xp.zeros(())
-    total = sum(xp.sum(xp.square(g)) for g in gradients.values())
-    norm = xp.sqrt(total)
+    if norm is None:
+        norm = xp.sqrt(sum(xp.sum(xp.square(g)) for g in gradients.values()))
     factor = _clip_factor(xp, norm, max_norm)
     return {name: g * factor for name, g in gradients.items()}, norm
 

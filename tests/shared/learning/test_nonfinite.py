@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -104,3 +105,17 @@ def test_one_module_skips_and_the_other_goes_on(backend: str) -> None:
     after = learner.get_state()["rl_module"]
     assert results["left"]["num_nonfinite_steps"] == 1.0 and results["right"]["num_nonfinite_steps"] == 0.0
     assert not states_differ(before["left"], after["left"]) and states_differ(before["right"], after["right"])
+
+
+@pytest.mark.parametrize("bad", [IN_LOSS, IN_GRADIENT, FINE], ids=["loss", "gradient", "none"])
+def test_branches_choose_as_where_does(backend: str, bad: float) -> None:
+    """An uncompiled step may look whether it counts (``reads_are_free``) and must then come to the same."""
+    learners = [build(backend, Fragile, grad_clip=1.0) for _ in range(2)]
+    for learner, free in zip(learners, (False, True), strict=True):
+        learner.backend.reads_are_free = free
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            learner.update_from_batch(batch=batch_of(FINE, bad, FINE), shuffle_batch_per_epoch=False)
+    first, second = (learner.get_state() for learner in learners)
+    assert not states_differ(first, second)
+    assert learners[0].results == learners[1].results
