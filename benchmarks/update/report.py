@@ -93,10 +93,7 @@ def _markdown(about: dict[str, str], found: dict[str, Any], reference: str) -> s
     for workload, result in found.items():
         load = f"{result['load_before']:.1f} to {result['load_after']:.1f}"
         lines += ["", f"## {workload}: {result['steps']} steps an update (load average {load})", ""]
-        lines += [
-            "| peer | us/step, best | median | CPU, best | ratio | quartiles | overhead | build, s | compile, s | RSS, MB |"
-        ]
-        lines += ["|---" * 10 + "|"]
+        lines += [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
         for name, peer in result["peers"].items():
             lines.append(_row(name, peer, result["steps"]))
     return "\n".join([*lines, ""])
