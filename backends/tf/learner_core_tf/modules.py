@@ -67,8 +67,10 @@ class NetworkModule(FrameworkModule):
         Made under a seed of ours, so that a run depends on the configured seed alone: Keras draws the seeds of its
         initialisers from Python's generator.
         """
-        precision, generator = keras.config.floatx(), random.getstate()
-        keras.config.set_floatx(self._dtype)
+        before, policy, generator = keras.config.floatx(), keras.config.dtype_policy(), random.getstate()
+        if self._dtype == "float64":
+            keras.config.set_floatx("float64")
+            keras.config.set_dtype_policy("float64")
         random.seed(seed)
         try:
             with tf.device(self._backend.tf_device):
@@ -82,7 +84,8 @@ class NetworkModule(FrameworkModule):
                         f"{type(error).__name__}: {error}"
                     ) from error
         finally:
-            keras.config.set_floatx(precision)
+            keras.config.set_floatx(before)
+            keras.config.set_dtype_policy(policy)
             random.setstate(generator)
         return network, made, outputs
 
@@ -187,7 +190,7 @@ class _Layout:
         parts: dict[str, np.ndarray] = {}
         for names, weight in self._weights:
             if not weight.buffer:
-                value = np.asarray(keras.ops.convert_to_numpy(weight.variable))
+                value = weight.variable.value.numpy()
                 for name, array in zip(names, weight.to_canonical(value), strict=True):
                     parts[name] = np.array(array, order="C")
         for name, packed in self._packs.items():
@@ -196,7 +199,7 @@ class _Layout:
 
     def buffers(self) -> dict[str, np.ndarray]:
         """Canonical name -> value, copies."""
-        return {name: np.array(keras.ops.convert_to_numpy(v)) for name, v in self.buffer_variables.items()}
+        return {name: np.array(v.value.numpy()) for name, v in self.buffer_variables.items()}
 
     def keras_values(self, params: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         """(Keras variable, its value) of every one, made of canonical arrays; differentiable."""

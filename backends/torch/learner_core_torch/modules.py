@@ -9,6 +9,7 @@ columns those are is read off a forward pass (``flattening.py``), not guessed fr
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from learner_core.errors import ConfigError
 from learner_core.learning.framework_modules import (
@@ -54,7 +56,7 @@ class NetworkModule(FrameworkModule):
         self._spec = spec
         self._backend = backend
         self._network_name = describe(spec.module_class)
-        network, self._made = make_network(spec, nn.Module, "torch")
+        network, self._made = self._make(seed=0)
         try:
             self.network: nn.Module = network if self._made else copy.deepcopy(network)
         except RuntimeError as error:
@@ -63,6 +65,13 @@ class NetworkModule(FrameworkModule):
             ) from None
         self.network.to(backend.torch_device)
         self._prepare()
+
+    def _make(self, *, seed: int) -> tuple[nn.Module, bool]:
+        """The network, made under a seed of ours, so that a run depends on the configured seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network, made = make_network(self._spec, nn.Module, "torch")
+        return network, made
 
     # ------------------------------------------------------------------ what the network holds
 
@@ -136,12 +145,7 @@ class NetworkModule(FrameworkModule):
         return self._frozen
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        network = self.network
-        if self._made:
-            # Made anew under a seed of ours, so that a run depends on the configured seed alone.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(rng.integers(2**62)))
-                network, _ = make_network(self._spec, nn.Module, "torch")
+        network = self._make(seed=int(rng.integers(2**62)))[0] if self._made else self.network
         return {
             canonical: self._canonical(canonical, network.get_parameter(native))
             for canonical, native in self._parameters.items()
@@ -194,7 +198,8 @@ class NetworkModule(FrameworkModule):
             buffers.setdefault(native, torch.zeros((), dtype=torch.int64, device=self._backend.torch_device))
         if self.network.training != training:
             self.network.train(training)
-        outputs = torch.func.functional_call(self.network, {**values, **buffers}, (_cast(obs, float_dtype),))
+        with _recordable():
+            outputs = torch.func.functional_call(self.network, {**values, **buffers}, (_cast(obs, float_dtype),))
         new = {}
         if training:
             for canonical, native in self._buffers.items():
@@ -216,6 +221,14 @@ class NetworkModule(FrameworkModule):
 
     def _index(self, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(order.tolist(), dtype=torch.int64, device=like.device)
+
+
+def _recordable() -> contextlib.AbstractContextManager[Any]:
+    """While a step is being recorded: no oneDNN kernels for recurrent layers, whose backward cannot be compiled."""
+    if get_proxy_mode() is None:
+        return contextlib.nullcontext()
+    manager: contextlib.AbstractContextManager[Any] = torch.backends.mkldnn.flags(enabled=False)
+    return manager
 
 
 def _walk(network: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:

@@ -120,8 +120,12 @@ class RLModuleSpec:
 
     def filled(self, *, module_class: Any, observation_space: Any, action_space: Any, model: Any) -> RLModuleSpec:
         """A copy in which every missing part comes from the arguments."""
+        chosen = self.module_class if self.module_class is not None else module_class
+        if not _is_neutral(chosen):
+            # The algorithm's settings are of its own networks; a user's may mean something else by the same names.
+            model = None
         return RLModuleSpec(
-            module_class=self.module_class if self.module_class is not None else module_class,
+            module_class=chosen,
             observation_space=self.observation_space if self.observation_space is not None else observation_space,
             action_space=self.action_space if self.action_space is not None else action_space,
             model={**dict(model or {}), **dict(self.model)},
@@ -162,7 +166,11 @@ class RLModuleSpec:
     @property
     def is_neutral(self) -> bool:
         """Whether the module is written over ``xp``, not a network of one framework."""
-        return inspect.isclass(self.module_class) and issubclass(self.module_class, RLModule)
+        return _is_neutral(self.module_class)
+
+
+def _is_neutral(module_class: Any) -> bool:
+    return inspect.isclass(module_class) and issubclass(module_class, RLModule)
 
 
 @dataclass(frozen=True)
