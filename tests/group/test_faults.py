@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cloudpickle
@@ -16,6 +16,8 @@ from gymnasium.spaces import Discrete
 
 import learner_core as lc
 from learner_core.group.learner_group import LearnerGroup
+from learner_core.plugins.hookspecs import hookimpl
+from learner_core.plugins.manager import get_manager
 from learner_core_algorithms.ppo.learner import PPOLearner
 
 from .conftest import ppo_config
@@ -103,6 +105,7 @@ def test_a_lost_learner_is_named_in_bounded_time(
     [
         ("torch", "torch", "kill", "before", 2),
         ("torch", "horovod", "kill", "during", 3),
+        ("torch", "torch", "kill", "during", 3),
         ("torch", "torch", "kill", "after", 2),
         ("torch", "torch", "stop", "during", 2),
         ("tf", "horovod", "kill", "during", 2),
@@ -135,7 +138,30 @@ def test_an_exception_on_one_learner_names_it_with_its_traceback(groups: Make, t
     assert time.monotonic() - start < 2 * TIMEOUT + 10
 
 
-def test_a_learner_killed_between_updates_is_replaced(groups: Make) -> None:
+class Listener:
+    """Hears of losses and restarts."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    @hookimpl
+    def learner_group_worker_lost(self, rank: int, exitcode: int | None, reason: str) -> None:
+        self.heard.append(("lost", rank, exitcode, reason))
+
+    @hookimpl
+    def learner_group_worker_restarted(self, rank: int, update: int) -> None:
+        self.heard.append(("restarted", rank, update))
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    plugin = Listener()
+    get_manager().register(plugin, "listener")
+    yield plugin
+    get_manager().unregister(plugin)
+
+
+def test_a_learner_killed_between_updates_is_replaced(groups: Make, listener: Listener) -> None:
     group = groups(ppo_config("torch", num_learners=2, collective="torch", restart_failed_learners=True))
     group.update_from_batch(batch=_batch(0))
     before = group.get_state()
@@ -144,6 +170,8 @@ def test_a_learner_killed_between_updates_is_replaced(groups: Make) -> None:
     results = group.update_from_batch(batch=_batch(1))
     assert results["__all__"]["num_learners_restarted"] == 1.0
     assert group.get_state()["counters"]["num_updates"] == before["counters"]["num_updates"] + 1
+    reason = "learner 0 of 2 died (exit code -9, SIGKILL) during update"
+    assert listener.heard == [("lost", 0, -signal.SIGKILL, reason), ("restarted", 0, 1)]
     os.kill(group.foreach_learner(lambda learner: os.getpid())[1], signal.SIGKILL)
     with pytest.raises(lc.WorkerLostError) as lost:
         group.foreach_learner(lambda learner: None)

@@ -19,6 +19,10 @@ from learner_core.group.collectives import Collective
 
 __all__ = ["HorovodCollective", "TorchCollective", "make_collective"]
 
+#: gloo and NCCL count the time that a learner compiles while the others wait for its sum. Whoever drives the ring
+#: notices the dead and the silent long before, and ends them; their sockets close, and everybody waiting hears of it.
+_PATIENCE_S = 1800.0
+
 
 def make_collective(name: str, device: torch.device) -> Collective | None:
     """One rank's end of a ring for tensors on ``device``; ``None``: Torch has no collective of this name."""
@@ -122,7 +126,7 @@ class TorchCollective(Collective):
                 store=dist.FileStore(rendezvous["file"], size),  # type: ignore[attr-defined]  # re-exported by torch
                 rank=rank,
                 world_size=size,
-                timeout=datetime.timedelta(seconds=timeout_s),
+                timeout=datetime.timedelta(seconds=max(timeout_s, _PATIENCE_S)),
                 device_id=self._device if self._device.type == "cuda" else None,
             )
         self.rank, self.size, self._open = rank, size, True

@@ -62,7 +62,8 @@ class Collective:
             rank: this rank, 0..size-1.
             size: number of ranks.
             rendezvous: what ``Rendezvous.for_rank(rank)`` said.
-            timeout_s: seconds that an operation waits for a silent peer.
+            timeout_s: seconds after which a silent peer is given up, where the library can tell one that is busy
+                (compiling, say) from one that is gone; else it waits much longer.
         """
         raise NotImplementedError
 

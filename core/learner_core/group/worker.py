@@ -142,6 +142,9 @@ class _Worker:
         except LearnerGroupError:
             # The ring broke in the middle: be as if the update had never begun, so that it can be repeated.
             vars(learner).update(before, **kept, _carry=carry)
+            if self._collective is not None:
+                # Others may be waiting for this learner, as it waited for the one that is lost.
+                threading.Thread(target=self._collective.abort, name="abort", daemon=True).start()
             raise
         return {"results": results, "num_updates": learner._num_updates}
 
