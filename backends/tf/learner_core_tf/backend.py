@@ -20,6 +20,8 @@ from .compile import CompiledLoop, SplitLoop
 
 __all__ = ["TfBackend"]
 
+_WORTH_ADOPTING = 1 << 20  # bytes
+
 
 class TfBackend(Backend):
     """TensorFlow on one device; see :class:`learner_core.backend.Backend`."""
@@ -44,6 +46,11 @@ class TfBackend(Backend):
             return _from_numpy(tree)
 
     def adopt_numpy(self, array: np.ndarray) -> Any:
+        # convert_to_tensor always copies; DLPack never does, but kernels abort the process on memory that does not
+        # begin at 64 bytes.
+        takes_over = array.dtype.kind == "f" and array.flags.c_contiguous and array.ctypes.data % 64 == 0
+        if takes_over and array.nbytes >= _WORTH_ADOPTING and self.tf_device == "/CPU:0":
+            return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
         with tf.device(self.tf_device):
             return tf.convert_to_tensor(array)
 

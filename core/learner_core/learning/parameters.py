@@ -86,7 +86,7 @@ class FlatLayout:
 
 
 def _aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray:
-    """Uninitialised memory that TensorFlow takes over as it is: it copies what does not begin at 64 bytes."""
+    """Uninitialised memory that TensorFlow can take over as it is: its kernels need it to begin at 64 bytes."""
     nbytes = size * dtype.itemsize
     memory = np.empty(nbytes + 64, np.uint8)
     start = -memory.ctypes.data % 64
