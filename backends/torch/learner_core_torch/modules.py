@@ -4,7 +4,7 @@ Needs a network whose forward pass Torch can run functionally (``torch.func.func
 object the user gave is never trained or switched between modes. Parameters appear in the state under their attribute
 path, shared ones once, under the first; numbers in a path count only the layers that hold weights. Where a network
 flattens channels first, the columns that follow are stored channels last, as every network here has them; which
-columns those are is read off a forward pass (``flattening.py``), not guessed from names.
+columns those are is read off a forward pass (``layouts.py``), not guessed from names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from learner_core.learning.framework_modules import (
     make_network,
 )
 
-from .flattening import column_orders
+from .layouts import column_orders
 
 __all__ = ["NetworkModule", "adapt_module"]
 
