@@ -15,7 +15,7 @@ __all__ = ["write"]
 
 _COLOURS = {"tf": "#c44e52", "torch": "#4c72b0"}
 _COLUMNS = (
-    *("peer", "us/step, best", "median", "CPU, best", "ratio", "quartiles"),
+    *("peer", "us/step, best", "median", "CPU, best", "ratio", "quartiles", "CPU ratio"),
     *("overhead", "build, s", "compile, s", "RSS, MB"),
 )
 #: Peers drawn, from slow to fast; levels above the bare Learner are in the table.
@@ -35,9 +35,10 @@ def write(found: dict[str, Any], folder: Path, *, began: str, reference: str, ot
     folder.mkdir(parents=True, exist_ok=True)
     about = _about(began, others)
     for result in found.values():
-        base = result["peers"][reference]["seconds"]
+        base = result["peers"][reference]
         for name, peer in result["peers"].items():
-            peer["ratio"] = _spread([theirs / ours for theirs, ours in zip(base, peer["seconds"], strict=True)])
+            peer["ratio"] = _spread(_ratios(base["seconds"], peer["seconds"]))
+            peer["cpu_ratio"] = _spread(_ratios(base["cpu_seconds"], peer["cpu_seconds"]))
             bare = result["peers"].get(name.split("-", 1)[0])
             if name.endswith(("-group", "-algorithm")) and bare is not None:
                 pairs = zip(peer["seconds"], bare["seconds"], strict=True)
@@ -45,6 +46,10 @@ def write(found: dict[str, Any], folder: Path, *, began: str, reference: str, ot
     (folder / "update.json").write_text(json.dumps({"about": about, "workloads": found}, indent=1) + "\n")
     (folder / "update.md").write_text(_markdown(about, found, reference))
     _plot(found, folder / "update.png")
+
+
+def _ratios(theirs: list[float], ours: list[float]) -> list[float]:
+    return [a / b for a, b in zip(theirs, ours, strict=True)]
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -86,9 +91,10 @@ def _markdown(about: dict[str, str], found: dict[str, Any], reference: str) -> s
     lines += [
         "",
         f"Ratios are against {reference} in the same round (above 1: faster): median, and first to third quartile.",
-        "CPU is the process's own CPU time of its best round, which other processes on the machine disturb least.",
+        "CPU is the process's own time on a processor, which other processes on the machine disturb least.",
         "Overhead: time above the bare Learner's in the same round. Build is everything from settings to the first",
         "possible update, compilation and imports of the framework included; compile is the part spent in compilers.",
+        "Caches are empty at first; torch-group and torch-algorithm then load what torch has compiled.",
     ]
     for workload, result in found.items():
         load = f"{result['load_before']:.1f} to {result['load_after']:.1f}"
@@ -111,6 +117,7 @@ def _row(name: str, peer: dict[str, Any], steps: int) -> str:
         f"{min(peer['cpu_seconds']) * scale:.0f}",
         f"{ratio['median']:.2f}",
         f"{ratio['q1']:.2f}-{ratio['q3']:.2f}",
+        f"{peer['cpu_ratio']['median']:.2f}",
         overhead,
         f"{facts['build_s']:.1f}",
         compiled,

@@ -16,6 +16,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,12 +72,14 @@ class Process:
         return answer
 
 
-def start(name: str, others: str) -> Process:
-    """Start a peer with one thread everywhere."""
+def start(name: str, others: str, cache: str) -> Process:
+    """Start a peer with one thread everywhere, and with nothing compiled that this run has not compiled."""
     script, options = PEERS[name]
     python = sys.executable if options else others
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment = {**os.environ, **threads, "PYTHONPATH": str(FOLDER), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    caches = {"LEARNER_CORE_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
+    environment = {**os.environ, **threads, **caches, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
     command = [python, str(FOLDER / "peers" / script)]
     pipe = subprocess.PIPE
     return Process(name, subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
@@ -103,12 +106,12 @@ def check_same_work(processes: list[Process]) -> None:
             )
 
 
-def measure(workload: Workload, names: list[str], rounds: int, others: str) -> list[Process]:
+def measure(workload: Workload, names: list[str], rounds: int, others: str, cache: str) -> list[Process]:
     """Build, check and time the peers on one workload."""
     processes: list[Process] = []
     try:
         for name in names:
-            process = start(name, others)
+            process = start(name, others, cache)
             processes.append(process)
             process.facts = process.ask(do="build", workload=workload.name, options=PEERS[name][1])
             process.facts |= process.ask(do="check")
@@ -150,7 +153,8 @@ def main() -> int:
         rounds = given.rounds or ROUNDS[name]
         print(f"{name}: {rounds} rounds of {workload.num_steps} steps", flush=True)
         load = os.getloadavg()[0]
-        processes = measure(workload, names, rounds, others)
+        with tempfile.TemporaryDirectory() as cache:
+            processes = measure(workload, names, rounds, others, cache)
         found[name] = {
             "steps": workload.num_steps,
             "load_before": load,
