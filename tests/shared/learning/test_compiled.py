@@ -103,3 +103,30 @@ def test_compiled_state_moves_to_the_eager_learner_and_back(pair: Any) -> None:
     assert not states_differ(pair.compiled.get_state(), pair.eager.get_state())
     pair.update(batch=one(8))
     assert_states_equal(pair.compiled.get_state(), pair.eager.get_state(), atol=1e-12)
+
+
+def test_generated_infinities(pair: Any) -> None:
+    """Reliability row 10: wherever they are, exactly the minibatches that hold one are skipped."""
+    rng = np.random.default_rng(3)
+    for case in range(200):
+        rows = int(rng.integers(1, 13))
+        batch = one(rows, case)
+        bad = {}
+        for module_id, columns in batch.items():
+            chosen = rng.uniform(size=rows) < rng.choice([0.0, 0.1, 0.5, 1.0])
+            columns["value_targets"][chosen] = rng.choice([1e200, -1e200, 1e160])
+            bad[module_id] = [chosen[start : start + 4].any() for start in range(0, rows, 4)]
+        before = pair.compiled.get_state()
+        arguments = {"batch": batch, "shuffle_batch_per_epoch": False}
+        results = skipping(lambda arguments=arguments: pair.compiled.update_from_batch(**arguments))
+        after = pair.compiled.get_state()
+        for module_id, skipped in bad.items():
+            metrics = results[module_id]
+            assert metrics["num_nonfinite_steps"] == sum(skipped), case
+            assert metrics["num_minibatch_steps"] == len(skipped) - sum(skipped), case
+            assert all(np.isfinite(value) for value in metrics.values()), case
+            steps = after["optimizer"][module_id]["v"]["step"] - before["optimizer"][module_id]["v"]["step"]
+            assert steps == len(skipped) - sum(skipped), case
+            if all(skipped):
+                for part in ("rl_module", "targets", "buffers", "variables", "optimizer"):
+                    assert not states_differ(before[part][module_id], after[part][module_id]), case
