@@ -34,7 +34,7 @@ BLOCK_NBYTES = 1 << 22
 """Non-contiguous and big-endian arrays are converted in blocks of about this size, never as a whole."""
 
 
-_MAPPED_NBYTES = 1 << 20
+_MAPPED_NBYTES = 1 << 25  # from here on malloc maps every block anew in any case; below it reuses warm pages
 
 
 @functools.cache
