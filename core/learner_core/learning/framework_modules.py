@@ -54,7 +54,10 @@ class FrameworkModule(RLModule):
 
     def _forward(self, params: Mapping[str, Any], batch: Mapping[str, Any], training: bool) -> dict[str, Any]:
         outputs, buffers = self._call(params, batch["obs"], training)
-        standard = _Outputs(self._network_name, _by_name(outputs, self._network_name))
+        # Compiled policies take plain dicts only; it is losses that may ask for what is not there.
+        standard = _by_name(outputs, self._network_name)
+        if training:
+            standard = _Outputs(standard, self._network_name)
         values = standard.get("vf_preds")
         if values is not None and len(self.xp.shape(values)) == 2 and self.xp.shape(values)[1] == 1:
             standard["vf_preds"] = self.xp.squeeze(values, -1)
@@ -107,7 +110,7 @@ class UnboundNetwork(RLModule):
 class _Outputs(dict[str, Any]):
     """Outputs that say what the network should have returned."""
 
-    def __init__(self, owner: str, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], owner: str) -> None:
         super().__init__(values)
         self._owner = owner
 
