@@ -72,13 +72,15 @@ class Process:
         return answer
 
 
-def start(name: str, others: str, cache: str) -> Process:
-    """Start a peer with one thread everywhere, and with nothing compiled that this run has not compiled."""
+def start(name: str, others: str, cache: str | None) -> Process:
+    """Start a peer with one thread everywhere and its caches in ``cache``; ``None``: where they always are."""
     script, options = PEERS[name]
     python = sys.executable if options else others
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    caches = {"LEARNER_CORE_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
+    caches = {}
+    if cache is not None:
+        caches = {"LEARNER_CORE_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
     environment = {**os.environ, **threads, **caches, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
     command = [python, str(FOLDER / "peers" / script)]
     pipe = subprocess.PIPE
@@ -106,7 +108,7 @@ def check_same_work(processes: list[Process]) -> None:
             )
 
 
-def measure(workload: Workload, names: list[str], rounds: int, others: str, cache: str) -> list[Process]:
+def measure(workload: Workload, names: list[str], rounds: int, others: str, cache: str | None) -> list[Process]:
     """Build, check and time the peers on one workload."""
     processes: list[Process] = []
     try:
@@ -138,6 +140,7 @@ def main() -> int:
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS), metavar="NAME")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="NAME")
     parser.add_argument("--rounds", type=int, help="updates of each peer; by default by workload")
+    parser.add_argument("--keep-caches", action="store_true", help="load what earlier runs have compiled")
     parser.add_argument("--out", type=Path, default=FOLDER.parent / "results" / "update")
     given = parser.parse_args()
     others = os.environ.get("LC_BENCH_PYTHON", "")
@@ -154,7 +157,7 @@ def main() -> int:
         print(f"{name}: {rounds} rounds of {workload.num_steps} steps", flush=True)
         load = os.getloadavg()[0]
         with tempfile.TemporaryDirectory() as cache:
-            processes = measure(workload, names, rounds, others, cache)
+            processes = measure(workload, names, rounds, others, None if given.keep_caches else cache)
         found[name] = {
             "steps": workload.num_steps,
             "load_before": load,
