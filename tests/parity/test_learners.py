@@ -129,7 +129,7 @@ def run_sac(backend_name: str, arrays: Any, settings: Any) -> dict[str, Any]:
 
 
 def test_sac_after_1000_steps_in_float64() -> None:
-    torch, tf = in_both(__file__, "run_sac")
+    torch, tf = in_both(__file__, "run_sac", timeout=600)
     assert sorted(torch) == sorted(tf) and torch["optimizer/default_policy/policy/step"] == 1000
     for path in torch:
         if path.startswith(("rl_module/", "targets/", "variables/")):
@@ -204,11 +204,10 @@ def pass_on(backend_name: str, arrays: Any, settings: Any) -> dict[str, Any]:
     return out
 
 
-@pytest.mark.parametrize("order", [("torch", "tf", "torch"), ("tf", "torch", "tf")], ids="-".join)
-def test_a_relay_is_bit_identical(order: tuple[str, str, str], tmp_path: Path) -> None:
+def test_a_relay_is_bit_identical(tmp_path: Path) -> None:
     """Each leg reads what the one before it wrote, with another seed of its own, and writes the very same state."""
     legs = []
-    for leg, backend_name in enumerate(order):
+    for leg, backend_name in enumerate(("torch", "tf", "torch", "tf")):
         settings = {"folder": str(tmp_path), "source": leg and str(leg), "target": str(leg + 1), "seed": leg}
         legs.append(run_in(backend_name, __file__, "pass_on", settings=settings))
     for later in legs[1:]:
@@ -216,5 +215,5 @@ def test_a_relay_is_bit_identical(order: tuple[str, str, str], tmp_path: Path) -
         for path, value in legs[0].items():
             assert value.dtype == later[path].dtype and value.tobytes() == later[path].tobytes(), path
     for name in ("ppo-discrete", "ppo-continuous", "sac-continuous"):
-        first, second, third = (lc.load_state(tmp_path / f"{leg}-{name}") for leg in (1, 2, 3))
-        assert not states_differ(first, second) and not states_differ(first, third)
+        first, *others = (lc.load_state(tmp_path / f"{leg}-{name}") for leg in (1, 2, 3, 4))
+        assert not any(states_differ(first, other) for other in others)
