@@ -10,7 +10,6 @@ import pytest
 
 from support.learners import ToyLearner, build, two_modules
 
-
 # The numpy backend only answers: hundreds of skips would say so hundreds of times.
 collect_ignore_glob = ["test_*.py"] if os.environ.get("LC_BACKEND", "numpy") == "numpy" else []
 
