@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -213,3 +214,42 @@ input()
     while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in pids):
         time.sleep(0.05)
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "collective", "size", "faults"),
+    [("torch", "torch", 2, 60), ("torch", "torch", 4, 40), ("torch", "horovod", 2, 60), ("torch", "horovod", 3, 60)],
+)
+def test_faults_at_any_moment(groups: Make, backend: str, collective: str, size: int, faults: int) -> None:
+    """Kills and stops from outside, at random moments: no hang, no lost update, the numbers of a calm group."""
+    rng = np.random.default_rng(size)
+    config = ppo_config(backend, collective=collective, timeout_s=TIMEOUT, restart_failed_learners=True)
+    calm, stormy = groups(config.copy().learners(num_learners=1)), groups(config.copy().learners(num_learners=size))
+    recoveries = []
+    usual = 0.1
+    for fault in range(faults):
+        batch = _batch(fault)
+        calm.update_from_batch(batch=batch)
+        victim = stormy._learners._members[int(rng.integers(size))].pid
+        number = signal.SIGSTOP if rng.random() < 0.2 else signal.SIGKILL
+        timer = threading.Timer(float(rng.uniform(0, usual)), os.kill, (victim, number))
+        start = time.monotonic()
+        timer.start()
+        results = stormy.update_from_batch(batch=batch)
+        timer.join()
+        taken = time.monotonic() - start
+        if "num_learners_restarted" in results["__all__"]:
+            recoveries.append((int(number), taken))
+        else:
+            usual = 0.5 * usual + 0.5 * taken
+            stormy.update_from_batch(batch=_batch(1000 + fault))  # notices the one that was hit at the very end
+            calm.update_from_batch(batch=_batch(1000 + fault))
+        assert taken < 3 * TIMEOUT + 20
+    for state in stormy.foreach_learner(lambda learner: learner.get_state()):
+        assert_states_equal(calm.get_state(), state, atol=1e-4)
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        times = sorted(taken for kind, taken in recoveries if kind == number)
+        if times:
+            middle, most = times[len(times) // 2], times[-1]
+            print(f"{collective} {size}: {len(times)} x {number.name}: median {middle:.2f} s, most {most:.2f} s")

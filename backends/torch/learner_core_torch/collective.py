@@ -71,6 +71,8 @@ class HorovodCollective(Collective):
         os.environ.update(rendezvous)
         # The default is 1 ms; 0 would spin on a core that the ranks may not have.
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")
+        # What breaks the ring is said by the driver, once, with the rank that did.
+        os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
         self._hvd.init()
         self.rank, self.size = rank, size
 

@@ -2,6 +2,7 @@
 
 A survivor that waited for the lost learner in the ring gets an error there and puts its state back to where it was
 before the update; one that had all it needed has applied it. They differ by one update at most, so the highest wins.
+Repeating that update gives the same numbers, so nobody has to wait long for one that is still held up in the ring.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import cloudpickle
 from .member import Member
 
 __all__ = ["salvage"]
+
+#: Seconds that the others have once one has answered.
+_PATIENCE_S = 0.5
 
 
 def salvage(survivors: Sequence[Member], answered: Mapping[int, Any], timeout_s: float) -> dict[str, Any] | None:
@@ -34,7 +38,7 @@ def salvage(survivors: Sequence[Member], answered: Mapping[int, Any], timeout_s:
     deadline = time.monotonic() + timeout_s
     pending = [member for member in survivors if member.waiting]
     answers = {**answered, **{member.rank: answer for member, good, answer in _collect(pending, deadline) if good}}
-    alive = [member for member in survivors if not member.waiting]
+    alive = [member for member in survivors if not member.waiting]  # the rest are held up, or dead as well
     best = None
     for member, good, count in _ask(alive, _count, deadline):
         if good and (best is None or count > best[1]):
@@ -77,4 +81,5 @@ def _collect(members: Sequence[Member], deadline: float) -> list[tuple[Member, b
                 continue  # dead as well; it stays marked as waiting
             member.waiting = False
             found.append((member, good, answer))
+            deadline = min(deadline, time.monotonic() + _PATIENCE_S)
     return found
