@@ -12,9 +12,9 @@ import learner_core as lc
 from learner_core import numpy_xp
 from learner_core.errors import ConfigError, StateError
 from learner_core.exporting import export as export_file
-from learner_core.exporting.onnx_file import build_model, nest, sample_observations, write_onnx
+from learner_core.exporting.onnx_file import build_model, sample_observations, write_onnx
 from learner_core.exporting.onnx_xp import Graph, OnnxNamespace
-from learner_core.exporting.source import ExportedPolicy
+from learner_core.exporting.source import ExportedPolicy, nest
 from learner_core.learning.actor_critic import PolicyModule
 
 from support.user_policies import POLICIES, exported_policy

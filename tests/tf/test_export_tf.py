@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import learner_core as lc
-from learner_core.exporting.onnx_file import nest, sample_observations
+from learner_core.exporting.onnx_file import sample_observations
+from learner_core.exporting.source import nest
 from learner_core_algorithms import BCConfig
 from learner_core_tf.backend import TfBackend
 

@@ -16,7 +16,8 @@ from torch import nn
 
 import learner_core as lc
 from learner_core.cli.main import main
-from learner_core.exporting.onnx_file import nest, sample_observations
+from learner_core.exporting.onnx_file import sample_observations
+from learner_core.exporting.source import nest
 from learner_core_algorithms import PPOConfig
 from learner_core_torch.backend import TorchBackend
 
@@ -129,6 +130,27 @@ def test_a_checkpoint_with_normalised_observations_from_the_command_line(
         arrays = load_file(tmp_path / "out.safetensors")
     np.testing.assert_array_equal(arrays.pop("observation_normalizer.obs.mean"), normalizer.moments["obs"].mean)
     assert {name for name in arrays if not name.startswith("observation_normalizer")} == weights.keys()
+
+
+def test_weights_of_a_checkpoint_whose_network_has_no_name(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    spec = lc.RLModuleSpec(module_class=lambda: Pair())
+    with config().env_runners(num_envs_per_env_runner=2).rl_module(rl_module_spec=spec).build() as algorithm:
+        algorithm.save(tmp_path / "a.lcstate")
+        weights = algorithm.learner_group.get_weights()["default_policy"]
+    assert load_file(lc.export(tmp_path / "a.lcstate", tmp_path / "a.safetensors")).keys() == weights.keys()
+    with pytest.raises(lc.ConfigError, match="cannot be rebuilt here: rl_module_spec"):
+        lc.export(tmp_path / "a.lcstate", tmp_path / "a.onnx")
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pi, self.vf = nn.Linear(4, 2), nn.Linear(4, 1)
+
+    def forward(self, obs: torch.Tensor) -> Any:
+        return self.pi(obs), self.vf(obs)
 
 
 def test_refusals_are_one_paragraph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

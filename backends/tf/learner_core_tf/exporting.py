@@ -7,7 +7,7 @@ The module is run once over a namespace that lays layers: ``xp.linear`` becomes 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from keras import layers, ops
 
 from learner_core import numpy_xp, spaces
 from learner_core.errors import ConfigError
+from learner_core.exporting.source import nest
 
 __all__ = ["build_keras_model", "export_policy"]
 
@@ -48,24 +49,11 @@ def build_keras_model(policy: Any) -> Any:
     xp = _Layers(first)
     module = policy.spec.build(xp)
     params = {name: _Weight(value, name) for name, value in policy.params.items()}
-    obs = _nested(inputs)
+    obs = nest(inputs)
     outputs = module.forward_inference(params, {"obs": policy.normalized(xp, obs)})
     distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
     named = {name: outputs[name] for name in ("action_dist_inputs", "vf_preds") if name in outputs}
     return keras.Model(obs, {"actions": distribution.mode(), **named}, name="policy")
-
-
-def _nested(inputs: Mapping[str, Any]) -> Any:
-    if list(inputs) == ["obs"]:
-        return inputs["obs"]
-    tree: dict[str, Any] = {}
-    for path, value in inputs.items():
-        *parents, leaf = path.split("/")[1:]
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
 
 
 class _Weight:

@@ -12,7 +12,7 @@ import numpy as np
 from .. import spaces
 from ..errors import ConfigError
 from .onnx_xp import OPSET, ROWS, Graph, OnnxNamespace
-from .source import ExportedPolicy, require
+from .source import ExportedPolicy, nest, require
 
 __all__ = ["build_model", "write_onnx"]
 
@@ -116,17 +116,3 @@ def sample_observations(policy: ExportedPolicy, rows: int) -> dict[str, np.ndarr
         return {path: array.astype(np.float32) if array.dtype.kind == "f" else array}
 
     return stack(drawn, "obs")
-
-
-def nest(arrays: Mapping[str, Any]) -> Any:
-    """``{"obs/a/b": x}`` as nested dicts, or the array alone."""
-    if list(arrays) == ["obs"]:
-        return arrays["obs"]
-    tree: dict[str, Any] = {}
-    for path, value in arrays.items():
-        *parents, leaf = path.split("/")[1:]
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree

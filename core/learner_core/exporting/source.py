@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from .. import numpy_xp
-from ..errors import ConfigError, StateError
+from ..errors import ConfigError, LearnerCoreError, StateError
 from ..learning.build import resolve_modules
 from ..sampling.normalize import RunningNormalizer
 from ..state.files import load_state
 
-__all__ = ["ExportedPolicy", "read_source", "require"]
+__all__ = ["ExportedPolicy", "nest", "read_source", "require"]
 
 _ALGORITHM = "learner_core/algorithm"
 
@@ -29,6 +29,7 @@ class ExportedPolicy:
         module_id: its id.
         spec: complete ``RLModuleSpec``; ``None`` from a file that holds a Learner's state alone.
         params: canonical name -> array; buffers too.
+        why_no_spec: why ``spec`` is ``None``.
         normalizer: path of a float leaf of the observations -> (mean, scale, clip): the policy sees
             ``clip((obs - mean) * scale, -clip, clip)``.
     """
@@ -37,14 +38,14 @@ class ExportedPolicy:
     spec: Any
     params: dict[str, np.ndarray]
     normalizer: dict[str, tuple[np.ndarray, np.ndarray, float]] = field(default_factory=dict)
+    why_no_spec: str = (
+        "a Learner's state file does not have it: export the Learner itself, or a checkpoint of an Algorithm"
+    )
 
     def require_spec(self, to: str) -> None:
         """Refuse where the structure is not known."""
         if self.spec is None:
-            raise ConfigError(
-                f"to={to!r} needs the module's structure, which a Learner's state file does not have: export the "
-                "Learner itself, or a checkpoint of an Algorithm"
-            )
+            raise ConfigError(f"to={to!r} needs the module's structure; {self.why_no_spec}")
 
     def require_neutral(self, to: str) -> None:
         """Refuse a network of one framework."""
@@ -119,11 +120,17 @@ def _from_file(path: Path) -> list[ExportedPolicy]:
     if isinstance(tree, dict) and tree.get("format") == _ALGORITHM:
         from ..config.algorithm_config import AlgorithmConfig
 
-        config = AlgorithmConfig.from_dict(tree["config"])
-        specs = resolve_modules(config, None, None)
-        state = tree["state"]["learner"]
-        normalizer = _normalizer(tree["state"].get("env_runner"), specs)
-        return _of(specs, _weights(state), normalizer)
+        normalizer = _normalizer(tree["state"].get("env_runner"))
+        weights = _weights(tree["state"]["learner"])
+        try:
+            specs = resolve_modules(AlgorithmConfig.from_dict(tree["config"]), None, None)
+        except LearnerCoreError as error:
+            # Weights alone can be had without: of a network that has no name to find it by, for instance.
+            policies = _of({}, weights, normalizer)
+            for policy in policies:
+                policy.why_no_spec = f"this checkpoint's cannot be rebuilt here: {error}"
+            return policies
+        return _of(specs, weights, normalizer)
     if isinstance(tree, dict) and "rl_module" in tree:
         return _of({}, _weights(tree))
     raise StateError(f"{path}: is a state file, but neither of an Algorithm nor of a Learner")
@@ -134,15 +141,27 @@ def _weights(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {mid: {**params, **buffers.get(mid, {})} for mid, params in state["rl_module"].items()}
 
 
-def _normalizer(runner: Any, specs: Mapping[str, Any]) -> RunningNormalizer | None:
+def _normalizer(runner: Any) -> RunningNormalizer | None:
     if not runner or not runner.get("observations"):
         return None
-    from .. import spaces
-
-    space = next(iter(specs.values())).observation_space
-    normalizer = RunningNormalizer(spaces.to_columns(space, space.sample()))
+    means = {path: np.asarray(moments["mean"]) for path, moments in runner["observations"]["moments"].items()}
+    normalizer = RunningNormalizer(nest(means))
     normalizer.set_state(runner["observations"])
     return normalizer
+
+
+def nest(arrays: Mapping[str, Any]) -> Any:
+    """``{"obs/a/b": x}`` as nested dicts; of ``obs`` alone the array."""
+    if list(arrays) == ["obs"]:
+        return arrays["obs"]
+    tree: dict[str, Any] = {}
+    for path, value in arrays.items():
+        *parents, leaf = path.split("/")[1:]
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
 
 
 def require(package: str, extra: str) -> None:
