@@ -35,12 +35,12 @@ LONG = [Suite("long-torch", "tests/long", "torch"), Suite("long-tf", "tests/long
 
 # The longest first, so that two workers finish together.
 SUITES = [
+    Suite("group", "tests/group"),
     *LONG,
     Suite("torch", "tests/torch"),
     Suite("tf", "tests/tf"),
     Suite("shared-torch", "tests/shared", "torch"),
     Suite("shared-tf", "tests/shared", "tf"),
-    Suite("group", "tests/group"),
     Suite("parity", "tests/parity"),
     Suite("cli", "tests/cli"),
     Suite("core", "tests/core"),
