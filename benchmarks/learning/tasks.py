@@ -126,6 +126,7 @@ TASKS = {
                 **_PPO, "lr": 3e-4, "gamma": 0.99, "lambda_": 0.95, "train_batch_size": 2048, "minibatch_size": 64,
                 "num_epochs": 10,
             },
+            compile=True,
             episodes=20,
             peer={
                 "num_envs": 4, "n_steps": 512, "batch_size": 64, "n_epochs": 10, "learning_rate": 3e-4, "gamma": 0.99,
