@@ -150,6 +150,10 @@ class Backend:
 
     # -------------------------------------------------------------- defaults
 
+    def view_numpy(self, tree: Tree) -> Tree:
+        """The tree as numpy arrays to be read at once and not kept: they may share its memory. By default copies."""
+        return self.to_numpy(tree)
+
     def adopt_numpy(self, array: np.ndarray) -> Any:
         """A device array of a numpy array that nobody else holds: it may keep the memory. By default it copies."""
         return self.from_numpy({"x": array})["x"]

@@ -45,6 +45,11 @@ class TfBackend(Backend):
         with tf.device(self.tf_device):
             return _from_numpy(tree)
 
+    def view_numpy(self, tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {key: self.view_numpy(value) for key, value in tree.items()}
+        return np.asarray(memoryview(tree)) if tree.dtype in (tf.float32, tf.float64) else self.to_numpy(tree)
+
     def adopt_numpy(self, array: np.ndarray) -> Any:
         # convert_to_tensor always copies; DLPack never does, but kernels abort the process on memory that does not
         # begin at 64 bytes.

@@ -49,6 +49,12 @@ class TorchBackend(Backend):
             tensor = torch.from_numpy(np.array(array, order="C", copy=True))
         return tensor if self.torch_device.type == "cpu" else tensor.to(self.torch_device)
 
+    def view_numpy(self, tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {key: self.view_numpy(value) for key, value in tree.items()}
+        shares = tree.device.type == "cpu" and tree.dtype != torch.bfloat16 and tree.is_contiguous()
+        return tree.detach().numpy() if shares else self.to_numpy(tree)
+
     def adopt_numpy(self, array: np.ndarray) -> Any:
         if self.torch_device.type != "cpu" or array.dtype.kind == "V" or not array.flags.c_contiguous:
             return self.from_numpy(array)

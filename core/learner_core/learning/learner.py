@@ -257,7 +257,10 @@ class Learner(LearnerHooks):
 
     def get_state(self) -> dict[str, Any]:
         """Everything training needs to go on: numpy arrays and plain values that share no memory with the learner."""
-        state = learner_state.get_state(self)
+        return self._state(copy=True)
+
+    def _state(self, *, copy: bool) -> dict[str, Any]:
+        state = learner_state.get_state(self, copy=copy)
         # What absent plugins left is kept for when they are back.
         state["plugins"] = {**self._plugin_states, **checkpoint_collect(get_manager(), rank=self._ring.rank)}
         return state
@@ -302,7 +305,9 @@ class Learner(LearnerHooks):
         """Write ``get_state()`` to one file, atomically."""
         from ..state.files import save_state
 
-        save_state(path, self.get_state())
+        # Written from where it lies: nothing changes it meanwhile. A subclass's own get_state is heard.
+        own = type(self).get_state is not Learner.get_state
+        save_state(path, self.get_state() if own else self._state(copy=False))
         notify(
             get_manager(), "learner_checkpoint_saved", path=str(path), update=self._num_updates, rank=self._ring.rank
         )

@@ -29,9 +29,9 @@ _Makers = dict[str, Callable[[], np.ndarray]]
 _MODULE_PARTS = ("rl_module", "targets", "buffers", "variables", "optimizer")
 
 
-def get_state(learner: Learner) -> dict[str, Any]:
-    """See ``Learner.get_state``."""
-    host = learner.backend.to_numpy(learner._carry)
+def get_state(learner: Learner, *, copy: bool = True) -> dict[str, Any]:
+    """See ``Learner.get_state``; ``copy=False``: arrays may lie in the learner's memory, to be read at once."""
+    host = learner.backend.to_numpy(learner._carry) if copy else learner.backend.view_numpy(learner._carry)
     params: dict[str, Any] = {}
     targets: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
