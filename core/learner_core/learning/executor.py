@@ -2,7 +2,8 @@
 
 A compiled loop has static shapes: ``capacity`` rows of data, ``steps`` lines of plan and tables. Whatever batch comes
 is fitted into them (padded, or fed in chunks), so nothing is traced again. A step that may not be padded (a loss with
-its own plain means) and a short one runs at its true size, uncompiled.
+its own plain means) runs at its true size: the usual batch's last one through an executable of its own, any other
+uncompiled.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +29,28 @@ if TYPE_CHECKING:
     from .step import UpdateStep
 
 __all__ = ["Executor"]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Static shapes of one executable.
+
+    Attributes:
+        minibatch: module id -> rows of a step.
+        capacity: module id -> rows of data.
+        steps: lines of plan and tables.
+    """
+
+    minibatch: dict[str, int]
+    capacity: dict[str, int]
+    steps: int
+
+    def dummy_plans(self) -> dict[str, MinibatchPlan]:
+        """Plans of full minibatches, for tracing."""
+        return {
+            mid: MinibatchPlan(np.zeros((self.steps, m), np.int64), np.full(self.steps, m, np.int64))
+            for mid, m in self.minibatch.items()
+        }
 
 
 class Executor:
@@ -65,14 +89,24 @@ class Executor:
         self._eager: Any = PythonLoop(step.body)
         if ring.size > 1:
             self._eager = PythonSplitLoop(self._split.gradient, self._split.apply, ring.reduce)
-        self._compiled: Any = None
+        self._compiled: dict[str, Any] = {}
         self._failed = False
         self._value_reads = list(value_reads)
         config = learner.config
         batch = config.rows_per_update
         epochs = config.num_epochs or 1
-        self._capacity = {mid: max(1, math.ceil(batch / m)) * m for mid, m in self._minibatch.items()}
-        self._steps = max(max(1, math.ceil(batch / m)) for m in minibatch.values()) * epochs
+        self._shapes = {
+            "full": Shapes(
+                minibatch=self._minibatch,
+                capacity={mid: max(1, math.ceil(batch / m)) * m for mid, m in self._minibatch.items()},
+                steps=max(max(1, math.ceil(batch / m)) for m in minibatch.values()) * epochs,
+            )
+        }
+        if not mask_safe and ring.size == 1:
+            # The last minibatch of the usual batch, at its true size, through an executable of its own.
+            left = {mid: batch % m for mid, m in self._minibatch.items()}
+            if all(left.values()):
+                self._shapes["short"] = Shapes(minibatch=left, capacity=left, steps=1)
         self._buffers: dict[str, np.ndarray] = {}
         self.compile_seconds = 0.0
 
@@ -81,7 +115,7 @@ class Executor:
     @property
     def compiled(self) -> bool:
         """Whether full minibatches run compiled now."""
-        return self._compiled is not None
+        return bool(self._compiled)
 
     def choose(self, lifetime_steps: int) -> None:
         """Compile if it is time to; depends on the number of steps alone, so resuming makes the same choice.
@@ -101,9 +135,12 @@ class Executor:
         began = time.perf_counter()
         carry = self._learner._carry
         try:
-            plans = self._dummy_plans()
-            inputs = self._static_inputs(self._dummy(), plans, plans, 0)
-            self._compiled = self._make_loop((self._start(carry), inputs))
+            compiled = {}
+            for kind, shapes in self._shapes.items():
+                plans = shapes.dummy_plans()
+                inputs = self._static_inputs(kind, self._dummy(shapes.capacity), plans, plans, 0)
+                compiled[kind] = self._make_loop((self._start(carry), inputs))
+            self._compiled = compiled
         except CompileError:
             if config.compile:
                 raise
@@ -158,12 +195,12 @@ class Executor:
         start = 0
         self._stopped = np.zeros(max(len(self._step.plans), 1), np.bool_)
         while start < steps:
-            stop, use_compiled = self._segment(plans, start, steps, data)
+            stop, kind = self._segment(plans, start, steps, data)
             own, all_ = (
                 {mid: MinibatchPlan(p.indices[start:stop], p.rows[start:stop]) for mid, p in of.items()}
                 for of in (plans, whole)
             )
-            sums = self._run_segment(data, own, all_, first_step + start, use_compiled)
+            sums = self._run_segment(data, own, all_, first_step + start, kind)
             totals = sums if totals is None else totals + sums
             start = stop
         assert totals is not None
@@ -171,24 +208,30 @@ class Executor:
 
     def _segment(
         self, plans: Mapping[str, MinibatchPlan], start: int, steps: int, data: Mapping[str, Mapping[str, np.ndarray]]
-    ) -> tuple[int, bool]:
-        """The longest run of steps from ``start`` that one executable can take: (stop, compiled)."""
+    ) -> tuple[int, str]:
+        """The longest run of steps from ``start`` that one executable can take: (stop, "full", "short" or "eager")."""
         if not self.compiled:
-            return steps, False
-        exact = np.ones(steps - start, bool)
-        if not self.mask_safe:
-            for mid, plan in plans.items():
-                rows = plan.rows[start:]
-                exact &= (rows == self._minibatch[mid]) | (rows == 0)
-        if not exact[0]:
-            full = np.flatnonzero(exact)
-            return start + (int(full[0]) if full.size else steps - start), False
-        short = np.flatnonzero(~exact)
-        length = min(int(short[0]) if short.size else steps - start, self._steps)
-        for mid, columns in data.items():
-            if len(next(iter(columns.values()))) > self._capacity[mid]:
-                length = min(length, max(1, self._capacity[mid] // self._minibatch[mid]))
-        return start + length, True
+            return steps, "eager"
+        if self.mask_safe:
+            kinds = np.full(steps - start, "full", "<U5")
+        else:
+            kinds = np.full(steps - start, "eager", "<U5")
+            for kind in reversed(self._compiled):
+                fits = np.ones(steps - start, bool)
+                for mid, plan in plans.items():
+                    rows = plan.rows[start:]
+                    fits &= (rows == self._shapes[kind].minibatch[mid]) | (rows == 0)
+                kinds[fits] = kind
+        kind = str(kinds[0])
+        others = np.flatnonzero(kinds != kind)
+        length = int(others[0]) if others.size else steps - start
+        if kind != "eager":
+            shapes = self._shapes[kind]
+            length = min(length, shapes.steps)
+            for mid, columns in data.items():
+                if len(next(iter(columns.values()))) > shapes.capacity[mid]:
+                    length = min(length, max(1, shapes.capacity[mid] // shapes.minibatch[mid]))
+        return start + length, kind
 
     def _run_segment(
         self,
@@ -196,14 +239,14 @@ class Executor:
         plans: Mapping[str, MinibatchPlan],
         whole: Mapping[str, MinibatchPlan],
         first_step: int,
-        use_compiled: bool,
+        kind: str,
     ) -> np.ndarray:
         learner = self._learner
         steps = next(iter(plans.values())).num_steps
         carry = self._start(learner._carry, self._stopped)
-        if use_compiled:
-            inputs = self._static_inputs(data, plans, whole, first_step)
-            carry = self._compiled(carry, inputs, 0, steps)
+        if kind != "eager":
+            inputs = self._static_inputs(kind, data, plans, whole, first_step)
+            carry = self._compiled[kind](carry, inputs, 0, steps)
         else:
             inputs = self._exact_inputs(data, plans, whole, first_step)
             carry = self._eager(carry, inputs, 0, steps)
@@ -246,29 +289,32 @@ class Executor:
 
     def _static_inputs(
         self,
+        kind: str,
         data: Mapping[str, Mapping[str, np.ndarray]],
         plans: Mapping[str, MinibatchPlan],
         whole: Mapping[str, MinibatchPlan],
         first_step: int,
     ) -> dict[str, Any]:
         """Inputs of the compiled loop, in buffers of capacity size that are reused from update to update."""
+        shapes = self._shapes[kind]
         arrays: dict[str, np.ndarray] = {}
         counts: dict[str, np.ndarray] = {}
         for mid, plan in plans.items():
             columns = data.get(mid, {})
             rows = len(next(iter(columns.values()))) if columns else 0
-            capacity = self._capacity[mid]
-            idx = self._buffer(f"idx/{mid}", (self._steps, self._minibatch[mid]), np.int64)
+            capacity, width = shapes.capacity[mid], shapes.minibatch[mid]
+            idx = self._buffer(f"{kind}/idx/{mid}", (shapes.steps, width), np.int64)
+            indices = plan.indices[:, :width]
             gathered = rows > capacity
             if gathered:
-                flat = plan.indices.reshape(-1)
-                idx[: plan.num_steps] = np.arange(flat.size).reshape(plan.indices.shape)
+                flat = indices.reshape(-1)
+                idx[: plan.num_steps] = np.arange(flat.size).reshape(indices.shape)
             else:
-                idx[: plan.num_steps] = plan.indices
+                idx[: plan.num_steps] = indices
             arrays[f"idx/{mid}"] = idx
             for name in self._step.plans[mid].columns:
                 spec = self._specs[mid][name]
-                buffer = self._buffer(f"data/{mid}/{name}", (capacity, *spec.shape), self._dtype(spec))
+                buffer = self._buffer(f"{kind}/data/{mid}/{name}", (capacity, *spec.shape), self._dtype(spec))
                 source = columns.get(name)
                 if source is None:
                     buffer[...] = 1 if name == "loss_mask" else 0
@@ -281,12 +327,14 @@ class Executor:
         for key, shape in self._noise.items():
             mid = key.split("/", 1)[0]
             buffer = self._buffer(
-                f"noise/{key}", (self._steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype
+                f"{kind}/noise/{key}",
+                (shapes.steps, shapes.minibatch[mid], *shape),
+                self._learner.backend.numpy_float_dtype,
             )
             self._draw_noise(buffer, key, whole[mid], first_step)
             arrays[f"noise/{key}"] = buffer
-        arrays.update(self._statistics(data, whole, self._steps))
-        arrays.update(self._tables(plans, counts, first_step, self._steps))
+        arrays.update(self._statistics(data, whole, shapes.steps))
+        arrays.update(self._tables(plans, counts, first_step, shapes.steps))
         return dict(self._learner.backend.from_numpy(arrays))
 
     def _statistics(
@@ -323,7 +371,7 @@ class Executor:
         sizes: dict[str, list[int]] = {}
         steps = next(iter(plans.values())).num_steps
         for mid, plan in plans.items():
-            columns = data.get(mid) or self._dummy(1)[mid]
+            columns = data.get(mid) or self._dummy(dict.fromkeys(plans, 1))[mid]
             arrays[f"idx/{mid}"] = plan.indices
             for name in self._step.plans[mid].columns:
                 if name in columns:
@@ -348,26 +396,19 @@ class Executor:
     def _dtype(self, spec: ColumnSpec) -> Any:
         return self._learner.backend.numpy_float_dtype if spec.dtype == "float" else np.dtype(spec.dtype)
 
-    def _dummy(self, rows: int | None = None) -> dict[str, dict[str, np.ndarray]]:
+    def _dummy(self, rows: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:
         """A batch of the right shapes, for tracing."""
         out: dict[str, dict[str, np.ndarray]] = {}
         for mid, plan in self._step.plans.items():
-            size = self._capacity[mid] if rows is None else rows
             out[mid] = {
                 name: np.full(
-                    (size, *self._specs[mid][name].shape),
+                    (rows[mid], *self._specs[mid][name].shape),
                     1 if name == "loss_mask" else 0,
                     self._dtype(self._specs[mid][name]),
                 )
                 for name in plan.columns
             }
         return out
-
-    def _dummy_plans(self) -> dict[str, MinibatchPlan]:
-        return {
-            mid: MinibatchPlan(np.zeros((self._steps, m), np.int64), np.full(self._steps, m, np.int64))
-            for mid, m in self._minibatch.items()
-        }
 
 
 def _counts(plan: MinibatchPlan, mask: np.ndarray | None) -> np.ndarray:

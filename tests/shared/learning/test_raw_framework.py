@@ -24,7 +24,7 @@ _spec.loader.exec_module(_raw)
 def bc_config(backend: str, learner_class: Any = None, **framework: Any) -> BCConfig:
     config = BCConfig().framework(backend, precision="float64", **framework)
     config.rl_module(model={"hidden": [], "activation": "tanh"}).learners(learner_class=learner_class)
-    return config.training(lr=0.1, minibatch_size=4, train_batch_size=8, optimizer="sgd", grad_clip=None)
+    return config.training(lr=0.1, minibatch_size=4, train_batch_size=10, optimizer="sgd", grad_clip=None)
 
 
 def build(config: BCConfig) -> Any:
@@ -48,7 +48,7 @@ def softmax_step(weight: np.ndarray, bias: np.ndarray, batch: dict[str, np.ndarr
     return weight - lr * error.T @ batch["obs"], bias - lr * error.sum(0), loss
 
 
-@pytest.mark.parametrize("rows", [4, 3, 1, 6, 8, 21])
+@pytest.mark.parametrize("rows", [4, 3, 1, 6, 8, 10, 21])
 def test_short_minibatches_are_exact(compiled: Any, backend: str, rows: int) -> None:
     """The probe finds the plain mean; a short minibatch then runs at its true size."""
     state = compiled.get_state()
@@ -66,6 +66,23 @@ def test_short_minibatches_are_exact(compiled: Any, backend: str, rows: int) -> 
     np.testing.assert_allclose(after["pi.0.bias"], bias, rtol=0, atol=1e-14)
     assert results["default_policy"]["total_loss"] == pytest.approx(np.mean(losses), abs=1e-12)
     assert results["__all__"]["compiled"] == 1.0
+
+
+def test_the_usual_batch_runs_compiled_to_its_last_row(backend: str) -> None:
+    """Its short last minibatch has an executable of its own: Python computes the loss no more after the build."""
+    counting = type("Counting", (_raw.raw_bc_learner(backend),), {"calls": 0})
+
+    def count(self: Any, **arguments: Any) -> Any:
+        counting.calls += 1
+        return super(counting, self).compute_loss_for_module(**arguments)
+
+    counting.compute_loss_for_module = count
+    learner = build(bc_config(backend, counting, compile=True))
+    calls = counting.calls
+    learner.update_from_batch(batch=bc_batch(10), num_epochs=2)
+    assert counting.calls == calls
+    learner.update_from_batch(batch=bc_batch(11))  # one of 4, 4 and 3 rows: the last one is no usual one
+    assert counting.calls == calls + 1
 
 
 def test_debug_computes_the_same(compiled: Any, backend: str) -> None:
