@@ -30,11 +30,13 @@ def test_each_root_holds_one_typed_package_and_no_loose_python() -> None:
 
 
 def test_backends_have_the_same_file_names() -> None:
-    names = [
+    torch, tf = (
         {p.name for p in (ROOT / root).glob("*.py")}
         for root in ("backends/torch/learner_core_torch", "backends/tf/learner_core_tf")
-    ]
-    assert names[0] == names[1]
+    )
+    # What only Torch needs: packages of compiled loops, and a look at build for code that it traces much later.
+    assert torch - tf == {"loop_package.py", "value_reads.py"}
+    assert tf <= torch
 
 
 def test_torch_is_pinned_and_tensorflow_comes_once() -> None:
