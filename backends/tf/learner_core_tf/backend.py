@@ -113,15 +113,15 @@ class TfBackend(Backend):
 
         return adapt_module(spec, self)
 
-    def make_collective(self, name: str) -> Any:
-        from .collective import make_collective
-
-        return make_collective(name, self.tf_device)
     def export_policy(self, policy: Any, path: Any) -> None:
         from .exporting import export_policy
 
         export_policy(policy, path, self)
 
+    def make_collective(self, name: str) -> Any:
+        from .collective import make_collective
+
+        return make_collective(name, self.tf_device)
 
     def compile_after(self, config: Any) -> int | None:
         # Eager TensorFlow costs 20 to 40 ms a step; tracing pays within the first update.

@@ -526,7 +526,6 @@ class UpdateStep:
         sums = xp.stack([xp.where(usable, value * weight, zero), xp.where(usable, weight, zero)], 0)
         out["metrics"] = sums if exploring else carry["metrics"] + sums
 
-
     def _scalar(self, value: Any) -> Any:
         dtype = self.learner.float_dtype
         value = value if value.dtype == dtype else self.xp.astype(value, dtype)
