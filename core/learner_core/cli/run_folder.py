@@ -108,7 +108,7 @@ class RunFolder:
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest ``keep`` checkpoints."""
-        for path in find_checkpoints(self.checkpoints)[max(keep, 1) :]:
+        for path in find_checkpoints(self.checkpoints)[max(keep, 2) :]:
             path.unlink(missing_ok=True)
 
 

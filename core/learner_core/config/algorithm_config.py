@@ -243,8 +243,8 @@ class AlgorithmConfig(Settings):
     checkpoint_every: Annotated[int, Range(1)] | None = None
     """Save a checkpoint every so many iterations. None: only when asked."""
 
-    checkpoint_keep: Annotated[int, Range(1)] = 2
-    """Checkpoints kept on disk; older ones are removed."""
+    checkpoint_keep: Annotated[int, Range(2)] = 2
+    """Checkpoints kept on disk; older ones are removed. At least two: the newest may turn out damaged."""
 
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed of everything: parameters, minibatch order, noise, environments."""
