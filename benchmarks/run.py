@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-bench"
-PACKAGES = ["stable-baselines3==2.9.2", "torch"]
+PACKAGES = ["stable-baselines3==2.9.2", "gymnasium[mujoco]", "torch"]
 
 
 def peers_python() -> Path:

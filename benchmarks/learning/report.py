@@ -139,7 +139,6 @@ One line a seed: mean return of the last 100 training episodes (behaviour clonin
 Commands, from the repository root after `make install` (`make bench` makes .venv-bench):
 
 ```
-.venv-bench/bin/python -m pip install 'gymnasium[mujoco]' -c constraints.txt
 .venv/bin/python benchmarks/learning/run.py --all          # what has no result yet
 .venv/bin/python benchmarks/learning/run.py --task acrobot --backend tf --seed 2
 .venv/bin/python benchmarks/learning/report.py
