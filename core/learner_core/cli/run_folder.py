@@ -107,7 +107,7 @@ class RunFolder:
         return self.checkpoints / f"checkpoint-{iteration:08d}.lcstate"
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest ``keep`` checkpoints; two stay at least, the second as the fallback of a damaged first."""
+        """Remove all but the newest ``keep`` checkpoints; two stay at least, in case one is damaged."""
         for path in find_checkpoints(self.checkpoints)[max(keep, 2) :]:
             path.unlink(missing_ok=True)
 
