@@ -6,6 +6,7 @@ them again. ``obs`` and ``next_obs`` may share memory, so treat them as read-onl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,10 @@ import numpy as np
 from .columns import Columns, tree_map
 from .episodes import Episode
 
-__all__ = ["Rollout"]
+__all__ = ["Rollout", "per_module"]
+
+#: The module of a single-agent rollout; the learner knows it by the same name.
+_ONLY_MODULE = "default_policy"
 
 
 @dataclass(slots=True)
@@ -72,6 +76,18 @@ class Rollout:
             return {name: tree_map(_flatten, column) for name, column in columns.items()}
         keep = np.flatnonzero(valid)
         return {name: tree_map(lambda leaf: _flatten(leaf)[keep], column) for name, column in columns.items()}
+
+
+def per_module(rollout: Rollout | Mapping[str, Rollout]) -> dict[str, Rollout]:
+    """What a runner handed over, by module: everything that consumes rollouts asks this and nothing else.
+
+    Args:
+        rollout: A single-agent fragment, or {module_id: its fragment} of a multi-agent runner.
+
+    Returns:
+        {module_id: Rollout}; a single-agent one is "default_policy"'s.
+    """
+    return {_ONLY_MODULE: rollout} if isinstance(rollout, Rollout) else dict(rollout)
 
 
 def _flatten(leaf: np.ndarray) -> np.ndarray:
