@@ -110,15 +110,16 @@ class SplitLoop(CompiledLoop):
             return [out[name] for name in names]
 
         zero = tf.constant(0, tf.int64)
-        trial = tf.function(first, autograph=False).get_concrete_function(
-            zero, list(carry.values()), [*inputs.values()]
-        )
-        xla = not any("Conv" in operation.type for operation in trial.graph.get_operations())
-        halves = [tf.function(half, jit_compile=xla, autograph=False) for half in (first, second)]
+        halves = [tf.function(half, jit_compile=True, autograph=False) for half in (first, second)]
+        # Not a trace more than the loop needs: this one it calls.
+        trial = halves[0].get_concrete_function(zero, list(carry.values()), list(inputs.values()))
+        if any("Conv" in operation.type for operation in trial.graph.get_operations()):
+            halves = [tf.function(half, jit_compile=False, autograph=False) for half in (first, second)]
+        length = trial.output_shapes
 
         def body(step: Any, now: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
             state, fixed = [now[name] for name in names], [given[name] for name in fixed_names]
-            flat = reduce(tf.ensure_shape(halves[0](step, state, fixed), trial.output_shapes))
+            flat = reduce(tf.ensure_shape(halves[0](step, state, fixed), length))
             return dict(zip(names, halves[1](step, state, fixed, flat), strict=True))
 
         super().__init__(body, example, device=device, xla=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import os
 import pickle
@@ -72,6 +73,8 @@ class Nursery:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                # numpy makes initial weights here and no more; its threads cost every fork 0.1 s.
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
             )
 
     @property
@@ -150,6 +153,9 @@ def _main(descriptor: int, backend_name: str, collective_name: str) -> None:
     # What cannot be imported here will say so where it is used.
     with contextlib.suppress(Exception):
         _preload(backend_name, collective_name)
+    # Learners share these objects' pages until somebody writes to them: the garbage collector shall not.
+    gc.collect()
+    gc.freeze()
     children: set[int] = set()
     while True:
         ready, _, _ = select.select([control, wake], [], [])
@@ -185,8 +191,9 @@ def _preload(backend_name: str, collective_name: str) -> None:
 
     # The class alone: making a backend may start threads.
     discovery.load("learner_core.backends", backend_name)
-    importlib.import_module("learner_core.learning.learner")
-    importlib.import_module("learner_core.group.worker")
+    for module in ("learning.learner", "learning.actor_critic", "config.algorithm_config", "group.worker"):
+        importlib.import_module(f"learner_core.{module}")
+    importlib.import_module("gymnasium")  # spaces
     if collective_name:
         load_collective(collective_name).preload(backend_name)
 
