@@ -22,29 +22,35 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 from learner_core.errors import LearnerGroupError
 
 __all__ = ["Nursery", "nursery_for"]
 
-_NURSERIES: dict[tuple[str, str], Nursery] = {}
+#: What is imported beforehand for learners, and what they do: functions, written "module:name".
+_LEARNERS = ("learner_core.group.nursery:_preload", "learner_core.group.worker:work")
+
+_NURSERIES: dict[tuple[str, ...], Nursery] = {}
 _LOCK = threading.Lock()
 
 
-def nursery_for(backend_name: str, collective_name: str) -> Nursery:
-    """The running nursery of a backend, started if need be.
+def nursery_for(*arguments: str, preload: str = _LEARNERS[0], serve: str = _LEARNERS[1]) -> Nursery:
+    """The running nursery of a kind, started if need be.
 
     Args:
-        backend_name: whose framework is imported beforehand.
-        collective_name: whose library is, too.
+        arguments: for ``preload``; of a learner: the backend's and the collective's name.
+        preload: function, written "module:name", called once in the nursery: imports what its children need.
+        serve: the same, called in each child with its descriptors; returns the exit code.
     """
-    key = (backend_name, collective_name)
+    key = (preload, serve, *arguments)
     with _LOCK:
         nursery = _NURSERIES.get(key)
         if nursery is None or not nursery.alive:
             if not _NURSERIES:
                 atexit.register(_close_all)
-            nursery = _NURSERIES[key] = Nursery(backend_name, collective_name)
+            nursery = _NURSERIES[key] = Nursery(*key)
         return nursery
 
 
@@ -58,10 +64,10 @@ class Nursery:
     """The driver's end: a subprocess that forks learners on request.
 
     Args:
-        backend_name, collective_name: what it imports.
+        preload, serve, arguments: as for :func:`nursery_for`.
     """
 
-    def __init__(self, backend_name: str, collective_name: str) -> None:
+    def __init__(self, preload: str, serve: str, *arguments: str) -> None:
         self._lock = threading.Lock()
         self._exits: dict[int, int] = {}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -69,7 +75,7 @@ class Nursery:
             command = [sys.executable, "-m", "learner_core.group.nursery", str(theirs.fileno())]
             # A session of its own: Ctrl-C in a terminal goes to the driver, which ends the learners in order.
             self._process = subprocess.Popen(
-                [*command, backend_name, collective_name],
+                [*command, preload, serve, *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -142,7 +148,7 @@ class Nursery:
 # ---- the subprocess --------------------------------------------------------------------------------------------------
 
 
-def _main(descriptor: int, backend_name: str, collective_name: str) -> None:
+def _main(descriptor: int, preload: str, serve: str, *arguments: str) -> None:
     control = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wake, woken = socket.socketpair()
@@ -152,7 +158,7 @@ def _main(descriptor: int, backend_name: str, collective_name: str) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     # What cannot be imported here will say so where it is used.
     with contextlib.suppress(Exception):
-        _preload(backend_name, collective_name)
+        _function(preload)(*arguments)
     # Learners share these objects' pages until somebody writes to them: the garbage collector shall not.
     gc.collect()
     gc.freeze()
@@ -173,15 +179,22 @@ def _main(descriptor: int, backend_name: str, collective_name: str) -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for end in (control, wake, woken):
                     end.close()
-                _child(descriptors, pickle.loads(request))
+                _child(serve, descriptors, pickle.loads(request))
             for number in descriptors:
                 os.close(number)
             children.add(pid)
             control.send(pickle.dumps(("born", pid, 0)))
     for pid in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # a child may have a group of its own
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
     os._exit(0)
+
+
+def _function(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _preload(backend_name: str, collective_name: str) -> None:
@@ -208,13 +221,11 @@ def _reap(control: socket.socket, children: set[int]) -> None:
             control.send(pickle.dumps(("exited", pid, os.waitstatus_to_exitcode(status))))
 
 
-def _child(descriptors: list[int], sys_path: list[str]) -> None:
+def _child(serve: str, descriptors: list[int], sys_path: list[str]) -> None:
     code = 1
     try:
         sys.path[:] = sys_path
-        from .worker import work
-
-        code = work(*descriptors)
+        code = _function(serve)(*descriptors)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     finally:
@@ -225,4 +236,4 @@ def _child(descriptors: list[int], sys_path: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    _main(int(sys.argv[1]), *sys.argv[2:])
