@@ -5,6 +5,7 @@
 #                  (the first time on a machine it builds Horovod: about five minutes, kept in ~/.cache/learner-core)
 #   make test-all  the long tier as well (hours)
 #   make bench     the update's speed, paired with other libraries (makes an environment of its own for them)
+#   make venv-rllib  an environment with RLlib in it, for benchmarks/throughput and benchmarks/group
 #   make lint      ruff, mypy --strict, import-linter
 #   make docs      the documentation as a site, in site/
 
@@ -19,7 +20,7 @@ STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml constraints.txt; echo '
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: install horovod demo test test-all bench lint format docs clean
+.PHONY: install horovod demo test test-all bench venv-rllib lint format docs clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -45,6 +46,9 @@ test-all: horovod
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run.py
+
+venv-rllib: $(STAMP)
+	@$(BIN)/python benchmarks/peer_environments.py .venv-rllib
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -196,6 +196,23 @@ def test_vtrace_is_its_papers_double_sum(xp: Any, backend_name: str, bounds: tup
     np.testing.assert_allclose(got[1], advantages, rtol=1e-11, atol=1e-12)
 
 
+def test_vtrace_along_another_axis(xp: Any) -> None:
+    """[B, T] as sequence batches have it, with the bootstrap and with values of next observations."""
+    rng = np.random.default_rng(8)
+    arrays = dict(zip(("log_rhos", "discounts", "rewards", "values"), rng.normal(size=(4, 7, 3)), strict=True))
+    last, following, done = rng.normal(size=3), rng.normal(size=(7, 3)), rng.uniform(size=(7, 3)) < 0.3
+    first = {name: xp.asarray(value) for name, value in arrays.items()}
+    second = {name: xp.asarray(value.T.copy()) for name, value in arrays.items()}
+    for one, other in (
+        ({"bootstrap_value": last}, {"bootstrap_value": last}),
+        ({"values_tp1": following, "done_t": done}, {"values_tp1": following.T.copy(), "done_t": done.T.copy()}),
+    ):
+        expected = vtrace(xp, **first, **{name: xp.asarray(value) for name, value in one.items()})
+        got = vtrace(xp, **second, **{name: xp.asarray(value) for name, value in other.items()}, axis=1)
+        for left, right in zip(expected, got, strict=True):
+            np.testing.assert_allclose(to_numpy(left).T, to_numpy(right), rtol=1e-13)
+
+
 def test_vtrace_on_policy_is_the_return(xp: Any) -> None:
     rng = np.random.default_rng(6)
     rewards, values = rng.normal(size=(2, 9, 2))

@@ -101,6 +101,7 @@ def vtrace(
     clip_rho_threshold: Any = 1.0,
     clip_pg_rho_threshold: Any = 1.0,
     clip_c_threshold: Any = 1.0,
+    axis: int = 0,
 ) -> tuple[Array, Array]:
     """V-trace: value targets and policy-gradient advantages from another policy's experience.
 
@@ -123,7 +124,8 @@ def vtrace(
         done_t: bool (or 0/1) [T, ...], with ``values_tp1``: rows that the next one does not continue.
         clip_rho_threshold: Bound of rho: which value function is learned; a number, float[] or None.
         clip_pg_rho_threshold: Bound of the weight in the advantage; a number, float[] or None.
-        clip_c_threshold: Bound of c: how far errors travel back; a number or float[].
+        clip_c_threshold: Bound of c: how far errors travel back; a number, float[] or None.
+        axis: The time axis.
 
     Returns:
         vs float[T, ...] and advantages float[T, ...]; no gradient flows through either.
@@ -140,16 +142,17 @@ def vtrace(
     if done_t is not None and bootstrap_value is not None:
         raise ConfigError("vtrace: done_t needs values_tp1, the values of the observations that episodes ended with")
     if values_tp1 is None:
-        values_tp1 = xp.concat([values[1:], xp.expand_dims(bootstrap_value, 0)], axis=0)
+        before = (slice(None),) * (axis % len(xp.shape(values)))
+        values_tp1 = xp.concat([values[(*before, slice(1, None))], xp.expand_dims(bootstrap_value, axis)], axis=axis)
     rhos = xp.exp(log_rhos)
     trace = discounts * _bounded(xp, rhos, clip_c_threshold)
     if done_t is not None:
         trace = xp.where(xp.astype(done_t, xp.bool), xp.zeros_like(trace), trace)
     deltas = _bounded(xp, rhos, clip_rho_threshold) * (rewards + discounts * values_tp1 - values)
-    corrections = linear_recurrence(xp, trace, deltas)
+    corrections = linear_recurrence(xp, trace, deltas, axis=axis)
     vs = values + corrections
     # vs_{t+1} = V_{t+1} + its correction, which is 0 after the last row and across an episode's end.
-    following = _shift(xp, corrections, 1, True, 0)
+    following = _shift(xp, corrections, 1, True, axis)
     if done_t is not None:
         following = xp.where(xp.astype(done_t, xp.bool), xp.zeros_like(following), following)
     advantages = _bounded(xp, rhos, clip_pg_rho_threshold) * (rewards + discounts * (values_tp1 + following) - values)
