@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peer_environments import peer_python  # noqa: E402 - after the path is set
+from peer_environments import peer_python
 
 
 def main() -> int:
