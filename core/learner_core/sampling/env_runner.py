@@ -31,7 +31,7 @@ from .evaluation import Watch, evaluate
 from .finite import check_finite
 from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
-from .normalize import RewardScaler, RunningNormalizer
+from .normalize import RewardScaler, RunningMoments, RunningNormalizer
 from .numpy_backend import NumpyPolicy, Policy
 from .recorder import Recorder
 from .rollout import Rollout
@@ -120,6 +120,11 @@ class EnvRunner:
     def normalizer(self) -> RunningNormalizer | None:
         """The observations' normaliser, if there is one."""
         return self._normalizer
+
+    @property
+    def num_vector_steps(self) -> int:
+        """Steps of all environments together so far: the key of the noise, and a sign of progress."""
+        return self._num_vector_steps
 
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Give the policy new parameters.
@@ -228,6 +233,35 @@ class EnvRunner:
             watch=watch,
         )
 
+    def take_statistics(self) -> dict[str, Any]:
+        """What the normalisers saw since the last call (at the first: ever), for other runners.
+
+        Returns:
+            {name: moments ``{"count", "mean", "m2"}``}; {} without normalisers.
+        """
+        return {name: moments.take_fresh() for name, moments in self._moments().items()}
+
+    def set_statistics(self, statistics: Mapping[str, Any]) -> None:
+        """Normalise by these moments from now on; what ``take_statistics`` has not told yet stays to be told.
+
+        Args:
+            statistics: {name: moments}, all that ``take_statistics`` names.
+        """
+        for name, moments in self._moments().items():
+            fresh = moments.fresh
+            moments.set_state(statistics[name], path=name)
+            moments.fresh = fresh
+        if self._normalizer is not None:
+            self._normalizer.refresh()
+
+    def _moments(self) -> dict[str, RunningMoments]:
+        found: dict[str, RunningMoments] = {}
+        if self._normalizer is not None:
+            found = {f"observations/{path}": moments for path, moments in self._normalizer.moments.items()}
+        if self._scaler is not None:
+            found["rewards"] = self._scaler.moments
+        return found
+
     def close(self) -> None:
         """Release the environments; safe to call twice."""
         self.lanes.close()
@@ -237,14 +271,18 @@ class EnvRunner:
 
     # ------------------------------------------------------------------------------------------------------- state
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self, *, environments: bool = True) -> dict[str, Any]:
         """Everything needed to go on, as plain data and arrays that share no memory with the runner.
+
+        Args:
+            environments: False leaves the environments out, which takes less time; a runner that goes on from that
+                starts new episodes.
 
         Returns:
             Seed, counters, normalisers, running episodes, current observations, and the environments' states; under
             ``env_state`` whether those are "exact" or will be "restarted". Weights are not part of it.
         """
-        envs, reason = self._save_envs()
+        envs, reason = self._save_envs() if environments else (None, "left out")
         return {
             "seed": self.seed,
             "num_envs": self.num_envs,

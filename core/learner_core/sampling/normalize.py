@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import StateError
 from .columns import Columns, tree_paths
 
-__all__ = ["RewardScaler", "RunningMoments", "RunningNormalizer"]
+__all__ = ["RewardScaler", "RunningMoments", "RunningNormalizer", "merge_moments"]
 
 
 class RunningMoments:
@@ -30,11 +30,16 @@ class RunningMoments:
     Args:
         shape: Shape of one sample.
 
+    Attributes:
+        fresh: Where it is not None, what ``update`` takes in is added there as well: what one of several runners has
+            to say to the others.
+
     References:
         Chan, Golub, LeVeque: "Algorithms for computing the sample variance" (1983).
     """
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        self.fresh: RunningMoments | None = None
         self.count = 0.0
         self.mean = np.zeros(shape, np.float64)
         self.m2 = np.zeros(shape, np.float64)
@@ -51,7 +56,10 @@ class RunningMoments:
         samples = samples.astype(np.float64, copy=False)
         mean = samples.sum(axis=0) / rows
         deviation = samples - mean
-        self.combine(float(rows), mean, np.einsum("b...,b...->...", deviation, deviation))
+        m2 = np.einsum("b...,b...->...", deviation, deviation)
+        self.combine(float(rows), mean, m2)
+        if self.fresh is not None:
+            self.fresh.combine(float(rows), mean, m2)
 
     def combine(self, count: float, mean: np.ndarray, m2: np.ndarray) -> None:
         """Take in another set of moments (formula above)."""
@@ -62,6 +70,13 @@ class RunningMoments:
         self.mean = self.mean + delta * (count / total)
         self.m2 = self.m2 + m2 + delta * delta * (self.count * count / total)
         self.count = total
+
+    def take_fresh(self) -> dict[str, Any]:
+        """The state of what was taken in since the last call, or, at the first, of everything so far."""
+        taken = self if self.fresh is None else self.fresh
+        state = taken.get_state()
+        self.fresh = RunningMoments(self.mean.shape)
+        return state
 
     @property
     def variance(self) -> np.ndarray:
@@ -89,6 +104,23 @@ class RunningMoments:
         if not (count >= 0 and np.isfinite(arrays["mean"]).all() and (arrays["m2"] >= 0).all()):
             raise StateError(f"count={count} or its moments are negative or not finite", path=path)
         self.count, self.mean, self.m2 = count, arrays["mean"], arrays["m2"]
+
+
+def merge_moments(*states: Mapping[str, Any]) -> dict[str, Any]:
+    """Combine states of moments exactly, in this order.
+
+    Args:
+        states: {name: what ``RunningMoments.get_state`` returned}; a name may be missing from some of them.
+
+    Returns:
+        {name: state}, sharing nothing with the arguments.
+    """
+    merged: dict[str, RunningMoments] = {}
+    for state in states:
+        for name, part in state.items():
+            moments = merged.setdefault(name, RunningMoments(np.shape(part["mean"])))
+            moments.combine(float(part["count"]), np.asarray(part["mean"]), np.asarray(part["m2"]))
+    return {name: moments.get_state() for name, moments in merged.items()}
 
 
 class RunningNormalizer:
@@ -123,6 +155,10 @@ class RunningNormalizer:
     def unfreeze(self) -> None:
         """Learn again."""
         self.frozen = False
+
+    def refresh(self) -> None:
+        """Somebody has changed ``moments`` from outside."""
+        self._affine.clear()
 
     def update(self, obs: Columns, rows: np.ndarray | None = None) -> None:
         """Take in observations; nothing happens while frozen.
@@ -192,6 +228,8 @@ class RunningNormalizer:
         fresh = {path: RunningMoments(moments.mean.shape) for path, moments in self.moments.items()}
         for path, moments in fresh.items():
             moments.set_state(saved[path], path=f"moments/{path}")
+            if self.moments[path].fresh is not None:
+                moments.fresh = RunningMoments(moments.mean.shape)
         self.moments = fresh
         self._affine.clear()
 
@@ -262,6 +300,8 @@ class RewardScaler:
             raise StateError(f"expected {self.returns.shape[0]} lanes, got shape {returns.shape}", path="returns")
         moments = RunningMoments()
         moments.set_state(parts["moments"], path="moments")
+        if self.moments.fresh is not None:
+            moments.fresh = RunningMoments()
         self.moments, self.returns = moments, returns
 
 
