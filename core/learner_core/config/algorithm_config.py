@@ -49,6 +49,8 @@ class AlgorithmConfig(Settings):
     default_learner_class: ClassVar[type | str | None] = None
     default_module_class: ClassVar[type | str | None] = None
     algorithm_class: ClassVar[type | str | None] = None
+    #: Whether batches are sequences [B, T] whatever the module; those of a recurrent module always are.
+    uses_sequences: ClassVar[bool] = False
 
     _METHODS: ClassVar[dict[str, dict[str, str]]] = {
         "environment": {
@@ -67,7 +69,7 @@ class AlgorithmConfig(Settings):
         "learners": {
             name: name
             for name in (
-                "num_learners", "num_cpus_per_learner", "num_gpus_per_learner", "launcher", "collective",
+                "num_learners", "num_cpus_per_learner", "num_gpus_per_learner", "launcher", "launcher_options", "collective",
                 "max_requests_in_flight_per_learner", "queue_full", "restart_failed_learners", "timeout_s",
                 "learner_class", "data_shards", "check_parameters_every",
             )
@@ -84,6 +86,7 @@ class AlgorithmConfig(Settings):
             "policies": "policies",
             "policy_mapping_fn": "policy_mapping_fn",
             "policies_to_train": "policies_to_train",
+            "settings": "policy_settings",
         },
         "evaluation": {"interval": "evaluation_interval", "num_episodes": "evaluation_num_episodes"},
         "checkpointing": {"every": "checkpoint_every", "keep": "checkpoint_keep"},
@@ -92,11 +95,11 @@ class AlgorithmConfig(Settings):
 
     # ---- environment ---------------------------------------------------------------------------------------------
     env: str | Callable[..., Any] | None = None
-    """A Gymnasium id ("CartPole-v1"), or a callable that takes env_config and returns a gymnasium.Env (or, for
-    multi-agent, a PettingZoo parallel environment)."""
+    """A Gymnasium id ("CartPole-v1"), a PettingZoo module ("pettingzoo:sisl.multiwalker_v9"), or a callable that takes
+    env_config and returns a gymnasium.Env (or, for multi-agent, a PettingZoo parallel environment)."""
 
     env_config: dict[str, Any] = field(default_factory=dict)
-    """Handed to the callable, or as keywords to gymnasium.make for a named environment."""
+    """Handed to the callable, or as keywords to gymnasium.make or parallel_env for a named environment."""
 
     observation_space: Any = None
     """A gymnasium space, for learning without an environment (offline data); None: the environment's."""
@@ -133,6 +136,9 @@ class AlgorithmConfig(Settings):
 
     launcher: str = "local"
     """Who starts the learner processes: "local", "ray", "spmd", or any registered launcher."""
+
+    launcher_options: dict[str, Any] = field(default_factory=dict)
+    """The launcher's own settings, which it checks when a group is built; each launcher's page lists them."""
 
     collective: str = "horovod"
     """Who sums gradients over learners: "horovod", "torch", or any registered collective."""
@@ -199,6 +205,14 @@ class AlgorithmConfig(Settings):
     num_epochs: Annotated[int, Range(1)] = 10
     """Passes over the batch per update."""
 
+    max_seq_len: Annotated[int, Range(1)] = 16
+    """Timesteps of a recurrent module's sequences, burn_in included; minibatch_size is a multiple of it. Gradients
+    reach no further back. Typical: 8 to 64."""
+
+    burn_in: Annotated[int, Range(0)] = 0
+    """First timesteps of each sequence that only warm the recurrent state up: no loss, no gradient. Typical: 0 to a
+    half of max_seq_len, where batches are used many times."""
+
     shuffle_batch_per_epoch: bool = True
     """Draw a new permutation of the rows for every epoch."""
 
@@ -228,10 +242,15 @@ class AlgorithmConfig(Settings):
     """Module ids, or {module_id: RLModuleSpec or None}. None: one module, "default_policy"."""
 
     policy_mapping_fn: Callable[..., Any] | None = None
-    """Callable (agent_id) -> module_id. None: agents map to the module of their own id, or to the only module."""
+    """Callable (agent_id) or (agent_id, episode) -> module_id, asked when an agent first appears in an episode, whose
+    number is told. None: agents map to the module of their own id, or to the only module."""
 
     policies_to_train: list[str] | None = None
     """Module ids that learn; the others only act. None: all."""
+
+    policy_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """{module_id: {setting: value}}: training settings of one module alone, lr for instance; the others keep those of
+    .training()."""
 
     # ---- evaluation, checkpoints, seed ---------------------------------------------------------------------------
     evaluation_interval: Annotated[int, Range(0)] = 0
@@ -321,15 +340,54 @@ class AlgorithmConfig(Settings):
             raise ConfigError(
                 "framework(compile=True, debug=True): debug runs everything eagerly; take one of the two."
             )
-        unknown = sorted(set(self.policies_to_train or ()) - set(self.policies or ()))
-        if self.policies and unknown:
-            nearest = did_you_mean(unknown[0], self.policies)
-            raise ConfigError(f"multi_agent(policies_to_train=...): {unknown[0]!r} is not a policy.{nearest}")
+        if self.policies is not None and not self.policies:
+            raise ConfigError("multi_agent(policies=...): at least one module id; None is the single default_policy.")
+        for keyword, named in (("policies_to_train", self.policies_to_train), ("settings", self.policy_settings)):
+            unknown = sorted(set(named or ()) - set(self.policies or ()))
+            if self.policies and unknown:
+                nearest = did_you_mean(unknown[0], self.policies)
+                raise ConfigError(f"multi_agent({keyword}=...): {unknown[0]!r} is not a policy.{nearest}")
+        for module_id, settings in self.policy_settings.items():
+            for name, value in settings.items():
+                self._check_policy_setting(module_id, name, value)
+
+    def _check_policy_setting(self, module_id: str, name: str, value: Any) -> None:
+        setting = self.settings().get(name)
+        where = f"multi_agent(settings={{{module_id!r}: {{{name!r}: ...}}}})"
+        if setting is None:
+            raise ConfigError(f"{where}: there is no such setting.{self._nearest(name, 'training')}")
+        if setting.method != "training" or name in self.shared_settings:
+            raise ConfigError(f"{where}: all modules share it; it belongs to .{setting.method}({setting.keyword}=...).")
+        self.validate_setting(name, value)
+
+    @property
+    def sequence_length(self) -> int:
+        """T, timesteps of a row where rows are sequences."""
+        return self.max_seq_len
 
     @property
     def rows_per_update(self) -> int:
-        """Rows of a usual ``update_from_batch``: what compiled loops are sized for."""
+        """Timesteps of a usual ``update_from_batch``: what compiled loops are sized for."""
         return self.train_batch_size
+
+    def for_module(self, module_id: str) -> Self:
+        """The settings of one module: these, with what ``multi_agent(settings=...)`` says of it.
+
+        Args:
+            module_id: The module.
+
+        Returns:
+            This config if nothing is said; else a copy, the same one at every call once this config is frozen.
+        """
+        own = self.policy_settings.get(module_id)
+        if not own:
+            return self
+        if not self.is_frozen:
+            return self.replaced(**own)
+        twins: dict[str, Self] = self.__dict__.setdefault("_twins", {})
+        if module_id not in twins:
+            twins[module_id] = self.replaced(**own)
+        return twins[module_id]
 
     # ---- what is built from it -----------------------------------------------------------------------------------
 

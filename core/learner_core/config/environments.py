@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from learner_core.errors import ConfigError, EnvError, did_you_mean
+
+from .agents import PETTINGZOO
 
 __all__ = ["make_env"]
 
@@ -20,7 +23,7 @@ def make_env(config: Any, **kwargs: Any) -> Any:
         kwargs: More keywords for ``gymnasium.make`` of a named environment (``render_mode``).
 
     Returns:
-        What ``gymnasium.make`` or the callable returned.
+        What ``gymnasium.make``, the PettingZoo module's ``parallel_env`` or the callable returned.
 
     Raises:
         ConfigError: No environment was configured.
@@ -35,6 +38,8 @@ def make_env(config: Any, **kwargs: Any) -> Any:
         except Exception as error:
             name = getattr(env, "__qualname__", repr(env))
             raise EnvError(f"The environment callable {name}(env_config={env_config!r}) raised {error!r}.") from error
+    if env.startswith(PETTINGZOO):
+        return _make_pettingzoo(env, {**env_config, **kwargs})
     import gymnasium
 
     _register_extensions(env)
@@ -42,6 +47,39 @@ def make_env(config: Any, **kwargs: Any) -> Any:
         return gymnasium.make(env, **{**env_config, **kwargs})
     except Exception as error:
         raise EnvError(_explain(env, env_config, error)) from error
+
+
+def _make_pettingzoo(env: str, settings: dict[str, Any]) -> Any:
+    """``parallel_env(**settings)`` of a module of PettingZoo's, or of any other package that is laid out like it."""
+    name = env.removeprefix(PETTINGZOO).replace("/", ".")
+    for path in (f"pettingzoo.{name}", name):
+        try:
+            module = importlib.import_module(path)
+            break
+        except ModuleNotFoundError as error:
+            if error.name == "pettingzoo":
+                raise EnvError(f"The environment {env!r} cannot be made: {error}.{_install('multi-agent')}") from error
+            if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
+                family = name.partition(".")[0]
+                raise EnvError(
+                    f"The environment {env!r} cannot be made: {error}. Install what it needs: "
+                    f'pip install "pettingzoo[{family}]".'
+                ) from error
+        except Exception as error:
+            raise EnvError(f"The environment {env!r} cannot be made: importing {path} raised {error!r}.") from error
+    else:
+        raise EnvError(
+            f"The environment {env!r} cannot be made: there is no module pettingzoo.{name} and no module {name}. "
+            f'Names look like "{PETTINGZOO}sisl.multiwalker_v9".'
+        )
+    make = getattr(module, "parallel_env", None)
+    if make is None:
+        raise EnvError(f"The environment {env!r} cannot be made: {module.__name__} has no parallel_env.")
+    try:
+        return make(**settings)
+    except Exception as error:
+        text = f"The environment {env!r} cannot be made: {type(error).__name__}: {error}."
+        raise EnvError(text + (f" env_config={settings!r}" if settings else "")) from error
 
 
 def _register_extensions(env: str) -> None:

@@ -1,0 +1,106 @@
+"""Which module plays which agent.
+
+Needs a config with ``policies policy_mapping_fn rl_module_spec env``. Refuses module ids that do not exist, whoever
+names them, and environments of the wrong kind (PettingZoo's turn-based AEC ones).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+from learner_core.errors import ConfigError, EnvError, did_you_mean
+
+__all__ = ["ONLY_MODULE", "PETTINGZOO", "AgentMapping", "check_parallel", "is_multi_agent", "is_parallel"]
+
+#: What environment names begin with that PettingZoo has: "pettingzoo:sisl.multiwalker_v9".
+PETTINGZOO = "pettingzoo:"
+#: The module of a config that names none.
+ONLY_MODULE = "default_policy"
+
+
+def is_multi_agent(config: Any) -> bool:
+    """Whether the config's environment is one of several agents: by its policies, or by its name."""
+    if getattr(config, "policies", None) is not None or getattr(config, "policy_mapping_fn", None) is not None:
+        return True
+    env = getattr(config, "env", None)
+    return isinstance(env, str) and env.startswith(PETTINGZOO)
+
+
+def is_parallel(env: Any) -> bool:
+    """Whether an environment object has spaces per agent, as PettingZoo's have."""
+    return callable(getattr(env, "observation_space", None)) and callable(getattr(env, "step", None))
+
+
+def check_parallel(env: Any) -> None:
+    """Refuse what is no PettingZoo parallel environment.
+
+    Raises:
+        EnvError: A Gymnasium environment, or an AEC one.
+    """
+    if not is_parallel(env):
+        raise EnvError(
+            f"{type(env).__name__} is no PettingZoo parallel environment, and .multi_agent(policies=...) asks for one; "
+            "leave multi_agent out for a Gymnasium environment"
+        )
+    if callable(getattr(env, "agent_iter", None)):
+        raise EnvError(
+            f"{type(env).__name__} is a turn-based PettingZoo environment (AEC): make its parallel_env(), or wrap it "
+            "in pettingzoo.utils.conversions.aec_to_parallel"
+        )
+
+
+class AgentMapping:
+    """Agents to modules.
+
+    Args:
+        function: ``policy_mapping_fn(agent_id)`` or ``policy_mapping_fn(agent_id, episode)``; the second is told the
+            number of the agent's episode, which no other episode of the run has. None: agents map to the module of
+            their own id, or to the only module.
+        module_ids: The modules there are.
+    """
+
+    def __init__(self, function: Callable[..., Any] | None, module_ids: Collection[str]) -> None:
+        self.function = function
+        self.module_ids = list(module_ids)
+        self._takes_episode = function is not None and _takes_episode(function)
+
+    def module_of(self, agent_id: Any, episode: int) -> str:
+        """The module that plays an agent in an episode.
+
+        Args:
+            agent_id: PettingZoo's name of the agent.
+            episode: Number of the episode.
+
+        Raises:
+            ConfigError: The function raised or named no known module; without one, no module is the agent's.
+        """
+        if self.function is None:
+            if agent_id in self.module_ids:
+                return str(agent_id)
+            if len(self.module_ids) == 1:
+                return self.module_ids[0]
+            raise ConfigError(
+                f"agent {agent_id!r}: there is no module of that name among {', '.join(self.module_ids)}; set "
+                f".multi_agent(policy_mapping_fn=...).{did_you_mean(str(agent_id), self.module_ids)}"
+            )
+        name = getattr(self.function, "__qualname__", repr(self.function))
+        try:
+            module_id = self.function(agent_id, episode=episode) if self._takes_episode else self.function(agent_id)
+        except Exception as error:
+            raise ConfigError(f"policy_mapping_fn {name}({agent_id!r}) raised {error!r}") from error
+        if module_id not in self.module_ids:
+            raise ConfigError(
+                f"policy_mapping_fn {name} maps agent {agent_id!r} to {module_id!r}, which is no module; there are: "
+                f"{', '.join(self.module_ids)}.{did_you_mean(str(module_id), self.module_ids)}"
+            )
+        return str(module_id)
+
+
+def _takes_episode(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature takes the agent alone
+        return False
+    return any(p.name == "episode" or p.kind is p.VAR_KEYWORD for p in parameters)
