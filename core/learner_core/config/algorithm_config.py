@@ -51,6 +51,11 @@ class AlgorithmConfig(Settings):
     algorithm_class: ClassVar[type | str | None] = None
     #: Whether batches are sequences [B, T] whatever the module; those of a recurrent module always are.
     uses_sequences: ClassVar[bool] = False
+    #: Training settings that ``multi_agent(settings=...)`` may not set: they are of the whole batch.
+    shared_settings: ClassVar[frozenset[str]] = frozenset(
+        {"train_batch_size", "minibatch_size", "num_epochs", "shuffle_batch_per_epoch", "accumulate",
+         "nonfinite_gradients"}
+    )  # fmt: skip
 
     _METHODS: ClassVar[dict[str, dict[str, str]]] = {
         "environment": {
@@ -78,7 +83,8 @@ class AlgorithmConfig(Settings):
             name: name
             for name in (
                 "num_env_runners", "num_envs_per_env_runner", "rollout_fragment_length", "inference", "vectorization",
-                "max_env_restarts", "normalize_observations", "normalize_rewards",
+                "max_env_restarts", "max_env_runner_restarts", "env_runner_timeout_s", "env_step_timeout_s",
+                "max_requests_in_flight_per_env_runner", "normalize_observations", "normalize_rewards",
             )
         },
         "rl_module": {"model": "model", "rl_module_spec": "rl_module_spec"},
@@ -182,6 +188,19 @@ class AlgorithmConfig(Settings):
 
     max_env_restarts: Annotated[int, Range(0)] = 10
     """How many times in a run an environment that raised is made anew, its episode given up, before the run ends."""
+
+    max_env_runner_restarts: Annotated[int, Range(0)] = 10
+    """How many times in a run an environment-runner process that died or hung is started anew, before the run ends."""
+
+    env_runner_timeout_s: Annotated[float, Range(above=0)] = 30.0
+    """Seconds without a sign of life after which a runner process counts as hung. Not the duration of a step."""
+
+    env_step_timeout_s: Annotated[float, Range(above=0)] = 120.0
+    """Seconds one step of a runner's environments may take, resets included, before it counts as hung. Only for
+    runners that are processes: nobody can interrupt an environment in this process."""
+
+    max_requests_in_flight_per_env_runner: Annotated[int, Range(1)] = 1
+    """Fragments an asynchronous runner may sample ahead of the learner. 2: it never waits, on older weights."""
 
     normalize_observations: bool = False
     """Standardise observations by their running mean and variance."""
