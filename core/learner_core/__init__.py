@@ -20,6 +20,7 @@ _EXPORTS = {
     "CompileError": "errors",
     "ConfigError": "errors",
     "EnvError": "errors",
+    "EnvRunnerLostError": "errors",
     "FormatError": "errors",
     "Learner": "learning.learner",
     "LearnerCoreError": "errors",
@@ -68,6 +69,9 @@ if TYPE_CHECKING:
     )
     from .errors import (
         EnvError as EnvError,
+    )
+    from .errors import (
+        EnvRunnerLostError as EnvRunnerLostError,
     )
     from .errors import (
         FormatError as FormatError,

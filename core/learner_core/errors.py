@@ -15,6 +15,7 @@
     ├── CompileError             ``compile=True`` and the step cannot be traced
     ├── NonFiniteError           NaN or infinity in a loss, a gradient or a parameter
     ├── EnvError                 an environment that cannot be made, raises, or breaks its spaces
+    │   └── EnvRunnerLostError   runner processes died or hung too often; ``.worker_index``, ``.exitcode``
     └── LearnerGroupError        a group that cannot be built or has been shut down
         └── WorkerLostError      a learner process died; ``.rank`` and ``.exitcode`` say which
 
@@ -33,6 +34,7 @@ __all__ = [
     "CompileError",
     "ConfigError",
     "EnvError",
+    "EnvRunnerLostError",
     "FormatError",
     "LearnerCoreError",
     "LearnerGroupError",
@@ -150,6 +152,21 @@ class NonFiniteError(LearnerCoreError, ArithmeticError):
 
 class EnvError(LearnerCoreError, RuntimeError):
     """An environment that cannot be made, that raises too often, or that breaks its own spaces."""
+
+
+class EnvRunnerLostError(EnvError):
+    """Environment-runner processes died or stopped answering more often than ``max_env_runner_restarts`` allows.
+
+    Args:
+        message: What happened to the last one.
+        worker_index: Which one that was; the first is 1.
+        exitcode: Its exit code (negative: the signal that killed it), if it has one.
+    """
+
+    def __init__(self, message: str, *, worker_index: int | None = None, exitcode: int | None = None) -> None:
+        super().__init__(message)
+        self.worker_index = worker_index
+        self.exitcode = exitcode
 
 
 class LearnerGroupError(LearnerCoreError, RuntimeError):

@@ -16,6 +16,8 @@ from learner_core.plugins.manager import Manager, PluginQuarantineWarning, notif
 # One complete call of every notification hook. A hook that is added must be added here.
 CALLS: dict[str, dict[str, Any]] = {
     "algorithm_iteration_end": {"iteration": 1, "results": {"return": 2.0}, "timesteps": {}},
+    "env_runner_lost": {"worker_index": 1, "exitcode": -9, "reason": "killed"},
+    "env_runner_restarted": {"worker_index": 1, "num_restarts": 1},
     "learner_build_end": {
         "config": {}, "module_ids": ["p"], "backend": "torch", "compiled": True, "rank": 0, "world_size": 1,
     },

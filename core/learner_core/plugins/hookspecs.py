@@ -69,7 +69,7 @@ def learner_core_launcher() -> Any:
     Called by discovery, once per process, when a group with ``launcher=name`` is first built; on the driver only.
 
     Returns:
-        The launcher class.
+        A ``learner_core.group.launchers.Launcher``: an object with ``name`` and ``make_learners``.
     """
 
 
@@ -163,6 +163,36 @@ def learner_group_worker_restarted(rank: int, update: int) -> None:
     Args:
         rank: The rank that was replaced.
         update: Index of the update the group goes on from.
+    """
+
+
+# ---- life of environment runners -----------------------------------------------------------------------------------
+
+
+@hookspec
+def env_runner_lost(worker_index: int, exitcode: int | None, reason: str) -> None:
+    """An environment-runner process died or hung; what it was sampling is lost.
+
+    Called by the EnvRunnerGroup, once per lost process, before it is replaced or the error is raised; on the driver
+    only.
+
+    Args:
+        worker_index: Which one; the first is 1.
+        exitcode: Its exit code, negative for a signal; None if it is not known.
+        reason: What was noticed.
+    """
+
+
+@hookspec
+def env_runner_restarted(worker_index: int, num_restarts: int) -> None:
+    """A lost environment runner has been replaced; its environments start new episodes.
+
+    Called by the EnvRunnerGroup, once per replacement, when the new process has been asked to build; on the driver
+    only.
+
+    Args:
+        worker_index: Which one; the first is 1.
+        num_restarts: Replacements in this run so far, over all runners.
     """
 
 
