@@ -16,6 +16,7 @@ from gymnasium.spaces import Discrete
 
 import learner_core as lc
 from learner_core.group.learner_group import LearnerGroup
+from learner_core.group.processes import ProcessFleet
 from learner_core.group.remote import RemoteLearners
 
 from .conftest import ppo_config
@@ -72,7 +73,8 @@ def test_two_learners_compute_what_one_computes(
 def test_a_ring_of_torch_and_tensorflow(groups: Make) -> None:
     config = ppo_config("torch", num_learners=2)
     one = groups(config.copy().learners(num_learners=1))
-    mixed = RemoteLearners(config.copy().freeze(), None, frameworks=["torch", "tf"])
+    frozen = config.copy().freeze()
+    mixed = RemoteLearners(frozen, None, ProcessFleet(frozen), frameworks=["torch", "tf"])
     try:
         for batch in _batches(5):
             one.update_from_batch(batch=batch)

@@ -74,8 +74,8 @@ class AlgorithmConfig(Settings):
         "learners": {
             name: name
             for name in (
-                "num_learners", "num_cpus_per_learner", "num_gpus_per_learner", "launcher", "launcher_options", "collective",
-                "max_requests_in_flight_per_learner", "queue_full", "restart_failed_learners", "timeout_s",
+                "num_learners", "num_cpus_per_learner", "num_gpus_per_learner", "launcher", "launcher_options",
+                "collective", "max_requests_in_flight_per_learner", "queue_full", "restart_failed_learners", "timeout_s",
                 "learner_class", "data_shards", "check_parameters_every",
             )
         },

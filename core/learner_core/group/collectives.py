@@ -11,13 +11,31 @@ from __future__ import annotations
 import importlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from learner_core.errors import LearnerGroupError
 from learner_core.plugins import discovery
 
-__all__ = ["Collective", "CollectivePlugin", "Rendezvous", "TorchDistributed", "load_collective"]
+__all__ = ["Collective", "CollectivePlugin", "Place", "Rendezvous", "TorchDistributed", "load_collective"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is.
+
+    Attributes:
+        host: name of its machine, the same for ranks on the same machine and for no others.
+        address: IPv4 address at which the other ranks reach it.
+        listener: file descriptor, in that rank's process, of a socket that listens at ``address``; for a meeting point.
+        port: its port.
+    """
+
+    host: str
+    address: str
+    listener: int = -1
+    port: int = 0
 
 
 class Rendezvous:
@@ -108,8 +126,14 @@ class CollectivePlugin(Protocol):
     def preload(self, backend_name: str) -> None:
         """Import what ``Collective.prepare`` will need, and start nothing: learners are forked from here."""
 
-    def open_rendezvous(self, size: int, *, timeout_s: float) -> Rendezvous:
-        """Open the meeting point of ``size`` ranks on this host, reachable from this host only."""
+    def open_rendezvous(self, size: int, *, timeout_s: float, places: Sequence[Place] | None = None) -> Rendezvous:
+        """Open the meeting point of ``size`` ranks, reachable from their machines and from no others.
+
+        Args:
+            size: number of ranks.
+            timeout_s: as in :meth:`Collective.init`.
+            places: where the ranks are, in rank order; ``None``: all on this host.
+        """
 
     def create(self, backend: Any) -> Collective:
         """Make one rank's end over ``backend``'s arrays; nothing is imported or opened before ``init``.
@@ -143,6 +167,18 @@ class _FileRendezvous(Rendezvous):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+class _StoreRendezvous(Rendezvous):
+    """A store that rank 0 opens on the socket it holds for that; the driver opens nothing."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._places = places
+
+    def for_rank(self, rank: int) -> dict[str, str]:
+        first = self._places[0]
+        meeting = {"address": first.address, "port": str(first.port), "own_address": self._places[rank].address}
+        return {**meeting, "listener": str(first.listener)} if rank == 0 else meeting
+
+
 class TorchDistributed:
     """``collective="torch"``: gloo on the CPU, NCCL on CUDA, as ``torch.distributed`` brings them. Torch only."""
 
@@ -160,9 +196,9 @@ class TorchDistributed:
         """As :meth:`CollectivePlugin.preload`."""
         importlib.import_module("torch.distributed")
 
-    def open_rendezvous(self, size: int, *, timeout_s: float) -> Rendezvous:
+    def open_rendezvous(self, size: int, *, timeout_s: float, places: Sequence[Place] | None = None) -> Rendezvous:
         """As :meth:`CollectivePlugin.open_rendezvous`."""
-        return _FileRendezvous()
+        return _FileRendezvous() if places is None else _StoreRendezvous(places)
 
     def create(self, backend: Any) -> Collective:
         """As :meth:`CollectivePlugin.create`."""

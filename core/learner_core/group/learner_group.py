@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import LearnerGroupError
 from ..learning.state_fitting import Skipped
-from .local import LocalLearners
-from .remote import RemoteLearners
+from .launchers import Learners, load_launcher
 from .requests import UpdateQueue
 
 __all__ = ["LearnerGroup"]
@@ -30,9 +29,7 @@ class LearnerGroup:
 
     def __init__(self, config: Any, env: Any = None) -> None:
         self.config = config
-        self._learners: LocalLearners | RemoteLearners = (
-            RemoteLearners(config, env) if config.num_learners else LocalLearners(config, env)
-        )
+        self._learners: Learners = load_launcher(config.launcher).make_learners(config, env)
         self._queue = UpdateQueue(
             self._learners.update,
             limit=config.max_requests_in_flight_per_learner,

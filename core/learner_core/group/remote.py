@@ -1,20 +1,15 @@
-"""N learner processes as one: started warm, fed through shared memory, watched, ended in bounded time.
+"""N learner processes as one: started, fed, watched, ended in bounded time, whoever starts them.
 
 Everything a learner says arrives as an answer to a request, in order. While answers are awaited three things are
-watched: the answers, the ends of the processes (their channel closes at once, whatever killed them) and their signs of
-life. The duration of an update is never limited: a compilation may take a minute.
+watched: the answers, the ends of the processes and their signs of life. The duration of an update is never limited: a
+compilation may take a minute. How processes are started and reached is the fleet's affair (``launchers``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import signal
-import socket
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import wait
 from typing import Any
 
 import cloudpickle
@@ -24,11 +19,8 @@ from ..learning.build import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec
 from ..plugins.manager import get_manager, notify
 from .collectives import load_collective
-from .devices import gpu_environment
-from .member import Member
-from .nursery import nursery_for
+from .launchers import Fleet, Member
 from .salvage import salvage
-from .shared_batch import Segment
 
 __all__ = ["RemoteLearners"]
 
@@ -43,25 +35,23 @@ class RemoteLearners:
     Args:
         config: frozen configuration.
         env: environment to take the spaces from.
+        fleet: starts the processes; closed with the group, also when it cannot be built.
         frameworks: a backend per rank instead of the configured one; rings of mixed frameworks are for tests.
 
     Raises:
         LearnerGroupError: something is missing or a learner cannot be built; says what.
     """
 
-    def __init__(self, config: Any, env: Any, *, frameworks: Sequence[str] | None = None) -> None:
+    def __init__(self, config: Any, env: Any, fleet: Fleet, *, frameworks: Sequence[str] | None = None) -> None:
         self._config = config
+        self._fleet = fleet
         self._frameworks = list(frameworks or [config.framework_name] * config.num_learners)
-        if config.launcher != "local":
-            raise LearnerGroupError(f'launcher={config.launcher!r}: this version starts learners by launcher="local"')
         self._size = len(self._frameworks)
         self._collective = load_collective(config.collective) if self._size > 1 else None
         if self._collective is not None:
             for framework in dict.fromkeys(self._frameworks):
                 self._collective.check(framework)
-        self._environments = [gpu_environment(config, rank, self._size) for rank in range(self._size)]
         self._specs = MultiRLModuleSpec(rl_module_specs=resolve_modules(config, env, None))
-        self._segment = Segment(0)
         self._members: list[Member] = []
         self._broken: str | None = None
         self._updates = 0
@@ -77,9 +67,7 @@ class RemoteLearners:
     # ------------------------------------------------------------------ starting
 
     def _start(self) -> None:
-        collective_name = self._config.collective if self._collective else ""
-        nurseries = [nursery_for(framework, collective_name) for framework in self._frameworks]
-        self._members[:] = [Member(rank, nursery) for rank, nursery in enumerate(nurseries)]
+        self._members[:] = self._fleet.start(self._frameworks, self._config.collective if self._collective else "")
         specs = cloudpickle.dumps(self._specs)
         self._request(
             "build",
@@ -89,8 +77,7 @@ class RemoteLearners:
                     "module_spec": specs,
                     "rank": rank,
                     "size": self._size,
-                    "environment": self._environments[rank],
-                    "num_threads": self._config.num_cpus_per_learner,
+                    **self._fleet.build_arguments(rank),
                 }
                 for rank, framework in enumerate(self._frameworks)
             ],
@@ -99,7 +86,8 @@ class RemoteLearners:
             return
         # Everything is imported and built; now all meet at once.
         timeout_s = self._config.timeout_s
-        with self._collective.open_rendezvous(self._size, timeout_s=timeout_s) as meeting:
+        places = self._fleet.places()
+        with self._collective.open_rendezvous(self._size, timeout_s=timeout_s, places=places) as meeting:
             joining: list[dict[str, Any]] = [
                 {"rank": rank, "size": self._size, "rendezvous": meeting.for_rank(rank), "timeout_s": timeout_s}
                 for rank in range(self._size)
@@ -110,10 +98,7 @@ class RemoteLearners:
 
     def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:
         """One update of all learners; returns rank 0's results, which every rank has."""
-        segment, layout, new = self._segment.write(batch)
-        if new is not None:
-            self._hand_out(new)
-        argument = {"segment": segment, "layout": layout, "arguments": arguments}
+        argument = {**self._fleet.put_batch(batch), "arguments": arguments}
         num_lost = 0
         while True:
             try:
@@ -131,11 +116,6 @@ class RemoteLearners:
         if num_lost:
             results["__all__"] = {**results["__all__"], "num_learners_restarted": float(num_lost)}
         return results
-
-    def _hand_out(self, descriptor: int) -> None:
-        for member in self._members:
-            with contextlib.suppress(OSError):
-                socket.send_fds(member.descriptors, [b"s"], [descriptor])
 
     def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
         """``[function(learner)]`` of these ranks (all), in rank order.
@@ -226,13 +206,13 @@ class RemoteLearners:
         operation: str,
     ) -> None:
         waiting = [member for member in members if member.waiting]
-        ready = wait([member.channel for member in waiting], timeout=0.25)
+        ready = self._fleet.wait(waiting, 0.25)
         for member in waiting:
             member.hear()
-            if member.channel in ready:
+            if member in ready:
                 try:
-                    good, answer = pickle.loads(member.channel.recv_bytes())
-                except (EOFError, OSError):
+                    good, answer = member.receive()
+                except EOFError:
                     self._lost(member, operation, "died")
                 member.waiting = False
                 if good:
@@ -252,7 +232,7 @@ class RemoteLearners:
         if together and not broken:
             raise error
         for member in members:
-            if member.exit_code(0.5 if broken else 0.0) is not None:
+            if member.ending(0.5 if broken else 0.0) is not None:
                 self._lost(member, operation, "died")
         self._break(f"learner {rank} failed in {operation}: {type(error).__name__}: {error}")
         if isinstance(error, LearnerCoreError):
@@ -268,13 +248,14 @@ class RemoteLearners:
         silent = what != "died"
         if silent:
             member.kill()
-        code = member.exit_code(_GRACE_S)
-        cause = "" if silent or code is None else f" ({_death(code)})"
+        ending = member.ending(_GRACE_S)
+        code = None if ending is None else ending.exitcode
+        cause = f" ({ending.reason})" if ending is not None and ending.reason and not silent else ""
         text = f"learner {member.rank} of {self._size} {what}{cause} during {operation}"
         notify(get_manager(), "learner_group_worker_lost", rank=member.rank, exitcode=code, reason=text)
         if self._config.restart_failed_learners and operation in ("update", "call"):
             survivors = [m for m in self._members if m is not member]
-            self._salvage = salvage(survivors, self._answers, self._config.timeout_s + _GRACE_S)
+            self._salvage = salvage(self._fleet, survivors, self._answers, self._config.timeout_s + _GRACE_S)
         self._break(text)
         raise WorkerLostError(text, rank=member.rank, exitcode=code)
 
@@ -293,7 +274,7 @@ class RemoteLearners:
                 error.add_note("it could not be restarted: no learner survived, or too many were lost in a row")
             raise error
         for member in self._members:
-            member.exit_code(_GRACE_S)
+            member.ending(_GRACE_S)
         self._broken = None
         self._config, self._specs = saved["config"], MultiRLModuleSpec(rl_module_specs=saved["module_specs"])
         try:
@@ -302,8 +283,6 @@ class RemoteLearners:
         except BaseException:
             self._break("it could not be restarted")
             raise
-        if self._segment.descriptor is not None:
-            self._hand_out(self._segment.descriptor)
         updates = saved["num_updates"]
         notify(get_manager(), "learner_group_worker_restarted", rank=error.rank, update=updates)
         answer: dict[str, Any] | None = saved["answer"]
@@ -324,12 +303,12 @@ class RemoteLearners:
                 member.send("stop", {})
             deadline = time.monotonic() + _GRACE_S
             for member in members:
-                if member.exit_code(max(deadline - time.monotonic(), 0.0)) is None:
+                if member.ending(max(deadline - time.monotonic(), 0.0)) is None:
                     member.kill()
         for member in members:
             member.close()
-            member.exit_code(_GRACE_S)
-        self._segment.close()
+            member.ending(_GRACE_S)
+        self._fleet.close()
 
 
 def _abandon(members: list[Member]) -> None:
@@ -348,15 +327,6 @@ def _setter(state: Mapping[str, Any]) -> Callable[[Any], None]:
         learner.set_state(state)
 
     return set_state
-
-
-def _death(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"exit code {code}, {signal.Signals(-code).name}"
-    except ValueError:
-        return f"exit code {code}"
 
 
 def _pickled_config(config: Any, framework: str) -> bytes:

@@ -7,15 +7,13 @@ Repeating that update gives the same numbers, so nobody has to wait long for one
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import wait
 from typing import Any
 
 import cloudpickle
 
-from .member import Member
+from .launchers import Fleet, Member
 
 __all__ = ["salvage"]
 
@@ -23,10 +21,13 @@ __all__ = ["salvage"]
 _PATIENCE_S = 0.5
 
 
-def salvage(survivors: Sequence[Member], answered: Mapping[int, Any], timeout_s: float) -> dict[str, Any] | None:
+def salvage(
+    fleet: Fleet, survivors: Sequence[Member], answered: Mapping[int, Any], timeout_s: float
+) -> dict[str, Any] | None:
     """Ask the survivors.
 
     Args:
+        fleet: they are of.
         survivors: the learners that may still live; those that do not answer in time are left out.
         answered: rank -> what it had said to the interrupted update before the loss was noticed.
         timeout_s: for all of them together.
@@ -37,15 +38,18 @@ def salvage(survivors: Sequence[Member], answered: Mapping[int, Any], timeout_s:
     """
     deadline = time.monotonic() + timeout_s
     pending = [member for member in survivors if member.waiting]
-    answers = {**answered, **{member.rank: answer for member, good, answer in _collect(pending, deadline) if good}}
+    answers = {
+        **answered,
+        **{member.rank: answer for member, good, answer in _collect(fleet, pending, deadline) if good},
+    }
     alive = [member for member in survivors if not member.waiting]  # the rest are held up, or dead as well
     best = None
-    for member, good, count in _ask(alive, _count, deadline):
+    for member, good, count in _ask(fleet, alive, _count, deadline):
         if good and (best is None or count > best[1]):
             best = (member, count)
     if best is None:
         return None
-    for _, good, found in _ask([best[0]], _everything, deadline):
+    for _, good, found in _ask(fleet, [best[0]], _everything, deadline):
         if good:
             answer = answers.get(best[0].rank)
             applied = answer if isinstance(answer, dict) and answer.get("num_updates") == best[1] else None
@@ -61,23 +65,22 @@ def _everything(learner: Any) -> dict[str, Any]:
     return {"state": learner.get_state(), "config": learner.config, "module_specs": dict(learner.module_specs)}
 
 
-def _ask(members: Sequence[Member], function: Any, deadline: float) -> list[tuple[Member, bool, Any]]:
+def _ask(fleet: Fleet, members: Sequence[Member], function: Any, deadline: float) -> list[tuple[Member, bool, Any]]:
     for member in members:
         member.send("call", {"function": cloudpickle.dumps(function)})
-    return _collect(members, deadline)
+    return _collect(fleet, members, deadline)
 
 
-def _collect(members: Sequence[Member], deadline: float) -> list[tuple[Member, bool, Any]]:
+def _collect(fleet: Fleet, members: Sequence[Member], deadline: float) -> list[tuple[Member, bool, Any]]:
     """(member, good, answer) of those that answer before the deadline."""
     waiting = list(members)
     found: list[tuple[Member, bool, Any]] = []
     while waiting and time.monotonic() < deadline:
-        for channel in wait([member.channel for member in waiting], timeout=max(deadline - time.monotonic(), 0.0)):
-            member = next(m for m in waiting if m.channel is channel)
+        for member in fleet.wait(waiting, max(deadline - time.monotonic(), 0.0)):
             waiting.remove(member)
             try:
-                good, answer = pickle.loads(member.channel.recv_bytes())
-            except (EOFError, OSError):
+                good, answer = member.receive()
+            except EOFError:
                 continue  # dead as well; it stays marked as waiting
             member.waiting = False
             found.append((member, good, answer))

@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 import traceback
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,9 +24,9 @@ import numpy as np
 
 from learner_core.errors import LearnerGroupError
 
-from .shared_batch import Layout, read_batch
+from .shared_batch import read_batch
 
-__all__ = ["PULSE_S", "work"]
+__all__ = ["PULSE_S", "LearnerWorker", "work"]
 
 PULSE_S = 0.5
 
@@ -41,7 +42,7 @@ def work(channel: int, pulse: int, descriptors: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = Connection(channel)
     threading.Thread(target=_live, args=(socket.socket(fileno=pulse),), name="pulse", daemon=True).start()
-    worker = _Worker(socket.socket(fileno=descriptors))
+    worker = _SharedMemoryWorker(socket.socket(fileno=descriptors))
     while True:
         try:
             operation, argument = pickle.loads(requests.recv_bytes())
@@ -50,10 +51,7 @@ def work(channel: int, pulse: int, descriptors: int) -> int:
         if operation == "stop":
             worker.close()
             return 0
-        try:
-            answer = (True, getattr(worker, operation)(**argument))
-        except Exception as error:
-            answer = (False, (_portable(error), traceback.format_exc()))
+        answer = worker.handle(operation, argument)
         try:
             requests.send_bytes(cloudpickle.dumps(answer))
         except OSError:
@@ -89,14 +87,27 @@ _COUNTED = ("_num_updates", "_num_steps")
 _SMALL = ("_optimizer_steps", "_host_variables", "timesteps")
 
 
-class _Worker:
-    """What the driver may ask for, by method name."""
+class LearnerWorker:
+    """A learner in a process that a launcher started: it does what the driver asks for, by method name."""
 
-    def __init__(self, descriptors: socket.socket) -> None:
-        self._descriptors = descriptors
-        self._segments: dict[int, tuple[int, mmap.mmap]] = {}
+    def __init__(self) -> None:
         self._collective: Any = None
         self.learner: Any = None
+
+    def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bool, Any]:
+        """Do what a request says.
+
+        Args:
+            operation: "build", "join", "update", "call" or "close".
+            argument: its keyword arguments.
+
+        Returns:
+            (True, the answer), or (False, (the exception, its traceback)): never raises.
+        """
+        try:
+            return True, getattr(self, operation)(**argument)
+        except Exception as error:
+            return False, (_portable(error), traceback.format_exc())
 
     def build(
         self, *, config: bytes, module_spec: bytes, rank: int, size: int, environment: dict[str, str], num_threads: int
@@ -129,9 +140,20 @@ class _Worker:
         """Meet the other learners."""
         self._collective.init(rank=rank, size=size, rendezvous=rendezvous, timeout_s=timeout_s)
 
-    def update(self, *, segment: tuple[int, int] | None, layout: Layout, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Train on the batch that lies in shared memory."""
-        batch = read_batch(self._memory(segment), layout)
+    def fetch(self, where: Mapping[str, Any]) -> Any:
+        """The batch that ``Fleet.put_batch`` brought within reach; here, the request holds it itself.
+
+        Args:
+            where: what ``put_batch`` returned.
+
+        Returns:
+            Nested dicts of arrays, which may be read-only.
+        """
+        return where["batch"]
+
+    def update(self, *, arguments: dict[str, Any], **where: Any) -> dict[str, Any]:
+        """Train on the batch that ``fetch(where)`` finds."""
+        batch = self.fetch(where)
         learner = self.learner
         # Steps replace arrays and never write into them, so remembering the dicts remembers the state.
         before = {name: getattr(learner, name) for name in _COUNTED}
@@ -156,6 +178,19 @@ class _Worker:
         """Leave the ring with the others."""
         if self._collective is not None:
             self._collective.close()
+
+
+class _SharedMemoryWorker(LearnerWorker):
+    """Its batches lie in memory that it shares with the driver."""
+
+    def __init__(self, descriptors: socket.socket) -> None:
+        super().__init__()
+        self._descriptors = descriptors
+        self._segments: dict[int, tuple[int, mmap.mmap]] = {}
+
+    def fetch(self, where: Mapping[str, Any]) -> Any:
+        """The batch that lies in shared memory."""
+        return read_batch(self._memory(where["segment"]), where["layout"])
 
     def _memory(self, segment: tuple[int, int] | None) -> Any:
         """The mapped segment of this slot; one that is new comes over the descriptor socket."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from learner_core.errors import LearnerGroupError
-from learner_core.group.collectives import Collective, CollectivePlugin, Rendezvous
+from learner_core.group.collectives import Collective, CollectivePlugin, Place, Rendezvous
 from learner_core.plugins.hookspecs import hookimpl
 
 from .build import BUILD_COMMAND, installed_version
@@ -39,7 +40,10 @@ class HorovodRendezvous(Rendezvous):
         self._server: Any = RendezvousHTTPServer(("127.0.0.1", 0), RendezvousHandler, 0)
         self._server.daemon_threads = True
         self._server.init(get_host_assignments(parse_hosts(f"{_HOST}:{size}"), size))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="horovod-rendezvous", daemon=True)
+        # Its end is noticed at the next poll; the default of 0.5 s would be most of a warm start.
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), name="horovod-rendezvous", daemon=True
+        )
         self._thread.start()
 
     def for_rank(self, rank: int) -> dict[str, str]:
@@ -80,8 +84,10 @@ class HorovodPlugin:
         """As :meth:`CollectivePlugin.preload`."""
         importlib.import_module(f"horovod.{_MODULES[backend_name]}")
 
-    def open_rendezvous(self, size: int, *, timeout_s: float) -> Rendezvous:
+    def open_rendezvous(self, size: int, *, timeout_s: float, places: Sequence[Place] | None = None) -> Rendezvous:
         """As :meth:`CollectivePlugin.open_rendezvous`."""
+        if places is not None:
+            raise LearnerGroupError('collective="horovod": these learners are not all on this host')
         return HorovodRendezvous(size, timeout_s=timeout_s)
 
     def create(self, backend: Any) -> Collective:

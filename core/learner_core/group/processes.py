@@ -1,0 +1,177 @@
+"""``launcher="local"``: learners are processes of this machine, forked warm, fed through shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ..plugins.hookspecs import hookimpl
+from .devices import gpu_environment
+from .launchers import Ending, Learners, Member
+from .local import LocalLearners
+from .nursery import Nursery, nursery_for
+from .shared_batch import Segment
+
+__all__ = ["LocalLauncher", "ProcessFleet", "ProcessMember", "learner_core_launcher"]
+
+PLUGIN_API = 1
+
+
+class ProcessMember:
+    """One learner process, forked from a nursery.
+
+    Args:
+        rank: its place in the ring.
+        nursery: that forks it.
+
+    Raises:
+        LearnerGroupError: the nursery has died.
+    """
+
+    def __init__(self, rank: int, nursery: Nursery) -> None:
+        self.rank = rank
+        self.nursery = nursery
+        ours, theirs = socket.socketpair()
+        self.pulse, their_pulse = socket.socketpair()
+        self.descriptors, their_descriptors = socket.socketpair()
+        with theirs, their_pulse, their_descriptors:
+            # One duplicate each: the child owns what it is sent.
+            numbers = [end.fileno() for end in (theirs, their_pulse, their_descriptors)]
+            self.pid = nursery.fork(numbers, list(sys.path))
+        self.channel = Connection(ours.detach())
+        self.pulse.setblocking(False)
+        self.last_sign = time.monotonic()
+        self.waiting = False
+
+    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
+        """Make a request; its answer must be taken before the next."""
+        self.waiting = True
+        with contextlib.suppress(OSError):  # it has died; waiting for the answer finds out how
+            self.channel.send_bytes(pickle.dumps((operation, dict(argument))))
+
+    def receive(self) -> tuple[bool, Any]:
+        """As :meth:`Member.receive`."""
+        try:
+            good, answer = pickle.loads(self.channel.recv_bytes())
+        except OSError as error:
+            raise EOFError(str(error)) from error
+        return bool(good), answer
+
+    def hear(self) -> None:
+        """Take in the signs of life that have come."""
+        with contextlib.suppress(OSError):
+            while self.pulse.recv(4096):
+                self.last_sign = time.monotonic()
+
+    def ending(self, timeout_s: float) -> Ending | None:
+        """As :meth:`Member.ending`."""
+        code = self.nursery.exit_code(self.pid, timeout_s)
+        return None if code is None else Ending(code, _death(code))
+
+    def kill(self) -> None:
+        """End it now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the sockets; a learner that lives sees that and ends."""
+        for end in (self.channel, self.pulse, self.descriptors):
+            with contextlib.suppress(OSError):
+                end.close()
+
+
+class ProcessFleet:
+    """The processes of one group.
+
+    Args:
+        config: frozen configuration.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._segment = Segment(0)
+        self._members: list[ProcessMember] = []
+        self._environments: list[dict[str, str]] = []
+
+    def start(self, frameworks: Sequence[str], collective: str) -> Sequence[Member]:
+        """As :meth:`Fleet.start`."""
+        size = len(frameworks)
+        self._environments = [gpu_environment(self._config, rank, size) for rank in range(size)]
+        nurseries = [nursery_for(framework, collective) for framework in frameworks]
+        self._members = []
+        try:
+            for rank, nursery in enumerate(nurseries):
+                self._members.append(ProcessMember(rank, nursery))
+        except BaseException:
+            for member in self._members:
+                member.kill()
+                member.close()
+            raise
+        if self._segment.descriptor is not None:
+            self._hand_out(self._segment.descriptor)
+        return self._members
+
+    def build_arguments(self, rank: int) -> dict[str, Any]:
+        """As :meth:`Fleet.build_arguments`."""
+        return {"environment": self._environments[rank], "num_threads": self._config.num_cpus_per_learner}
+
+    def places(self) -> None:
+        """As :meth:`Fleet.places`."""
+
+    def put_batch(self, batch: Any) -> Mapping[str, Any]:
+        """As :meth:`Fleet.put_batch`."""
+        segment, layout, new = self._segment.write(batch)
+        if new is not None:
+            self._hand_out(new)
+        return {"segment": segment, "layout": layout}
+
+    def _hand_out(self, descriptor: int) -> None:
+        for member in self._members:
+            with contextlib.suppress(OSError):
+                socket.send_fds(member.descriptors, [b"s"], [descriptor])
+
+    def wait(self, members: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        """As :meth:`Fleet.wait`."""
+        ready = wait([member.channel for member in members], timeout=timeout_s)
+        return [member for member in members if member.channel in ready]
+
+    def close(self) -> None:
+        """As :meth:`Fleet.close`."""
+        self._segment.close()
+
+
+class LocalLauncher:
+    """Processes of this machine."""
+
+    name = "local"
+
+    def make_learners(self, config: Any, env: Any) -> Learners:
+        """As :meth:`Launcher.make_learners`."""
+        if not config.num_learners:
+            return LocalLearners(config, env)
+        from .remote import RemoteLearners
+
+        return RemoteLearners(config, env, ProcessFleet(config))
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"exit code {code}, {signal.Signals(-code).name}"
+    except ValueError:
+        return f"exit code {code}"
+
+
+@hookimpl
+def learner_core_launcher() -> LocalLauncher:
+    """The launcher of local processes."""
+    return LocalLauncher()

@@ -1,0 +1,1 @@
+"""Learners as Ray actors. Nothing here imports Ray before a group is built."""
