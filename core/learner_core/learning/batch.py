@@ -6,6 +6,7 @@ module and column; what differs only in representation (float64, Fortran order, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,18 +29,34 @@ class ColumnSpec:
         dtype: numpy dtype name that the column is converted to; ``"float"`` follows the learner's precision.
         required: the update reads it.
         check: ``"actions"`` when values must lie in the action space, else ``""``.
+        sequence: a row is a sequence: the first axis of ``shape`` is time.
     """
 
     shape: tuple[int, ...]
     dtype: str
     required: bool = True
     check: str = ""
+    sequence: bool = False
 
 
-def standard_columns(observation_space: Any, action_space: Any, dist_input_size: int | None) -> dict[str, ColumnSpec]:
+def standard_columns(
+    observation_space: Any,
+    action_space: Any,
+    dist_input_size: int | None,
+    *,
+    length: int | None = None,
+    state: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, ColumnSpec]:
     """Column path -> specification of every standard column, for one module's spaces.
 
     Observation leaves keep their integer and uint8 dtypes; floats follow the precision.
+
+    Args:
+        observation_space: of the module.
+        action_space: of the module.
+        dist_input_size: numbers that describe an action distribution; ``None``: unknown.
+        length: T where a row is a sequence: all columns are [B, T, ...] then, but for ``state_in``.
+        state: recurrent state of one sequence by leaf.
     """
     columns: dict[str, ColumnSpec] = {}
     for column in ("obs", "next_obs"):
@@ -56,6 +73,13 @@ def standard_columns(observation_space: Any, action_space: Any, dist_input_size:
     if dist_input_size is not None:
         columns["action_dist_inputs"] = ColumnSpec((dist_input_size,), "float")
         columns["action_mask"] = ColumnSpec((dist_input_size,), "bool")
+    if length is not None:
+        columns = {
+            name: dataclasses.replace(spec, shape=(length, *spec.shape), sequence=True)
+            for name, spec in columns.items()
+        }
+    for leaf, value in (state or {}).items():
+        columns[f"state_in/{leaf}"] = ColumnSpec(tuple(value.shape), "float")
     return columns
 
 
@@ -132,8 +156,11 @@ def check_batch(
             )
         array = _as_array(columns[name], module_id, name)
         if array.ndim < 1 or array.shape[1:] != spec.shape:
+            hint = ""
+            if spec.sequence and array.shape[2:] == spec.shape[1:]:
+                hint = f": sequences are {spec.shape[0]} timesteps long, pad shorter ones and set loss_mask 0 there"
             raise BatchError(
-                f"expected shape {_shape(spec)}, got {list(array.shape)}", module_id=module_id, column=name
+                f"expected shape {_shape(spec)}, got {list(array.shape)}{hint}", module_id=module_id, column=name
             )
         rows[name] = len(array)
         out[name] = _convert(array, spec, float_dtype, module_id, name)
@@ -149,15 +176,19 @@ def check_batch(
         raise BatchError("expected 0 and 1: a row counts or it does not", module_id=module_id, column="loss_mask")
     for name, spec in specs.items():
         if spec.check == "actions" and name in out and action_space is not None:
+            actions = out[name].reshape(-1, *spec.shape[1:]) if spec.sequence else out[name]
             try:
-                spaces.check_actions(action_space, out[name], bounds=True)
+                spaces.check_actions(action_space, actions, bounds=True)
             except BatchError as error:
                 raise BatchError(str(error.args[0]), module_id=module_id, column=name) from None
     return out
 
 
 def _shape(spec: ColumnSpec) -> str:
-    return f"[{', '.join(['B', *map(str, spec.shape)])}]"
+    sizes = [str(size) for size in spec.shape]
+    if spec.sequence:
+        sizes[0] = f"T={sizes[0]}"
+    return f"[{', '.join(['B', *sizes])}]"
 
 
 def _as_array(value: Any, module_id: str, name: str) -> np.ndarray:

@@ -13,6 +13,7 @@ In order:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from .executor import Executor
 from .explore import explore_step, pads_safely
 from .parameters import FlatLayout, match_names
 from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModule, RLModuleSpec
+from .sequences import Sequences, obs_leaf
 from .step import ModulePlan, OptimizerPlan, UpdateStep
 from .tables import CorrectionTable, TableLayout
 
@@ -178,8 +180,11 @@ class LearnerBuild:
                 buffers=tuple(buffers),
                 columns=(),
                 host_variables=tuple(self._host_variables[mid]),
+                sequences=self._sequences(mid),
+                masked=learner.module_specs[mid].masked,
             )
-            self.minibatch[mid] = learner.config.minibatch_size or learner.config.train_batch_size
+            size = learner.config.minibatch_size or learner.config.train_batch_size
+            self.minibatch[mid] = self.minibatch_rows(mid, size, ConfigError)
         floats = [("config", mid, name) for mid in self.plans for name in self.traced]
         floats += [("lr", mid, name) for mid, plan in self.plans.items() for name in plan.optimizers]
         floats += [("var", mid, name) for mid, plan in self.plans.items() for name in plan.host_variables]
@@ -189,13 +194,48 @@ class LearnerBuild:
         learner._optimizer_steps = dict.fromkeys(optimizers, 0)
         learner._carry = learner.backend.from_numpy(carry)
 
+    def _sequences(self, module_id: str) -> Sequences | None:
+        """What a row of the module is: a sequence where the algorithm takes them, or the module carries a state."""
+        config, module = self._learner.config, self.modules[module_id]
+        recurrent = bool(module.initial_state())
+        if not (recurrent or config.uses_sequences):
+            return None
+        length, burn_in = int(config.sequence_length), int(config.burn_in) if recurrent else 0
+        if burn_in >= length:
+            raise ConfigError(f"burn_in={burn_in} leaves nothing to learn from of sequences of {length} timesteps")
+        return Sequences(length, burn_in, recurrent, *obs_leaf(module.observation_space))
+
+    def minibatch_rows(self, module_id: str, timesteps: int, error: type[Exception]) -> int:
+        """Rows of a minibatch of so many timesteps: as many, or the sequences that they make.
+
+        Raises:
+            error: ``timesteps`` is no multiple of the sequences' length.
+        """
+        sequences = self.plans[module_id].sequences
+        if sequences is None:
+            return timesteps
+        if timesteps % sequences.length:
+            nearest = max(1, round(timesteps / sequences.length)) * sequences.length
+            raise error(
+                f"minibatch_size={timesteps} counts timesteps and must be a multiple of the sequences' length of "
+                f"{sequences.length} in module {module_id!r}, as {nearest} is"
+            )
+        return timesteps // sequences.length
+
     # ------------------------------------------------------------------ what the step reads and logs
 
     def _find_columns(self) -> None:
         learner = self._learner
         for mid, spec in learner.module_specs.items():
             size = self.modules[mid].get_train_action_dist_cls().input_size(spec.action_space)
-            self.standard[mid] = standard_columns(spec.observation_space, spec.action_space, size)
+            sequences = self.plans[mid].sequences
+            self.standard[mid] = standard_columns(
+                spec.observation_space,
+                spec.action_space,
+                size,
+                length=None if sequences is None else sequences.length,
+                state=self.modules[mid].initial_state(),
+            )
         declared = {mid: learner.batch_spec(mid) for mid in self.plans}
         accumulate = learner.config.accumulate
         self.step = UpdateStep(learner, self.plans, self._table, self._corrections, accumulate=accumulate)
@@ -220,15 +260,20 @@ class LearnerBuild:
         )
         self.executor.choose(learner._num_steps)
 
-    def make_room_for(self, minibatch: int) -> None:
-        """Make minibatches of this size possible: wider than those it was built for need a new executable."""
-        if all(minibatch <= largest for largest in self.minibatch.values()):
+    def make_room_for(self, minibatch: Mapping[str, int]) -> None:
+        """Make minibatches of these rows possible: wider than those it was built for need a new executable."""
+        if all(rows <= self.minibatch[mid] for mid, rows in minibatch.items()):
             return
-        self.minibatch = {mid: max(minibatch, largest) for mid, largest in self.minibatch.items()}
+        self.minibatch = {mid: max(minibatch[mid], largest) for mid, largest in self.minibatch.items()}
         self._make_executor()
 
     def _specs(self) -> dict[str, dict[str, ColumnSpec]]:
-        return {mid: {**specs, "loss_mask": ColumnSpec((), "float")} for mid, specs in self.columns.items()}
+        return {mid: {**specs, "loss_mask": self.mask_spec(mid)} for mid, specs in self.columns.items()}
+
+    def mask_spec(self, module_id: str) -> ColumnSpec:
+        """The column ``loss_mask`` of the module: [B], or [B, T]."""
+        shape = self.plans[module_id].row_shape
+        return ColumnSpec(shape, "float", sequence=bool(shape))
 
     def checked_space(self, module_id: str) -> Any:
         """The space that ``actions`` must lie in, or ``None``."""
@@ -257,6 +302,7 @@ class LearnerBuild:
             context.buffers[mid] = {name: learner._carry[f"buffers/{mid}/{name}"] for name in plan.buffers}
             context.batch[mid] = {}
             context.config[mid] = ConfigView(learner.config, {})
+            context.sequences[mid] = plan.sequences
         return context
 
     def update_parameters(self, fn: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
@@ -281,6 +327,27 @@ class LearnerBuild:
                 changed[f"params/{mid}/{name}"] = xp.stop_gradient(optimizer.layout.join(xp, after))
             if plan.frozen.names:
                 changed[f"frozen/{mid}"] = xp.stop_gradient(plan.frozen.join(xp, after))
+        learner._carry.update(changed)
+
+    def update_targets(self, fn: Callable[[str, dict[str, Any], dict[str, Any]], dict[str, Any]]) -> None:
+        """See ``Learner.update_targets``."""
+        learner, xp = self._learner, self._learner.xp
+        context = self.host_context()
+        changed: dict[str, Any] = {}
+        for mid, plan in self.plans.items():
+            if not plan.targets.names:
+                continue
+            before = context.targets[mid]
+            after = dict(fn(mid, dict(context.params[mid]), dict(before)))
+            if all(after.get(name) is old for name, old in before.items()):
+                continue
+            for name, old in before.items():
+                shape = tuple(xp.shape(after[name])) if name in after else None
+                if shape != tuple(xp.shape(old)):
+                    raise StateError(
+                        f"update_targets: shape {shape} instead of {tuple(xp.shape(old))}", path=f"targets/{mid}/{name}"
+                    )
+            changed[f"targets/{mid}"] = xp.stop_gradient(plan.targets.join(xp, after))
         learner._carry.update(changed)
 
     def trainable_variable(self, module_id: str, name: str) -> Any:
@@ -371,6 +438,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         like: specifications to take missing spaces from.
     """
     spec = module_spec if module_spec is not None else config.rl_module_spec
+    masked = False
     spaces = [config.observation_space, config.action_space]
     if env is not None:
         spaces = [
@@ -380,6 +448,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     elif like:
         first = next(iter(like.values()))
         spaces = [first.observation_space, first.action_space]
+        masked = first.masked
     specs = (
         dict(spec.rl_module_specs)
         if isinstance(spec, MultiRLModuleSpec)
@@ -402,6 +471,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
             spaces = [made.observation_space, made.action_space]
         finally:
             made.close()
+    specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
     return {
         module_id: one.filled(
             module_class=None if one.module_class is not None else config.get_module_class(),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
+from .sequences import Sequences, folded, warmed
 
 __all__ = ["ConfigView", "ModuleView", "ModuleViews", "StepContext", "cast_floats"]
 
@@ -32,6 +33,7 @@ class StepContext:
         statistics: (module id, column) -> (mean, standard deviation) over the whole minibatch.
         variables: module id -> name -> 0-d array (host variables).
         config: module id -> ConfigView.
+        sequences: module id -> what its sequences are; ``None`` where a row is one timestep.
         metrics: (module id or "__all__", name) -> (value, weight).
         stop: module id -> bool array: this module takes no further step in this update.
         module_id: the module whose loss is being computed.
@@ -50,6 +52,7 @@ class StepContext:
         self.statistics: Callable[[str, str], tuple[Any, Any]] = _no_statistics
         self.variables: dict[str, dict[str, Any]] = {}
         self.config: dict[str, Any] = {}
+        self.sequences: dict[str, Sequences | None] = {}
         self.metrics: dict[tuple[str, str], tuple[Any, Any]] = {}
         self.stop: dict[str, Any] = {}
         self.new_buffers: dict[str, dict[str, Any]] = {}
@@ -175,20 +178,41 @@ class ModuleView:
         function = getattr(type(self._module), name, None)
         if function is None or not callable(attribute) or not _takes_params(function):
             return attribute
+        call = self._bound(attribute)
+        sequences = self._context.sequences.get(self._module_id)
+        if sequences is not None and not sequences.recurrent:
+            mask = self._context.batch.get(self._module_id, {}).get("loss_mask")
+            usual = () if mask is None else tuple(self._context.xp.shape(mask))
+            call = folded(self._context.xp, call, sequences, usual)
+        elif sequences is not None and sequences.burn_in and name == "forward_train":
+            call = warmed(self._context.xp, call, self.frozen._bound(attribute), sequences)
+        return self._masked(call) if name == "forward_train" else call
+
+    def _bound(self, method: Any) -> Any:
+        """The method with this view's parameters in its first argument, in the precision that is computed in."""
         dtype = self._context.compute_dtype
-        if dtype is None:
-            return functools.partial(attribute, self.params)
-        return self._mixed(attribute, dtype)
+        return functools.partial(method, self.params) if dtype is None else self._mixed(method, dtype)
+
+    def _masked(self, call: Any) -> Any:
+        """``call`` with the logits of actions that the batch's ``action_mask`` forbids put out of reach."""
+
+        def masked(batch: Any, *args: Any, **kwargs: Any) -> Any:
+            out = call(batch, *args, **kwargs)
+            if "action_mask" not in batch or "action_dist_inputs" not in out:
+                return out
+            kind = self._module.get_train_action_dist_cls()
+            out["action_dist_inputs"] = kind.masked(out["action_dist_inputs"], batch["action_mask"])
+            return out
+
+        return masked
 
     def _mixed(self, method: Any, dtype: Any) -> Any:
         """The method computed in a narrow dtype: arguments cast down, outputs cast back up."""
-        xp = self._context.xp
+        xp, params = self._context.xp, self.params
 
         def call(*args: Any, **kwargs: Any) -> Any:
             narrow = functools.partial(cast_floats, xp, dtype)
-            out = method(
-                narrow(self.params), *[narrow(arg) for arg in args], **{k: narrow(v) for k, v in kwargs.items()}
-            )
+            out = method(narrow(params), *[narrow(arg) for arg in args], **{k: narrow(v) for k, v in kwargs.items()})
             return cast_floats(xp, xp.float32, out)
 
         return call

@@ -93,18 +93,19 @@ class Executor:
         self._failed = False
         self._value_reads = list(value_reads)
         config = learner.config
-        batch = config.rows_per_update
+        # A row is a timestep, or a sequence of them.
+        batch = {mid: plan.rows(config.rows_per_update) for mid, plan in step.plans.items()}
         epochs = config.num_epochs or 1
         self._shapes = {
             "full": Shapes(
                 minibatch=self._minibatch,
-                capacity={mid: max(1, math.ceil(batch / m)) * m for mid, m in self._minibatch.items()},
-                steps=max(max(1, math.ceil(batch / m)) for m in minibatch.values()) * epochs,
+                capacity={mid: max(1, math.ceil(batch[mid] / m)) * m for mid, m in self._minibatch.items()},
+                steps=max(max(1, math.ceil(batch[mid] / m)) for mid, m in minibatch.items()) * epochs,
             )
         }
         if not mask_safe and ring.size == 1:
             # The last minibatch of the usual batch, at its true size, through an executable of its own.
-            left = {mid: batch % m for mid, m in self._minibatch.items()}
+            left = {mid: batch[mid] % m for mid, m in self._minibatch.items()}
             if all(left.values()):
                 self._shapes["short"] = Shapes(minibatch=left, capacity=left, steps=1)
         self._buffers: dict[str, np.ndarray] = {}

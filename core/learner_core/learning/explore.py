@@ -5,7 +5,7 @@ Declaring columns, noise and metrics by hand would be one more list to keep righ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,10 @@ class _Recorder(dict[str, Any]):
         super().__init__(columns)
         self._seen = seen
 
+    def mapped(self, function: Callable[[Any], Any]) -> _Recorder:
+        """The same columns through a function; what is read of them is noted here."""
+        return _Recorder({key: function(value) for key, value in self.items()}, self._seen)
+
     def __getitem__(self, key: str) -> Any:
         if key not in self:
             raise _NoColumnError(key)
@@ -85,15 +89,18 @@ def explore_step(
     learner._noise_requests = {}
     try:
         for mid, plan in step.plans.items():
-            # The action mask and the loss mask are only there when a batch has them.
-            plan.columns = tuple(name for name in declared[mid] if name not in ("loss_mask", "action_mask"))
+            # The loss mask is only there when a batch has it, or sequences; the action mask where actions have one.
+            absent = {"loss_mask"} if plan.sequences is None else set()
+            absent |= set() if plan.masked else {"action_mask"}
+            plan.columns = tuple(name for name in declared[mid] if name not in absent)
         with learner.backend.value_reads() as value_reads:
             try:
                 _run(learner, step, declared)
             except _NoColumnError as error:
                 # Whoever insists on the action mask makes it a column that every batch must have.
                 for mid, plan in step.plans.items():
-                    plan.columns += tuple(n for n in ("action_mask",) if n == error.args[0] and n in declared[mid])
+                    wanted = {"action_mask"} & {error.args[0]} & set(declared[mid])
+                    plan.columns += tuple(wanted - set(plan.columns))
                 _run(learner, step, declared)
         noise = dict(learner._noise_requests)
     finally:
@@ -176,10 +183,11 @@ def _dummy_inputs(
     for mid, plan in step.plans.items():
         space = learner.module_specs[mid].action_space
         for name in plan.columns:
-            spec = declared[mid].get(name) or ColumnSpec((), "float")
+            spec = declared[mid].get(name) or ColumnSpec(plan.row_shape, "float")
             arrays[f"data/{mid}/{name}"] = _plausible(name, spec, space, rng, rows, dtype)
         arrays[f"idx/{mid}"] = np.where(np.arange(rows) < real, np.arange(rows), 0)[None]
-        ints["rows", mid] = ints["count", mid] = np.array([real])
+        ints["rows", mid] = np.array([real])
+        ints["count", mid] = ints["rows", mid] * (1 if plan.sequences is None else plan.sequences.length)
         ints["step", mid] = np.array([0])
     arrays["floats"] = step.table.float_table(1, learner._float_values(), dtype)
     arrays["ints"] = step.table.int_table(1, ints)
@@ -189,8 +197,8 @@ def _dummy_inputs(
 
 def _plausible(name: str, spec: ColumnSpec, space: Any, rng: np.random.Generator, rows: int, dtype: Any) -> np.ndarray:
     shape = (rows, *spec.shape)
-    if name == "loss_mask":
-        return np.ones(shape, dtype)
+    if name in ("loss_mask", "action_mask"):
+        return np.ones(shape, dtype if name == "loss_mask" else np.bool_)
     if name == "actions" and spec.dtype != "float":
         start = getattr(space, "start", 0)
         return np.broadcast_to(np.asarray(start, np.int64), shape).copy()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, SpaceError, did_you_mean
+from ..maths.action_masks import split_mask
 
 __all__ = ["DEFAULT_MODULE_ID", "MultiRLModuleSpec", "RLModule", "RLModuleSpec"]
 
@@ -111,12 +112,15 @@ class RLModuleSpec:
         observation_space: gymnasium space; ``None`` is filled in from the environment.
         action_space: gymnasium space; ``None`` is filled in from the environment.
         model: plain settings of the networks; merged over the algorithm's.
+        masked: whether batches say which actions are allowed (column ``action_mask``); found in the observation space,
+            out of which the mask is taken (``maths.action_masks``).
     """
 
     module_class: Any = None
     observation_space: Any = None
     action_space: Any = None
     model: Mapping[str, Any] = field(default_factory=dict)
+    masked: bool = False
 
     def filled(self, *, module_class: Any, observation_space: Any, action_space: Any, model: Any) -> RLModuleSpec:
         """A copy in which every missing part comes from the arguments."""
@@ -124,11 +128,17 @@ class RLModuleSpec:
         if not _is_neutral(chosen):
             # The algorithm's settings are of its own networks; a user's may mean something else by the same names.
             model = None
+        actions = self.action_space if self.action_space is not None else action_space
+        seen, mask = split_mask(observation_space, actions)
+        if self.observation_space is not None:
+            seen, own = split_mask(self.observation_space, actions)
+            mask = mask or own
         return RLModuleSpec(
             module_class=chosen,
-            observation_space=self.observation_space if self.observation_space is not None else observation_space,
-            action_space=self.action_space if self.action_space is not None else action_space,
+            observation_space=seen,
+            action_space=actions,
             model={**dict(model or {}), **dict(self.model)},
+            masked=self.masked or mask is not None,
         )
 
     def build(self, xp: Any, backend: Any = None) -> RLModule:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_value
 from .context import ConfigView, StepContext
 from .parameters import FlatLayout
+from .sequences import Sequences
 from .tables import CorrectionTable, TableLayout
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ class ModulePlan:
     buffers: tuple[str, ...]
     columns: tuple[str, ...]
     host_variables: tuple[str, ...] = ()
+    #: What a row is where it is a sequence; ``None``: a timestep.
+    sequences: Sequences | None = None
+    #: Whether every batch says which actions are allowed.
+    masked: bool = False
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Leading axes of a row: (T,) of a sequence, () of a timestep."""
+        return () if self.sequences is None else (self.sequences.length,)
+
+    def rows(self, timesteps: int) -> int:
+        """Rows that so many timesteps make."""
+        return timesteps if self.sequences is None else self.sequences.rows(timesteps)
 
 
 class UpdateStep:
@@ -260,6 +274,7 @@ class UpdateStep:
             context.params[mid] = {**live, **frozen}
             context.targets[mid] = plan.targets.split(xp, carry[f"targets/{mid}"]) if plan.targets.names else {}
             context.buffers[mid] = {name: carry[f"buffers/{mid}/{name}"] for name in plan.buffers}
+            context.sequences[mid] = plan.sequences
             traced = {column[2]: floats[i] for column, i in self.table.floats.items() if column[:2] == ("config", mid)}
             context.config[mid] = ConfigView(config, traced)
             context.variables[mid] = {n: floats[self.table.floats["var", mid, n]] for n in plan.host_variables}

@@ -64,6 +64,22 @@ class Distribution:
         """
         raise NotImplementedError
 
+    @classmethod
+    def masked(cls, inputs: Array, mask: Array) -> Array:
+        """Network outputs with those of forbidden actions put out of reach: ``from_logits(inputs, mask)`` in two steps.
+
+        Args:
+            inputs: float[..., K], logits.
+            mask: bool[..., K], False where an action is forbidden.
+
+        Returns:
+            float[..., K]: no gradient goes where an action is forbidden.
+
+        Raises:
+            SpaceError: The distribution is continuous.
+        """
+        raise SpaceError(f"{cls.__name__}: an action mask needs discrete actions")
+
     def logp(self, x: Array) -> Array:
         """Log-probability (density) of actions.
 

@@ -29,6 +29,10 @@ class Categorical(Distribution):
         self.log_probs = self.xp.log_softmax(logits, axis=-1)
 
     @classmethod
+    def masked(cls, inputs: Array, mask: Array) -> Array:
+        return _masked(cls.xp, inputs, mask)
+
+    @classmethod
     def from_logits(cls, inputs: Array, mask: Array | None = None) -> Self:
         return cls(_masked(cls.xp, inputs, mask))
 
@@ -87,6 +91,10 @@ class MultiCategorical(Distribution):
         return bound
 
     @classmethod
+    def masked(cls, inputs: Array, mask: Array) -> Array:
+        return _masked(cls.xp, inputs, mask)
+
+    @classmethod
     def from_logits(cls, inputs: Array, mask: Array | None = None) -> Self:
         logits = cls.xp.split(_masked(cls.xp, inputs, mask), list(cls.nvec), -1)
         return cls([choice(part) for choice, part in zip(cls._choices, logits, strict=True)])
@@ -127,6 +135,10 @@ class Bernoulli(Distribution):
         # log p(1) and log p(0): softplus of either sign stays exact where the probability rounds to 0 or 1.
         self.log_one = -self.xp.softplus(-logits)
         self.log_zero = -self.xp.softplus(logits)
+
+    @classmethod
+    def masked(cls, inputs: Array, mask: Array) -> Array:
+        return _masked(cls.xp, inputs, mask)
 
     @classmethod
     def from_logits(cls, inputs: Array, mask: Array | None = None) -> Self:
