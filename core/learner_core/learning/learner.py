@@ -6,7 +6,7 @@ An algorithm is a subclass, written once for every backend, that overrides the h
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,10 +25,12 @@ from .plan import MinibatchPlan, make_plan
 from .results import reduce_metrics
 from .ring import ALONE, Ring
 from .rl_module import RLModuleSpec, check_module_id
-from .sharding import meet, num_shards_of, shards_of
 from .state_fitting import Skipped
 
 __all__ = ["Learner"]
+
+_EMPTY = 0
+
 
 class Learner(LearnerHooks):
     """Trains modules by minibatch gradient steps.
@@ -69,7 +71,6 @@ class Learner(LearnerHooks):
         self._num_steps = 0
         self._noise_requests: dict[str, tuple[int, ...]] | None = None
         self._seed: int = config.seed
-        self._num_shards = num_shards_of(config, self._ring)
         self._wrap_batch: Callable[[str, dict[str, Any]], dict[str, Any]] = _as_it_is
         self._plugin_states: dict[str, Any] = {}
         self._build = LearnerBuild(self)
@@ -86,7 +87,6 @@ class Learner(LearnerHooks):
         num_epochs: int | None = None,
         minibatch_size: int | None = None,
         shuffle_batch_per_epoch: bool | None = None,
-        shard_rows: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
     ) -> dict[str, dict[str, float]]:
         """Train on one batch and wait for the result.
 
@@ -98,42 +98,29 @@ class Learner(LearnerHooks):
             num_epochs: passes over the batch; ``None``: the setting.
             minibatch_size: timesteps of a step; ``None``: the setting. A larger one than ever before recompiles.
             shuffle_batch_per_epoch: new order for every pass; ``None``: the setting.
-            shard_rows: with ``data_shards``: rows of each shard of the batch, which stand one after the other, or
-                {module_id: rows of each}; ``None``: as even as can be.
 
         Returns:
             {module_id: {metric: mean over the rows}, "__all__": {...}}.
 
         Raises:
             BatchError: the batch does not fit; nothing has changed.
-            LearnerGroupError: learners have rows of their own, and another one refused its batch; nothing has changed.
             NonFiniteError: with ``nonfinite_gradients="raise"``; the steps concerned were not applied.
         """
-        rows: dict[str, int] = {}
-
-        def prepare() -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[int]]]:
-            checked = self._check(batch)
-            self._check_sizes(num_epochs, minibatch_size)
-            self._check_timesteps(timesteps)
-            rows.update({module_id: len(next(iter(columns.values()))) for module_id, columns in checked.items()})
-            shards = shards_of(checked, self._num_shards // (self._ring.size if self._ring.meeting else 1), shard_rows)
-            wanted = {mid: c for mid, c in checked.items() if self.should_module_be_updated(module_id=mid, batch=c)}
-            return wanted, {module_id: shards[module_id] for module_id in wanted}
-
-        if self._ring.meeting is None:
-            wanted, shards = prepare()
-        else:
-            said = {"num_epochs": num_epochs, "minibatch_size": minibatch_size, "shuffle": shuffle_batch_per_epoch}
-            wanted, shards = meet(self, prepare, {**said, "timesteps": dict(timesteps or {})})
-        self.timesteps.update({name: int(value) for name, value in (timesteps or {}).items()})
-        ready = {mid: self.preprocess_batch(module_id=mid, batch=columns) for mid, columns in wanted.items()}
+        checked = self._check(batch)
+        self._check_sizes(num_epochs, minibatch_size)
+        self._count_timesteps(timesteps)
+        ready: dict[str, dict[str, np.ndarray]] = {}
+        for module_id, columns in checked.items():
+            if self.should_module_be_updated(module_id=module_id, batch=columns):
+                ready[module_id] = self.preprocess_batch(module_id=module_id, batch=columns)
         update, rank = self._num_updates, self._ring.rank
+        rows = {module_id: len(next(iter(columns.values()))) for module_id, columns in checked.items()}
         manager = get_manager()
         notify(manager, "learner_update_begin", update=update, timesteps=self.timesteps, num_rows=rows, rank=rank)
         self.before_gradient_based_update(timesteps=dict(self.timesteps))
         self.results = {module_id: {} for module_id in (*self.module_specs, "__all__")}
         if ready:
-            self._train(ready, shards, num_epochs, minibatch_size, shuffle_batch_per_epoch)
+            self._train(ready, num_epochs, minibatch_size, shuffle_batch_per_epoch)
         else:
             self.results["__all__"]["num_modules_updated"] = 0.0
         self.after_gradient_based_update(timesteps=dict(self.timesteps))
@@ -154,11 +141,7 @@ class Learner(LearnerHooks):
 
     def _check(self, batch: Any) -> dict[str, dict[str, np.ndarray]]:
         out = {}
-        own_rows = self._ring.meeting is not None
-        parts = {} if own_rows and batch == {} else split_modules(batch, list(self.module_specs))
-        for module_id, columns in parts.items():
-            if own_rows and columns and not any(np.size(column) for column in columns.values()):
-                continue  # others may have some
+        for module_id, columns in split_modules(batch, list(self.module_specs)).items():
             specs = self._build.columns[module_id]
             if "loss_mask" in columns:
                 specs = {**specs, "loss_mask": self._build.mask_spec(module_id)}
@@ -191,17 +174,17 @@ class Learner(LearnerHooks):
             for module_id in self._build.plans:
                 self._build.minibatch_rows(module_id, int(minibatch_size), BatchError)
 
-    def _check_timesteps(self, timesteps: Mapping[str, int] | None) -> None:
+    def _count_timesteps(self, timesteps: Mapping[str, int] | None) -> None:
         if timesteps is not None and not isinstance(timesteps, Mapping):
             raise BatchError(f"timesteps: expected a dict of lifetime counters, got {timesteps!r}")
         for name, value in (timesteps or {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise BatchError(f"timesteps[{name!r}] must be a non-negative int, got {value!r}")
+        self.timesteps.update({name: int(value) for name, value in (timesteps or {}).items()})
 
     def _train(
         self,
         ready: dict[str, dict[str, np.ndarray]],
-        shards: Mapping[str, list[int]],
         num_epochs: int | None,
         minibatch_size: int | None,
         shuffle: bool | None,
@@ -213,8 +196,7 @@ class Learner(LearnerHooks):
         executor = self._build.executor
         plans: dict[str, MinibatchPlan] = {}
         for module_id in self._build.plans:
-            shard_rows = shards.get(module_id, [0] * self._num_shards)
-            rows = sum(shard_rows)
+            rows = len(next(iter(ready[module_id].values()))) if module_id in ready else _EMPTY
             plan = make_plan(
                 num_rows=rows,
                 minibatch=minibatch[module_id],
@@ -223,16 +205,12 @@ class Learner(LearnerHooks):
                 seed=self._seed,
                 update=self._num_updates,
                 stream=noise_maths.stream_id(f"plan/{module_id}"),
-                shard_rows=shard_rows,
-                own=self._ring.own_shards(self._num_shards),
             )
             plans[module_id] = plan.widened_to(self._build.minibatch[module_id])
         steps = max(plan.num_steps for plan in plans.values())
         plans = {module_id: plan.padded_to(steps) for module_id, plan in plans.items()}
-        if self._ring.meeting is not None:
-            executor.make_room_for_shares(plans)
         executor.choose(self._num_steps)
-        sums = executor.run(ready, plans, self._num_steps, self._most_rows(shards))
+        sums = executor.run(ready, plans, self._num_steps)
         self._num_updates += 1
         self._num_steps += steps
         self.results = reduce_metrics(sums, self._build.step.metrics or [], self.module_specs)
@@ -247,11 +225,6 @@ class Learner(LearnerHooks):
             num_updates=float(self._num_updates),
         )
         self._report_nonfinite()
-
-    def _most_rows(self, shards: Mapping[str, list[int]]) -> dict[str, int]:
-        """module id -> most rows that any learner holds."""
-        held = self._ring.size if self._ring.meeting is not None else 1
-        return {mid: int(np.reshape(rows, (held, -1)).sum(axis=1).max()) for mid, rows in shards.items()}
 
     def _report_nonfinite(self) -> None:
         bad = {mid: m["num_nonfinite_steps"] for mid, m in self.results.items() if m.get("num_nonfinite_steps")}
