@@ -1,4 +1,4 @@
-"""PPO, SAC and BC as plugins of learner-core. Importing this package imports no framework and no algorithm."""
+"""APPO, BC, IMPALA, PPO and SAC as plugins of learner-core. Importing this imports no framework and no algorithm."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING
 
 from learner_core.lazy_exports import lazy_exports
 
-__all__ = ["BCConfig", "PPOConfig", "SACConfig"]
+__all__ = ["APPOConfig", "BCConfig", "IMPALAConfig", "PPOConfig", "SACConfig"]
 
-_EXPORTS = {"BCConfig": "bc.config", "PPOConfig": "ppo.config", "SACConfig": "sac.config"}
+_EXPORTS = {
+    "APPOConfig": "appo.config",
+    "BCConfig": "bc.config",
+    "IMPALAConfig": "impala.config",
+    "PPOConfig": "ppo.config",
+    "SACConfig": "sac.config",
+}
 
 
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
 
 
 if TYPE_CHECKING:
+    from .appo.config import APPOConfig as APPOConfig
     from .bc.config import BCConfig as BCConfig
+    from .impala.config import IMPALAConfig as IMPALAConfig
     from .ppo.config import PPOConfig as PPOConfig
     from .sac.config import SACConfig as SACConfig

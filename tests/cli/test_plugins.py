@@ -26,7 +26,7 @@ def test_check_passes_the_numpy_backend(capsys: pytest.CaptureFixture[str]) -> N
     assert "all good" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["ppo", "sac", "bc"])
+@pytest.mark.parametrize("name", ["ppo", "sac", "bc", "impala", "appo"])
 def test_check_passes_the_algorithms(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "check", name]) == 0, capsys.readouterr().out
 

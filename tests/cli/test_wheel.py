@@ -36,7 +36,7 @@ print(json.dumps({g: [e.name for e in own if e.group == g] for g in groups}))
 """
     found = json.loads(outside.python(code))
     assert sorted(found["learner_core.backends"]) == ["numpy", "tf", "torch"]
-    assert {"bc", "ppo", "sac"} <= set(found["learner_core.algorithms"])
+    assert {"appo", "bc", "impala", "ppo", "sac"} <= set(found["learner_core.algorithms"])
     assert len(set(found["learner_core.algorithms"])) == len(found["learner_core.algorithms"])
 
 

@@ -82,7 +82,7 @@ def _info(name: str, group: str = "learner_core.backends") -> discovery.PluginIn
 
 def test_our_own_backends_and_algorithms_come_through_the_public_doors() -> None:
     assert {"numpy", "tf", "torch"} <= set(lc.list_backends())
-    assert {"bc", "ppo", "sac"} <= set(lc.list_algorithms())
+    assert {"appo", "bc", "impala", "ppo", "sac"} <= set(lc.list_algorithms())
     info = _info("torch")
     assert info == "torch" and info.distribution == "learner-core" and info.version == lc.__version__
 

@@ -134,6 +134,13 @@ class LearnerHooks:
         """Replace parameters from a host hook: ``fn(module_id, params) -> params`` on the backend's arrays."""
         self._build.update_parameters(fn)
 
+    def update_targets(self, fn: Callable[[str, dict[str, Any], dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace targets from a host hook: ``fn(module_id, params, targets) -> targets`` on the backend's arrays.
+
+        For targets that move once in some updates; those that move at every step belong in ``after_step``.
+        """
+        self._build.update_targets(fn)
+
     # ------------------------------------------------------------------ hooks: a step (T)
 
     def compute_losses(self, *, fwd_out: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""APPO: configuration and loss."""

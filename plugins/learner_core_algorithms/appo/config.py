@@ -1,0 +1,43 @@
+"""Settings of APPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from learner_core.config.validation import FloatOrSchedule, Range
+from learner_core_algorithms.impala.config import IMPALAConfig
+
+__all__ = ["APPOConfig"]
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class APPOConfig(IMPALAConfig):
+    """IMPALA with PPO's clipped objective around a target network; README.md beside this file has the maths."""
+
+    algorithm_name: ClassVar[str] = "appo"
+    default_learner_class: ClassVar[Any] = "learner_core_algorithms.appo.learner:APPOLearner"
+
+    clip_param: Annotated[FloatOrSchedule, Range(above=0)] = 0.4
+    """Half-width of the interval the probability ratio is clipped to. Typical: 0.1 to 0.4."""
+
+    tau: Annotated[float, Range(0, 1)] = 1.0
+    """Share of the new parameters when the target network moves: target = tau * new + (1 - tau) * target."""
+
+    target_network_update_freq: Annotated[int, Range(1)] = 2
+    """Updates between two moves of the target network. Typical: 1 to 8."""
+
+    use_kl_loss: bool = False
+    """Add kl_coeff * KL(target || new) to the loss, and adapt kl_coeff to kl_target whenever the target moves."""
+
+    kl_coeff: Annotated[float, Range(0)] = 1.0
+    """Initial weight of the KL term; it is learned, part of the state, from then on."""
+
+    kl_target: Annotated[float, Range(above=0)] = 0.01
+    """KL between target and new policy that kl_coeff is steered to."""
+
+    circular_buffer_num_batches: Annotated[int, Range(1)] = 8
+    """Batches that are kept for further uses. With 1, each batch's uses follow each other. Typical: 1 to 16."""
+
+    circular_buffer_iterations_per_batch: Annotated[int, Range(1)] = 2
+    """Updates that each batch is used for. Typical: 1 to 4."""

@@ -1,0 +1,1 @@
+"""IMPALA: configuration and loss."""
