@@ -31,7 +31,7 @@ class LearnerGroup:
         self.config = config
         self._learners: Learners = load_launcher(config.launcher).make_learners(config, env)
         self._queue = UpdateQueue(
-            self._learners.update,
+            self._update,
             limit=config.max_requests_in_flight_per_learner,
             block=config.queue_full == "block",
         )
@@ -54,6 +54,7 @@ class LearnerGroup:
         minibatch_size: int | None = None,
         shuffle_batch_per_epoch: bool | None = None,
         return_state: bool = False,
+        return_weights: bool = False,
     ) -> dict[str, Any]:
         """Train on one batch.
 
@@ -65,6 +66,8 @@ class LearnerGroup:
             minibatch_size: rows of a step over all learners; ``None``: the setting.
             shuffle_batch_per_epoch: new order for every pass; ``None``: the setting.
             return_state: add the learner's state under ``"_state"`` (blocking updates only).
+            return_weights: once this update is done, its results hold ``"_weights"``: (number of updates that they are
+                of, {module_id: {name: array}}), as they were right after it; of several updates, the newest.
 
         Returns:
             {module_id: {metric: float}, "__all__": {...}}. Asynchronous: the reduced results of earlier requests that
@@ -80,16 +83,38 @@ class LearnerGroup:
             "num_epochs": num_epochs,
             "minibatch_size": minibatch_size,
             "shuffle_batch_per_epoch": shuffle_batch_per_epoch,
+            "return_weights": return_weights,
         }
         if async_update:
             if return_state:
                 raise LearnerGroupError("return_state=True needs a blocking update; call get_state() when it is needed")
             return queue.submit(**arguments)
         queue.drain()
-        results = self._learners.update(**arguments)
+        results: dict[str, Any] = queue.run(**arguments)
         if return_state:
             results["_state"] = self.get_state()
         return results
+
+    def _update(self, *, return_weights: bool, **arguments: Any) -> dict[str, Any]:
+        results = self._learners.update(**arguments)
+        if return_weights:
+            weights = self._learners.foreach(lambda learner: learner.get_module_state(), ranks=[0])[0]
+            results["_weights"] = (int(results["__all__"].get("num_updates", 0)), weights)
+        return results
+
+    def poll(self) -> dict[str, Any]:
+        """Reduced results of the asynchronous updates that have finished since the last call, without waiting."""
+        return self._alive().take()
+
+    @property
+    def queue_depth(self) -> int:
+        """Asynchronous updates that wait or run."""
+        return self._queue.depth
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds that updates have taken in all."""
+        return self._queue.busy_seconds
 
     def wait(self) -> dict[str, Any]:
         """Wait for all queued updates and return their reduced results (``{}`` if there were none)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,22 @@ class UpdateQueue:
         self._thread: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._dropped = 0
+        #: Seconds that updates have taken in all, waiting not counted.
+        self.busy_seconds = 0.0
+
+    @property
+    def depth(self) -> int:
+        """How many wait or run."""
+        self._collect()
+        return len(self._pending)
+
+    def run(self, **arguments: Any) -> Any:
+        """Update now, in this thread."""
+        began = time.perf_counter()
+        try:
+            return self._update(**arguments)
+        finally:
+            self.busy_seconds += time.perf_counter() - began
 
     def submit(self, **arguments: Any) -> dict[str, Any]:
         """Queue an update; returns the reduced results of earlier ones that have finished, ``{}`` if none has.
@@ -47,7 +64,7 @@ class UpdateQueue:
             self._collect()
             accepted = True
         if accepted:
-            self._pending.append(self._thread.submit(self._update, **arguments))
+            self._pending.append(self._thread.submit(self.run, **arguments))
         else:
             self._dropped += 1
         return results
@@ -64,7 +81,10 @@ class UpdateQueue:
             done.append(self._finished.popleft().result())
         if not done and not self._dropped:
             return {}
+        weights = [result.pop("_weights") for result in done if "_weights" in result]
         results = merge_results(done)
+        if weights:
+            results["_weights"] = weights[-1]
         results.setdefault("__all__", {}).update(
             num_updates_reduced=float(len(done)),
             num_updates_dropped=float(self._dropped),
