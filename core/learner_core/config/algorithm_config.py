@@ -408,6 +408,29 @@ class AlgorithmConfig(Settings):
             twins[module_id] = self.replaced(**own)
         return twins[module_id]
 
+    def with_modules(
+        self, policies: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Self:
+        """A copy for other modules: what was said of those that are gone is left out.
+
+        Args:
+            policies: {module_id: RLModuleSpec or None} of all modules.
+            settings: Training settings of single modules to add.
+
+        Returns:
+            The copy, frozen when this config is; a config that names no policies goes on naming none.
+
+        Raises:
+            ConfigError: A setting is not valid.
+        """
+        trained = self.policies_to_train
+        own = {mid: values for mid, values in {**self.policy_settings, **(settings or {})}.items() if mid in policies}
+        return self.replaced(
+            policies=None if self.policies is None else dict(policies),
+            policies_to_train=None if trained is None else [mid for mid in trained if mid in policies],
+            policy_settings={mid: dict(values) for mid, values in own.items()},
+        )
+
     # ---- what is built from it -----------------------------------------------------------------------------------
 
     def module_settings(self) -> dict[str, Any]:

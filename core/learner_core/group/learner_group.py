@@ -151,9 +151,11 @@ class LearnerGroup:
 
         return self.set_state(load_state(path), strict=strict)
 
-    def add_module(self, *, module_id: str, module_spec: Any) -> None:
+    def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
         """Add a module on every learner; see ``Learner.add_module``."""
-        self.foreach_learner(lambda learner: learner.add_module(module_id=module_id, module_spec=module_spec))
+        self.foreach_learner(
+            lambda learner: learner.add_module(module_id=module_id, module_spec=module_spec, settings=settings)
+        )
         self._specs = self._first(lambda learner: learner.module_specs)
 
     def remove_module(self, module_id: str) -> None:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config.agents import is_multi_agent, is_parallel
 from ..errors import ConfigError, SpaceError, StateError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec
 from ..schedules import parse as parse_schedule
 from . import learner_state
+from .agent_specs import agent_specs
 from .batch import ColumnSpec, standard_columns
 from .context import ConfigView, StepContext
 from .executor import Executor
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LearnerBuild", "resolve_backend", "resolve_modules"]
 
+#: Settings that no step reads, which may change at any time though they are not of ``.training()``.
+_HOST_SETTINGS = ("policies_to_train",)
+
 
 class LearnerBuild:
     """The static side of a Learner; made anew when its modules or static settings change.
@@ -48,7 +53,7 @@ class LearnerBuild:
         groups: module id -> optimizer -> names of its parameters.
         columns: module id -> column -> specification, of the columns the step reads.
         minibatch: module id -> rows of a full minibatch.
-        traced: settings that are arrays in a step.
+        traced: module id -> settings that are arrays in a step.
         step, executor: what runs.
     """
 
@@ -60,7 +65,7 @@ class LearnerBuild:
         self.columns: dict[str, dict[str, ColumnSpec]] = {}
         self.standard: dict[str, dict[str, ColumnSpec]] = {}
         self.minibatch: dict[str, int] = {}
-        self.traced: tuple[str, ...] = ()
+        self.traced: dict[str, tuple[str, ...]] = {}
         self.trainable_variables: dict[str, dict[str, np.ndarray]] = {}
         self._host_variables: dict[str, dict[str, float]] = {}
         self._registered: dict[str, dict[str, tuple[OptimizerSpec, list[str], Any]]] = {}
@@ -84,8 +89,8 @@ class LearnerBuild:
         learner._host_variables = self._host_variables
         learner.build()
         for module_id in self.modules:
-            learner.configure_optimizers_for_module(module_id=module_id, config=config)
-        self.traced = config.traced_fields()
+            learner.configure_optimizers_for_module(module_id=module_id, config=config.for_module(module_id))
+        self.traced = {module_id: config.for_module(module_id).traced_fields() for module_id in self.modules}
         self._lay_out()
         self._find_columns()
 
@@ -185,7 +190,7 @@ class LearnerBuild:
             )
             size = learner.config.minibatch_size or learner.config.train_batch_size
             self.minibatch[mid] = self.minibatch_rows(mid, size, ConfigError)
-        floats = [("config", mid, name) for mid in self.plans for name in self.traced]
+        floats = [("config", mid, name) for mid in self.plans for name in self.traced[mid]]
         floats += [("lr", mid, name) for mid, plan in self.plans.items() for name in plan.optimizers]
         floats += [("var", mid, name) for mid, plan in self.plans.items() for name in plan.host_variables]
         ints = [(kind, mid) for kind in ("rows", "count", "step") for mid in self.plans]
@@ -301,7 +306,7 @@ class LearnerBuild:
             )
             context.buffers[mid] = {name: learner._carry[f"buffers/{mid}/{name}"] for name in plan.buffers}
             context.batch[mid] = {}
-            context.config[mid] = ConfigView(learner.config, {})
+            context.config[mid] = ConfigView(learner.config.for_module(mid), {})
             context.sequences[mid] = plan.sequences
         return context
 
@@ -363,14 +368,19 @@ class LearnerBuild:
         known = learner.config.settings()
         for name in settings:
             setting = known.get(name)
-            if setting is not None and setting.method != "training":
+            if setting is not None and setting.method != "training" and name not in _HOST_SETTINGS:
                 raise ConfigError(
                     f"{name}={settings[name]!r} was fixed when the learner was built (.{setting.method}()); build a "
                     "new learner from a changed config and give it this one's state"
                 )
         config = learner.config.replaced(**settings)
         before = learner.config
-        traced_only = set(settings) <= set(self.traced) and config.traced_fields() == self.traced
+        for module_id in config.policies_to_train or ():
+            self._known(module_id)
+        traced_only = all(
+            set(settings) <= {*_HOST_SETTINGS, *traced} and config.for_module(mid).traced_fields() == traced
+            for mid, traced in self.traced.items()
+        )
         learner.config = config
         if traced_only:
             return
@@ -381,14 +391,18 @@ class LearnerBuild:
             learner._build = self
             raise
 
-    def change_modules(self, specs: dict[str, RLModuleSpec]) -> None:
-        """Rebuild with other modules; those that stay keep their state."""
-        learner, before = self._learner, self._learner.module_specs
+    def change_modules(
+        self, specs: dict[str, RLModuleSpec], settings: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Rebuild with other modules, new ones with settings of their own; those that stay keep their state."""
+        learner = self._learner
+        before, config = learner.module_specs, learner.config
+        learner.config = config.with_modules(specs, settings)
         learner.module_specs = specs
         try:
             self._rebuild(specs)
         except Exception:
-            learner.module_specs = before
+            learner.module_specs, learner.config = before, config
             learner._build = self
             raise
 
@@ -437,6 +451,9 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         module_spec: RLModuleSpec, MultiRLModuleSpec or ``None``.
         like: specifications to take missing spaces from.
     """
+    if module_spec is None and (is_multi_agent(config) or is_parallel(env)):
+        module_spec = MultiRLModuleSpec(agent_specs(config, env))
+        env = None
     spec = module_spec if module_spec is not None else config.rl_module_spec
     masked = False
     spaces = [config.observation_space, config.action_space]
@@ -468,6 +485,11 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
 
         made = make_env(config)
         try:
+            if is_parallel(made):
+                raise ConfigError(
+                    f"{type(made).__name__} is an environment of several agents: say who plays them, by "
+                    '.multi_agent(policies=["shared"]) for one module, or a module for each'
+                )
             spaces = [made.observation_space, made.action_space]
         finally:
             made.close()

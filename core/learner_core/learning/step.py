@@ -276,7 +276,7 @@ class UpdateStep:
             context.buffers[mid] = {name: carry[f"buffers/{mid}/{name}"] for name in plan.buffers}
             context.sequences[mid] = plan.sequences
             traced = {column[2]: floats[i] for column, i in self.table.floats.items() if column[:2] == ("config", mid)}
-            context.config[mid] = ConfigView(config, traced)
+            context.config[mid] = ConfigView(config.for_module(mid), traced)
             context.variables[mid] = {n: floats[self.table.floats["var", mid, n]] for n in plan.host_variables}
         return trainable
 

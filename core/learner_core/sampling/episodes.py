@@ -13,14 +13,38 @@ import numpy as np
 
 from ..errors import StateError
 
-__all__ = ["Episode", "EpisodeTracker"]
+__all__ = ["AgentReturn", "Episode", "EpisodeTracker"]
+
+
+class AgentReturn(NamedTuple):
+    """One agent of a finished episode: its raw rewards' sum, the steps it acted in, and the module that played it."""
+
+    agent_id: str
+    module_id: str
+    episode_return: float
+    episode_length: int
 
 
 class Episode(NamedTuple):
-    """A finished episode: sum of its raw rewards, and number of its steps."""
+    """A finished episode: sum of its raw rewards (over all agents), number of its steps, and its agents if it had any.
+
+    ``agents`` is empty for environments of one agent.
+    """
 
     episode_return: float
     episode_length: int
+    agents: tuple[AgentReturn, ...] = ()
+
+    def to_plain(self) -> list[Any]:
+        """Plain data for a state: ``[return, length]``, with ``[[agent, module, return, length], ...]`` if several."""
+        plain: list[Any] = [float(self.episode_return), int(self.episode_length)]
+        return [*plain, [list(agent) for agent in self.agents]] if self.agents else plain
+
+    @classmethod
+    def from_plain(cls, plain: Sequence[Any]) -> Episode:
+        """Back from ``to_plain``'s data."""
+        agents = plain[2] if len(plain) > 2 else ()
+        return cls(float(plain[0]), int(plain[1]), tuple(AgentReturn(a, m, float(r), int(n)) for a, m, r, n in agents))
 
 
 class EpisodeTracker:

@@ -19,11 +19,12 @@ class PPOLearner(Learner):
 
     def build(self) -> None:
         for module_id in self.module_specs:
-            if self.config.use_kl_loss:
-                self.register_variable(module_id=module_id, name="kl_coeff", value=self.config.kl_coeff)
+            config = self.config.for_module(module_id)
+            if config.use_kl_loss:
+                self.register_variable(module_id=module_id, name="kl_coeff", value=config.kl_coeff)
 
     def preprocess_batch(self, *, module_id: str, batch: dict[str, Any]) -> dict[str, Any]:
-        if self.config.normalize_advantages != "batch":
+        if self.config.for_module(module_id).normalize_advantages != "batch":
             return batch
         advantages = batch["advantages"]
         mask = batch.get("loss_mask")
@@ -96,8 +97,9 @@ class PPOLearner(Learner):
             if "mean_kl" not in metrics:
                 continue
             variables = self.variables[module_id]
-            if metrics["mean_kl"] > 2.0 * self.config.kl_target:
+            kl_target = self.config.for_module(module_id).kl_target
+            if metrics["mean_kl"] > 2.0 * kl_target:
                 variables["kl_coeff"] = variables["kl_coeff"] * 1.5
-            elif metrics["mean_kl"] < 0.5 * self.config.kl_target:
+            elif metrics["mean_kl"] < 0.5 * kl_target:
                 variables["kl_coeff"] = variables["kl_coeff"] * 0.5
             metrics["kl_coeff"] = variables["kl_coeff"]
