@@ -82,6 +82,10 @@ class Algorithm:
         """One iteration of sampling and learning; returns the learners' results."""
         raise NotImplementedError(f"{type(self).__name__} must implement training_step()")
 
+    def iteration_results(self) -> dict[str, Any]:
+        """More entries of the iteration's results, asked for after ``training_step``."""
+        return {}
+
     def get_extra_state(self) -> dict[str, Any]:
         """State of what ``setup`` made, as arrays and plain values."""
         return {}
@@ -118,6 +122,7 @@ class Algorithm:
             "num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime,
             "env_runners": self._episode_results(),
             "learners": learners,
+            **self.iteration_results(),
         }
         every = self.config.evaluation_interval
         if every and self.iteration % every == 0:
