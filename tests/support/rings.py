@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from learner_core.learning.meeting import Meeting
 from learner_core.learning.ring import Ring
 
 __all__ = ["ThreadRing"]
@@ -19,12 +22,21 @@ class ThreadRing:
     Args:
         size: number of learners.
         build: ``build(ring) -> learner``.
+        sharded: every learner has rows of its own.
     """
 
-    def __init__(self, size: int, build: Callable[[Ring], Any]) -> None:
+    def __init__(self, size: int, build: Callable[[Ring], Any], *, sharded: bool = False) -> None:
         self._barrier = threading.Barrier(size)
         self._vectors: list[Any] = [None] * size
-        self.learners = [build(Ring(rank, size, self._reducer(rank))) for rank in range(size)]
+        self.learners = []
+        for rank in range(size):
+            reduce = self._reducer(rank)
+            meeting = Meeting(rank, size, self._total(reduce)) if sharded else None
+            self.learners.append(build(Ring(rank, size, reduce, meeting)))
+
+    @staticmethod
+    def _total(reduce: Callable[[Any], Any]) -> Callable[[np.ndarray, str], np.ndarray]:
+        return lambda vector, name: reduce(vector)
 
     def _reducer(self, rank: int) -> Callable[[Any], Any]:
         def reduce(flat: Any) -> Any:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor"]
 
+#: Of every step: module id -> rows that count; "statistics/module/column" -> mean and deviation.
+_Known = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -96,13 +99,16 @@ class Executor:
         # A row is a timestep, or a sequence of them.
         batch = {mid: plan.rows(config.rows_per_update) for mid, plan in step.plans.items()}
         epochs = config.num_epochs or 1
+        # Learners with rows of their own hold a part of the batch.
+        held = {mid: ring.width(rows) if ring.meeting else rows for mid, rows in batch.items()}
         self._shapes = {
             "full": Shapes(
                 minibatch=self._minibatch,
-                capacity={mid: max(1, math.ceil(batch[mid] / m)) * m for mid, m in self._minibatch.items()},
+                capacity={mid: max(1, math.ceil(held[mid] / m)) * m for mid, m in self._minibatch.items()},
                 steps=max(max(1, math.ceil(batch[mid] / m)) for mid, m in minibatch.items()) * epochs,
             )
         }
+        self._largest = dict(minibatch)
         if not mask_safe and ring.size == 1:
             # The last minibatch of the usual batch, at its true size, through an executable of its own.
             left = {mid: batch[mid] % m for mid, m in self._minibatch.items()}
@@ -139,7 +145,8 @@ class Executor:
             compiled = {}
             for kind, shapes in self._shapes.items():
                 plans = shapes.dummy_plans()
-                inputs = self._static_inputs(kind, self._dummy(shapes.capacity), plans, plans, 0)
+                known: _Known = ({mid: plan.rows for mid, plan in plans.items()}, self._blank_statistics(shapes.steps))
+                inputs = self._static_inputs(kind, self._dummy(shapes.capacity), plans, plans, known, 0)
                 compiled[kind] = self._make_loop((self._start(carry), inputs))
             self._compiled = compiled
         except CompileError:
@@ -155,6 +162,26 @@ class Executor:
                 ) from error
             self._give_up(reason)
         self.compile_seconds = time.perf_counter() - began
+
+    def make_room_for_shares(self, whole: Mapping[str, MinibatchPlan]) -> None:
+        """Where learners' shares of a minibatch are uneven: make the largest possible, which needs a new executable.
+
+        Every learner sees the same plans and does the same.
+        """
+        if not self.mask_safe:
+            return  # those steps run at their true size
+        widths = dict(self._minibatch)
+        for mid, plan in whole.items():
+            most = int(self._ring.extent(plan)[1].max(initial=0))
+            if most > widths[mid]:
+                # With room to spare: shares that differ a little from update to update do not compile every time.
+                widths[mid] = min(most + most // 8, max(most, self._largest[mid]))
+        if widths != self._minibatch:
+            self._minibatch = widths
+            full = self._shapes["full"]
+            capacity = {mid: math.ceil(full.capacity[mid] / m) * m for mid, m in widths.items()}
+            self._shapes["full"] = Shapes(minibatch=widths, capacity=capacity, steps=full.steps)
+            self._compiled, self._buffers = {}, {}
 
     def _make_loop(self, example: tuple[dict[str, Any], dict[str, Any]]) -> Any:
         learner, ring = self._learner, self._ring
@@ -179,58 +206,64 @@ class Executor:
     def run(
         self,
         data: Mapping[str, Mapping[str, np.ndarray]],
-        plans: Mapping[str, MinibatchPlan],
+        whole: Mapping[str, MinibatchPlan],
         first_step: int,
+        most_rows: Mapping[str, int] | None = None,
     ) -> np.ndarray:
         """All steps of the plans, in order; returns the metric sums float64[2, metrics].
 
         Args:
             data: module id -> column -> [rows, ...]; modules without rows are absent.
-            plans: module id -> plan, all of one length; lines without rows for absent modules.
+            whole: module id -> plan, all of one length; lines without rows for absent modules.
             first_step: lifetime minibatch step of the first line, which keys the noise.
+            most_rows: module id -> most rows of data that any learner holds; ``None``: all hold the same.
         """
-        whole = plans
         plans = {mid: self._ring.share(plan) for mid, plan in whole.items()}
         steps = next(iter(plans.values())).num_steps
+        most = most_rows or {mid: len(next(iter(columns.values()))) for mid, columns in data.items()}
+        counts = {mid: self._counts(mid, data, plans[mid], whole[mid]) for mid in plans}
+        statistics = self._statistics(data, plans, whole)
         totals: np.ndarray | None = None
         start = 0
         self._stopped = np.zeros(max(len(self._step.plans), 1), np.bool_)
         while start < steps:
-            stop, kind = self._segment(plans, start, steps, data)
-            own, all_ = (
-                {mid: MinibatchPlan(p.indices[start:stop], p.rows[start:stop]) for mid, p in of.items()}
-                for of in (plans, whole)
+            stop, kind = self._segment(whole, start, steps, most)
+            own, all_ = ({mid: plan.lines(start, stop) for mid, plan in of.items()} for of in (plans, whole))
+            known = (
+                {mid: lines[start:stop] for mid, lines in counts.items()},
+                {key: lines[start:stop] for key, lines in statistics.items()},
             )
-            sums = self._run_segment(data, own, all_, first_step + start, kind)
+            sums = self._run_segment(data, own, all_, known, first_step + start, kind)
             totals = sums if totals is None else totals + sums
             start = stop
         assert totals is not None
         return totals
 
     def _segment(
-        self, plans: Mapping[str, MinibatchPlan], start: int, steps: int, data: Mapping[str, Mapping[str, np.ndarray]]
+        self, whole: Mapping[str, MinibatchPlan], start: int, steps: int, most_rows: Mapping[str, int]
     ) -> tuple[int, str]:
-        """The longest run of steps from ``start`` that one executable can take: (stop, "full", "short" or "eager")."""
+        """The longest run of steps from ``start`` that one executable can take: (stop, "full", "short" or "eager").
+
+        Looks at what all learners do, never at this one's part alone, so that all of them choose the same.
+        """
         if not self.compiled:
             return steps, "eager"
-        if self.mask_safe:
-            kinds = np.full(steps - start, "full", "<U5")
-        else:
-            kinds = np.full(steps - start, "eager", "<U5")
-            for kind in reversed(self._compiled):
-                fits = np.ones(steps - start, bool)
-                for mid, plan in plans.items():
-                    rows = plan.rows[start:]
-                    fits &= (rows == self._shapes[kind].minibatch[mid]) | (rows == 0)
-                kinds[fits] = kind
+        extents = {mid: self._ring.extent(plan.lines(start, steps)) for mid, plan in whole.items()}
+        kinds = np.full(steps - start, "eager", "<U5")
+        for kind in reversed(self._compiled):
+            fits = np.ones(steps - start, bool)
+            for mid, (fewest, most) in extents.items():
+                width = self._shapes[kind].minibatch[mid]
+                fits &= most <= width if self.mask_safe else ((fewest == width) & (most == width)) | (most == 0)
+            kinds[fits] = kind
         kind = str(kinds[0])
         others = np.flatnonzero(kinds != kind)
         length = int(others[0]) if others.size else steps - start
         if kind != "eager":
             shapes = self._shapes[kind]
             length = min(length, shapes.steps)
-            for mid, columns in data.items():
-                if len(next(iter(columns.values()))) > shapes.capacity[mid]:
+            for mid, rows in most_rows.items():
+                if rows > shapes.capacity[mid]:
                     length = min(length, max(1, shapes.capacity[mid] // shapes.minibatch[mid]))
         return start + length, kind
 
@@ -239,6 +272,7 @@ class Executor:
         data: Mapping[str, Mapping[str, np.ndarray]],
         plans: Mapping[str, MinibatchPlan],
         whole: Mapping[str, MinibatchPlan],
+        known: _Known,
         first_step: int,
         kind: str,
     ) -> np.ndarray:
@@ -246,10 +280,10 @@ class Executor:
         steps = next(iter(plans.values())).num_steps
         carry = self._start(learner._carry, self._stopped)
         if kind != "eager":
-            inputs = self._static_inputs(kind, data, plans, whole, first_step)
+            inputs = self._static_inputs(kind, data, plans, whole, known, first_step)
             carry = self._compiled[kind](carry, inputs, 0, steps)
         else:
-            inputs = self._exact_inputs(data, plans, whole, first_step)
+            inputs = self._exact_inputs(data, plans, whole, known, first_step)
             carry = self._eager(carry, inputs, 0, steps)
         host = learner.backend.to_numpy({name: carry.pop(name) for name in ("metrics", "applied", "stopped")})
         learner._carry = carry
@@ -294,12 +328,13 @@ class Executor:
         data: Mapping[str, Mapping[str, np.ndarray]],
         plans: Mapping[str, MinibatchPlan],
         whole: Mapping[str, MinibatchPlan],
+        known: _Known,
         first_step: int,
     ) -> dict[str, Any]:
         """Inputs of the compiled loop, in buffers of capacity size that are reused from update to update."""
         shapes = self._shapes[kind]
+        counts, statistics = known
         arrays: dict[str, np.ndarray] = {}
-        counts: dict[str, np.ndarray] = {}
         for mid, plan in plans.items():
             columns = data.get(mid, {})
             rows = len(next(iter(columns.values()))) if columns else 0
@@ -315,7 +350,7 @@ class Executor:
             arrays[f"idx/{mid}"] = idx
             for name in self._step.plans[mid].columns:
                 spec = self._specs[mid][name]
-                buffer = self._buffer(f"{kind}/data/{mid}/{name}", (capacity, *spec.shape), self._dtype(spec))
+                buffer = self._buffer(f"{kind}/data/{mid}/{name}", (capacity, *spec.shape), self.dtype_of(spec))
                 source = columns.get(name)
                 if source is None:
                     buffer[...] = 1 if name == "loss_mask" else 0
@@ -324,7 +359,6 @@ class Executor:
                 else:
                     buffer[:rows] = source
                 arrays[f"data/{mid}/{name}"] = buffer
-            counts[mid] = _counts(whole[mid], columns.get("loss_mask"))
         for key, shape in self._noise.items():
             mid = key.split("/", 1)[0]
             buffer = self._buffer(
@@ -334,28 +368,51 @@ class Executor:
             )
             self._draw_noise(buffer, key, whole[mid], first_step)
             arrays[f"noise/{key}"] = buffer
-        arrays.update(self._statistics(data, whole, shapes.steps))
+        for key, lines in statistics.items():
+            arrays[key] = np.concatenate([lines, np.zeros((shapes.steps - len(lines), 2), lines.dtype)])
         arrays.update(self._tables(plans, counts, first_step, shapes.steps))
         return dict(self._learner.backend.from_numpy(arrays))
 
+    def _counts(
+        self, mid: str, data: Mapping[str, Mapping[str, np.ndarray]], own: MinibatchPlan, whole: MinibatchPlan
+    ) -> np.ndarray:
+        """int64[steps]: rows (timesteps) of every whole minibatch that count."""
+        meeting = self._ring.meeting
+        mask = data.get(mid, {}).get("loss_mask")
+        if meeting is None or mid not in data:
+            return _counts(whole, mask)
+        # Either all learners have a mask or none has.
+        return whole.rows if mask is None else meeting.sum(_counts(own, mask)).astype(np.int64)
+
     def _statistics(
-        self, data: Mapping[str, Mapping[str, np.ndarray]], whole: Mapping[str, MinibatchPlan], capacity: int
+        self,
+        data: Mapping[str, Mapping[str, np.ndarray]],
+        plans: Mapping[str, MinibatchPlan],
+        whole: Mapping[str, MinibatchPlan],
     ) -> dict[str, np.ndarray]:
-        """float[capacity, 2]: mean and standard deviation of a column over every whole minibatch."""
+        """float[steps, 2]: mean and standard deviation of a column over every whole minibatch."""
         tables: dict[str, np.ndarray] = {}
+        meeting = self._ring.meeting
         for mid, column in sorted(self._step.statistics):
-            table = np.zeros((capacity, 2), np.float64)
-            columns, plan = data.get(mid, {}), whole[mid]
+            lines = np.zeros((whole[mid].num_steps, 2), np.float64)
+            columns = data.get(mid, {})
             if column in columns:
-                lines = statistics_of(columns[column], plan, columns.get("loss_mask"))
-                table[: plan.num_steps] = lines
-            tables[f"statistics/{mid}/{column}"] = table.astype(self._learner.backend.numpy_float_dtype)
+                mask = columns.get("loss_mask")
+                if meeting is None:
+                    lines = statistics_of(columns[column], whole[mid], mask)
+                else:
+                    lines = statistics_of(columns[column], plans[mid], mask, meeting.sum)
+            tables[f"statistics/{mid}/{column}"] = lines.astype(self._learner.backend.numpy_float_dtype)
         return tables
+
+    def _blank_statistics(self, steps: int) -> dict[str, np.ndarray]:
+        dtype = self._learner.backend.numpy_float_dtype
+        return {f"statistics/{mid}/{column}": np.zeros((steps, 2), dtype) for mid, column in self._step.statistics}
 
     def _draw_noise(self, buffer: np.ndarray, key: str, whole: MinibatchPlan, first_step: int) -> None:
         """Fill float[steps, rows, *shape]: a row's noise goes by its place in the whole minibatch."""
-        for line, rows in enumerate(whole.rows.tolist()):
-            first, last = self._ring.bounds(rows)
+        bounds = [edge.tolist() for edge in self._ring.bounds(whole)]
+        for line, (rows, first, last) in enumerate(zip(whole.rows.tolist(), *bounds, strict=True)):
             drawn = self._learner._draw(key, first_step + line, rows, buffer.shape[2:])
             buffer[line, : last - first] = drawn[first:last]
 
@@ -364,27 +421,30 @@ class Executor:
         data: Mapping[str, Mapping[str, np.ndarray]],
         plans: Mapping[str, MinibatchPlan],
         whole: Mapping[str, MinibatchPlan],
+        known: _Known,
         first_step: int,
     ) -> dict[str, Any]:
         """Inputs of the uncompiled loop: the data as they are, and each step's true number of rows."""
+        counts, statistics = known
         arrays: dict[str, np.ndarray] = {}
-        counts: dict[str, np.ndarray] = {}
         sizes: dict[str, list[int]] = {}
         steps = next(iter(plans.values())).num_steps
         for mid, plan in plans.items():
-            columns = data.get(mid) or self._dummy(dict.fromkeys(plans, 1))[mid]
+            columns = data.get(mid, {})
+            if not columns or not len(next(iter(columns.values()))):
+                columns = self._dummy(dict.fromkeys(plans, 1))[mid]
             arrays[f"idx/{mid}"] = plan.indices
             for name in self._step.plans[mid].columns:
                 if name in columns:
                     arrays[f"data/{mid}/{name}"] = columns[name]
-            counts[mid] = _counts(whole[mid], columns.get("loss_mask"))
             sizes[mid] = plan.rows.tolist()
         for key, shape in self._noise.items():
             mid = key.split("/", 1)[0]
-            buffer = np.zeros((steps, self._minibatch[mid], *shape), self._learner.backend.numpy_float_dtype)
+            width = plans[mid].indices.shape[1]
+            buffer = np.zeros((steps, width, *shape), self._learner.backend.numpy_float_dtype)
             self._draw_noise(buffer, key, whole[mid], first_step)
             arrays[f"noise/{key}"] = buffer
-        arrays.update(self._statistics(data, whole, steps))
+        arrays.update(statistics)
         arrays.update(self._tables(plans, counts, first_step, steps))
         return {**self._learner.backend.from_numpy(arrays), "sizes": sizes}
 
@@ -394,7 +454,8 @@ class Executor:
             buffer = self._buffers[key] = np.zeros(shape, dtype)
         return buffer
 
-    def _dtype(self, spec: ColumnSpec) -> Any:
+    def dtype_of(self, spec: ColumnSpec) -> Any:
+        """numpy dtype of a column."""
         return self._learner.backend.numpy_float_dtype if spec.dtype == "float" else np.dtype(spec.dtype)
 
     def _dummy(self, rows: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:
@@ -405,7 +466,7 @@ class Executor:
                 name: np.full(
                     (rows[mid], *self._specs[mid][name].shape),
                     1 if name == "loss_mask" else 0,
-                    self._dtype(self._specs[mid][name]),
+                    self.dtype_of(self._specs[mid][name]),
                 )
                 for name in plan.columns
             }

@@ -10,11 +10,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import ConfigError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
 from .batch import ColumnSpec
 from .context import ModuleViews, StepContext
+from .ring import Ring
 from .rl_module import RLModuleSpec
 from .variables import Variables
 
@@ -46,6 +49,7 @@ class LearnerHooks:
     _context: StepContext | None
     _host_variables: dict[str, dict[str, float]]
     _num_updates: int
+    _ring: Ring
     _seed: int
 
     # ------------------------------------------------------------------ hooks: building (H)
@@ -260,6 +264,28 @@ class LearnerHooks:
         """
         context = self._require_context("minibatch_statistics")
         return context.statistics(context.current(module_id), column)
+
+    def batch_statistics(self, values: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
+        """H. Mean and population standard deviation of a column over the whole batch, for ``preprocess_batch``.
+
+        Where every learner has rows of its own these are over all of them, so each must call it, in the same order.
+
+        Args:
+            values: [B, ...], numeric; B may be 0 on a learner that has none.
+            mask: [B, ...] of the same shape, 1 where an entry counts; ``None``: all do.
+
+        Returns:
+            (mean, standard deviation), in float64; zeros where nothing counts.
+        """
+        meeting = self._ring.meeting
+        weights = np.ones(values.shape) if mask is None else mask.astype(np.float64)
+        exact = values.astype(np.float64)
+        sums = np.array([weights.sum(), (exact * weights).sum()])
+        count, total = (sums if meeting is None else meeting.sum(sums)).tolist()
+        mean = total / max(count, 1.0)
+        squares = np.array([(np.square(exact - mean) * weights).sum()])
+        (square,) = (squares if meeting is None else meeting.sum(squares)).tolist()
+        return mean, math.sqrt(square / max(count, 1.0))
 
     def log(self, name: str, value: Any, module_id: str | None = None) -> None:
         """T. Record a metric on the device; results hold its mean weighted by the module's rows.

@@ -6,7 +6,7 @@ An algorithm is a subclass, written once for every backend, that overrides the h
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,12 +25,10 @@ from .plan import MinibatchPlan, make_plan
 from .results import reduce_metrics
 from .ring import ALONE, Ring
 from .rl_module import RLModuleSpec, check_module_id
+from .sharding import meet, num_shards_of, shards_of
 from .state_fitting import Skipped
 
 __all__ = ["Learner"]
-
-_EMPTY = 0
-
 
 class Learner(LearnerHooks):
     """Trains modules by minibatch gradient steps.
@@ -71,6 +69,7 @@ class Learner(LearnerHooks):
         self._num_steps = 0
         self._noise_requests: dict[str, tuple[int, ...]] | None = None
         self._seed: int = config.seed
+        self._num_shards = num_shards_of(config, self._ring)
         self._wrap_batch: Callable[[str, dict[str, Any]], dict[str, Any]] = _as_it_is
         self._plugin_states: dict[str, Any] = {}
         self._build = LearnerBuild(self)
@@ -87,6 +86,7 @@ class Learner(LearnerHooks):
         num_epochs: int | None = None,
         minibatch_size: int | None = None,
         shuffle_batch_per_epoch: bool | None = None,
+        shard_rows: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
     ) -> dict[str, dict[str, float]]:
         """Train on one batch and wait for the result.
 
@@ -98,29 +98,42 @@ class Learner(LearnerHooks):
             num_epochs: passes over the batch; ``None``: the setting.
             minibatch_size: timesteps of a step; ``None``: the setting. A larger one than ever before recompiles.
             shuffle_batch_per_epoch: new order for every pass; ``None``: the setting.
+            shard_rows: with ``data_shards``: rows of each shard of the batch, which stand one after the other, or
+                {module_id: rows of each}; ``None``: as even as can be.
 
         Returns:
             {module_id: {metric: mean over the rows}, "__all__": {...}}.
 
         Raises:
             BatchError: the batch does not fit; nothing has changed.
+            LearnerGroupError: learners have rows of their own, and another one refused its batch; nothing has changed.
             NonFiniteError: with ``nonfinite_gradients="raise"``; the steps concerned were not applied.
         """
-        checked = self._check(batch)
-        self._check_sizes(num_epochs, minibatch_size)
-        self._count_timesteps(timesteps)
-        ready: dict[str, dict[str, np.ndarray]] = {}
-        for module_id, columns in checked.items():
-            if self.should_module_be_updated(module_id=module_id, batch=columns):
-                ready[module_id] = self.preprocess_batch(module_id=module_id, batch=columns)
+        rows: dict[str, int] = {}
+
+        def prepare() -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[int]]]:
+            checked = self._check(batch)
+            self._check_sizes(num_epochs, minibatch_size)
+            self._check_timesteps(timesteps)
+            rows.update({module_id: len(next(iter(columns.values()))) for module_id, columns in checked.items()})
+            shards = shards_of(checked, self._num_shards // (self._ring.size if self._ring.meeting else 1), shard_rows)
+            wanted = {mid: c for mid, c in checked.items() if self.should_module_be_updated(module_id=mid, batch=c)}
+            return wanted, {module_id: shards[module_id] for module_id in wanted}
+
+        if self._ring.meeting is None:
+            wanted, shards = prepare()
+        else:
+            said = {"num_epochs": num_epochs, "minibatch_size": minibatch_size, "shuffle": shuffle_batch_per_epoch}
+            wanted, shards = meet(self, prepare, {**said, "timesteps": dict(timesteps or {})})
+        self.timesteps.update({name: int(value) for name, value in (timesteps or {}).items()})
+        ready = {mid: self.preprocess_batch(module_id=mid, batch=columns) for mid, columns in wanted.items()}
         update, rank = self._num_updates, self._ring.rank
-        rows = {module_id: len(next(iter(columns.values()))) for module_id, columns in checked.items()}
         manager = get_manager()
         notify(manager, "learner_update_begin", update=update, timesteps=self.timesteps, num_rows=rows, rank=rank)
         self.before_gradient_based_update(timesteps=dict(self.timesteps))
         self.results = {module_id: {} for module_id in (*self.module_specs, "__all__")}
         if ready:
-            self._train(ready, num_epochs, minibatch_size, shuffle_batch_per_epoch)
+            self._train(ready, shards, num_epochs, minibatch_size, shuffle_batch_per_epoch)
         else:
             self.results["__all__"]["num_modules_updated"] = 0.0
         self.after_gradient_based_update(timesteps=dict(self.timesteps))
@@ -141,7 +154,11 @@ class Learner(LearnerHooks):
 
     def _check(self, batch: Any) -> dict[str, dict[str, np.ndarray]]:
         out = {}
-        for module_id, columns in split_modules(batch, list(self.module_specs)).items():
+        own_rows = self._ring.meeting is not None
+        parts = {} if own_rows and batch == {} else split_modules(batch, list(self.module_specs))
+        for module_id, columns in parts.items():
+            if own_rows and columns and not any(np.size(column) for column in columns.values()):
+                continue  # others may have some
             specs = self._build.columns[module_id]
             if "loss_mask" in columns:
                 specs = {**specs, "loss_mask": self._build.mask_spec(module_id)}
@@ -174,17 +191,17 @@ class Learner(LearnerHooks):
             for module_id in self._build.plans:
                 self._build.minibatch_rows(module_id, int(minibatch_size), BatchError)
 
-    def _count_timesteps(self, timesteps: Mapping[str, int] | None) -> None:
+    def _check_timesteps(self, timesteps: Mapping[str, int] | None) -> None:
         if timesteps is not None and not isinstance(timesteps, Mapping):
             raise BatchError(f"timesteps: expected a dict of lifetime counters, got {timesteps!r}")
         for name, value in (timesteps or {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise BatchError(f"timesteps[{name!r}] must be a non-negative int, got {value!r}")
-        self.timesteps.update({name: int(value) for name, value in (timesteps or {}).items()})
 
     def _train(
         self,
         ready: dict[str, dict[str, np.ndarray]],
+        shards: Mapping[str, list[int]],
         num_epochs: int | None,
         minibatch_size: int | None,
         shuffle: bool | None,
@@ -196,7 +213,8 @@ class Learner(LearnerHooks):
         executor = self._build.executor
         plans: dict[str, MinibatchPlan] = {}
         for module_id in self._build.plans:
-            rows = len(next(iter(ready[module_id].values()))) if module_id in ready else _EMPTY
+            shard_rows = shards.get(module_id, [0] * self._num_shards)
+            rows = sum(shard_rows)
             plan = make_plan(
                 num_rows=rows,
                 minibatch=minibatch[module_id],
@@ -205,18 +223,21 @@ class Learner(LearnerHooks):
                 seed=self._seed,
                 update=self._num_updates,
                 stream=noise_maths.stream_id(f"plan/{module_id}"),
+                shard_rows=shard_rows,
+                own=self._ring.own_shards(self._num_shards),
             )
             plans[module_id] = plan.widened_to(self._build.minibatch[module_id])
         steps = max(plan.num_steps for plan in plans.values())
         plans = {module_id: plan.padded_to(steps) for module_id, plan in plans.items()}
+        if self._ring.meeting is not None:
+            executor.make_room_for_shares(plans)
         executor.choose(self._num_steps)
-        sums = executor.run(ready, plans, self._num_steps)
+        sums = executor.run(ready, plans, self._num_steps, self._most_rows(shards))
         self._num_updates += 1
         self._num_steps += steps
         self.results = reduce_metrics(sums, self._build.step.metrics or [], self.module_specs)
         for module_id in ready:
-            optimizers = self._build.plans[module_id].optimizers
-            rate = {name: self._rate(module_id, plan.lr) for name, plan in optimizers.items()}
+            rate = {name: self._rate(plan.lr) for name, plan in self._build.plans[module_id].optimizers.items()}
             for name, value in rate.items():
                 label = "learning_rate" if len(rate) == 1 else f"learning_rate/{name}"
                 self.results[module_id][label] = value
@@ -226,6 +247,11 @@ class Learner(LearnerHooks):
             num_updates=float(self._num_updates),
         )
         self._report_nonfinite()
+
+    def _most_rows(self, shards: Mapping[str, list[int]]) -> dict[str, int]:
+        """module id -> most rows that any learner holds."""
+        held = self._ring.size if self._ring.meeting is not None else 1
+        return {mid: int(np.reshape(rows, (held, -1)).sum(axis=1).max()) for mid, rows in shards.items()}
 
     def _report_nonfinite(self) -> None:
         bad = {mid: m["num_nonfinite_steps"] for mid, m in self.results.items() if m.get("num_nonfinite_steps")}
@@ -246,18 +272,17 @@ class Learner(LearnerHooks):
 
     # ------------------------------------------------------------------ modules
 
-    def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
+    def add_module(self, *, module_id: str, module_spec: Any) -> None:
         """Add a module; the others keep everything they have learned.
 
         Raises:
-            ConfigError: the id is taken or not valid, or a setting is not; nothing has changed.
+            ConfigError: the id is taken or not valid.
         """
         check_module_id(module_id)
         if module_id in self.module_specs:
             raise ConfigError(f"module {module_id!r} exists already")
         spec = resolve_modules(self.config, None, module_spec, like=self.module_specs)
-        own = {} if settings is None else {module_id: dict(settings)}
-        self._build.change_modules({**self.module_specs, module_id: next(iter(spec.values()))}, own)
+        self._build.change_modules({**self.module_specs, module_id: next(iter(spec.values()))})
         self._tell_built()
 
     def remove_module(self, module_id: str) -> None:
@@ -277,11 +302,6 @@ class Learner(LearnerHooks):
     def get_state(self) -> dict[str, Any]:
         """Everything training needs to go on: numpy arrays and plain values that share no memory with the learner."""
         return self._state(copy=True)
-        Args:
-            module_id: its id.
-            module_spec: RLModuleSpec; missing spaces are taken from the first module.
-            settings: training settings of this module alone, as ``multi_agent(settings=...)`` has them.
-
 
     def _state(self, *, copy: bool) -> dict[str, Any]:
         state = learner_state.get_state(self, copy=copy)
@@ -349,8 +369,7 @@ class Learner(LearnerHooks):
         """No override between gradients and optimizers, so that clipping may work on flat vectors."""
         own = type(self)
         names = ("postprocess_gradients", "postprocess_gradients_for_module", "apply_gradients")
-        by_parameter = any(self.config.for_module(mid).grad_clip_by == "norm" for mid in self.module_specs)
-        return not by_parameter and all(getattr(own, n) is getattr(Learner, n) for n in names)
+        return self.config.grad_clip_by != "norm" and all(getattr(own, n) is getattr(Learner, n) for n in names)
 
     def _noise_source(self, draw: Any, rows: Mapping[str, slice]) -> Any:
         """``draw``, or while the step is being explored a source that records what is asked for."""
@@ -372,20 +391,19 @@ class Learner(LearnerHooks):
         stream = noise_maths.stream_id(key)
         return noise_maths.normals(self._seed, step, stream, rows, shape, dtype=self.backend.numpy_float_dtype)
 
-    def _rate(self, module_id: str, lr: Any) -> float:
+    def _rate(self, lr: Any) -> float:
         """The learning rate now: of a setting's name, a number or a schedule."""
-        value = getattr(self.config.for_module(module_id), lr) if isinstance(lr, str) else lr
+        value = getattr(self.config, lr) if isinstance(lr, str) else lr
         return value_at(value, self.timesteps["num_env_steps_sampled_lifetime"])
 
     def _float_values(self) -> dict[tuple[str, ...], float]:
         """Values of every float column of the step's table, now."""
         position = self.timesteps["num_env_steps_sampled_lifetime"]
         values: dict[tuple[str, ...], float] = {}
+        traced = {name: value_at(getattr(self.config, name), position) for name in self._build.traced}
         for module_id, plan in self._build.plans.items():
-            own = self.config.for_module(module_id)
-            for name in self._build.traced[module_id]:
-                values["config", module_id, name] = value_at(getattr(own, name), position)
-            values.update({("lr", module_id, n): self._rate(module_id, o.lr) for n, o in plan.optimizers.items()})
+            values.update({("config", module_id, name): value for name, value in traced.items()})
+            values.update({("lr", module_id, name): self._rate(o.lr) for name, o in plan.optimizers.items()})
             values.update({("var", module_id, n): self._host_variables[module_id][n] for n in plan.host_variables})
         return values
 

@@ -27,13 +27,8 @@ class PPOLearner(Learner):
         if self.config.for_module(module_id).normalize_advantages != "batch":
             return batch
         advantages = batch["advantages"]
-        mask = batch.get("loss_mask")
-        weights = np.ones(advantages.shape) if mask is None else mask.astype(np.float64)
-        count = max(float(weights.sum()), 1.0)
-        values = advantages.astype(np.float64)
-        mean = float((values * weights).sum()) / count
-        std = float(np.sqrt((np.square(values - mean) * weights).sum() / count))
-        standardised = (values - mean) / max(std, _STD_FLOOR)
+        mean, std = self.batch_statistics(advantages, batch.get("loss_mask"))
+        standardised = (advantages.astype(np.float64) - mean) / max(std, _STD_FLOOR)
         return {**batch, "advantages": standardised.astype(advantages.dtype)}
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:

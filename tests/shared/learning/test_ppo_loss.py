@@ -97,7 +97,10 @@ def test_against_numpy(backend: str, space: str, options: dict[str, Any]) -> Non
 
 
 MUTANTS = {
-    "sample standard deviation": ("weights).sum() / count))", "weights).sum() / (count - 1)))"),
+    "sample standard deviation": (
+        "/ max(std, _STD_FLOOR)",
+        "/ (std * (len(advantages) / (len(advantages) - 1)) ** 0.5)",
+    ),
     "entropy coefficient off by 1e-4": ("config.entropy_coeff * entropy", "(config.entropy_coeff + 1e-4) * entropy"),
     "ratio turned round": ('- batch["action_logp"]', '* 0 + batch["action_logp"]'),
     "clip without minimum": ("xp.minimum(advantages * ratio, advantages * clipped)", "advantages * clipped"),
