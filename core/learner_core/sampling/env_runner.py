@@ -241,6 +241,10 @@ class EnvRunner:
         """
         return {name: moments.take_fresh() for name, moments in self._moments().items()}
 
+    def get_statistics(self) -> dict[str, Any]:
+        """All that the normalisers know: {name: moments}, as ``take_statistics`` names them; copies."""
+        return {name: moments.get_state() for name, moments in self._moments().items()}
+
     def set_statistics(self, statistics: Mapping[str, Any]) -> None:
         """Normalise by these moments from now on; what ``take_statistics`` has not told yet stays to be told.
 

@@ -46,6 +46,9 @@ class Runner(Protocol):
     def take_statistics(self) -> dict[str, Any]:
         """What the normalisers saw since the last call: {name: moments}."""
 
+    def get_statistics(self) -> dict[str, Any]:
+        """All that the normalisers know: {name: moments}."""
+
     def set_statistics(self, statistics: Mapping[str, Any]) -> None:
         """Normalise by these from now on."""
 

@@ -7,7 +7,7 @@ them again. ``obs`` and ``next_obs`` may share memory, so treat them as read-onl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,16 @@ class Rollout:
         ends: np.ndarray = self.columns["terminateds"] | self.columns["truncateds"]
         ends[-1] = True
         return ends
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data and arrays, for a state; shares memory with the rollout."""
+        plain = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {**plain, "episodes": [episode.to_plain() for episode in self.episodes]}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Rollout:
+        """Back from ``to_plain``'s data."""
+        return cls(**{**plain, "episodes": [Episode.from_plain(episode) for episode in plain["episodes"]]})
 
     def rows(self, extra: dict[str, Any] | None = None) -> dict[str, Columns]:
         """The valid rows as one batch.

@@ -18,7 +18,7 @@ from ..errors import ConfigError, EnvError
 from .make_runner import MakePolicy, Runner, Weights, give_weights, make_runner
 from .normalize import merge_moments
 
-__all__ = ["RunnerServer", "make_setup"]
+__all__ = ["RunnerServer", "make_setup", "restart"]
 
 
 def make_setup(config: Any, module_specs: Mapping[str, Any], make_policy: MakePolicy | None) -> bytes:
@@ -134,8 +134,9 @@ class RunnerServer:
             includes: number of this runner's last fragment whose statistics are among those.
 
         Returns:
-            ``rollout``, ``weights_version``, ``metrics``, ``statistics`` (new ones of this runner alone) and ``state``
-            (without environments: what a replacement would go on from).
+            ``rollout``, ``weights_version``, ``episodes`` (finished ones), ``metrics`` (lifetime counts),
+            ``statistics`` (new ones of this runner alone) and ``state`` (without environments: what a replacement would
+            go on from).
         """
         runner = self.runner
         newest = self._newest_weights()
@@ -151,36 +152,25 @@ class RunnerServer:
         self._untold = {}
         if own:
             self._told[number] = own
-        return {
-            "rollout": rollout,
-            "weights_version": self._version,
-            "metrics": runner.metrics(),
-            "statistics": own,
-            "state": runner.get_state(environments=False),
-        }
+        return {"rollout": rollout, "weights_version": self._version, "statistics": own, **self._news()}
 
     def get_state(self) -> dict[str, Any]:
         """The runner's whole state, and what it has not told yet."""
         return {"runner": self.runner.get_state(), "untold": self._take_untold()}
 
-    def set_state(self, *, state: Mapping[str, Any]) -> str:
-        """Go on from what ``get_state`` returned; "exact" or "restarted"."""
+    def set_state(self, *, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Go on from what ``get_state`` returned; ``how``: "exact" or "restarted", and what ``sample`` says of it."""
         how = self.runner.set_state(state["runner"])
         self._told, self._untold = {}, dict(state["untold"])
-        return how
+        return {"how": how, **self._news()}
 
-    def restart(self, *, state: Mapping[str, Any] | None, num_vector_steps: int) -> str:
-        """Start new episodes, as the replacement of a runner that was lost, or of another number of runners.
-
-        Args:
-            state: the lost runner's last one, whose counters go on; None: this one's.
-            num_vector_steps: where the noise and the environments' seeds go on; a number not used before.
-        """
-        base = dict(state) if state is not None else self.runner.get_state(environments=False)
-        base.update(env_state="restarted", envs=None, num_vector_steps=num_vector_steps)
-        how = self.runner.set_state(base)
+    def restart(
+        self, *, state: Mapping[str, Any] | None, num_vector_steps: int, seed: int | None = None
+    ) -> dict[str, Any]:
+        """Start new episodes: see the function ``restart``; answers as ``set_state`` does."""
+        restart(self.runner, state, num_vector_steps=num_vector_steps, seed=seed)
         self._told, self._untold = {}, {}
-        return how
+        return {"how": "restarted", **self._news()}
 
     def call(self, *, function: bytes) -> Any:
         """``function(runner)``."""
@@ -191,9 +181,30 @@ class RunnerServer:
         if self._runner is not None:
             self._runner.close()
 
+    def _news(self) -> dict[str, Any]:
+        metrics = self.runner.metrics()
+        episodes = metrics.pop("episodes")
+        return {"episodes": episodes, "metrics": metrics, "state": self.runner.get_state(environments=False)}
+
     def _take_untold(self) -> dict[str, Any]:
         self._untold = merge_moments(self._untold, self.runner.take_statistics())
         return self._untold
+
+
+def restart(runner: Runner, state: Mapping[str, Any] | None, *, num_vector_steps: int, seed: int | None = None) -> None:
+    """Let a runner start new episodes, as the replacement of one that was lost, or of another number of runners.
+
+    Args:
+        runner: any runner.
+        state: the lost runner's last one, whose counters go on; None: its own.
+        num_vector_steps: where noise and the environments' seeds go on; a number not used before.
+        seed: the run's; None: the state's.
+    """
+    base = dict(state) if state is not None else runner.get_state(environments=False)
+    base.update(env_state="restarted", envs=None, num_vector_steps=num_vector_steps)
+    if seed is not None:
+        base["seed"] = seed
+    runner.set_state(base)
 
 
 def _portable(error: Exception) -> Exception:
