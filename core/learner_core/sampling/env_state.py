@@ -27,7 +27,19 @@ __all__ = ["check_env", "restore_env", "save_env"]
 
 # Attributes that gymnasium's own classes keep and that no step changes.
 _INERT_NAMES = frozenset(
-    {"env", "envs", "env_fns", "spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "mujoco_renderer"}
+    {
+        "env",
+        "aec_env",
+        "possible_agents",
+        "envs",
+        "env_fns",
+        "spec",
+        "metadata",
+        "_metadata",
+        "_cached_spec",
+        "_saved_kwargs",
+        "mujoco_renderer",
+    }
 )
 # Rows of tables (an environment's transition probabilities, say) are as plain as anything, but not a state.
 _MAX_BYTES = 16 << 20
@@ -106,9 +118,16 @@ def check_env(env: Any, state: Mapping[str, Any]) -> None:
 def _layers(env: Any) -> list[Any]:
     """The wrappers from the outside in, then the environment itself."""
     layers = [env]
-    while (inner := vars(layers[-1]).get("env") if hasattr(layers[-1], "__dict__") else None) is not None:
+    while (inner := _inside(layers[-1])) is not None:
         layers.append(inner)
     return layers
+
+
+def _inside(layer: Any) -> Any:
+    """What a wrapper holds: gymnasium's under ``env``, PettingZoo's between its two interfaces under ``aec_env``."""
+    attributes = getattr(layer, "__dict__", {})
+    inner = attributes.get("env")
+    return attributes.get("aec_env") if inner is None else inner
 
 
 def _name(value: Any) -> str:
@@ -126,6 +145,8 @@ def _is_inert(value: Any) -> bool:
     gymnasium = sys.modules.get("gymnasium")
     if gymnasium is not None and isinstance(value, (gymnasium.Space, gymnasium.envs.registration.EnvSpec)):
         return True
+    if type(value) is dict:  # PettingZoo's spaces by agent
+        return bool(value) and all(_is_inert(item) for item in value.values())
     mujoco = sys.modules.get("mujoco")
     return mujoco is not None and isinstance(value, mujoco.MjModel)
 
