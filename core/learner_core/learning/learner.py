@@ -237,7 +237,8 @@ class Learner(LearnerHooks):
         self._num_steps += steps
         self.results = reduce_metrics(sums, self._build.step.metrics or [], self.module_specs)
         for module_id in ready:
-            rate = {name: self._rate(plan.lr) for name, plan in self._build.plans[module_id].optimizers.items()}
+            optimizers = self._build.plans[module_id].optimizers
+            rate = {name: self._rate(module_id, plan.lr) for name, plan in optimizers.items()}
             for name, value in rate.items():
                 label = "learning_rate" if len(rate) == 1 else f"learning_rate/{name}"
                 self.results[module_id][label] = value
@@ -272,17 +273,23 @@ class Learner(LearnerHooks):
 
     # ------------------------------------------------------------------ modules
 
-    def add_module(self, *, module_id: str, module_spec: Any) -> None:
+    def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
         """Add a module; the others keep everything they have learned.
 
+        Args:
+            module_id: its id.
+            module_spec: RLModuleSpec; missing spaces are taken from the first module.
+            settings: training settings of this module alone, as ``multi_agent(settings=...)`` has them.
+
         Raises:
-            ConfigError: the id is taken or not valid.
+            ConfigError: the id is taken or not valid, or a setting is not; nothing has changed.
         """
         check_module_id(module_id)
         if module_id in self.module_specs:
             raise ConfigError(f"module {module_id!r} exists already")
         spec = resolve_modules(self.config, None, module_spec, like=self.module_specs)
-        self._build.change_modules({**self.module_specs, module_id: next(iter(spec.values()))})
+        own = {} if settings is None else {module_id: dict(settings)}
+        self._build.change_modules({**self.module_specs, module_id: next(iter(spec.values()))}, own)
         self._tell_built()
 
     def remove_module(self, module_id: str) -> None:
@@ -369,7 +376,8 @@ class Learner(LearnerHooks):
         """No override between gradients and optimizers, so that clipping may work on flat vectors."""
         own = type(self)
         names = ("postprocess_gradients", "postprocess_gradients_for_module", "apply_gradients")
-        return self.config.grad_clip_by != "norm" and all(getattr(own, n) is getattr(Learner, n) for n in names)
+        by_parameter = any(self.config.for_module(mid).grad_clip_by == "norm" for mid in self.module_specs)
+        return not by_parameter and all(getattr(own, n) is getattr(Learner, n) for n in names)
 
     def _noise_source(self, draw: Any, rows: Mapping[str, slice]) -> Any:
         """``draw``, or while the step is being explored a source that records what is asked for."""
@@ -391,19 +399,20 @@ class Learner(LearnerHooks):
         stream = noise_maths.stream_id(key)
         return noise_maths.normals(self._seed, step, stream, rows, shape, dtype=self.backend.numpy_float_dtype)
 
-    def _rate(self, lr: Any) -> float:
+    def _rate(self, module_id: str, lr: Any) -> float:
         """The learning rate now: of a setting's name, a number or a schedule."""
-        value = getattr(self.config, lr) if isinstance(lr, str) else lr
+        value = getattr(self.config.for_module(module_id), lr) if isinstance(lr, str) else lr
         return value_at(value, self.timesteps["num_env_steps_sampled_lifetime"])
 
     def _float_values(self) -> dict[tuple[str, ...], float]:
         """Values of every float column of the step's table, now."""
         position = self.timesteps["num_env_steps_sampled_lifetime"]
         values: dict[tuple[str, ...], float] = {}
-        traced = {name: value_at(getattr(self.config, name), position) for name in self._build.traced}
         for module_id, plan in self._build.plans.items():
-            values.update({("config", module_id, name): value for name, value in traced.items()})
-            values.update({("lr", module_id, name): self._rate(o.lr) for name, o in plan.optimizers.items()})
+            own = self.config.for_module(module_id)
+            for name in self._build.traced[module_id]:
+                values["config", module_id, name] = value_at(getattr(own, name), position)
+            values.update({("lr", module_id, n): self._rate(module_id, o.lr) for n, o in plan.optimizers.items()})
             values.update({("var", module_id, n): self._host_variables[module_id][n] for n in plan.host_variables})
         return values
 
