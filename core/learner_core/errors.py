@@ -180,7 +180,12 @@ class WorkerLostError(LearnerGroupError):
         message: What was being done.
         rank: The rank of the lost worker.
         exitcode: Its exit code (negative: the signal that killed it), if it has one.
+
+    Attributes:
+        rebuilt: The group has been built again from the others' state and goes on; only the call was not answered.
     """
+
+    rebuilt: bool = False
 
     def __init__(self, message: str, *, rank: int | None = None, exitcode: int | None = None) -> None:
         super().__init__(message)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..errors import LearnerGroupError
+from ..errors import LearnerGroupError, WorkerLostError
 from ..learning.state_fitting import Skipped
 from .launchers import Learners, load_launcher
 from .requests import UpdateQueue
@@ -14,6 +14,8 @@ from .requests import UpdateQueue
 __all__ = ["LearnerGroup"]
 
 T = TypeVar("T")
+
+_MOST_REPEATS = 3
 
 
 class LearnerGroup:
@@ -36,7 +38,11 @@ class LearnerGroup:
             block=config.queue_full == "block",
         )
         self._open = True
-        self._specs: dict[str, Any] = self._first(lambda learner: learner.module_specs)
+        try:
+            self._specs: dict[str, Any] = self._first(lambda learner: learner.module_specs)
+        except BaseException:
+            self.shutdown()
+            raise
 
     def __enter__(self) -> LearnerGroup:
         return self
@@ -74,7 +80,7 @@ class LearnerGroup:
             have finished, ``{}`` if none has; drops and the queue's depth are counted in ``"__all__"``.
 
         Raises:
-            BatchError: the batch does not fit; nothing has changed. Asynchronous: raised by a later call.
+            BatchError: the batch does not fit; nothing has changed. Asynchronous: raised by the next call of the group.
         """
         queue = self._alive()
         arguments = {
@@ -98,7 +104,7 @@ class LearnerGroup:
     def _update(self, *, return_weights: bool, **arguments: Any) -> dict[str, Any]:
         results = self._learners.update(**arguments)
         if return_weights:
-            weights = self._learners.foreach(lambda learner: learner.get_module_state(), ranks=[0])[0]
+            weights = self._repeat(lambda learner: learner.get_module_state(), ranks=[0])[0]
             results["_weights"] = (int(results["__all__"].get("num_updates", 0)), weights)
         return results
 
@@ -117,10 +123,18 @@ class LearnerGroup:
         return self._queue.busy_seconds
 
     def wait(self) -> dict[str, Any]:
-        """Wait for all queued updates and return their reduced results (``{}`` if there were none)."""
+        """Wait for all queued updates and return their reduced results (``{}`` if there were none).
+
+        Raises:
+            LearnerCoreError: what the oldest of them raised; the others' results are there at the next call.
+        """
         queue = self._alive()
         queue.drain()
         return queue.take()
+
+    def drain(self) -> None:
+        """Wait for all queued updates; their results come with a later call. Raises as ``wait`` does."""
+        self._alive().drain()
 
     def get_state(self) -> dict[str, Any]:
         """Complete state of the first learner; all have the same."""
@@ -128,7 +142,7 @@ class LearnerGroup:
 
     def set_state(self, state: Mapping[str, Any], strict: bool = True) -> list[Skipped]:
         """Give every learner this state; see ``Learner.set_state``, also for what is returned."""
-        skipped: list[Skipped] = self.foreach_learner(lambda learner: learner.set_state(state, strict=strict))[0]
+        skipped: list[Skipped] = self._ask(lambda learner: learner.set_state(state, strict=strict))[0]
         return skipped
 
     def get_weights(self) -> dict[str, dict[str, Any]]:
@@ -137,7 +151,7 @@ class LearnerGroup:
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Give every learner these weights; optimizers stay."""
-        self.foreach_learner(lambda learner: learner.set_module_state(weights))
+        self._ask(lambda learner: learner.set_module_state(weights))
 
     def save_state(self, path: Any) -> None:
         """Write the complete state to one file, atomically."""
@@ -182,9 +196,21 @@ class LearnerGroup:
 
     def _first(self, function: Callable[[Any], T]) -> T:
         """``function(learner)`` of rank 0; all learners have the same state."""
+        return self._ask(function, ranks=[0])[0]
+
+    def _ask(self, function: Callable[[Any], T], ranks: Sequence[int] | None = None) -> list[T]:
         self._alive().drain()
-        result: T = self._learners.foreach(function, ranks=[0])[0]
-        return result
+        return self._repeat(function, ranks)
+
+    def _repeat(self, function: Callable[[Any], T], ranks: Sequence[int] | None = None) -> list[T]:
+        """A call that may be repeated: after a loss from which the group recovers it is."""
+        for _ in range(_MOST_REPEATS):
+            try:
+                return self._learners.foreach(function, ranks)
+            except WorkerLostError as error:
+                if not error.rebuilt:
+                    raise
+        return self._learners.foreach(function, ranks)
 
     def _alive(self) -> UpdateQueue:
         if not self._open:

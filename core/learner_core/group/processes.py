@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,12 +32,13 @@ class ProcessMember:
     Args:
         rank: its place in the ring.
         nursery: that forks it.
+        timeout_s: how long it may neither take nor give anything in the middle of a message.
 
     Raises:
         LearnerGroupError: the nursery has died.
     """
 
-    def __init__(self, rank: int, nursery: Nursery) -> None:
+    def __init__(self, rank: int, nursery: Nursery, timeout_s: float) -> None:
         self.rank = rank
         self.nursery = nursery
         ours, theirs = socket.socketpair()
@@ -46,6 +48,10 @@ class ProcessMember:
             # One duplicate each: the child owns what it is sent.
             numbers = [end.fileno() for end in (theirs, their_pulse, their_descriptors)]
             self.pid = nursery.fork(numbers, list(sys.path))
+        # A learner that is stopped in the middle of a large message must not hold the driver up for ever.
+        limit = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, option, limit)
         self.channel = Connection(ours.detach())
         self.pulse.setblocking(False)
         self.last_sign = time.monotonic()
@@ -54,7 +60,7 @@ class ProcessMember:
     def send(self, operation: str, argument: Mapping[str, Any]) -> None:
         """Make a request; its answer must be taken before the next."""
         self.waiting = True
-        with contextlib.suppress(OSError):  # it has died; waiting for the answer finds out how
+        with contextlib.suppress(OSError):  # it has died or stopped; waiting for the answer finds out how
             self.channel.send_bytes(pickle.dumps((operation, dict(argument))))
 
     def receive(self) -> tuple[bool, Any]:
@@ -109,14 +115,14 @@ class ProcessFleet:
         self._members = []
         try:
             for rank, nursery in enumerate(nurseries):
-                self._members.append(ProcessMember(rank, nursery))
+                self._members.append(ProcessMember(rank, nursery, self._config.timeout_s))
         except BaseException:
             for member in self._members:
                 member.kill()
                 member.close()
             raise
         if self._segment.descriptor is not None:
-            self._hand_out(self._segment.descriptor)
+            self._hand_out()
         return self._members
 
     def build_arguments(self, rank: int) -> dict[str, Any]:
@@ -130,13 +136,13 @@ class ProcessFleet:
         """As :meth:`Fleet.put_batch`."""
         segment, layout, new = self._segment.write(batch)
         if new is not None:
-            self._hand_out(new)
+            self._hand_out()
         return {"segment": segment, "layout": layout}
 
-    def _hand_out(self, descriptor: int) -> None:
+    def _hand_out(self) -> None:
         for member in self._members:
             with contextlib.suppress(OSError):
-                socket.send_fds(member.descriptors, [b"s"], [descriptor])
+                self._segment.send(member.descriptors)
 
     def wait(self, members: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         """As :meth:`Fleet.wait`."""

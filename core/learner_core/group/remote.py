@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 
@@ -55,6 +55,10 @@ class RemoteLearners:
         self._members: list[Member] = []
         self._broken: str | None = None
         self._updates = 0
+        #: Ranks lost that have not been replaced yet; and how many were replaced of which no result has told yet.
+        self._lost_ranks: list[int] = []
+        self._restarts = 0
+        self._started = False
         self._answers: dict[int, Any] = {}
         self._salvage: dict[str, Any] | None = None
         try:
@@ -66,7 +70,34 @@ class RemoteLearners:
 
     # ------------------------------------------------------------------ starting
 
-    def _start(self) -> None:
+    def _start(self, state: Mapping[str, Any] | None = None) -> None:
+        """Start all learners, with this state; one lost on the way is started again where losses are repaired."""
+        attempts = _MOST_RESTARTS if self._config.restart_failed_learners else 0
+        self._started = False
+        for attempt in range(attempts + 1):
+            try:
+                self._start_once()
+                if state is not None:
+                    self._request("call", [{"function": cloudpickle.dumps(_setter(state))}] * self._size)
+                break
+            except WorkerLostError as error:
+                if attempt == attempts:
+                    raise
+                self._clear(error)
+        self._started = True
+        for rank in self._lost_ranks:
+            notify(get_manager(), "learner_group_worker_restarted", rank=rank, update=self._updates)
+        self._restarts += len(self._lost_ranks)
+        self._lost_ranks.clear()
+
+    def _clear(self, error: WorkerLostError) -> None:
+        """Make room for a new ring after a loss."""
+        self._lost_ranks.append(error.rank or 0)
+        for member in self._members:
+            member.ending(_GRACE_S)
+        self._broken = None
+
+    def _start_once(self) -> None:
         self._members[:] = self._fleet.start(self._frameworks, self._config.collective if self._collective else "")
         specs = cloudpickle.dumps(self._specs)
         self._request(
@@ -98,23 +129,22 @@ class RemoteLearners:
 
     def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:
         """One update of all learners; returns rank 0's results, which every rank has."""
+        self._settle()  # nobody may still be reading the last batch
         argument = {**self._fleet.put_batch(batch), "arguments": arguments}
+        answer: dict[str, Any] | None = None
         num_lost = 0
-        while True:
+        while answer is None:
             try:
-                answers = self._request("update", [argument] * self._size)
-                break
+                answer = self._request("update", [argument] * self._size)[0]
             except WorkerLostError as error:
                 num_lost += 1
                 answer = self._restart(error, num_lost)
-                if answer is not None:
-                    answers = [answer]
-                    break
-        self._updates = answers[0]["num_updates"]
+        self._updates = answer["num_updates"]
         self._compare()
-        results = dict(answers[0]["results"])
-        if num_lost:
-            results["__all__"] = {**results["__all__"], "num_learners_restarted": float(num_lost)}
+        results = dict(answer["results"])
+        if self._restarts:
+            results["__all__"] = {**results["__all__"], "num_learners_restarted": float(self._restarts)}
+            self._restarts = 0
         return results
 
     def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
@@ -122,6 +152,7 @@ class RemoteLearners:
 
         Raises:
             LearnerGroupError: the function cannot be pickled.
+            WorkerLostError: where ``rebuilt`` is set the group goes on, and the call may be repeated if it can be.
         """
         try:
             pickled = cloudpickle.dumps(function)
@@ -135,6 +166,7 @@ class RemoteLearners:
         except WorkerLostError as error:
             # The group lives on; whether the call may be repeated is for the caller to say.
             self._restart(error, 1)
+            error.rebuilt = True
             error.add_note("the group was rebuilt from the others' state and goes on; repeat the call if it may be")
             raise
 
@@ -143,6 +175,14 @@ class RemoteLearners:
         every = self._config.check_parameters_every
         if self._size == 1 or not every or self._updates % every:
             return
+        try:
+            self._make_equal()
+        except WorkerLostError as error:
+            if not error.rebuilt:
+                raise
+            # All have the same state now, that of one who had applied the update.
+
+    def _make_equal(self) -> None:
         if len(set(self._frameworks)) > 1:
             equal = False
         else:
@@ -156,7 +196,7 @@ class RemoteLearners:
                 warnings.warn(
                     f"after update {self._updates} the learners' parameters differed; all have rank 0's state now",
                     RuntimeWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     # ------------------------------------------------------------------ requests and answers
@@ -172,13 +212,10 @@ class RemoteLearners:
         """
         if self._broken is not None:
             raise LearnerGroupError(f"this group is of no more use: {self._broken}; build a new one")
+        self._settle()
         members = self._members if ranks is None else [self._members[rank] for rank in ranks]
-        while any(member.waiting for member in members):
-            # Somebody interrupted the driver while it waited; those answers are nobody's any more.
-            self._take(members, {}, {}, "an interrupted request")
-        now = time.monotonic()
         for member, argument in zip(members, arguments, strict=True):
-            member.last_sign = now
+            member.last_sign = time.monotonic()
             member.send(operation, argument)
         answers: dict[int, Any] = {}
         self._answers = answers if operation == "update" else {}
@@ -197,6 +234,15 @@ class RemoteLearners:
         if failures:
             self._raise(operation, members, failures)
         return [answers[member.rank] for member in members]
+
+    def _settle(self) -> None:
+        """Somebody may have interrupted the driver while it waited; those answers are nobody's any more."""
+        while self._broken is None and any(member.waiting for member in self._members):
+            self._answers = {}
+            try:
+                self._take(self._members, {}, {}, "an interrupted request")
+            except WorkerLostError as error:
+                self._restart(error, 1)
 
     def _take(
         self,
@@ -223,7 +269,8 @@ class RemoteLearners:
                 self._lost(member, operation, f"gave no sign of life for {self._config.timeout_s:g} s")
 
     def _raise(self, operation: str, members: Sequence[Member], failures: dict[int, tuple[Exception, str]]) -> None:
-        rank, (error, trace) = min(failures.items())
+        # Who failed in the ring may have done so because of another.
+        rank, (error, trace) = min(failures.items(), key=lambda it: (isinstance(it[1][0], LearnerGroupError), it[0]))
         error.add_note(f"raised on learner {rank} of {self._size}; its traceback:\n{trace}")
         if operation == "call":
             raise error
@@ -234,26 +281,37 @@ class RemoteLearners:
         for member in members:
             if member.ending(0.5 if broken else 0.0) is not None:
                 self._lost(member, operation, "died")
-        self._break(f"learner {rank} failed in {operation}: {type(error).__name__}: {error}")
-        if isinstance(error, LearnerCoreError):
-            raise error
-        raise LearnerGroupError(
-            f"learner {rank} failed in {operation} where the others did not: {type(error).__name__}: {error}\n{trace}"
-        ) from error
+        what = f"failed in {operation} where the others did not: {type(error).__name__}: {error}"
+        text = f"learner {rank} {what}"
+        if not isinstance(error, LearnerCoreError):
+            cause, error = error, LearnerGroupError(f"{text}\n{trace}")
+            error.__cause__ = cause
+        if self._config.restart_failed_learners and operation == "update" and not broken:
+            try:
+                self._lost(self._members[rank], operation, what)
+            except WorkerLostError as lost:
+                how = "with" if self._restart(lost, 1) is not None else "without"
+                error.add_note(f"the group was rebuilt from the others' state, {how} this update, and goes on")
+        else:
+            self._break(text)
+        raise error
 
     # ------------------------------------------------------------------ losses and the end
 
-    def _lost(self, member: Member, operation: str, what: str) -> None:
+    def _lost(self, member: Member, operation: str, what: str) -> NoReturn:
         """Tell who wants to know, save what can be saved, end the others, raise."""
         silent = what != "died"
         if silent:
             member.kill()
         ending = member.ending(_GRACE_S)
+        if ending is None and not silent:  # its channel ended, it did not
+            member.kill()
+            ending, silent, what = member.ending(_GRACE_S), True, "stopped in the middle of an answer"
         code = None if ending is None else ending.exitcode
         cause = f" ({ending.reason})" if ending is not None and ending.reason and not silent else ""
         text = f"learner {member.rank} of {self._size} {what}{cause} during {operation}"
         notify(get_manager(), "learner_group_worker_lost", rank=member.rank, exitcode=code, reason=text)
-        if self._config.restart_failed_learners and operation in ("update", "call"):
+        if self._config.restart_failed_learners and self._started:
             survivors = [m for m in self._members if m is not member]
             self._salvage = salvage(self._fleet, survivors, self._answers, self._config.timeout_s + _GRACE_S)
         self._break(text)
@@ -273,18 +331,14 @@ class RemoteLearners:
             if self._config.restart_failed_learners:
                 error.add_note("it could not be restarted: no learner survived, or too many were lost in a row")
             raise error
-        for member in self._members:
-            member.ending(_GRACE_S)
-        self._broken = None
+        self._updates = saved["num_updates"]
         self._config, self._specs = saved["config"], MultiRLModuleSpec(rl_module_specs=saved["module_specs"])
+        self._clear(error)
         try:
-            self._start()
-            self._request("call", [{"function": cloudpickle.dumps(_setter(saved["state"]))}] * self._size)
+            self._start(saved["state"])
         except BaseException:
             self._break("it could not be restarted")
             raise
-        updates = saved["num_updates"]
-        notify(get_manager(), "learner_group_worker_restarted", rank=error.rank, update=updates)
         answer: dict[str, Any] | None = saved["answer"]
         return answer
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +30,6 @@ class UpdateQueue:
         self._pending: deque[Future[Any]] = deque()
         self._finished: deque[Future[Any]] = deque()
         self._thread: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
         self._dropped = 0
         #: Seconds that updates have taken in all, waiting not counted.
         self.busy_seconds = 0.0
@@ -57,13 +56,12 @@ class UpdateQueue:
         """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
-        results = self.take()
-        accepted = len(self._pending) < self._limit
-        if not accepted and self._block:
+        self._collect()
+        if len(self._pending) >= self._limit and self._block:
             self._pending[0].exception()
             self._collect()
-            accepted = True
-        if accepted:
+        results = self.take()
+        if len(self._pending) < self._limit:
             self._pending.append(self._thread.submit(self.run, **arguments))
         else:
             self._dropped += 1
@@ -73,12 +71,24 @@ class UpdateQueue:
         while self._pending and self._pending[0].done():
             self._finished.append(self._pending.popleft())
 
+    def _raise_first(self) -> None:
+        """Raise the oldest error that nobody has heard of; results before and after it stay to be taken."""
+        for future in self._finished:
+            error = future.exception()
+            if error is not None:
+                self._finished.remove(future)
+                raise error
+
     def take(self) -> dict[str, Any]:
-        """Reduced results of the asynchronous updates that have finished since they were last taken."""
+        """Reduced results of the asynchronous updates that have finished since they were last taken.
+
+        Raises:
+            LearnerCoreError: what the oldest of them raised, once; the others' results are there at the next call.
+        """
         self._collect()
-        done: list[dict[str, Any]] = []
-        while self._finished:
-            done.append(self._finished.popleft().result())
+        self._raise_first()
+        done: list[dict[str, Any]] = [future.result() for future in self._finished]
+        self._finished.clear()
         if not done and not self._dropped:
             return {}
         weights = [result.pop("_weights") for result in done if "_weights" in result]
@@ -94,13 +104,32 @@ class UpdateQueue:
         return results
 
     def drain(self) -> None:
-        """Wait until no asynchronous update is running; their results stay to be taken."""
+        """Wait until no asynchronous update is running; their results stay to be taken.
+
+        Raises:
+            LearnerCoreError: what the oldest of them raised, once.
+        """
+        self._wait()
+        self._raise_first()
+
+    def _wait(self) -> None:
         while self._pending:
             self._pending[0].exception()
             self._collect()
 
     def close(self) -> None:
-        """Wait for what is running and release the thread."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=True)
-            self._thread = None
+        """Wait for what is running and release the thread; warn of errors that nobody has heard of."""
+        if self._thread is None:
+            return
+        self._wait()
+        self._thread.shutdown(wait=True)
+        self._thread = None
+        errors = [error for future in self._finished if (error := future.exception()) is not None]
+        self._finished.clear()
+        if errors:
+            warnings.warn(
+                f"{len(errors)} asynchronous update(s) failed and no later call could say so; "
+                f"the first: {type(errors[0]).__name__}: {errors[0]}",
+                RuntimeWarning,
+                stacklevel=3,
+            )

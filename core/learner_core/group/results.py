@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["merge_results"]
 
-_SUMMED = frozenset({"num_minibatch_steps", "num_nonfinite_steps", "num_modules_updated"})
+_SUMMED = frozenset({"num_minibatch_steps", "num_nonfinite_steps", "num_modules_updated", "num_learners_restarted"})
 _LATEST = frozenset({"compiled", "num_updates"})
 
 

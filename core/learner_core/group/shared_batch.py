@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Layout", "Segment", "read_batch"]
+__all__ = ["Layout", "Place", "Segment", "read_batch", "receive"]
 
 _ALIGNMENT = 64
 #: (path of keys, dtype, shape, offset) of arrays, and (path, value) of everything else, which travels with the request.
 Layout = dict[str, Any]
+#: (slot, serial number of the segment in it, size in bytes).
+Place = tuple[int, int, int]
 
 
 class Segment:
@@ -29,11 +33,12 @@ class Segment:
 
     def __init__(self, slot: int) -> None:
         self._slot = slot
+        self._serial = 0
         self._size = 0
         self._map: mmap.mmap | None = None
         self._descriptor = -1
 
-    def write(self, batch: Any) -> tuple[tuple[int, int] | None, Layout, int | None]:
+    def write(self, batch: Any) -> tuple[Place | None, Layout, int | None]:
         """Copy a batch in.
 
         Args:
@@ -41,7 +46,7 @@ class Segment:
                 to convert or to refuse.
 
         Returns:
-            ((slot, size) or None if nothing is shared, layout, descriptor to send first if the segment is new).
+            (place or None if nothing is shared, layout, descriptor to send first if the segment is new).
         """
         arrays: list[tuple[tuple[Any, ...], np.ndarray, int]] = []
         others: list[tuple[tuple[Any, ...], Any]] = []
@@ -61,13 +66,14 @@ class Segment:
             "arrays": [(path, value.dtype.str, value.shape, offset) for path, value, offset in arrays],
             "others": others,
         }
-        return (self._slot, self._size) if self._size else None, layout, new
+        return (self._slot, self._serial, self._size) if self._size else None, layout, new
 
     def _reserve(self, size: int) -> int | None:
         if size <= self._size:
             return None
         self.close()
         # Room to spare, so that batches of slightly different sizes do not ask again and again.
+        self._serial += 1
         self._size = -(-size * 5 // 4 // mmap.PAGESIZE) * mmap.PAGESIZE
         self._descriptor = os.memfd_create("learner-core-batch", os.MFD_CLOEXEC)
         os.ftruncate(self._descriptor, self._size)
@@ -79,12 +85,28 @@ class Segment:
         """To hand to a learner that joins later."""
         return self._descriptor if self._size else None
 
+    def send(self, to: socket.socket) -> None:
+        """Hand the memory to a learner, which finds it by ``receive``."""
+        socket.send_fds(to, [struct.pack("<Q", self._serial)], [self._descriptor])
+
     def close(self) -> None:
         """Let go of the memory; learners that still read it keep it until they are done."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             # The arrays that were copied in may still refer to the map; it goes when they do.
             self._map, self._descriptor, self._size = None, -1, 0
+
+
+def receive(source: socket.socket, place: Place) -> mmap.mmap:
+    """The memory of a place, mapped; waits until it has been sent. What was sent before it is of no more use."""
+    _, serial, size = place
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(source, 8, 1)
+        if not message:
+            raise EOFError("the driver is gone")
+        with open(descriptors[0], "rb") as file:
+            if struct.unpack("<Q", message)[0] == serial:
+                return mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
 
 
 def _leaves(tree: Any, path: tuple[Any, ...]) -> list[tuple[tuple[Any, ...], Any]]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from learner_core.errors import LearnerGroupError
 
-from .shared_batch import read_batch
+from .shared_batch import Place, read_batch, receive
 
 __all__ = ["PULSE_S", "LearnerWorker", "work"]
 
@@ -186,23 +186,20 @@ class _SharedMemoryWorker(LearnerWorker):
     def __init__(self, descriptors: socket.socket) -> None:
         super().__init__()
         self._descriptors = descriptors
-        self._segments: dict[int, tuple[int, mmap.mmap]] = {}
+        self._segments: dict[int, tuple[Place, mmap.mmap]] = {}
 
     def fetch(self, where: Mapping[str, Any]) -> Any:
         """The batch that lies in shared memory."""
         return read_batch(self._memory(where["segment"]), where["layout"])
 
-    def _memory(self, segment: tuple[int, int] | None) -> Any:
-        """The mapped segment of this slot; one that is new comes over the descriptor socket."""
-        if segment is None:
+    def _memory(self, place: Place | None) -> Any:
+        """The mapped segment; one that is new comes over the descriptor socket."""
+        if place is None:
             return memoryview(b"")
-        slot, size = segment
-        known = self._segments.get(slot)
-        if known is None or known[0] != size:
-            _, received, _, _ = socket.recv_fds(self._descriptors, 16, 1)
-            with open(received[0], "rb") as file:
-                self._segments[slot] = (size, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ))
-        return self._segments[slot][1]
+        known = self._segments.get(place[0])
+        if known is None or known[0] != place:
+            known = self._segments[place[0]] = (place, receive(self._descriptors, place))
+        return known[1]
 
 
 def parameter_digest(learner: Any) -> str:
