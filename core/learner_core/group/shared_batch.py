@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Layout", "Place", "Segment", "read_batch", "receive"]
+__all__ = ["Layout", "Segment", "SegmentId", "read_batch", "receive"]
 
 _ALIGNMENT = 64
 #: (path of keys, dtype, shape, offset) of arrays, and (path, value) of everything else, which travels with the request.
 Layout = dict[str, Any]
 #: (slot, serial number of the segment in it, size in bytes).
-Place = tuple[int, int, int]
+SegmentId = tuple[int, int, int]
 
 
 class Segment:
@@ -38,7 +38,7 @@ class Segment:
         self._map: mmap.mmap | None = None
         self._descriptor = -1
 
-    def write(self, batch: Any) -> tuple[Place | None, Layout, int | None]:
+    def write(self, batch: Any) -> tuple[SegmentId | None, Layout, int | None]:
         """Copy a batch in.
 
         Args:
@@ -46,7 +46,7 @@ class Segment:
                 to convert or to refuse.
 
         Returns:
-            (place or None if nothing is shared, layout, descriptor to send first if the segment is new).
+            (segment or None if nothing is shared, layout, descriptor to send first if the segment is new).
         """
         arrays: list[tuple[tuple[Any, ...], np.ndarray, int]] = []
         others: list[tuple[tuple[Any, ...], Any]] = []
@@ -97,7 +97,7 @@ class Segment:
             self._map, self._descriptor, self._size = None, -1, 0
 
 
-def receive(source: socket.socket, place: Place) -> mmap.mmap:
+def receive(source: socket.socket, place: SegmentId) -> mmap.mmap:
     """The memory of a place, mapped; waits until it has been sent. What was sent before it is of no more use."""
     _, serial, size = place
     while True:

@@ -24,7 +24,7 @@ import numpy as np
 
 from learner_core.errors import LearnerGroupError
 
-from .shared_batch import Place, read_batch, receive
+from .shared_batch import SegmentId, read_batch, receive
 
 __all__ = ["PULSE_S", "LearnerWorker", "work"]
 
@@ -186,13 +186,13 @@ class _SharedMemoryWorker(LearnerWorker):
     def __init__(self, descriptors: socket.socket) -> None:
         super().__init__()
         self._descriptors = descriptors
-        self._segments: dict[int, tuple[Place, mmap.mmap]] = {}
+        self._segments: dict[int, tuple[SegmentId, mmap.mmap]] = {}
 
     def fetch(self, where: Mapping[str, Any]) -> Any:
         """The batch that lies in shared memory."""
         return read_batch(self._memory(where["segment"]), where["layout"])
 
-    def _memory(self, place: Place | None) -> Any:
+    def _memory(self, place: SegmentId | None) -> Any:
         """The mapped segment; one that is new comes over the descriptor socket."""
         if place is None:
             return memoryview(b"")
