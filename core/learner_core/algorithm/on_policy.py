@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import numpy_xp
 from ..maths.returns import gae
-from ..sampling.rollout import Rollout
+from ..sampling.rollout import Rollout, per_module
+from ..sampling.sequences import rollout_to_sequences
 from .algorithm import Algorithm, fragment_length
 
-__all__ = ["OnPolicyAlgorithm", "with_advantages"]
+__all__ = ["OnPolicyAlgorithm", "on_policy_batch", "with_advantages"]
 
 
 class OnPolicyAlgorithm(Algorithm):
@@ -26,12 +28,33 @@ class OnPolicyAlgorithm(Algorithm):
             rollouts = [self.runner.sample(length) for _ in range(count)]
             self.count_episodes()
         with self.timed("advantages"):
-            batches = [with_advantages(rollout, config) for rollout in rollouts]
-            batch = batches[0] if count == 1 else _joined(batches)
+            batch = on_policy_batch(rollouts, config)
+        if not batch:
+            return {"__all__": {"num_modules_updated": 0.0}}  # every episode was given up
         with self.timed("learn"):
             results = self.learner_group.update_from_batch(batch, timesteps=self.timesteps)
         self.sync_weights()
         return results
+
+
+def on_policy_batch(rollouts: Sequence[Rollout | Mapping[str, Rollout]], config: Any) -> dict[str, Any]:
+    """The rows of fragments with their advantages, as one batch.
+
+    Args:
+        rollouts: what runners handed over, of one agent or of several.
+        config: the settings; those of each module count for its rows.
+
+    Returns:
+        Columns [B, ...], or {module_id: columns} of the modules that have rows.
+    """
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for rollout in rollouts:
+        for module_id, part in per_module(rollout).items():
+            parts.setdefault(module_id, []).append(with_advantages(part, config.for_module(module_id)))
+    batch = {module_id: found[0] if len(found) == 1 else _joined(found) for module_id, found in parts.items()}
+    if all(isinstance(rollout, Rollout) for rollout in rollouts):
+        return next(iter(batch.values()))
+    return {module_id: columns for module_id, columns in batch.items() if len(columns["advantages"])}
 
 
 def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:

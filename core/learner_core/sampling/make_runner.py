@@ -10,8 +10,10 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from ..config.agents import is_multi_agent
 from .env_runner import EnvRunner
 from .evaluation import Watch
+from .multi_agent_env_runner import MultiAgentEnvRunner
 from .numpy_backend import Policy
 
 __all__ = ["MakePolicy", "Runner", "Weights", "give_weights", "make_runner"]
@@ -82,9 +84,13 @@ def make_runner(
     Returns:
         The runner; it needs weights before it samples.
     """
+    seed = int(getattr(config, "seed", 0))
+    if is_multi_agent(config):
+        return MultiAgentEnvRunner(
+            config, module_specs, seed=seed, env=env, worker_index=worker_index, make_policy=make_policy
+        )
     (spec,) = module_specs.values()
     policy = None if make_policy is None else make_policy(config, spec)
-    seed = int(getattr(config, "seed", 0))
     return EnvRunner(config, spec, seed=seed, env=env, worker_index=worker_index, policy=policy)
 
 
