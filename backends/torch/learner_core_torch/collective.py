@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -108,6 +109,7 @@ class TorchCollective(Collective):
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._open = False
+        self._store: Any = None
 
     def prepare(self) -> None:
         if not dist.is_available():
@@ -116,22 +118,51 @@ class TorchCollective(Collective):
                 "(learner-core horovod build)"
             )
 
+    def offer(self, address: str, *, timeout_s: float) -> dict[str, str]:
+        # A socket of our own: left to itself, the store would listen on every interface.
+        with socket.socket() as listener:
+            listener.bind((address, 0))
+            listener.listen()
+            port = listener.getsockname()[1]
+            self._store = dist.TCPStore(  # type: ignore[attr-defined]  # re-exported by torch
+                address,
+                port,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=datetime.timedelta(seconds=timeout_s),
+                master_listen_fd=listener.detach(),
+            )
+        return {"port": str(port)}
+
     def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
         self.prepare()
         if dist.is_initialized():
             raise LearnerGroupError('collective="torch": this process is in another torch.distributed group already')
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        interface = rendezvous.get("interface", "lo")
+        if interface:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
         with _peers("torch"):
             dist.init_process_group(
                 "nccl" if self._device.type == "cuda" else "gloo",
-                store=dist.FileStore(rendezvous["file"], size),  # type: ignore[attr-defined]  # re-exported by torch
+                store=self._meet(rendezvous, size, timeout_s),
                 rank=rank,
                 world_size=size,
                 timeout=datetime.timedelta(seconds=max(timeout_s, _PATIENCE_S)),
                 device_id=self._device if self._device.type == "cuda" else None,
             )
         self.rank, self.size, self._open = rank, size, True
+
+    def _meet(self, rendezvous: Mapping[str, str], size: int, timeout_s: float) -> Any:
+        """A file on one machine; on several, the store that rank 0 has opened."""
+        if "file" in rendezvous:
+            return dist.FileStore(rendezvous["file"], size)  # type: ignore[attr-defined]  # re-exported by torch
+        if self._store is not None:
+            return self._store
+        timeout = datetime.timedelta(seconds=timeout_s)
+        return dist.TCPStore(  # type: ignore[attr-defined]  # re-exported by torch
+            rendezvous["address"], int(rendezvous["port"]), is_master=False, wait_for_workers=False, timeout=timeout
+        )
 
     def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
         with _peers("torch"):
@@ -154,6 +185,7 @@ class TorchCollective(Collective):
     def close(self) -> None:
         if self._open:
             self._open = False
+            self._store = None
             with contextlib.suppress(Exception):
                 dist.destroy_process_group()
 

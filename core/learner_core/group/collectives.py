@@ -12,7 +12,7 @@ import importlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from learner_core.errors import LearnerGroupError
@@ -28,14 +28,14 @@ class Place:
     Attributes:
         host: name of its machine, the same for ranks on the same machine and for no others.
         address: IPv4 address at which the other ranks reach it.
-        listener: file descriptor, in that rank's process, of a socket that listens at ``address``; for a meeting point.
-        port: its port.
+        interface: name of the network interface that has this address; "" if none has.
+        offer: what ``Collective.offer`` said, on rank 0.
     """
 
     host: str
     address: str
-    listener: int = -1
-    port: int = 0
+    interface: str = ""
+    offer: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rendezvous:
@@ -72,6 +72,18 @@ class Collective:
         Raises:
             LearnerGroupError: it is not installed or does not fit the framework; the text has the command.
         """
+
+    def offer(self, address: str, *, timeout_s: float) -> dict[str, str]:
+        """Open what the others meet at, where rank 0 and not the driver does that; asked of rank 0 after ``prepare``.
+
+        Args:
+            address: of this machine, for the others.
+            timeout_s: as in ``init``.
+
+        Returns:
+            What ``open_rendezvous`` finds as ``places[0].offer``.
+        """
+        return {}
 
     def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
         """Join the ring.
@@ -168,15 +180,13 @@ class _FileRendezvous(Rendezvous):
 
 
 class _StoreRendezvous(Rendezvous):
-    """A store that rank 0 opens on the socket it holds for that; the driver opens nothing."""
+    """The store that rank 0 has opened; the driver opens nothing."""
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = places
 
     def for_rank(self, rank: int) -> dict[str, str]:
-        first = self._places[0]
-        meeting = {"address": first.address, "port": str(first.port), "own_address": self._places[rank].address}
-        return {**meeting, "listener": str(first.listener)} if rank == 0 else meeting
+        return {"address": self._places[0].address, "interface": self._places[rank].interface, **self._places[0].offer}
 
 
 class TorchDistributed:

@@ -111,7 +111,7 @@ class Fleet(Protocol):
     """The members of one group, and the way of a batch to them."""
 
     def start(self, frameworks: Sequence[str], collective: str) -> Sequence[Member]:
-        """Start one member per entry, in rank order, and do not wait until they can answer.
+        """Start one member per entry, in rank order. It need not be able to answer yet, only to give signs of life.
 
         Called at build and again after a loss, when all earlier members have been killed and closed.
 
@@ -127,7 +127,10 @@ class Fleet(Protocol):
         """``environment`` (variables to set first) and ``num_threads`` for ``LearnerWorker.build``."""
 
     def places(self) -> Sequence[Place] | None:
-        """Where the members are, in rank order, so that they can meet; ``None``: all on this host."""
+        """Where the members are, ``host`` and ``address``, in rank order, so that they can meet.
+
+        ``None``: all on this host, by the loopback interface and files.
+        """
 
     def put_batch(self, batch: Any) -> Mapping[str, Any]:
         """Bring a batch within reach of all members.

@@ -27,6 +27,8 @@ __all__ = ["RemoteLearners"]
 #: Seconds that learners have to end by themselves before they are killed.
 _GRACE_S = 2.0
 _MOST_RESTARTS = 3
+#: All that takes time is done before learners meet; sockets that do not answer may be tried more than once.
+_MEETING_TIMEOUTS = 4
 
 
 class RemoteLearners:
@@ -118,6 +120,12 @@ class RemoteLearners:
         # Everything is imported and built; now all meet at once.
         timeout_s = self._config.timeout_s
         places = self._fleet.places()
+        if places is not None:
+            locating = [
+                {"host": place.host, "address": place.address, "rank": rank, "timeout_s": timeout_s}
+                for rank, place in enumerate(places)
+            ]
+            places = self._request("locate", locating)
         with self._collective.open_rendezvous(self._size, timeout_s=timeout_s, places=places) as meeting:
             joining: list[dict[str, Any]] = [
                 {"rank": rank, "size": self._size, "rendezvous": meeting.for_rank(rank), "timeout_s": timeout_s}
@@ -221,8 +229,11 @@ class RemoteLearners:
         self._answers = answers if operation == "update" else {}
         failures: dict[int, tuple[Exception, str]] = {}
         failed_at: float | None = None
+        meet_until = time.monotonic() + _MEETING_TIMEOUTS * self._config.timeout_s + _GRACE_S
         while any(member.waiting for member in members):
             self._take(members, answers, failures, operation)
+            if operation == "join" and time.monotonic() > meet_until:
+                self._cannot_meet(members)
             if not failures or operation == "call":
                 continue
             failed_at = failed_at or time.monotonic()
@@ -234,6 +245,15 @@ class RemoteLearners:
         if failures:
             self._raise(operation, members, failures)
         return [answers[member.rank] for member in members]
+
+    def _cannot_meet(self, members: Sequence[Member]) -> NoReturn:
+        late = [member.rank for member in members if member.waiting]
+        text = (
+            f"learners {late} of {self._size} live and do not reach the others within {_MEETING_TIMEOUTS} times "
+            f"timeout_s={self._config.timeout_s:g} s: is a firewall between their machines, or between them and here?"
+        )
+        self._break(text)
+        raise LearnerGroupError(text)
 
     def _settle(self) -> None:
         """Somebody may have interrupted the driver while it waited; those answers are nobody's any more."""

@@ -24,6 +24,8 @@ import numpy as np
 
 from learner_core.errors import LearnerGroupError
 
+from .collectives import Place, load_collective
+from .devices import interface_of
 from .shared_batch import SegmentId, read_batch, receive
 
 __all__ = ["PULSE_S", "LearnerWorker", "work"]
@@ -98,7 +100,7 @@ class LearnerWorker:
         """Do what a request says.
 
         Args:
-            operation: "build", "join", "update", "call" or "close".
+            operation: "build", "locate", "join", "update", "call" or "close".
             argument: its keyword arguments.
 
         Returns:
@@ -117,8 +119,6 @@ class LearnerWorker:
         from learner_core.learning.build import resolve_backend
         from learner_core.learning.ring import Ring
 
-        from .collectives import load_collective
-
         settings = cloudpickle.loads(config)
         learner_class = settings.get_learner_class()
         if num_threads:
@@ -135,6 +135,15 @@ class LearnerWorker:
             config=settings, module_spec=cloudpickle.loads(module_spec), backend=backend, ring=ring
         )
         return {"pid": os.getpid()}
+
+    def locate(self, *, host: str, address: str, rank: int, timeout_s: float) -> Place:
+        """Where this rank is, for the others; rank 0 opens what they meet at, if that is the collective's way.
+
+        Args:
+            host, address: as in ``Place``, known to the launcher.
+        """
+        offer = self._collective.offer(address, timeout_s=timeout_s) if rank == 0 else {}
+        return Place(host, address, interface_of(address), offer)
 
     def join(self, *, rank: int, size: int, rendezvous: dict[str, str], timeout_s: float) -> None:
         """Meet the other learners."""

@@ -1,9 +1,10 @@
-"""Entry point ``learner_core.collectives: horovod``: the collective, and its rendezvous on the loopback interface."""
+"""Entry point ``learner_core.collectives: horovod``: the collective, and its rendezvous."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import socket
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -24,22 +25,29 @@ _MODULES = {"torch": "torch", "tf": "tensorflow"}
 
 
 class HorovodRendezvous(Rendezvous):
-    """Horovod's own key-value server, in a thread of this process, bound to 127.0.0.1.
+    """Horovod's own key-value server, in a thread of this process, bound to one address: 127.0.0.1 on one machine.
 
     Horovod's launcher binds it to every interface without any authentication; its address and the ranks' places are
     all that the launcher tells the ranks, so we do that ourselves.
+
+    Args:
+        size: number of ranks.
+        timeout_s: after which Gloo gives a silent peer up.
+        places: where the ranks are; ``None``: all on this host. Ranks of one host need not be neighbours.
     """
 
-    def __init__(self, size: int, *, timeout_s: float) -> None:
+    def __init__(self, size: int, *, timeout_s: float, places: Sequence[Place] | None = None) -> None:
         _require()
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-        self._size = size
+        self._places = list(places) if places is not None else [Place(_HOST, "127.0.0.1", "lo")] * size
+        self._hosts = [place.host for place in self._places]
         self._timeout_s = timeout_s
-        self._server: Any = RendezvousHTTPServer(("127.0.0.1", 0), RendezvousHandler, 0)
+        self._server: Any = RendezvousHTTPServer((_own_address(self._places[0].address), 0), RendezvousHandler, 0)
         self._server.daemon_threads = True
-        self._server.init(get_host_assignments(parse_hosts(f"{_HOST}:{size}"), size))
+        slots = ",".join(f"{host}:{self._hosts.count(host)}" for host in dict.fromkeys(self._hosts))
+        self._server.init(get_host_assignments(parse_hosts(slots), size))
         # Its end is noticed at the next poll; the default of 0.5 s would be most of a warm start.
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.01,), name="horovod-rendezvous", daemon=True
@@ -47,17 +55,22 @@ class HorovodRendezvous(Rendezvous):
         self._thread.start()
 
     def for_rank(self, rank: int) -> dict[str, str]:
+        host = self._hosts[rank]
+        local = self._hosts[:rank].count(host)
+        # The ranks that have this local rank on their machines, one per machine.
+        peers = [name for name in dict.fromkeys(self._hosts) if self._hosts.count(name) > local]
+        address, port = self._server.server_address[:2]
         return {
             "HOROVOD_RANK": str(rank),
-            "HOROVOD_SIZE": str(self._size),
-            "HOROVOD_LOCAL_RANK": str(rank),
-            "HOROVOD_LOCAL_SIZE": str(self._size),
-            "HOROVOD_CROSS_RANK": "0",
-            "HOROVOD_CROSS_SIZE": "1",
-            "HOROVOD_HOSTNAME": _HOST,
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(self._server.server_address[1]),
-            "HOROVOD_GLOO_IFACE": "lo",
+            "HOROVOD_SIZE": str(len(self._hosts)),
+            "HOROVOD_LOCAL_RANK": str(local),
+            "HOROVOD_LOCAL_SIZE": str(self._hosts.count(host)),
+            "HOROVOD_CROSS_RANK": str(peers.index(host)),
+            "HOROVOD_CROSS_SIZE": str(len(peers)),
+            "HOROVOD_HOSTNAME": host,
+            "HOROVOD_GLOO_RENDEZVOUS_ADDR": str(address),
+            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+            "HOROVOD_GLOO_IFACE": self._places[rank].interface,
             "HOROVOD_GLOO_TIMEOUT_SECONDS": str(max(1, round(self._timeout_s))),
             "HOROVOD_CONTROLLER": "gloo",
             "HOROVOD_CPU_OPERATIONS": "gloo",
@@ -86,9 +99,7 @@ class HorovodPlugin:
 
     def open_rendezvous(self, size: int, *, timeout_s: float, places: Sequence[Place] | None = None) -> Rendezvous:
         """As :meth:`CollectivePlugin.open_rendezvous`."""
-        if places is not None:
-            raise LearnerGroupError('collective="horovod": these learners are not all on this host')
-        return HorovodRendezvous(size, timeout_s=timeout_s)
+        return HorovodRendezvous(size, timeout_s=timeout_s, places=places)
 
     def create(self, backend: Any) -> Collective:
         """As :meth:`CollectivePlugin.create`."""
@@ -96,6 +107,13 @@ class HorovodPlugin:
         if collective is None:
             raise LearnerGroupError(f"the backend {backend.name!r} has no make_collective({self.name!r})")
         return collective
+
+
+def _own_address(peer: str) -> str:
+    """This machine's address on the way to ``peer``."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, 9))  # sends nothing
+        return str(probe.getsockname()[0])
 
 
 def _require(backend_name: str | None = None) -> None:

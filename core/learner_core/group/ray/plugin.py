@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
-from learner_core.errors import LearnerGroupError
 from learner_core.group.launchers import Learners
 from learner_core.group.local import LocalLearners
 from learner_core.plugins.hookspecs import hookimpl
+
+from .fleet import RayFleet
 
 __all__ = ["RayLauncher", "learner_core_launcher"]
 
@@ -24,9 +24,9 @@ class RayLauncher:
         """As :meth:`Launcher.make_learners`."""
         if not config.num_learners:
             return LocalLearners(config, env)
-        if importlib.util.find_spec("ray") is None:
-            raise LearnerGroupError('launcher="ray": Ray is not installed: pip install "learner-core[ray]"')
-        raise LearnerGroupError('launcher="ray": not in this version yet')
+        from learner_core.group.remote import RemoteLearners
+
+        return RemoteLearners(config, env, RayFleet(config))
 
 
 @hookimpl

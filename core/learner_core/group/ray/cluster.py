@@ -1,0 +1,147 @@
+"""Ray itself: the options of ``launcher="ray"``, connecting to a cluster or starting one, and room for the actors.
+
+Needs Ray where a group is built, and refuses with the command that brings it; importing this file needs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from learner_core.errors import LearnerGroupError, did_you_mean
+
+__all__ = ["RayOptions", "connect", "import_ray", "make_room"]
+
+Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """``.learners(launcher="ray", launcher_options={...})``."""
+
+    placement: Strategy = "PACK"
+    """Ray's placement strategy of the learners: PACK: as few machines as possible; SPREAD: as many; STRICT_PACK: one
+    machine or none; STRICT_SPREAD: one learner per machine. Gradients travel least with PACK."""
+
+    resources: dict[str, float] = field(default_factory=dict)
+    """Custom resources of each learner besides CPUs and GPUs, ``{"accelerator_type:H100": 0.001}``."""
+
+    start_timeout_s: float = 60.0
+    """Seconds for Ray to find room for all actors and to start their processes; on a cluster that grows on demand,
+    what a new machine takes."""
+
+    fetch_timeout_s: float = 60.0
+    """Seconds for a batch to come from the object store of one machine to that of another."""
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> RayOptions:
+        """Check the options.
+
+        Raises:
+            LearnerGroupError: an unknown name, with the nearest, or a value that is none.
+        """
+        names = [option.name for option in fields(cls)]
+        for name, value in given.items():
+            if name not in names:
+                raise LearnerGroupError(f'launcher_options of "ray": no option {name!r}.{did_you_mean(name, names)}')
+            strategies = get_args(Strategy)
+            if name == "placement" and value not in strategies:
+                raise LearnerGroupError(f"launcher_options: placement={value!r}: choose from {', '.join(strategies)}")
+            if name == "resources" and not (
+                isinstance(value, dict) and all(isinstance(k, str) and _positive(v) for k, v in value.items())
+            ):
+                raise LearnerGroupError(f"launcher_options: resources={value!r}: a dict of names and positive amounts")
+            if name.endswith("_s") and not _positive(value):
+                raise LearnerGroupError(f"launcher_options: {name}={value!r}: a positive number of seconds")
+        return cls(**given)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def import_ray() -> Any:
+    """The module ``ray``.
+
+    Raises:
+        LearnerGroupError: it is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise LearnerGroupError('launcher="ray": Ray is not installed: pip install "learner-core[ray]"')
+    return importlib.import_module("ray")
+
+
+def connect(num_cpus: int) -> Any:
+    """Use the Ray that there is, or start one on this machine; returns the module.
+
+    In this order: the Ray that this process is connected to; the cluster of ``RAY_ADDRESS``, or one that ``ray start``
+    started on this machine; else a new one, quiet, without a dashboard, that ends with this process.
+
+    Args:
+        num_cpus: that a new one must have at least: CPUs are Ray's way of counting, and more learners than cores is
+            the caller's decision, as it is with ``launcher="local"``.
+
+    Raises:
+        LearnerGroupError: there is no Ray, the cluster does not answer, or this process is a client outside of it.
+    """
+    ray = import_ray()
+    address = os.environ.get("RAY_ADDRESS", "")
+    client = importlib.import_module("ray.util.client")
+    if "://" in address or client.ray.is_connected():
+        raise LearnerGroupError(
+            'launcher="ray": this process is a Ray Client (ray://...), outside the cluster, where the learners cannot '
+            "meet it: run it on a machine of the cluster, by `ray job submit`, say"
+        )
+    if ray.is_initialized():
+        return ray
+    quiet = {"include_dashboard": False, "logging_level": logging.ERROR}
+    if not address:
+        try:
+            ray.init(address="auto", **quiet)
+            return ray
+        except ConnectionError:
+            pass
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        if address and address != "local":
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", num_cpus=max(num_cpus, os.cpu_count() or 1), **quiet)
+    except Exception as error:
+        where = f"the cluster of RAY_ADDRESS={address}" if address else "a Ray of our own on this machine"
+        raise LearnerGroupError(f'launcher="ray": {where}: {type(error).__name__}: {error}') from error
+    return ray
+
+
+def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: str) -> Any:
+    """Reserve resources for one actor per bundle, all or none.
+
+    Returns:
+        A placement group, ready.
+
+    Raises:
+        LearnerGroupError: not in ``start_timeout_s``; says what was asked for and what there is.
+    """
+    ray = import_ray()
+    group = ray.util.placement_group(list(bundles), strategy=options.placement)
+    if group.wait(options.start_timeout_s):
+        return group
+    ray.util.remove_placement_group(group)
+    raise LearnerGroupError(
+        f"{what} need {_listed(bundles[0])} each (placement {options.placement}), and Ray has found no room for "
+        f"{len(bundles)} in {options.start_timeout_s:g} s. It has {_listed(ray.cluster_resources())}; free are "
+        f"{_listed(ray.available_resources())}. Use fewer, give Ray more, or wait longer "
+        "(launcher_options={'start_timeout_s': ...})"
+    )
+
+
+def _listed(resources: dict[str, float]) -> str:
+    shown = {name: amount for name, amount in sorted(resources.items()) if name in ("CPU", "GPU") or "_" not in name}
+    hidden = ("memory", "object_store_memory", "node:")
+    words = [f"{amount:g} {name}" for name, amount in shown.items() if not name.startswith(hidden)]
+    return ", ".join(words) or "nothing"
