@@ -1,0 +1,232 @@
+"""The loop of asynchronous algorithms: runners sample, learners learn, and neither waits for the other.
+
+With ``num_env_runners`` >= 1 runners are processes that go on with the newest weights they were sent, however old;
+updates go through the learners' queue. With ``num_env_runners=0`` the same steps are taken one after the other, so that
+a run is a function of its seed and resumes bit for bit.
+
+One round, in the order that matters:
+
+1. Fragments that have come are cut into sequences, which wait with the version of the weights that acted. A version is
+   the number of updates that the weights had seen.
+2. Enough sequences make a batch, the oldest first. It goes into the circular buffer, and batches come out of it: each
+   is used as often as configured.
+3. Every use is an update. A full queue blocks, which lets the runners run dry, or drops it, which is counted.
+4. After every ``broadcast_interval`` updates the runners are sent the learners' weights.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..group.results import merge_results
+from ..sampling.circular_replay import CircularReplay
+from ..sampling.fragments import WaitingSequences, fragment_to_sequences
+from ..sampling.rollout import per_module
+from .algorithm import Algorithm
+from .throughput import Throughput
+
+__all__ = ["AsynchronousAlgorithm"]
+
+#: Seconds to wait for a fragment before looking after the learners again.
+_WAIT_S = 0.05
+
+
+class AsynchronousAlgorithm(Algorithm):
+    """Samples and learns side by side; an iteration is ``timesteps_per_iteration`` environment steps."""
+
+    def setup(self) -> None:
+        config: Any = self.config
+        self._asynchronous = config.num_env_runners > 0
+        self._length = int(config.sequence_length)
+        self._batch_sequences = config.train_batch_size // self._length
+        columns = self.learner_group.foreach_learner(_columns)[0]
+        trained = config.policies_to_train
+        self._wanted = {mid: names for mid, names in columns.items() if trained is None or mid in trained}
+        self._waiting = {mid: WaitingSequences() for mid in self._wanted}
+        self._replay = CircularReplay(
+            config.circular_buffer_num_batches, config.circular_buffer_iterations_per_batch, config.seed
+        )
+        #: Versions and timesteps of the updates that are queued, in order.
+        self._in_flight: deque[tuple[np.ndarray, int]] = deque()
+        self._num_submitted = 0
+        #: Weights that the runners act with, and their version.
+        self._sent: tuple[int, Any] = (0, None)
+        self._learner_results: list[dict[str, Any]] = []
+        self._throughput = Throughput()
+
+    # ------------------------------------------------------------------ an iteration
+
+    def training_step(self) -> dict[str, Any]:
+        config: Any = self.config
+        goal = self.num_env_steps_sampled_lifetime + config.timesteps_per_iteration
+        self._throughput.begin(self.num_env_steps_sampled_lifetime, self.learner_group.busy_seconds)
+        while self.num_env_steps_sampled_lifetime < goal:
+            with self.timed("sample"):
+                for version, rollout in self._fragments():
+                    self._take(rollout, version)
+                self.count_episodes()
+            while (ready := self._next_batch()) is not None:
+                for batch, info in self._uses(*ready):
+                    self._learn(batch, info)
+            if self._asynchronous:
+                self._absorb(self.learner_group.poll())
+        self._throughput.end(
+            self.num_env_steps_sampled_lifetime, self.learner_group.busy_seconds, self.learner_group.queue_depth
+        )
+        results, self._learner_results = merge_results(self._learner_results), []
+        return results or {"__all__": {"num_modules_updated": 0.0}}
+
+    def iteration_results(self) -> dict[str, Any]:
+        """``throughput``: rates, utilisation, policy lag, queue depth and drops of this iteration."""
+        return {
+            **super().iteration_results(),
+            "throughput": {**self._throughput.results(), "replay_depth": float(len(self._replay))},
+        }
+
+    def _fragments(self) -> Iterable[tuple[int, Any]]:
+        """(version of the weights, rollout) of fragments that have come."""
+        if not self._asynchronous:
+            return [(self._sent[0], rollout) for rollout in self._runners.sample(self._length)]
+        self._runners.request(self._length)
+        return [(max(f.weights_version, 0), f.rollout) for f in self._runners.ready(_WAIT_S)]
+
+    def _take(self, rollout: Any, version: int) -> None:
+        """Cut a fragment into sequences, which wait for their batch."""
+        for module_id, part in per_module(rollout).items():
+            if module_id in self._wanted:
+                sequences = fragment_to_sequences(part, self._wanted[module_id])
+                if sequences["loss_mask"].any():
+                    self._waiting[module_id].add(sequences, version)
+
+    def _next_batch(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The oldest sequences as a batch, once one module has enough of them; (batch, what is known of it)."""
+        enough = self._batch_sequences
+        if all(len(waiting) < enough for waiting in self._waiting.values()):
+            return None
+        batch: dict[str, Any] = {}
+        versions = []
+        for module_id, waiting in self._waiting.items():
+            if len(waiting):
+                batch[module_id], part = waiting.take(min(enough, len(waiting)))
+                versions.append(part)
+        timesteps = sum(int(columns["loss_mask"].sum()) for columns in batch.values())
+        return batch, {"versions": np.concatenate(versions), "num_timesteps": timesteps}
+
+    def _uses(self, batch: dict[str, Any], info: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """What is to be learned from, now that this batch has come."""
+        config: Any = self.config
+        uses = []
+        evicted = self._replay.add(batch, info)
+        if evicted is not None and config.queue_full == "block":
+            uses += [evicted] * evicted.uses_left
+        elif evicted is not None:
+            self._throughput.drop(evicted.info["num_timesteps"] * evicted.uses_left, evicted.uses_left)
+        for _ in range(config.circular_buffer_iterations_per_batch):
+            drawn = self._replay.draw()
+            if drawn is not None:
+                uses.append(drawn)
+        return [(stored.batch, stored.info) for stored in uses]
+
+    # ------------------------------------------------------------------ learning
+
+    def _learn(self, batch: dict[str, Any], info: dict[str, Any]) -> None:
+        """One update: now, or queued."""
+        config: Any = self.config
+        group = self.learner_group
+        dropping = self._asynchronous and config.queue_full == "drop"
+        if dropping and group.queue_depth >= config.max_requests_in_flight_per_learner:
+            self._throughput.drop(info["num_timesteps"], 1)
+            return
+        self._num_submitted += 1
+        due = self._num_submitted % config.broadcast_interval == 0
+        self._in_flight.append((info["versions"], info["num_timesteps"]))
+        with self.timed("wait_for_learners" if self._asynchronous else "learn"):
+            results = group.update_from_batch(
+                batch, timesteps=self.timesteps, async_update=self._asynchronous, return_weights=due
+            )
+        self._absorb(results)
+
+    def _absorb(self, results: dict[str, Any]) -> None:
+        """Take in the results of updates that are done: metrics, lag, and weights to send on."""
+        if not results:
+            return
+        weights = results.pop("_weights", None)
+        done = int(results["__all__"].get("num_updates_reduced", 1))
+        for _ in range(done):
+            self._throughput.trained(*self._in_flight.popleft())
+        self._learner_results.append(results)
+        if weights is not None:
+            self._send(*weights)
+
+    def _send(self, version: int, weights: Any) -> None:
+        with self.timed("sync_weights"):
+            self._sent = (version, weights)
+            self._runners.set_weights(weights, version=version)
+            self._throughput.num_broadcasts_lifetime += 1
+
+    def sync_weights(self) -> None:
+        """Give the runners the learners' newest weights, whatever ``broadcast_interval`` says."""
+        if self.env_runners is None:
+            return
+        weights = self.learner_group.get_weights()  # waits for queued updates
+        self._absorb(self.learner_group.poll())
+        version = self._throughput.num_updates_lifetime
+        if self._sent[1] is None:
+            self._sent = (version, weights)
+        self._runners.set_weights(weights, version=version)
+
+    def evaluate(self, num_episodes: int | None = None) -> dict[str, Any]:
+        results = super().evaluate(num_episodes)
+        version, weights = self._sent
+        if not self._asynchronous and version != self._throughput.num_updates_lifetime:
+            # Between two broadcasts the runner goes on with the weights that it had.
+            self._runners.set_weights(weights, version=version)
+        return results
+
+    # ------------------------------------------------------------------ state
+
+    def get_extra_state(self) -> dict[str, Any]:
+        # The learners' state was taken first, which waited for all updates.
+        self._absorb(self.learner_group.poll())
+        version, weights = self._sent
+        behind = version != self._throughput.num_updates_lifetime
+        return {
+            "waiting": {mid: waiting.get_state() for mid, waiting in self._waiting.items()},
+            "replay": self._replay.get_state(),
+            "throughput": self._throughput.get_state(),
+            "num_submitted": self._num_submitted,
+            # The newest are the learners' own.
+            "sent": [version, weights if behind else None],
+        }
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._absorb(self.learner_group.poll())
+        self._in_flight.clear()
+        self._learner_results = []
+        for module_id, waiting in state["waiting"].items():
+            if module_id in self._waiting:
+                self._waiting[module_id].set_state(waiting)
+        self._replay.set_state(state["replay"])
+        self._throughput.set_state(state["throughput"])
+        self._num_submitted = int(state["num_submitted"])
+        version, weights = state["sent"]
+        self._sent = (int(version), self.learner_group.get_weights() if weights is None else weights)
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of any backend."""
+        super().set_state(state)
+        if self.env_runners is not None:
+            version, weights = self._sent
+            self.env_runners.set_weights(weights, version=version)
+
+
+def _columns(learner: Any) -> dict[str, set[str]]:
+    """{module_id: names of the columns that its update reads}."""
+    return {
+        module_id: {name.split("/", 1)[0] for name in learner.batch_spec(module_id)} | {"loss_mask"}
+        for module_id in learner.module_specs
+    }
