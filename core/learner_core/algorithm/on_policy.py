@@ -58,7 +58,10 @@ def on_policy_batch(rollouts: Sequence[Rollout | Mapping[str, Rollout]], config:
 
 
 def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
-    """The rows of a rollout with ``advantages`` and ``value_targets`` (GAE; bootstrapped where an episode was cut)."""
+    """The rows of a rollout with ``advantages`` and ``value_targets`` (GAE; bootstrapped where an episode was cut).
+
+    Where the policy is recurrent they are sequences of ``max_seq_len``; advantages are those of the whole fragment.
+    """
     columns = rollout.columns
     rewards = np.asarray(columns["rewards"], np.float32)
     zeros = np.zeros_like(rewards)
@@ -75,7 +78,11 @@ def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
         gamma=config.gamma,
         lambda_=config.lambda_ if getattr(config, "use_critic", True) else 1.0,
     )
-    rows = rollout.rows({"advantages": advantages, "value_targets": targets})
+    extra = {"advantages": advantages, "value_targets": targets}
+    if "state_in" in columns:
+        rows = rollout_to_sequences(rollout, config.sequence_length, extra, burn_in=config.burn_in)
+    else:
+        rows = rollout.rows(extra)
     rows.pop("next_obs", None)
     return rows
 

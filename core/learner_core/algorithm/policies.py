@@ -43,6 +43,7 @@ class BackendPolicy(ForwardPolicy):
             exploration=in_numpy.get_exploration_action_dist_cls(),
             inference=in_numpy.get_inference_action_dist_cls(),
             set_weights=self._take,
+            initial_state=in_numpy.initial_state(),
         )
 
     def _take(self, weights: Mapping[str, np.ndarray]) -> None:

@@ -2,7 +2,8 @@
 
 Networks follow the observation space: images go through convolutions, also inside a Dict, everything else is encoded
 to one vector (``learner_core.spaces.encode``) and through an MLP. The setting ``encoders`` gives parts of a Dict
-networks of their own (``learner_core.maths.space_encoder``).
+networks of their own (``learner_core.maths.space_encoder``); ``recurrent`` gives the module a memory
+(``learner_core.learning.recurrent``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..errors import ConfigError, did_you_mean
 from ..maths.distributions import DiagGaussian
 from ..maths.networks import MLP, Encoder, make_encoder
 from ..maths.space_encoder import DictEncoder, needs_encoders
+from .recurrent import RECURRENT_KEYS, Memory
 from .rl_module import RLModule
 
 __all__ = ["ActorCriticModule", "PolicyModule", "Trunk", "check_model"]
@@ -116,10 +118,11 @@ class PolicyModule(RLModule):
 
     Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``encoders``, ``init``; for
     continuous actions ``free_log_std`` (True: one learned log standard deviation per action dimension, ``log_std``;
-    False: the network gives it) and ``log_std_init``.
+    False: the network gives it) and ``log_std_init``; for a memory ``recurrent`` ("lstm" or "gru"; None: none) and
+    ``recurrent_size`` (64).
     """
 
-    model_keys: ClassVar[tuple[str, ...]] = (*_NETWORK_KEYS, "free_log_std", "log_std_init")
+    model_keys: ClassVar[tuple[str, ...]] = (*_NETWORK_KEYS, *RECURRENT_KEYS, "free_log_std", "log_std_init")
 
     def setup(self) -> None:
         check_model(self.model, self.model_keys, type(self).__name__)
@@ -131,7 +134,28 @@ class PolicyModule(RLModule):
         self._setup_networks()
 
     def _setup_networks(self) -> None:
-        self.pi = Trunk("pi", self.observation_space, self.model, self.num_policy_outputs, output_gain=0.01)
+        self.pi = self._trunk("pi", self.num_policy_outputs, output_gain=0.01)
+
+    def _trunk(self, name: str, output_size: int | None, *, output_gain: float = 1.0) -> Trunk | Memory:
+        """A network over observations, with a memory if the settings say so."""
+        space, model = self.observation_space, self.model
+        if model.get("recurrent") is None:
+            return Trunk(name, space, model, output_size, output_gain=output_gain)
+        encoder = Trunk(name, space, model, None)
+        return Memory(name, space, model, encoder, output_size, output_gain=output_gain)
+
+    def _answer(
+        self, network: Trunk | Memory, params: Mapping[str, Any], batch: Mapping[str, Any], state: dict[str, Any]
+    ) -> Any:
+        """A network's outputs; what it remembers goes into ``state``."""
+        if isinstance(network, Trunk):
+            return network.apply(self.xp, params, batch["obs"])
+        outputs, after = network.apply(self.xp, params, batch)
+        state.update(after)
+        return outputs
+
+    def initial_state(self) -> dict[str, np.ndarray]:
+        return self.pi.initial_state() if isinstance(self.pi, Memory) else {}
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {**self.pi.init(rng), **self._init_log_std()}
@@ -149,27 +173,39 @@ class PolicyModule(RLModule):
         return self.xp.concat([outputs, log_std], -1)
 
     def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {"action_dist_inputs": self._dist_inputs(params, self.pi.apply(self.xp, params, batch["obs"]))}
+        state: dict[str, Any] = {}
+        out = {"action_dist_inputs": self._dist_inputs(params, self._answer(self.pi, params, batch, state))}
+        return {**out, "state_out": state} if state else out
 
 
 class ActorCriticModule(PolicyModule):
     """A policy and a state-value function, on separate networks or on a shared one.
 
-    Adds the setting ``vf_share_layers`` (False): one encoder ``encoder`` under the heads ``pi`` and ``vf``.
+    Adds the setting ``vf_share_layers`` (False): one encoder ``encoder`` (and one memory) under the heads ``pi`` and
+    ``vf``.
     """
 
     model_keys: ClassVar[tuple[str, ...]] = (*PolicyModule.model_keys, "vf_share_layers")
 
     def _setup_networks(self) -> None:
-        self.shared: Trunk | None = None
+        self.shared: Trunk | Memory | None = None
         if self.model.get("vf_share_layers", False):
-            self.shared = Trunk("encoder", self.observation_space, self.model, None)
+            self.shared = self._trunk("encoder", None)
             size = self.shared.output_size
             self.pi_head = MLP("pi", size, [], self.num_policy_outputs, output_gain=0.01)
             self.vf_head = MLP("vf", size, [], 1)
         else:
             super()._setup_networks()
-            self.vf = Trunk("vf", self.observation_space, self.model, 1)
+            self.vf = self._trunk("vf", 1)
+
+    def initial_state(self) -> dict[str, np.ndarray]:
+        networks = (self.pi, self.vf) if self.shared is None else (self.shared,)
+        return {
+            leaf: value
+            for network in networks
+            if isinstance(network, Memory)
+            for leaf, value in network.initial_state().items()
+        }
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         if self.shared is None:
@@ -177,23 +213,26 @@ class ActorCriticModule(PolicyModule):
         return {**self.shared.init(rng), **self.pi_head.init(rng), **self._init_log_std(), **self.vf_head.init(rng)}
 
     def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        xp, obs = self.xp, batch["obs"]
+        state: dict[str, Any] = {}
         if self.shared is None:
-            outputs, values = self.pi.apply(xp, params, obs), self.vf.apply(xp, params, obs)
+            outputs = self._answer(self.pi, params, batch, state)
+            values = self._answer(self.vf, params, batch, state)
         else:
-            features = self.shared.apply(xp, params, obs)
-            outputs = self.pi_head.apply(xp, params, features)
-            values = self.vf_head.apply(xp, params, features)
-        return {"action_dist_inputs": self._dist_inputs(params, outputs), "vf_preds": xp.squeeze(values, -1)}
+            features = self._answer(self.shared, params, batch, state)
+            outputs = self.pi_head.apply(self.xp, params, features)
+            values = self.vf_head.apply(self.xp, params, features)
+        out = {"action_dist_inputs": self._dist_inputs(params, outputs), "vf_preds": self.xp.squeeze(values, -1)}
+        return {**out, "state_out": state} if state else out
 
     def forward_inference(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        if self.shared is None:
+        if self.shared is None and isinstance(self.pi, Trunk):
             return {"action_dist_inputs": self._dist_inputs(params, self.pi.apply(self.xp, params, batch["obs"]))}
-        return {"action_dist_inputs": self.forward_train(params, batch)["action_dist_inputs"]}
+        return {name: value for name, value in self.forward_train(params, batch).items() if name != "vf_preds"}
 
     def compute_values(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
-        """State values float[B] of ``batch["obs"]``."""
+        """State values of ``batch["obs"]``: float[B], or [B, T] of sequences."""
+        state: dict[str, Any] = {}
         if self.shared is None:
-            return self.xp.squeeze(self.vf.apply(self.xp, params, batch["obs"]), -1)
-        features = self.shared.apply(self.xp, params, batch["obs"])
+            return self.xp.squeeze(self._answer(self.vf, params, batch, state), -1)
+        features = self._answer(self.shared, params, batch, state)
         return self.xp.squeeze(self.vf_head.apply(self.xp, params, features), -1)

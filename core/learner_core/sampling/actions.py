@@ -78,7 +78,7 @@ class ActionDoor:
             return actions.reshape((actions.shape[0], *self.shape))
         return actions.astype(self.dtype, copy=False)
 
-    def random(self, uniforms: np.ndarray) -> np.ndarray:
+    def random(self, uniforms: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
         """Random actions, as ``space.sample`` distributes them, from given noise.
 
         Bounded dimensions are uniform; dimensions bounded on one side are exponential from the bound; unbounded ones
@@ -86,13 +86,17 @@ class ActionDoor:
 
         Args:
             uniforms: float64[N, prod(shape)] in [0, 1).
+            allowed: bool[N, K], False where a discrete action is forbidden; None allows all.
 
         Returns:
             [N, *shape]: what the batch keeps, valid for ``to_env``. Box: float32; else int64.
         """
         rows = uniforms.reshape((uniforms.shape[0], *self.shape))
         if self.kind == "multi_binary":
-            return (rows < 0.5).astype(np.int64)
+            bits = rows < 0.5
+            return (bits if allowed is None else bits & allowed.reshape(bits.shape)).astype(np.int64)
+        if allowed is not None and self.kind != "box":
+            return self._random_allowed(uniforms, allowed)
         if self.kind != "box":
             return np.asarray(np.floor(rows * self._sizes) + self._start, np.int64)
         low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
@@ -105,3 +109,13 @@ class ActionDoor:
             floor + rows * (ceiling - floor),
             np.where(has_low, floor + upward, np.where(has_high, ceiling - upward, logistic)),
         ).astype(np.float32)
+
+    def _random_allowed(self, uniforms: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+        """Discrete actions, uniform among the allowed ones of every choice."""
+        flat = uniforms.reshape(len(uniforms), -1)
+        sizes = np.atleast_1d(self._sizes).ravel()
+        actions = np.empty(flat.shape, np.int64)
+        for index, part in enumerate(np.split(allowed, np.cumsum(sizes)[:-1], axis=-1)):
+            place = np.floor(flat[:, index] * part.sum(axis=-1))
+            actions[:, index] = np.argmax(np.cumsum(part, axis=-1) > place[:, np.newaxis], axis=-1)
+        return np.asarray(actions.reshape((len(actions), *self.shape)) + self._start, np.int64)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EnvError, StateError
+from ..maths.action_masks import split_mask
 from ..spaces import to_columns
 from .actions import ActionDoor
 from .columns import Columns, tree_map, tree_paths
@@ -29,6 +30,7 @@ from .env_state import check_env, restore_env, save_env
 from .episodes import Episode, EpisodeTracker
 from .evaluation import Watch, evaluate
 from .finite import check_finite
+from .lane_memory import LaneMemory
 from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
 from .normalize import RewardScaler, RunningMoments, RunningNormalizer
@@ -82,15 +84,19 @@ class EnvRunner:
         self.worker_index = worker_index
         self.lanes: Lanes = self._make_lanes(int(getattr(config, "num_envs_per_env_runner", 1)))
         self.num_envs = self.lanes.num_envs
-        self.observation_space = self.lanes.observation_space
         self.action_space = self.lanes.action_space
+        # What the environment shows may have a mask of actions in it; a network sees the rest.
+        self._shown_space = self.lanes.observation_space
+        self.observation_space, self._mask = split_mask(self._shown_space, self.action_space)
         self.policy: Policy = policy if policy is not None else NumpyPolicy(self._with_spaces(module_spec))
         self._door = ActionDoor(self.action_space)
         # As the environment gives them: what a normaliser takes in.
-        self._raw_example = example = to_columns(self.observation_space, self.observation_space.sample())
+        self._raw_example = example = to_columns(self._shown_space, self._shown_space.sample())
         # float64 observations are kept as float32: no learner takes more, and they are half of a rollout.
         self._example = tree_map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, example)
-        self._normalizer = RunningNormalizer(example) if getattr(config, "normalize_observations", False) else None
+        self._memory = LaneMemory(self.policy, self.num_envs, self._mask, whose=self._whose)
+        normalized = getattr(config, "normalize_observations", False)
+        self._normalizer = RunningNormalizer(self._memory.seen(example)) if normalized else None
         scaled = getattr(config, "normalize_rewards", False)
         self._scaler = RewardScaler(self.num_envs, float(config.gamma)) if scaled else None
         self._episodes = EpisodeTracker(self.num_envs)
@@ -164,19 +170,29 @@ class EnvRunner:
         Raises:
             EnvError: NaN or infinity from an environment, or one that raised too often.
         """
-        count, lanes = self.num_envs, self.lanes
+        count, lanes, memory = self.num_envs, self.lanes, self._memory
         recorder = Recorder(num_steps, count, self._scaler)
         obs = self._empty((num_steps + 1, count))
         tree_map(_copy_first, obs, self._obs)
         plain = not isinstance(obs, dict)
-        columns: dict[str, np.ndarray] = {}
+        columns: dict[str, Any] = {}
+        state_in, after = self._empty_state(num_steps), self._empty_state(num_steps)
+        resets = np.zeros((num_steps, count), np.bool_)
         for t in range(num_steps):
             current = obs[t] if plain else tree_map(lambda leaf, t=t: leaf[t], obs)
+            allowed = memory.allowed(current)
             if random_actions:
-                answer = {"actions": self._door.random(self._random_noise.at(self._num_vector_steps))}
+                answer = memory.random(self._door, self._random_noise.at(self._num_vector_steps), allowed)
             else:
                 noise = self._action_noise.at(self._num_vector_steps) if explore else None
-                answer = self.policy.compute_actions(current, noise=noise, explore=explore)
+                answer = memory.ask(memory.seen(current), noise=noise, explore=explore, allowed=allowed)
+            state_out = answer.pop("state_out", None)
+            if allowed is not None:
+                answer["action_mask"] = allowed
+            for leaf, column in state_in.items():
+                column[t] = memory.state[leaf]
+                after[leaf][t] = memory.state[leaf] if state_out is None else state_out[leaf]
+            resets[t] = memory.fresh
             if not columns:
                 columns = {name: np.empty((num_steps, *a.shape), a.dtype) for name, a in answer.items()}
             for name, column in columns.items():
@@ -186,6 +202,9 @@ class EnvRunner:
             step = lanes.step(self._door.to_env(answer["actions"]), out)
             check_finite(out, step, whose=self._whose)
             recorder.record(t, step)
+            memory.advance(step, state_out)
+            for lane, final in step.finals.items():
+                step.finals[lane] = memory.seen(final)
             if self._normalizer is not None:
                 self._normalize(step, out, following)
                 for lane, final in step.finals.items():
@@ -194,7 +213,11 @@ class EnvRunner:
         self._obs = tree_map(lambda leaf: leaf[-1].copy(), obs)
         if self._normalizer is None:
             self._raw_obs = self._obs
-        rollout = recorder.finish(obs, columns, self._episodes, self.policy.values)
+        if memory.recurrent:
+            columns.update(state_in=state_in, resets=resets)
+        rollout = recorder.finish(
+            memory.seen(obs), columns, self._episodes, self.policy.values, after if memory.recurrent else None
+        )
         self._num_env_steps += rollout.num_env_steps
         self._finished.extend(rollout.episodes)
         return rollout
@@ -230,6 +253,7 @@ class EnvRunner:
             noise_seed=self.seed,
             stream=f"env_runner/{self.worker_index}/evaluation/{number}",
             explore=explore,
+            mask=self._mask,
             watch=watch,
         )
 
@@ -299,6 +323,7 @@ class EnvRunner:
             "rewards": None if self._scaler is None else self._scaler.get_state(),
             "obs": tree_map(np.array, self._obs),
             "raw_obs": tree_map(np.array, self._raw_obs),
+            "memory": self._memory.get_state(),
             "lanes": self.lanes.get_state(),
             "env_state": "restarted" if reason else "exact",
             "envs": envs,
@@ -338,6 +363,7 @@ class EnvRunner:
             tree_map(_copy_into, self._obs, state["obs"])
             if self._normalizer is not None:
                 tree_map(_copy_into, self._raw_obs, state["raw_obs"])
+            self._memory.set_state(state.get("memory"))
             return "exact"
         self.lanes.num_restarts = int(state["lanes"]["num_restarts"])
         self._episodes.drop_running()
@@ -368,6 +394,7 @@ class EnvRunner:
         if expected != got:
             raise StateError(f"expected observations of shapes {expected}, got {got}", path="obs")
         if self._is_exact(state):
+            self._memory.check_state(state.get("memory"))
             for env, saved in zip(self.lanes.environments(), state["envs"], strict=True):
                 check_env(env, saved)
 
@@ -393,11 +420,9 @@ class EnvRunner:
         )
 
     def _with_spaces(self, spec: Any) -> Any:
-        if spec.observation_space is not None and spec.action_space is not None:
-            return spec
         return spec.filled(
             module_class=None,
-            observation_space=self.observation_space,
+            observation_space=self._shown_space,
             action_space=self.action_space,
             model=None,
         )
@@ -419,23 +444,37 @@ class EnvRunner:
         shapes = self._example if example is None else example
         return tree_map(lambda leaf: np.empty((*leading, *leaf.shape), leaf.dtype), shapes)
 
+    def _empty_state(self, num_steps: int) -> dict[str, np.ndarray]:
+        """Room for the recurrent state at every step: leaves [T, N, ...]."""
+        return {leaf: np.empty((num_steps, *value.shape), value.dtype) for leaf, value in self._memory.state.items()}
+
     def _start_episodes(self, number: int) -> None:
         """Reset all environments and take in what they show first."""
+        self._memory.begin()
         self.lanes.reset(self._env_seeds("training", number, self.num_envs), self._raw_obs)
         check_finite(self._raw_obs, None, whose=self._whose)
         if self._normalizer is not None:
-            self._normalizer.update(self._raw_obs)
-            tree_map(_copy_into, self._obs, self._normalizer.normalize(self._raw_obs))
+            self._normalizer.update(self._memory.seen(self._raw_obs))
+            self._show(self._raw_obs, self._obs)
 
     def _normalize(self, step: Step, raw: Columns, out: Columns) -> None:
         """Learn from the observations of one step, then write them normalised."""
         normalizer = self._normalizer
         if normalizer is None:
             return
-        normalizer.update(raw)
+        normalizer.update(self._memory.seen(raw))
         for final in step.finals.values():
             normalizer.update(tree_map(lambda leaf: leaf[np.newaxis], final))
-        tree_map(_copy_into, out, normalizer.normalize(raw))
+        self._show(raw, out)
+
+    def _show(self, raw: Columns, out: Columns) -> None:
+        """Write observations normalised; a mask of actions stays what it is."""
+        if self._normalizer is None:
+            return
+        seen = self._memory.seen
+        if self._mask is not None:
+            tree_map(_copy_into, out, raw)
+        tree_map(_copy_into, seen(out), self._normalizer.normalize(seen(raw)))
 
     def _whose(self, lane: int) -> str:
         """Names an environment in an error."""

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..maths.action_masks import ActionMask
 from .actions import ActionDoor
 from .columns import Columns, tree_map
 from .episodes import Episode
+from .lane_memory import LaneMemory
 from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
 from .normalize import RunningNormalizer
@@ -38,6 +40,7 @@ def evaluate(
     noise_seed: int,
     stream: str,
     explore: bool,
+    mask: ActionMask | None = None,
     watch: Watch | None = None,
 ) -> list[Episode]:
     """Play a fixed number of episodes in each lane.
@@ -56,6 +59,7 @@ def evaluate(
         noise_seed: Seed of the action noise.
         stream: Name of the action noise.
         explore: Sample actions instead of taking the most likely ones.
+        mask: Where observations say which actions are allowed.
         watch: Told of every step.
 
     Returns:
@@ -67,19 +71,27 @@ def evaluate(
     obs: Any = tree_map(lambda leaf: np.empty((count, *leaf.shape), leaf.dtype), example)
     noise = NoiseBlocks(noise_seed, stream, count, policy.noise_shape)
     returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+    memory = LaneMemory(policy, count, mask, whose=lambda lane: f"environment {lane} of an evaluation")
     lanes.reset(seeds, obs)
     step_number = 0
     while any(len(episodes) < quota[lane] for lane, episodes in enumerate(played)):
-        shown = obs if normalizer is None else normalizer.normalize(obs)
+        seen = memory.seen(obs)
+        allowed = memory.allowed(obs)
+        shown = seen if normalizer is None else normalizer.normalize(seen)
         row = noise.at(step_number) if explore else None
-        answer = policy.compute_actions(shown, noise=row, explore=explore)
-        before = None if watch is None else tree_map(np.array, obs)
+        answer = memory.ask(shown, noise=row, explore=explore, allowed=allowed)
+        state_out = answer.pop("state_out", None)
+        before = None if watch is None else tree_map(np.array, seen)
         step = lanes.step(door.to_env(answer["actions"]), obs)
+        memory.advance(step, state_out)
         step_number += 1
         stepped = np.ones(count, np.bool_) if step.valid is None else step.valid
         if watch is not None:
             counting = np.array([len(episodes) < quota[lane] for lane, episodes in enumerate(played)])
-            watch(before, answer, step, obs, stepped & counting)
+            if allowed is not None:
+                answer["action_mask"] = allowed
+            step.finals = {lane: memory.seen(final) for lane, final in step.finals.items()}
+            watch(before, answer, step, memory.seen(obs), stepped & counting)
         returns[stepped] += step.rewards[stepped]
         lengths += stepped
         for lane in np.flatnonzero(step.terminateds | step.truncateds):

@@ -31,17 +31,29 @@ class Policy(Protocol):
 
     #: Shape of one row's standard normal noise.
     noise_shape: tuple[int, ...]
+    #: Recurrent state of one environment before its first step, by leaf; empty without memory. One that is not empty
+    #: makes runners pass ``state=`` to both methods; environments with action masks make them pass ``mask=``.
+    initial_state: Mapping[str, np.ndarray]
 
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take the module's parameters by name."""
         ...
 
-    def compute_actions(self, obs: Columns, *, noise: np.ndarray | None, explore: bool) -> dict[str, np.ndarray]:
+    def compute_actions(
+        self,
+        obs: Columns,
+        *,
+        noise: np.ndarray | None,
+        explore: bool,
+        state: Columns | None = None,
+        mask: np.ndarray | None = None,
+    ) -> dict[str, Any]:
         """Answer observations [N, ...]: ``actions`` and, as far as known, ``action_logp``, ``action_dist_inputs``,
-        ``vf_preds``. ``noise``: float32[N, *noise_shape]; None takes the most likely action."""
+        ``vf_preds``, and ``state_out`` if it was given ``state`` (leaves [N, ...]). ``noise``: float32[N,
+        *noise_shape]; None takes the most likely action. ``mask``: bool[N, K], False where an action is forbidden."""
         ...
 
-    def values(self, obs: Columns) -> np.ndarray | None:
+    def values(self, obs: Columns, state: Columns | None = None) -> np.ndarray | None:
         """Value of observations [N, ...] as float32[N]; None if the module has none."""
         ...
 
@@ -58,6 +70,8 @@ class ForwardPolicy:
         exploration: Distribution class, bound to ``numpy_xp``; the space's own by default.
         inference: The same for ``explore=False``; by default as for exploration.
         set_weights: Called with new weights; None if the function looks them up itself.
+        initial_state: Recurrent state of one environment before its first step, if the function has a memory: it is
+            given ``state_in`` then and returns ``state_out``.
     """
 
     def __init__(
@@ -68,8 +82,10 @@ class ForwardPolicy:
         exploration: Any = None,
         inference: Any = None,
         set_weights: Callable[[Mapping[str, np.ndarray]], None] | None = None,
+        initial_state: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._forward = forward
+        self.initial_state: Mapping[str, np.ndarray] = dict(initial_state or {})
         self._exploration = exploration or distribution_for(action_space, numpy_xp)
         self._inference = inference or self._exploration
         self._set_weights = set_weights
@@ -80,11 +96,28 @@ class ForwardPolicy:
         if self._set_weights is not None:
             self._set_weights(weights)
 
-    def compute_actions(self, obs: Columns, *, noise: np.ndarray | None, explore: bool) -> dict[str, np.ndarray]:
+    def compute_actions(
+        self,
+        obs: Columns,
+        *,
+        noise: np.ndarray | None,
+        explore: bool,
+        state: Columns | None = None,
+        mask: np.ndarray | None = None,
+    ) -> dict[str, Any]:
         """See ``Policy``."""
-        outputs = self._forward({"obs": obs}, explore)
+        batch = {"obs": obs}
+        if state is not None:
+            batch["state_in"] = state
+        if mask is not None:
+            batch["action_mask"] = mask
+        outputs = self._forward(batch, explore)
         inputs = outputs["action_dist_inputs"]
-        distribution = (self._exploration if explore else self._inference).from_logits(inputs)
+        kind = self._exploration if explore else self._inference
+        if mask is not None:
+            # Recorded as it was sampled from: the loss masks its own logits in the same way.
+            inputs = kind.masked(inputs, mask)
+        distribution = kind.from_logits(inputs)
         if explore and noise is not None:
             actions, logp = distribution.sample_with_logp(noise)
         else:
@@ -93,11 +126,16 @@ class ForwardPolicy:
         answer = {"actions": actions, "action_logp": logp, "action_dist_inputs": inputs}
         if "vf_preds" in outputs:
             answer["vf_preds"] = outputs["vf_preds"]
+        if state is not None:
+            if "state_out" not in outputs:
+                raise ConfigError("a module with an initial_state() must return 'state_out' from every forward pass")
+            answer["state_out"] = outputs["state_out"]
         return answer
 
-    def values(self, obs: Columns) -> np.ndarray | None:
+    def values(self, obs: Columns, state: Columns | None = None) -> np.ndarray | None:
         """See ``Policy``."""
-        return self._forward({"obs": obs}, True).get("vf_preds")
+        batch = {"obs": obs} if state is None else {"obs": obs, "state_in": state}
+        return self._forward(batch, True).get("vf_preds")
 
 
 class NumpyPolicy(ForwardPolicy):
@@ -106,23 +144,17 @@ class NumpyPolicy(ForwardPolicy):
     Args:
         module_spec: ``RLModuleSpec`` with its spaces filled in.
         weights: Parameters by name (buffers too, for modules that have them); needed before the first action.
-
-    Raises:
-        ConfigError: A recurrent module.
     """
 
     def __init__(self, module_spec: Any, weights: Mapping[str, np.ndarray] | None = None) -> None:
         self.module = module_spec.build(numpy_xp)
-        if self.module.initial_state():
-            raise ConfigError(
-                f"{type(self.module).__name__} is recurrent: environment runners carry no recurrent state yet"
-            )
         self._params: dict[str, np.ndarray] = {}
         super().__init__(
             self._module_forward,
             self.module.action_space,
             exploration=self.module.get_exploration_action_dist_cls(),
             inference=self.module.get_inference_action_dist_cls(),
+            initial_state=self.module.initial_state(),
         )
         if weights is not None:
             self.set_weights(weights)

@@ -58,7 +58,8 @@ class Recorder:
         obs: Columns,
         outputs: dict[str, np.ndarray],
         episodes: EpisodeTracker,
-        values: Callable[[Columns], np.ndarray | None],
+        values: Callable[..., np.ndarray | None],
+        after: Columns | None = None,
     ) -> Rollout:
         """Put the fragment together.
 
@@ -66,7 +67,9 @@ class Recorder:
             obs: Columns [T + 1, N, ...]; the rollout takes them over.
             outputs: The policy's columns [T, N, ...].
             episodes: Counts returns and lengths; advanced by this fragment.
-            values: Observations [B, ...] -> their values float[B]; asked only if the policy gives values.
+            values: Observations [B, ...] (and recurrent state) -> their values float[B]; asked only if the policy
+                gives values.
+            after: Leaves [T, N, ...] of the recurrent state after each step, before episodes' ends clear it.
 
         Returns:
             The rollout.
@@ -93,11 +96,11 @@ class Recorder:
         }
         bootstrap_values = None
         if "vf_preds" in outputs:
-            bootstrap_values = self._bootstrap(next_obs, outputs["vf_preds"], values)
+            bootstrap_values = self._bootstrap(next_obs, outputs["vf_preds"], values, after)
         return Rollout(columns, bootstrap_values=bootstrap_values, episodes=finished)
 
     def _bootstrap(
-        self, next_obs: Columns, values: np.ndarray, ask: Callable[[Columns], np.ndarray | None]
+        self, next_obs: Columns, values: np.ndarray, ask: Callable[..., np.ndarray | None], after: Columns | None
     ) -> np.ndarray:
         """Values of the true next observations, float32[T, N], 0 where the episode terminated.
 
@@ -111,7 +114,8 @@ class Recorder:
         places = sorted(place for place in rows if not self._terminateds[place])
         if places:
             index = tuple(np.array(places).T)
-            following[index] = ask(tree_map(lambda leaf: leaf[index], next_obs))
+            asked = [next_obs] if after is None else [next_obs, after]
+            following[index] = ask(*[tree_map(lambda leaf: leaf[index], columns) for columns in asked])
         following[self._terminateds] = 0.0
         return following
 

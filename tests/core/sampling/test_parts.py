@@ -122,14 +122,17 @@ def test_numpy_policy_copies_its_weights_and_needs_them() -> None:
         policy.set_weights({"pi.weight": object()})  # type: ignore[dict-item]
 
 
-def test_recurrent_modules_are_refused() -> None:
-    class Recurrent(LinearModule):
+def test_a_module_with_an_initial_state_must_return_the_next_one() -> None:
+    class Forgetful(LinearModule):
         def initial_state(self) -> dict[str, np.ndarray]:
             return {"h": np.zeros(4, np.float32)}
 
     env = SpacesEnv(gym.spaces.Discrete(3))
-    with pytest.raises(ConfigError, match="Recurrent is recurrent"):
-        NumpyPolicy(RLModuleSpec(Recurrent, env.observation_space, env.action_space))
+    policy = NumpyPolicy(RLModuleSpec(Forgetful, env.observation_space, env.action_space))
+    policy.set_weights(policy.module.init(np.random.default_rng(0)))
+    obs = np.zeros((2, *env.observation_space.shape), np.float32)
+    with pytest.raises(ConfigError, match="must return 'state_out'"):
+        policy.compute_actions(obs, noise=None, explore=False, state={"h": np.zeros((2, 4), np.float32)})
 
 
 def test_a_forward_function_of_any_backend_acts_like_the_module_in_numpy() -> None:
