@@ -23,6 +23,7 @@ from ..plugins.manager import get_manager, notify
 from ..sampling.env_runner import EnvRunner
 from ..sampling.episodes import Episode
 from ..state.files import load_state, save_state
+from .agents import AgentModules, agent_means
 from .policies import make_policy
 
 __all__ = ["Algorithm"]
@@ -33,7 +34,7 @@ _SCHEMA = 1
 _WINDOW = 100
 
 
-class Algorithm:
+class Algorithm(AgentModules):
     """A run: samples, learns, evaluates, saves.
 
     Args:
@@ -159,6 +160,7 @@ class Algorithm:
             "episode_return_max": float(returns.max()),
             "episode_len_mean": float(np.mean([episode.episode_length for episode in episodes])),
             "num_episodes": len(episodes),
+            **agent_means(episodes),
         }
 
     def stop(self) -> None:
@@ -234,6 +236,7 @@ class Algorithm:
                 "iteration": self.iteration,
                 "num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime,
                 "recent_episodes": [[float(e.episode_return), int(e.episode_length)] for e in self._recent],
+            out.update(agent_means(list(self._recent)))
             },
             "extra": self.get_extra_state(),
         }

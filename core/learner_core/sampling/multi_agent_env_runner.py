@@ -18,7 +18,7 @@ Statistics of observations are of one module; they take in what the module answe
 from __future__ import annotations
 
 import copy as copying
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,9 +90,7 @@ class MultiAgentEnvRunner:
             raise ConfigError(
                 "normalize_rewards=True: rewards of several agents are not scaled; scale them in the environment"
             )
-        self.players: dict[str, Player] = {}
-        for module_id, spec in module_specs.items():
-            self._add_player(module_id, spec)
+        self.players: dict[str, Player] = {mid: self._make_player(spec) for mid, spec in module_specs.items()}
         self._mapping = AgentMapping(getattr(config, "policy_mapping_fn", None), list(self.players))
         self._trained: list[str] | None = getattr(config, "policies_to_train", None)
         self._set_seed(int(seed))
@@ -128,10 +126,12 @@ class MultiAgentEnvRunner:
         """Give the policies new parameters.
 
         Args:
-            weights: {module_id: {name: array}}, copied; modules that are not named keep theirs.
+            weights: {module_id: {name: array}}, copied; modules that are not named keep theirs, and those of modules
+                that have been removed meanwhile are left aside.
         """
         for module_id, values in weights.items():
-            self._player(module_id).policy.set_weights(values)
+            if module_id in self.players:
+                self.players[module_id].policy.set_weights(values)
 
     def metrics(self) -> dict[str, Any]:
         """What happened since the last call, and over the lifetime.
@@ -311,38 +311,41 @@ class MultiAgentEnvRunner:
 
     def set_modules(
         self,
+        config: Any,
         module_specs: Mapping[str, Any],
         *,
-        policy_mapping_fn: Any,
-        policies_to_train: Collection[str] | None,
+        weights: Mapping[str, Mapping[str, np.ndarray]],
         statistics_of: Mapping[str, str] | None = None,
     ) -> None:
         """Change who is there, who plays whom and who learns. Running episodes go on.
 
         Agents that a removed module played get another from the mapping; all others keep theirs until their episode
-        ends. A new module needs weights before it acts.
+        ends.
 
         Args:
+            config: The configuration from now on, of which its ``policy_mapping_fn`` and ``policies_to_train`` are
+                new.
             module_specs: {module_id: ``RLModuleSpec``} of all modules; those that stay keep their policies.
-            policy_mapping_fn: As in the config.
-            policies_to_train: As in the config: whose statistics of observations go on.
+            weights: As for ``set_weights``, those of new modules among them.
             statistics_of: {new module: module whose statistics of observations it starts with}.
 
         Raises:
             ConfigError: A possible agent maps to no module. Nothing has changed then.
         """
-        mapping = AgentMapping(policy_mapping_fn, list(module_specs))
+        mapping = AgentMapping(config.policy_mapping_fn, list(module_specs))
         for agent in self.lanes.possible_agents():
             mapping.module_of(agent, self._game.copies[0].number)
+        new = {mid: self._make_player(spec) for mid, spec in module_specs.items() if mid not in self.players}
+        for module_id, player in new.items():
+            source = self.players.get((statistics_of or {}).get(module_id, ""))
+            if player.normalizer is not None and source is not None and source.normalizer is not None:
+                player.normalizer.set_state(source.normalizer.get_state())
+                for moments in player.normalizer.moments.values():
+                    moments.fresh = RunningMoments(moments.mean.shape)  # the others know as much
         gone = [module_id for module_id in self.players if module_id not in module_specs]
-        for module_id, spec in module_specs.items():
-            if module_id not in self.players:
-                self._add_player(module_id, spec)
-                source = self.players.get((statistics_of or {}).get(module_id, ""))
-                own = self.players[module_id].normalizer
-                if own is not None and source is not None and source.normalizer is not None:
-                    own.set_state(source.normalizer.get_state())
-        self._trained = None if policies_to_train is None else list(policies_to_train)
+        self.players.update(new)
+        self._config = config
+        self._trained = None if config.policies_to_train is None else list(config.policies_to_train)
         self._mapping = mapping
         for game in (self._game, self._evaluation):
             if game is not None:
@@ -351,19 +354,14 @@ class MultiAgentEnvRunner:
                     game.forget(module_id)
         for module_id in gone:
             del self.players[module_id]
+        self.set_weights(weights)
 
-    def _add_player(self, module_id: str, spec: Any) -> None:
+    def _make_player(self, spec: Any) -> Player:
         if self._make_policy is not None:
             policy = self._make_policy(self._config, spec)
         else:
             policy = NumpyPolicy(spec)
-        normalized = bool(getattr(self._config, "normalize_observations", False))
-        self.players[module_id] = Player(spec, policy, normalized=normalized)
-
-    def _player(self, module_id: str) -> Player:
-        if module_id not in self.players:
-            raise ConfigError(f"there is no module {module_id!r}; there are {', '.join(self.players)}")
-        return self.players[module_id]
+        return Player(spec, policy, normalized=bool(getattr(self._config, "normalize_observations", False)))
 
     # ------------------------------------------------------------------------------------------------------- state
 

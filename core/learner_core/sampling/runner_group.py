@@ -24,7 +24,7 @@ from .numpy_backend import choose_inference
 from .remote_runners import Remote, RemoteRunners, Request, kill_all, with_trace
 from .rollout import Rollout
 from .runner_handle import Fragment, runner_launcher
-from .runner_server import make_setup, restart
+from .runner_server import for_processes, make_setup, restart
 
 __all__ = ["EnvRunnerGroup", "Fragment"]
 
@@ -47,6 +47,7 @@ class EnvRunnerGroup:
     """
 
     def __init__(self, config: Any, module_specs: Mapping[str, Any], *, make_policy: MakePolicy | None = None) -> None:
+        self._make_policy = make_policy
         self._limit = int(getattr(config, "max_requests_in_flight_per_env_runner", 1))
         number = int(getattr(config, "num_env_runners", 0))
         self.num_runners = max(1, number)
@@ -207,6 +208,34 @@ class EnvRunnerGroup:
             self._elsewhere.close()
             self._finalizer.detach()
         self._local.close()
+
+    def set_modules(
+        self,
+        config: Any,
+        module_specs: Mapping[str, Any],
+        *,
+        weights: Weights,
+        statistics_of: Mapping[str, str] | None = None,
+    ) -> None:
+        """Change modules, who plays whom and who learns, in all runners: see ``MultiAgentEnvRunner.set_modules``.
+
+        Fragments under way are waited for and handed out by ``ready``. Runners that start anew know the new modules.
+
+        Raises:
+            ConfigError: a possible agent maps to no module; nothing has changed.
+        """
+        arguments = {"weights": weights, "statistics_of": dict(statistics_of or {})}
+        self._local.set_modules(config, module_specs, **arguments)
+        self._weights = None
+        for new, known in arguments["statistics_of"].items():
+            parts = {name: part for name, part in self._statistics.items() if name.startswith(f"observations/{known}/")}
+            for name, part in parts.items():
+                self._statistics[name.replace(f"/{known}/", f"/{new}/", 1)] = part
+        if self._launcher is not None:
+            self._launcher.renew(make_setup(config, module_specs, self._make_policy))
+            self._launcher.publish(weights, self._version)
+            own = for_processes(config, module_specs)
+            self.foreach_runner(lambda runner: runner.set_modules(own, module_specs, **arguments))
 
     # -------------------------------------------------------------------------------------------------------- state
 

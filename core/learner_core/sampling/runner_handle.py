@@ -70,6 +70,9 @@ class RunnerLauncher(Protocol):
         """Start a runner, do not wait for it. "build" has been requested: its answer is the first to come. Called again
         with the same index after a loss; it has the weights published last."""
 
+    def renew(self, setup: bytes) -> None:
+        """Start runners from this setup from now on; those that live have been told by other means."""
+
     def publish(self, weights: Mapping[str, Mapping[str, Any]], version: int) -> None:
         """Make these the weights that every runner takes before its next fragment; never waits for a runner.
 

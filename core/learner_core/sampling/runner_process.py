@@ -296,6 +296,10 @@ class LocalRunners:
         handle.give_board(self._board)
         return handle
 
+    def renew(self, setup: bytes) -> None:
+        """As ``RunnerLauncher.renew``."""
+        self._setup = setup
+
     def publish(self, weights: Mapping[str, Mapping[str, Any]], version: int) -> None:
         """As ``RunnerLauncher.publish``."""
         if self._board.publish(weights, version):

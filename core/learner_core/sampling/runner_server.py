@@ -18,7 +18,7 @@ from ..errors import ConfigError, EnvError
 from .make_runner import MakePolicy, Runner, Weights, give_weights, make_runner
 from .normalize import merge_moments
 
-__all__ = ["RunnerServer", "make_setup", "restart"]
+__all__ = ["RunnerServer", "for_processes", "make_setup", "restart"]
 
 
 def make_setup(config: Any, module_specs: Mapping[str, Any], make_policy: MakePolicy | None) -> bytes:
@@ -30,14 +30,8 @@ def make_setup(config: Any, module_specs: Mapping[str, Any], make_policy: MakePo
     Raises:
         ConfigError: something in it cannot be pickled.
     """
-    own = config.copy() if hasattr(config, "copy") else copy.copy(config)
-    # What only learners need: unpickling it might import a framework.
-    own.learner_class = None
-    own.rl_module_spec = None
-    if hasattr(own, "freeze"):
-        own = own.freeze()
     setup = {
-        "config": own,
+        "config": for_processes(config, module_specs),
         "module_specs": dict(module_specs),
         "make_policy": make_policy,
         "registered": _registered(config.env),
@@ -50,6 +44,18 @@ def make_setup(config: Any, module_specs: Mapping[str, Any], make_policy: MakePo
             f"processes: {type(error).__name__}: {error}. Configure the environment's id, or a callable that makes it "
             "and holds nothing that cannot be pickled; or take num_env_runners=0"
         ) from error
+
+
+def for_processes(config: Any, module_specs: Mapping[str, Any]) -> Any:
+    """The configuration without what only learners need: unpickling that might import a framework."""
+    own = config.copy() if hasattr(config, "copy") else copy.copy(config)
+    own.learner_class = None
+    own.rl_module_spec = None
+    if getattr(own, "policies", None) is not None:
+        own.policies = list(module_specs)
+    if hasattr(own, "freeze"):
+        own = own.freeze()
+    return own
 
 
 def _registered(env: Any) -> Any:

@@ -1,0 +1,262 @@
+"""Several modules in one run: added, removed, frozen and given to other agents while it goes on.
+
+Needs an Algorithm on a multi-agent environment. Refuses mappings to unknown modules, the removal of the last module or
+of one that an agent still maps to; nothing has changed then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from operator import methodcaller
+from typing import Any
+
+import numpy as np
+
+from ..config import references
+from ..config.agents import AgentMapping, is_multi_agent
+from ..errors import ConfigError, StateError
+from ..group.learner_group import LearnerGroup
+from ..sampling.episodes import Episode
+from ..sampling.runner_group import EnvRunnerGroup
+
+__all__ = ["KEEP", "AgentModules", "agent_means"]
+
+#: Leave this as it is.
+KEEP: Any = object()
+
+_SETTINGS = ("policies", "policy_mapping_fn", "policies_to_train", "policy_settings")
+
+
+class AgentModules:
+    """The part of an Algorithm that changes who learns and who plays whom."""
+
+    config: Any
+    env_runners: EnvRunnerGroup | None
+
+    @property
+    def learner_group(self) -> LearnerGroup:
+        """The learners."""
+        raise NotImplementedError
+
+    def add_module(
+        self,
+        *,
+        module_id: str,
+        module_spec: Any = None,
+        like: str | None = None,
+        weights: Mapping[str, np.ndarray] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        policy_mapping_fn: Callable[..., Any] | None = KEEP,
+        policies_to_train: Collection[str] | None = KEEP,
+    ) -> None:
+        """Add a module; the others and the running episodes go on.
+
+        It learns if ``policies_to_train`` has it or is None; with the setting left as it is, a list, it only plays.
+
+        Args:
+            module_id: its id.
+            module_spec: RLModuleSpec, what is missing taken from the configuration and the first module; ``None``:
+                that of ``like``.
+            like: module whose weights and statistics of observations it begins with, as a snapshot of it.
+            weights: {name: array} to begin with instead.
+            settings: training settings of it alone, as ``multi_agent(settings=...)`` has them.
+            policy_mapping_fn: who plays whom from now on; agents in running episodes keep their module.
+            policies_to_train: who learns from now on; ``None``: all.
+
+        Raises:
+            ConfigError: the id is taken or not valid, an agent would map to no module; nothing has changed.
+        """
+        runners, group = self._agents(), self.learner_group
+        before = group.module_specs
+        if module_id in before:
+            raise ConfigError(f"module {module_id!r} exists already")
+        if like is not None and like not in before:
+            raise ConfigError(f"like={like!r}: there is no such module among {', '.join(before)}")
+        spec = module_spec if module_spec is not None or like is None else before[like]
+        own = {} if settings is None else {module_id: dict(settings)}
+        config = self._changed({**before, module_id: spec}, own, policy_mapping_fn, policies_to_train)
+        self._check_mapping(runners, config)
+        group.add_module(module_id=module_id, module_spec=spec, settings=settings)
+        try:
+            first = group.get_weights()[like] if weights is None and like is not None else weights
+            if first is not None:
+                group.set_weights({module_id: dict(first)})
+            self._take_over(config, {} if like is None else {module_id: like})
+        except BaseException:
+            group.remove_module(module_id)
+            raise
+
+    def remove_module(
+        self,
+        module_id: str,
+        *,
+        policy_mapping_fn: Callable[..., Any] | None = KEEP,
+        policies_to_train: Collection[str] | None = KEEP,
+    ) -> None:
+        """Remove a module with all that it has learned; agents that it plays get another from the mapping at once.
+
+        Args:
+            module_id: which.
+            policy_mapping_fn: who plays whom from now on.
+            policies_to_train: who learns from now on; ``None``: all.
+
+        Raises:
+            ConfigError: no such module, the last one, or an agent still maps to it; nothing has changed.
+        """
+        runners, group = self._agents(), self.learner_group
+        specs = group.module_specs
+        if module_id not in specs:
+            raise ConfigError(f"there is no module {module_id!r}; there are {', '.join(specs)}")
+        if len(specs) == 1:
+            raise ConfigError(f"module {module_id!r} is the only one and cannot be removed")
+        del specs[module_id]
+        config = self._changed(specs, {}, policy_mapping_fn, policies_to_train)
+        self._check_mapping(runners, config)
+        group.remove_module(module_id)
+        self._take_over(config, {})
+
+    def set_policies_to_train(self, policies_to_train: Collection[str] | None) -> None:
+        """Say who learns from now on; the other modules only play. ``None``: all of them; []: nobody.
+
+        Raises:
+            ConfigError: no such module; nothing has changed.
+        """
+        self._agents()
+        self._take_over(self._changed(self.learner_group.module_specs, {}, KEEP, policies_to_train), {})
+
+    def set_policy_mapping_fn(self, policy_mapping_fn: Callable[..., Any] | None) -> None:
+        """Say who plays whom in episodes, and for agents, that begin from now on.
+
+        Raises:
+            ConfigError: an agent would map to no module; nothing has changed.
+        """
+        runners = self._agents()
+        config = self._changed(self.learner_group.module_specs, {}, policy_mapping_fn, KEEP)
+        self._check_mapping(runners, config)
+        self._take_over(config, {})
+
+    # ------------------------------------------------------------------ inside
+
+    def _agents(self) -> EnvRunnerGroup:
+        if not is_multi_agent(self.config):
+            raise ConfigError(
+                "this run has one agent and one module: .multi_agent(policies=...) on a PettingZoo environment has more"
+            )
+        if self.env_runners is None:
+            raise ConfigError("there is no environment: set .environment(...)")
+        return self.env_runners
+
+    def _changed(self, specs: Mapping[str, Any], settings: Any, mapping: Any, trained: Any) -> Any:
+        """The configuration with other modules, checked."""
+        now = self.config
+        if trained is KEEP and now.policies_to_train is not None:
+            trained = [module_id for module_id in now.policies_to_train if module_id in specs]
+        own = {module_id: values for module_id, values in now.policy_settings.items() if module_id in specs}
+        return now.replaced(
+            policies=dict(specs),
+            policy_mapping_fn=now.policy_mapping_fn if mapping is KEEP else mapping,
+            policies_to_train=None if trained is KEEP or trained is None else list(trained),
+            policy_settings={**own, **settings},
+        )
+
+    def _check_mapping(self, runners: EnvRunnerGroup, config: Any) -> None:
+        mapping = AgentMapping(config.policy_mapping_fn, list(config.policies))
+        for agent in runners.local.lanes.possible_agents():
+            mapping.module_of(agent, 0)
+
+    def _take_over(self, config: Any, statistics_of: Mapping[str, str]) -> None:
+        """Bring learners and runners to a configuration whose modules the learners have already."""
+        group = self.learner_group
+        config = config.replaced(policies=group.module_specs)
+        if config.policies_to_train != self.config.policies_to_train:
+            group.foreach_learner(methodcaller("set_config", policies_to_train=config.policies_to_train))
+        self._agents().set_modules(
+            config, group.module_specs, weights=group.get_weights(), statistics_of=dict(statistics_of)
+        )
+        self.config = config
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def modules_state(self) -> dict[str, Any] | None:
+        """Which modules there are, who learns and who plays whom, as plain data; ``None`` with one agent."""
+        if not is_multi_agent(self.config):
+            return None
+        config = self.config.replaced(policies=self.learner_group.module_specs)
+        return {name: references.to_plain(getattr(config, name)) for name in _SETTINGS}
+
+    @contextlib.contextmanager
+    def modules_of(self, state: Mapping[str, Any] | None) -> Iterator[None]:
+        """The modules of a state from here on; those there were, and what they learned, if the block fails."""
+        mine = self.modules_state()
+        learners = None if mine == state else self.learner_group.get_state()
+        self.set_modules_state(state)
+        try:
+            yield
+        except BaseException:
+            if learners is not None:
+                self.set_modules_state(mine)
+                self.learner_group.set_state(learners)
+            raise
+
+    def set_modules_state(self, state: Mapping[str, Any] | None) -> None:
+        """Bring the modules to those of a state; new ones are untrained until the learners' state is set.
+
+        A mapping that could not be stored (a lambda) stays the one that is here.
+
+        Raises:
+            StateError: it is of a run of the other kind, or a module of the same id is another here.
+            ConfigError: a stored class or function cannot be found.
+        """
+        if (state is None) != (not is_multi_agent(self.config)):
+            here = "several agents" if state is None else "one agent"
+            raise StateError(f"this run has {here} and the state's has not", path="algorithm/modules")
+        mine = self.modules_state()
+        if state is None or mine is None or state == mine:
+            return
+        saved = {
+            name: getattr(self.config, name)
+            if mine[name] == state[name] or (name == "policy_mapping_fn" and _is_unportable(state[name]))
+            else references.from_plain(state[name], name=name, import_modules=False)
+            for name in _SETTINGS
+        }
+        runners, group = self._agents(), self.learner_group
+        specs = group.module_specs if mine["policies"] == state["policies"] else dict(saved["policies"])
+        for module_id in specs:
+            if module_id in mine["policies"] and mine["policies"][module_id] != state["policies"][module_id]:
+                raise StateError("the module here is another", path=f"algorithm/modules/policies/{module_id}")
+        config = self.config.replaced(**{**saved, "policies": specs})
+        self._check_mapping(runners, config)
+        for module_id, spec in specs.items():
+            if module_id not in group.module_specs:
+                own = config.policy_settings.get(module_id)
+                group.add_module(module_id=module_id, module_spec=spec, settings=own)
+        for module_id in group.module_specs:
+            if module_id not in specs:
+                group.remove_module(module_id)
+        self._take_over(config, {})
+
+
+def agent_means(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
+    """Mean returns of these episodes by agent and by module; {} if they had one agent.
+
+    Returns:
+        ``agent_episode_return_mean`` {agent: mean over the episodes it was in} and ``module_episode_return_mean``
+        {module: mean over the agents that it played}.
+    """
+    by_agent: dict[str, list[float]] = {}
+    by_module: dict[str, list[float]] = {}
+    for episode in episodes:
+        for agent in episode.agents:
+            by_agent.setdefault(agent.agent_id, []).append(agent.episode_return)
+            by_module.setdefault(agent.module_id, []).append(agent.episode_return)
+    if not by_agent:
+        return {}
+    return {
+        name: {key: float(np.mean(values)) for key, values in sorted(groups.items())}
+        for name, groups in (("agent_episode_return_mean", by_agent), ("module_episode_return_mean", by_module))
+    }
+
+
+def _is_unportable(value: Any) -> bool:
+    return isinstance(value, dict) and "__unportable__" in value
