@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import LearnerGroupError, WorkerLostError
 from ..learning.state_fitting import Skipped
 from .launchers import Learners, load_launcher
 from .requests import UpdateQueue
+
+if TYPE_CHECKING:
+    from .spmd.learners import SpmdLearners
 
 __all__ = ["LearnerGroup"]
 
@@ -59,6 +62,7 @@ class LearnerGroup:
         num_epochs: int | None = None,
         minibatch_size: int | None = None,
         shuffle_batch_per_epoch: bool | None = None,
+        shard_rows: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
         return_state: bool = False,
         return_weights: bool = False,
     ) -> dict[str, Any]:
@@ -66,11 +70,13 @@ class LearnerGroup:
 
         Args:
             batch: columns [B, ...] or {module_id: columns}; an asynchronous call keeps reading it until it is done.
+                With ``launcher="spmd"`` this rank's own rows, ``{}`` if it has none.
             timesteps: lifetime counters that move the schedules; ``None`` or ``{}`` leaves them.
-            async_update: queue the update and return at once.
+            async_update: queue the update and return at once (``launcher="spmd"`` updates at once all the same).
             num_epochs: passes over the batch; ``None``: the setting.
             minibatch_size: rows of a step over all learners; ``None``: the setting.
             shuffle_batch_per_epoch: new order for every pass; ``None``: the setting.
+            shard_rows: rows of each data shard; see ``Learner.update_from_batch``.
             return_state: add the learner's state under ``"_state"`` (blocking updates only).
             return_weights: once this update is done, its results hold ``"_weights"``: (number of updates that they are
                 of, {module_id: {name: array}}), as they were right after it; of several updates, the newest.
@@ -89,11 +95,15 @@ class LearnerGroup:
             "num_epochs": num_epochs,
             "minibatch_size": minibatch_size,
             "shuffle_batch_per_epoch": shuffle_batch_per_epoch,
+            "shard_rows": shard_rows,
             "return_weights": return_weights,
         }
         if async_update:
             if return_state:
                 raise LearnerGroupError("return_state=True needs a blocking update; call get_state() when it is needed")
+            if self.ranks is not None:
+                # A thread of its own would meet the other ranks in another order than this one does.
+                return dict(queue.run(**arguments))
             return queue.submit(**arguments)
         queue.drain()
         results: dict[str, Any] = queue.run(**arguments)
@@ -157,7 +167,7 @@ class LearnerGroup:
         """Write the complete state to one file, atomically."""
         # Learner processes may have another working folder; one of them writes.
         place = os.path.abspath(path)
-        self._first(lambda learner: learner.save_state(place))
+        self._ask(lambda learner: learner.save_state(place) if learner._ring.rank == 0 else None)
 
     def load_state(self, path: Any, strict: bool = True) -> list[Skipped]:
         """Read a file that ``save_state`` of a group or a learner wrote, on any backend; see ``Learner.set_state``."""
@@ -193,6 +203,12 @@ class LearnerGroup:
     def module_specs(self) -> dict[str, Any]:
         """module id -> complete RLModuleSpec."""
         return dict(self._specs)
+
+    @property
+    def ranks(self) -> SpmdLearners | None:
+        """With ``launcher="spmd"``, this rank's view of the others: ``rank``, ``size``, ``gather``, ``on_first``."""
+        found = self._learners
+        return cast("SpmdLearners", found) if hasattr(found, "on_first") else None
 
     def _first(self, function: Callable[[Any], T]) -> T:
         """``function(learner)`` of rank 0; all learners have the same state."""

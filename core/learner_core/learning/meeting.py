@@ -45,6 +45,8 @@ class Meeting:
         self.rank = rank
         self.size = size
         self._total = total
+        #: The last error that every rank raised together: nothing is out of step after it.
+        self.refusal: Exception | None = None
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The sum over all ranks, float64, of an array that has the same shape on each of them.
@@ -71,7 +73,7 @@ class Meeting:
         """
         if self.size == 1:
             if error is not None:
-                raise error
+                raise self._agreed(error)
             return [np.array(words, np.float64)]
         headers = self._place(np.array([number_of(operation), float(error is not None), len(words)]), _HEADER)
         if len(set(headers[:, 0])) > 1:
@@ -106,10 +108,10 @@ class Meeting:
         """Compare the first words of every rank, which are numbers of ``parts`` in order; as :meth:`check_equal`."""
         for position, (name, value) in enumerate(parts.items()):
             others = [r for r, words in enumerate(said) if words[position] != said[self.rank][position]]
-            if others:
-                raise LearnerGroupError(
-                    f"{operation}: {name} must be the same on all {self.size} ranks; rank {self.rank} has {value!r}, "
-                    f"{_ranks(others)} something else"
+            if len({words[position] for words in said}) > 1:
+                own = f"rank {self.rank} has {value!r}, {_ranks(others)} something else"
+                raise self._agreed(
+                    LearnerGroupError(f"{operation}: {name} must be the same on all {self.size} ranks; {own}")
                 )
 
     # ------------------------------------------------------------------ inside
@@ -119,9 +121,15 @@ class Meeting:
         words = _packed(text)
         texts = self._place(words, -(-_TEXT_BYTES // _BYTES) + 1)
         if error is not None:
-            raise error
+            raise self._agreed(error)
         reasons = "; ".join(f"rank {rank}: {_unpacked(texts[rank]).decode(errors='replace')}" for rank in failed)
-        raise LearnerGroupError(f"{operation} was refused on {_ranks(failed)} of {self.size}, so on all: {reasons}")
+        raise self._agreed(
+            LearnerGroupError(f"{operation} was refused on {_ranks(failed)} of {self.size}, so on all: {reasons}")
+        )
+
+    def _agreed(self, error: Exception) -> Exception:
+        self.refusal = error
+        return error
 
     def _place(self, words: np.ndarray, width: int) -> np.ndarray:
         """float64[size, width]: every rank's words, zeros behind them."""

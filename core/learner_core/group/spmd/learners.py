@@ -1,0 +1,269 @@
+"""The learners of ``launcher="spmd"``, as one rank sees them: its own, and the others through the ring.
+
+Every rank makes the same calls in the same order. An update gives the learners this rank's rows; a question to all is
+answered by each rank for its own learner, and every rank has all the answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from learner_core.errors import LearnerGroupError, NonFiniteError
+from learner_core.group.collectives import Collective, Place, load_collective
+from learner_core.group.devices import gpu_environment, interface_of
+from learner_core.group.worker import parameter_digest
+from learner_core.learning.build import resolve_backend
+from learner_core.learning.meeting import Meeting
+from learner_core.learning.ring import Ring
+
+from .notes import Notes, NoteServer
+from .watch import Watch
+from .world import SpmdOptions, find_world
+
+__all__ = ["SpmdLearners"]
+
+
+class SpmdLearners:
+    """This process's learner, in a ring with those of the other ranks.
+
+    Args:
+        config: frozen configuration.
+        env: environment to take the spaces from.
+
+    Raises:
+        LearnerGroupError: this process is no rank, the others did not come, or something is missing; says what.
+    """
+
+    def __init__(self, config: Any, env: Any) -> None:
+        self._config = config
+        options = SpmdOptions.of(config.launcher_options)
+        self.world = world = find_world(os.environ, options)
+        if config.num_learners not in (0, world.size):
+            raise LearnerGroupError(
+                f"num_learners={config.num_learners}, but {world.launcher} has started {world.size} ranks: leave it out"
+            )
+        self.rank, self.size = world.rank, world.size
+        self._who = f"rank {world.rank} of {world.size}"
+        self._broken: str | None = None
+        self._watch = Watch(
+            world.rank, world.size, timeout_s=config.timeout_s, about=f"pid {os.getpid()} on {socket.gethostname()}"
+        )
+        self._collective: Collective | None = None
+        self._updates = 0
+        self._open = True
+        os.environ.update(gpu_environment(config, world.local_rank, world.local_size))
+        learner_class = config.get_learner_class()
+        self._backend = resolve_backend(config, learner_class)
+        if world.size > 1:
+            plugin = load_collective(config.collective)
+            plugin.check(config.framework_name)
+            self._collective = plugin.create(self._backend)
+            self._collective.prepare()
+        try:
+            if self._collective is not None:
+                self._meet(plugin, options)
+            meeting = Meeting(world.rank, world.size, self._total)
+            reduce = self._collective.allreduce_flat_ if self._collective is not None else _alone
+            ring = Ring(world.rank, world.size, reduce, meeting)
+            self.meeting = meeting
+            self.learner = self._build(learner_class, env, ring)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, learner_class: type, env: Any, ring: Ring) -> Any:
+        """The learner; a rank that cannot have one says so before anybody waits for it."""
+        problem: Exception | None = None
+        learner: Any = None
+        try:
+            learner = learner_class(config=self._config, env=env, backend=self._backend, ring=ring)
+        except Exception as error:
+            problem = error
+        with self._together("build"):
+            facts = {} if learner is None else _alike(learner)
+            self.meeting.check_equal("build", facts, error=problem)
+        # A network of the user's own need not be initialised from the seed.
+        self._make_equal(learner)
+        return learner
+
+    # ------------------------------------------------------------------ the ring
+
+    def _meet(self, plugin: Any, options: SpmdOptions) -> None:
+        """Find the others: addresses by notes, then the collective's own meeting, then the signs of life."""
+        world, collective = self.world, self._collective
+        assert collective is not None
+        deadline = time.monotonic() + options.start_timeout_s
+        server = NoteServer(world.address, world.port) if world.rank == 0 and not world.served else None
+        meeting: Any = None
+        try:
+            notes = Notes(world.address, world.port, deadline=deadline, who=self._who)
+            address = _own_address(world.address, world.port)
+            notes.put(f"place.{world.rank}", {"host": socket.gethostname(), "address": address})
+            if world.rank == 0:
+                said = [notes.get(f"place.{rank}", f"rank {rank}") for rank in range(world.size)]
+                watch = self._watch.open(address)
+                orders: list[dict[str, str]] = [{} for _ in said]
+                if not (world.served and self._config.collective == "horovod"):
+                    offer = collective.offer(address, timeout_s=options.start_timeout_s)
+                    places = [
+                        Place(s["host"], s["address"], interface_of(s["address"]), offer if rank == 0 else {})
+                        for rank, s in enumerate(said)
+                    ]
+                    meeting = plugin.open_rendezvous(world.size, timeout_s=self._config.timeout_s, places=places)
+                    orders = [meeting.for_rank(rank) for rank in range(world.size)]
+                for rank, order in enumerate(orders):
+                    notes.put(f"order.{rank}", {"order": order, "watch": watch})
+            note = notes.get(f"order.{world.rank}", "rank 0 to have heard of all ranks")
+            order = dict(note["order"])
+            if "interface" in order:
+                order["interface"] = interface_of(address)
+            self._watch.join(note["watch"] if world.rank else None)
+            with self._together("join"):
+                collective.init(rank=world.rank, size=world.size, rendezvous=order, timeout_s=self._config.timeout_s)
+                collective.barrier()
+        finally:
+            if meeting is not None:
+                meeting.close()
+            if server is not None:
+                server.close()
+
+    def _total(self, vector: np.ndarray, name: str) -> np.ndarray:
+        """The sum of a float64 vector over all ranks."""
+        assert self._collective is not None
+        flat = self._backend.from_numpy({"x": vector})["x"]
+        total: np.ndarray = self._backend.to_numpy({"x": self._collective.allreduce_flat_(flat, name=name)})["x"]
+        return total
+
+    @contextlib.contextmanager
+    def _together(self, doing: str) -> Iterator[None]:
+        """A call that all ranks make; one that fails here alone ends the ring for all."""
+        if self._broken is not None:
+            raise LearnerGroupError(f"{self._who}: this group is of no more use: {self._broken}")
+        try:
+            with self._watch.during(doing, self._is_agreed):
+                yield
+        except Exception as error:
+            if not self._is_agreed(error):
+                self._broken = f"{type(error).__name__}: {error}"
+                self._watch.tell_broken(error)
+            raise
+
+    def _is_agreed(self, error: BaseException) -> bool:
+        meeting = getattr(self, "meeting", None)
+        # Every rank has seen the same sums, so every rank skips the same steps.
+        return isinstance(error, NonFiniteError) or (meeting is not None and meeting.refusal is error)
+
+    # ------------------------------------------------------------------ what a group asks for
+
+    def update(self, **arguments: Any) -> dict[str, Any]:
+        """One update of all ranks' learners on all ranks' rows; the results are the same on every rank."""
+        with self._together("update_from_batch"):
+            results = dict(self.learner.update_from_batch(**arguments))
+        self._updates += 1
+        every = self._config.check_parameters_every
+        if every and self._updates % every == 0:
+            self._compare()
+        return results
+
+    def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
+        """``[function(learner)]`` in rank order, on every rank; of rank 0 alone, which stands for all: this rank's."""
+        if ranks is not None:
+            return [function(self.learner) for _ in ranks]
+        problem: Exception | None = None
+        answer = b""
+        with self._together("foreach_learner"):
+            try:
+                answer = cloudpickle.dumps(function(self.learner))
+            except Exception as error:
+                problem = error
+            return [pickle.loads(data) for data in self.meeting.gather_bytes("foreach_learner", answer, error=problem)]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, in rank order, on every rank."""
+        with self._together("gather"):
+            return [pickle.loads(data) for data in self.meeting.gather_bytes("gather", cloudpickle.dumps(value))]
+
+    def on_first(self, function: Callable[[], Any]) -> Any:
+        """``function()`` of rank 0, on every rank; the others wait. What it raises is raised on all."""
+        problem: Exception | None = None
+        answer = b""
+        if self.rank == 0:
+            try:
+                answer = cloudpickle.dumps(function())
+            except Exception as error:
+                problem = error
+        with self._together("on_first"):
+            return pickle.loads(self.meeting.gather_bytes("on_first", answer, error=problem)[0])
+
+    def _compare(self) -> None:
+        """Have the ranks stayed in step? If not, all take rank 0's state."""
+        if not self._make_equal(self.learner):
+            warnings.warn(
+                f"after update {self._updates} the ranks' parameters differed; all have rank 0's state now",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+
+    def _make_equal(self, learner: Any) -> bool:
+        """Give all ranks rank 0's state unless their parameters are equal; returns whether they were."""
+        with self._together("compare"):
+            if len(set(self.meeting.gather_bytes("compare", parameter_digest(learner).encode()))) == 1:
+                return True
+            own = pickle.dumps(learner.get_state()) if self.rank == 0 else b""
+            state = self.meeting.gather_bytes("take rank 0's state", own)[0]
+            if self.rank:
+                learner.set_state(pickle.loads(state))
+            return False
+
+    def close(self) -> None:
+        """Leave the ring. Bounded; may be called twice."""
+        if not self._open:
+            return
+        self._open = False
+        if self._broken is None:
+            self._broken = "it has been shut down"
+            self._watch.close()
+            if self._collective is not None:
+                self._collective.close()
+        else:
+            # The others are told by the signs of life; a collective that is broken may wait for them for ever.
+            self._watch.close()
+
+
+def _alone(flat: Any) -> Any:
+    return flat
+
+
+def _alike(learner: Any) -> dict[str, object]:
+    """What must be the same on every rank before the first update."""
+    config = learner.config
+    settings = {name: getattr(config, name) for name, item in config.settings().items() if item.method == "training"}
+    return {
+        "the set of modules": sorted(learner._build.plans),
+        "the training settings": sorted((name, repr(value)) for name, value in settings.items()),
+        "data_shards": learner._num_shards,
+        "the framework": learner.backend.name,
+        "the precision": config.precision,
+    }
+
+
+def _own_address(address: str, port: int) -> str:
+    """This machine's address on the way to the others'."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, port))  # sends nothing
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise LearnerGroupError(
+            f'launcher="spmd": there is no way to the meeting point {address}:{port} ({error})'
+        ) from error
