@@ -2,17 +2,19 @@
 
     python benchmarks/learner_state.py [--backend torch|tf] [--parameters N] [--rounds N] [--folder DIR] [--out FILE]
 
-Ours: ``learner.save_state(path)`` and ``learner.load_state(path)`` of a BC learner. Torch's: a network of the same
-layers with ``torch.optim.Adam``; ``torch.save`` of both state_dicts, then ``torch.load(weights_only=True)`` and both
-``load_state_dict``. Both sides hold the same number of numbers, both sync their file, ours its folder too. Rounds are
-paired and take turns in going first; ratios are of the same round, above 1 means that ours is faster. Peak memory is
-measured in a process of its own by the kernel's high-water mark, over what was resident before the call, in units of
-the state's size; for saving, the state that ``get_state`` copies counts.
+Ours: ``learner.save_state(path)`` and ``learner.load_state(path)`` of a BC learner. Torch's: a network
+of the same layers with ``torch.optim.Adam``; ``torch.save`` of both state_dicts, then ``torch.load(weights_only=True)``
+and both ``load_state_dict``, in a process of its own. Both sides hold the same number of numbers, write a file that was
+not there, sync it (ours its folder too) and read it back from the page cache, where writing has left it. Rounds are
+paired and take turns in going first, after a sync of the disk; ratios are of the same round, above 1 means that ours is
+faster. Peak memory is measured in a process of its own by the kernel's high-water mark, over what was resident before
+the call, in units of the state's size; for saving, the state that ``get_state`` copies counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import itertools
 import json
@@ -124,23 +126,48 @@ def measure_memory(backend: str, parameters: int, path: Path) -> dict[str, float
     return {"megabytes": size / 1e6, "saving": saving / size, "loading": loading / size}
 
 
-def measure_time(backend: str, parameters: int, rounds: int, folder: Path) -> dict[str, Any]:
-    learner = ours(backend, parameters)
+def serve(parameters: int) -> None:
+    """The other side: does what each line of the input says, "save PATH" or "load PATH"; answers with the seconds."""
     save, load = in_torch(parameters)
-    paths = {"learner-core": folder / "ours", "torch": folder / "theirs"}
-    work: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-        "learner-core": (
-            lambda: learner.save_state(paths["learner-core"]),
-            lambda: learner.load_state(paths["learner-core"]),
-        ),
-        "torch": (lambda: save(paths["torch"]), lambda: load(paths["torch"])),
-    }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
-    for round_ in range(rounds + 1):
-        for name in sorted(work, reverse=bool(round_ % 2)):
-            pair = (seconds(work[name][0]), seconds(work[name][1]))
-            if round_:  # the first only warms up
-                times[name].append(pair)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        step, path = line.rstrip("\n").split(" ", 1)
+        work = functools.partial(save if step == "save" else load, Path(path))
+        print(seconds(work), flush=True)
+
+
+def measure_time(backend: str, parameters: int, rounds: int, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--serve", "--parameters", str(parameters)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdin is not None and other.stdout is not None
+    tell, answers = other.stdin, other.stdout
+    learner = ours(backend, parameters)
+    assert answers.readline() == "ready\n"
+
+    def mine(step: str, path: Path) -> float:
+        return seconds(functools.partial(learner.save_state if step == "save" else learner.load_state, path))
+
+    def theirs(step: str, path: Path) -> float:
+        tell.write(f"{step} {path}\n")
+        tell.flush()
+        return float(answers.readline())
+
+    sides = {"learner-core": mine, "torch": theirs}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    sizes: dict[str, float] = {}
+    try:
+        for round_ in range(rounds + 1):
+            for name in sorted(sides, reverse=bool(round_ % 2)):
+                path = folder / name
+                path.unlink(missing_ok=True)
+                os.sync()
+                pair = (sides[name]("save", path), sides[name]("load", path))
+                sizes[name] = path.stat().st_size / 1e6
+                if round_:  # the first only warms up
+                    times[name].append(pair)
+    finally:
+        tell.close()
+        other.wait()
     pairs = list(zip(times["torch"], times["learner-core"], strict=True))
     ratios = {
         "save": [theirs[0] / mine[0] for theirs, mine in pairs],
@@ -156,7 +183,7 @@ def measure_time(backend: str, parameters: int, rounds: int, folder: Path) -> di
             name: dict(zip(("low", "median", "high"), statistics.quantiles(values, n=4), strict=True))
             for name, values in ratios.items()
         },
-        "file_megabytes": {name: path.stat().st_size / 1e6 for name, path in paths.items()},
+        "file_megabytes": sizes,
     }
 
 
@@ -168,7 +195,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary folder by default")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--memory-only", action="store_true")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.parameters)
+        return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         if arguments.memory_only:
@@ -185,9 +216,8 @@ def main() -> None:
             "load_average": os.getloadavg()[0],
             "num_cpus": os.cpu_count(),
             "memory": memory,
+            **measure_time(arguments.backend, arguments.parameters, arguments.rounds, folder),
         }
-        if arguments.backend == "torch":  # both frameworks do not share a process
-            report.update(measure_time("torch", arguments.parameters, arguments.rounds, folder))
     text = json.dumps(report, indent=1)
     print(text)
     if arguments.out is not None:

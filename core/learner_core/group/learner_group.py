@@ -173,7 +173,8 @@ class LearnerGroup:
         """Read a file that ``save_state`` of a group or a learner wrote, on any backend; see ``Learner.set_state``."""
         from ..state.files import load_state
 
-        return self.set_state(load_state(path), strict=strict)
+        copied = self._first(lambda learner: learner._copies_states)
+        return self.set_state(load_state(path, mmap=copied), strict=strict)
 
     def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
         """Add a module on every learner; see ``Learner.add_module``."""

@@ -30,6 +30,7 @@ from .state_fitting import Skipped
 
 __all__ = ["Learner"]
 
+
 class Learner(LearnerHooks):
     """Trains modules by minibatch gradient steps.
 
@@ -367,9 +368,14 @@ class Learner(LearnerHooks):
         """Read a file that ``save_state`` wrote on any backend; otherwise as ``set_state``."""
         from ..state.files import load_state
 
-        return self.set_state(load_state(path), strict=strict)
+        return self.set_state(load_state(path, mmap=self._copies_states), strict=strict)
 
     # ------------------------------------------------------------------ inside
+
+    @property
+    def _copies_states(self) -> bool:
+        """Arrays of a state may be read-only views of a file: our own ``set_state`` copies them, once."""
+        return type(self).set_state is Learner.set_state
 
     @property
     def _default_gradients(self) -> bool:

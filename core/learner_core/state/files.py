@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import mmap as mmaps
 import os
@@ -20,7 +21,7 @@ import xxhash
 
 from ..errors import FormatError, StateError, StateIOError
 from .dtypes import allocate
-from .format import build, decode, encode, resolve
+from .format import build, encode, resolve, verified
 from .layout import HEADER_NBYTES, parse_header
 from .manifest import Layout, parse_manifest
 
@@ -39,6 +40,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.lctmp", re.DOTALL)
 _BLOCK = 1 << 18
 _BATCH = 256
 _STRIDE = 1 << 23
+_POPULATE_READ = 22  # MADV_POPULATE_READ of Linux; Python has no name for it
 
 PathLike = str | os.PathLike[str]
 
@@ -82,11 +84,8 @@ def load_state(path: PathLike, *, mmap: bool = False) -> Any:
         StateIOError: the operating system cannot read it (also an OSError, with its errno).
     """
     with _opened(path) as (descriptor, nbytes):
-        if mmap:
-            parse_header(_read(descriptor, 0, min(nbytes, HEADER_NBYTES)), file_nbytes=nbytes)
-            return decode(mmaps.mmap(descriptor, nbytes, access=mmaps.ACCESS_READ), copy=False)
         layout = _layout(descriptor, nbytes)
-        return _read_payloads(descriptor, layout)
+        return verified(_mapped(descriptor, nbytes), layout, copy=False) if mmap else _read_payloads(descriptor, layout)
 
 
 def read_layout(path: PathLike) -> Layout:
@@ -294,6 +293,20 @@ def _read_into(descriptor: int, start: int, target: memoryview) -> None:
             raise FormatError("truncated while it was being read")
         start += count
         target = target[count:]
+
+
+def _mapped(descriptor: int, nbytes: int) -> memoryview:
+    """The whole file, read into the page cache: a disk that fails is an error here instead of a signal later."""
+    try:
+        mapped = mmaps.mmap(descriptor, nbytes, access=mmaps.ACCESS_READ)
+    except ValueError:
+        raise FormatError("truncated while it was being read") from None
+    try:
+        mapped.madvise(_POPULATE_READ)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: Linux before 5.14 reads page by page, when it is asked to
+            raise OSError(errno.EIO, "the disk did not deliver all of the file") from error
+    return memoryview(mapped)
 
 
 def _layout(descriptor: int, nbytes: int) -> Layout:

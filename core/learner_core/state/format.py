@@ -29,7 +29,7 @@ from .manifest import Layout, Reference, parse_manifest
 from .wire import MAX_NODES
 from .writer import Writer
 
-__all__ = ["Encoded", "build", "decode", "encode", "resolve"]
+__all__ = ["Encoded", "build", "decode", "encode", "resolve", "verified"]
 
 _BLOCK = 1 << 18
 
@@ -150,6 +150,23 @@ def decode(buffer: Any, *, copy: bool = True) -> Any:
     manifest_nbytes, checksum = parse_header(bytes(view[:HEADER_NBYTES]), file_nbytes=len(view))
     manifest = bytes(view[HEADER_NBYTES : HEADER_NBYTES + manifest_nbytes])
     layout = parse_manifest(manifest, checksum=checksum, file_nbytes=len(view))
+    return verified(view, layout, copy=copy)
+
+
+def verified(view: memoryview, layout: Layout, *, copy: bool) -> Any:
+    """The tree of a file whose header and manifest have been read; every checksum is verified first.
+
+    Args:
+        view: The whole file, format "B".
+        layout: What its manifest says.
+        copy: As for `decode`.
+
+    Returns:
+        The tree.
+
+    Raises:
+        FormatError: the bytes of a payload, or those before it, are damaged.
+    """
     contents: list[Any] = [None] * len(layout.payloads)
     paths = layout.paths()
     for chunk in layout.chunks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import shutil
 import signal
@@ -168,6 +170,39 @@ def test_a_fault_at_every_call_of_load(tmp_path, monkeypatch, fault, mmap):
         call += 1
     assert call > 3
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("refusal", "finished"), [(errno.EFAULT, False), (errno.EINVAL, True)], ids=["disk", "old Linux"]
+)
+def test_a_disk_that_fails_under_a_mapping_is_an_error_not_a_signal(tmp_path, monkeypatch, refusal, finished):
+    class Mapped(mmap.mmap):
+        def madvise(self, option, *arguments):
+            raise OSError(refusal, os.strerror(refusal))
+
+    path = tmp_path / "a"
+    save_state(path, state(1))
+    monkeypatch.setattr(files.mmaps, "mmap", Mapped)
+    if finished:  # Linux before 5.14 does not know the request
+        assert_identical(state(1), load_state(path, mmap=True))
+        return
+    with pytest.raises(StateIOError, match="the disk did not deliver all of the file") as caught:
+        load_state(path, mmap=True)
+    assert caught.value.errno == errno.EIO and str(path) in str(caught.value)
+
+
+def test_a_file_cut_off_before_it_is_mapped_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    save_state(path, state(1))
+    layout = files._layout
+
+    def cut_off(descriptor, nbytes):
+        os.truncate(path, nbytes - 1)
+        return layout(descriptor, nbytes)
+
+    monkeypatch.setattr(files, "_layout", cut_off)
+    with pytest.raises(FormatError, match="truncated while it was being read"):
+        load_state(path, mmap=True)
 
 
 def test_a_missing_file_and_a_missing_folder(tmp_path):
