@@ -73,7 +73,7 @@ class LearnerCore:
                 algorithm = config.environment(Spaces, env_config={"workload": self.workload}).build()
                 group = algorithm.learner_group
                 rollout = _rollout(self.columns, config.num_envs_per_env_runner)
-                algorithm.runner.sample = lambda num_steps: rollout
+                algorithm.runner.sample = lambda num_steps, **how: rollout
                 self.round = algorithm.train
             self.update = group.update_from_batch
             self.each = group.foreach_learner

@@ -20,8 +20,8 @@ from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
 from ..plugins.discovery import load
 from ..plugins.manager import get_manager, notify
-from ..sampling.env_runner import EnvRunner
 from ..sampling.episodes import Episode
+from ..sampling.runner_group import EnvRunnerGroup
 from ..state.files import load_state, save_state
 from .agents import AgentModules, agent_means
 from .policies import make_policy
@@ -46,17 +46,15 @@ class Algorithm(AgentModules):
 
     def __init__(self, config: AlgorithmConfig) -> None:
         self.config = config
-        if config.num_env_runners:
-            raise ConfigError(
-                f"num_env_runners={config.num_env_runners}: this version samples in this process; use num_env_runners=0"
-            )
         self.iteration = 0
         self.num_env_steps_sampled_lifetime = 0
         self._recent: deque[Episode] = deque(maxlen=_WINDOW)
         self._num_episodes = 0
+        self._num_env_steps = 0
+        self._lifetimes: dict[str, int] = {}
         self._timers: dict[str, float] = {}
         self._stopped = False
-        self.env_runner: EnvRunner | None = None
+        self.env_runners: EnvRunnerGroup | None = None
         self._group: LearnerGroup | None = None
         if not config.num_learners:
             # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
@@ -64,10 +62,8 @@ class Algorithm(AgentModules):
             load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
         try:
             self._group = LearnerGroup(config)
-            spec = next(iter(self._group.module_specs.values()))
             if config.env is not None:
-                policy = make_policy(config, spec)
-                self.env_runner = EnvRunner(config, spec, seed=config.seed, policy=policy)
+                self.env_runners = EnvRunnerGroup(config, self._group.module_specs, make_policy=make_policy)
             self.setup()
             self.sync_weights()
         except BaseException:
@@ -108,13 +104,16 @@ class Algorithm(AgentModules):
 
         Returns:
             ``training_iteration``, ``num_env_steps_sampled_lifetime``, ``env_runners`` (``episode_return_mean`` and
-            ``episode_len_mean`` over the last 100 episodes, ``num_episodes`` in this iteration), ``learners``
-            {module_id: {metric: float}}, ``timers`` (seconds), and ``evaluation`` where it is due.
+            ``episode_len_mean`` over the last 100 episodes, ``num_episodes`` and ``num_env_steps_sampled`` in this
+            iteration, and over the lifetime restarts of environments and runners, episodes and fragments lost),
+            ``learners`` {module_id: {metric: float}}, ``timers`` (seconds), and ``evaluation`` where it is due. With
+            several agents the mean returns by agent and by module as well; ``episode_return_mean`` is of their sum.
         """
         if self._stopped:
             raise ConfigError("this Algorithm has been stopped")
         self._timers = {}
         self._num_episodes = 0
+        self._num_env_steps = 0
         began = time.perf_counter()
         learners = self.training_step()
         self.iteration += 1
@@ -148,8 +147,9 @@ class Algorithm(AgentModules):
         Returns:
             ``episode_return_mean _std _min _max``, ``episode_len_mean``, ``num_episodes``; returns are of raw rewards.
         """
-        runner = self.runner
-        self.sync_weights()
+        runners = self._runners
+        runners.set_local_weights(self.learner_group.get_weights())
+        runner = runners.local
         with self.timed("evaluate"):
             episodes = runner.evaluate(num_episodes or self.config.evaluation_num_episodes)
         returns = np.array([episode.episode_return for episode in episodes], np.float64)
@@ -168,8 +168,8 @@ class Algorithm(AgentModules):
         self._stopped = True
         if self._group is not None:
             self._group.shutdown()
-        if self.env_runner is not None:
-            self.env_runner.close()
+        if self.env_runners is not None:
+            self.env_runners.close()
 
     def __enter__(self) -> Self:
         return self
@@ -180,15 +180,24 @@ class Algorithm(AgentModules):
     # ------------------------------------------------------------------ what training steps use
 
     @property
-    def runner(self) -> EnvRunner:
-        """The environment runner.
+    def runner(self) -> Any:
+        """The environment runner in this process: it evaluates, and samples where ``num_env_runners=0``.
 
         Raises:
             ConfigError: there is no environment.
         """
-        if self.env_runner is None:
+        return self._runners.local
+
+    @property
+    def env_runner(self) -> Any:
+        """As :attr:`runner`; None where there is no environment."""
+        return None if self.env_runners is None else self.env_runners.local
+
+    @property
+    def _runners(self) -> EnvRunnerGroup:
+        if self.env_runners is None:
             raise ConfigError("there is no environment: set .environment(...)")
-        return self.env_runner
+        return self.env_runners
 
     @property
     def timesteps(self) -> dict[str, int]:
@@ -205,38 +214,46 @@ class Algorithm(AgentModules):
             self._timers[name] = self._timers.get(name, 0.0) + time.perf_counter() - began
 
     def count_episodes(self) -> None:
-        """Take the runner's finished episodes and step counter into this run's."""
-        metrics = self.runner.metrics()
-        self._recent.extend(metrics["episodes"])
-        self._num_episodes += len(metrics["episodes"])
-        self.num_env_steps_sampled_lifetime = int(metrics["num_env_steps_sampled_lifetime"])
+        """Take the runners' finished episodes and counters into this run's."""
+        metrics = self._runners.metrics()
+        episodes, steps = metrics.pop("episodes"), int(metrics.pop("num_env_steps_sampled_lifetime"))
+        self._recent.extend(episodes)
+        self._num_episodes += len(episodes)
+        self._num_env_steps += steps - self.num_env_steps_sampled_lifetime
+        self.num_env_steps_sampled_lifetime = steps
+        self._lifetimes = metrics
 
     def sync_weights(self) -> None:
-        """Give the runner's policy the learners' weights."""
-        if self.env_runner is not None:
+        """Give the runners the learners' weights, as a new version."""
+        if self.env_runners is not None:
             with self.timed("sync_weights"):
-                weights = self.learner_group.get_weights()
-                self.env_runner.set_weights(next(iter(weights.values())))
+                version = self.env_runners.weights_version + 1
+                self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
 
     def _episode_results(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"num_episodes": self._num_episodes}
+        out: dict[str, Any] = {"num_episodes": self._num_episodes, "num_env_steps_sampled": self._num_env_steps}
+        out.update(self._lifetimes)
         if self._recent:
             out["episode_return_mean"] = float(np.mean([episode.episode_return for episode in self._recent]))
             out["episode_len_mean"] = float(np.mean([episode.episode_length for episode in self._recent]))
+            out.update(agent_means(list(self._recent)))
         return out
 
     # ------------------------------------------------------------------ checkpoints
 
     def get_state(self) -> dict[str, Any]:
         """Everything the run needs to go on: learners, environments, normalisers, replay, counters."""
+        learner = self.learner_group.get_state()
+        runners = {"local": None} if self.env_runners is None else self.env_runners.get_state()
         return {
-            "learner": self.learner_group.get_state(),
-            "env_runner": None if self.env_runner is None else self.env_runner.get_state(),
+            "learner": learner,
+            "env_runner": runners.pop("local"),
+            "env_runners": runners or None,
             "algorithm": {
                 "iteration": self.iteration,
                 "num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime,
-                "recent_episodes": [[float(e.episode_return), int(e.episode_length)] for e in self._recent],
-            out.update(agent_means(list(self._recent)))
+                "recent_episodes": [episode.to_plain() for episode in self._recent],
+                "modules": self.modules_state(),
             },
             "extra": self.get_extra_state(),
         }
@@ -247,19 +264,22 @@ class Algorithm(AgentModules):
         Raises:
             StateError: it does not fit; says the path.
         """
-        for key in ("learner", "env_runner", "algorithm", "extra"):
+        for key in ("learner", "env_runner", "env_runners", "algorithm", "extra"):
             if key not in state:
                 raise StateError("missing", path=key)
         own = state["algorithm"]
-        self.learner_group.set_state(state["learner"])
-        if self.env_runner is not None and state["env_runner"] is not None:
-            self.env_runner.set_state(state["env_runner"])
+        with self.modules_of(own.get("modules")):
+            self.learner_group.set_state(state["learner"])
+        if self.env_runners is not None and state["env_runner"] is not None:
+            self.env_runners.set_state({"local": state["env_runner"], **(state["env_runners"] or {})})
         self.set_extra_state(state["extra"])
         self.iteration = int(own["iteration"])
         self.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
         self._recent.clear()
-        self._recent.extend(Episode(float(result), int(length)) for result, length in own["recent_episodes"])
-        self.sync_weights()
+        self._recent.extend(Episode.from_plain(episode) for episode in own["recent_episodes"])
+        if self.env_runners is not None:
+            version = max(self.env_runners.weights_version, 0)  # the same weights under their old number
+            self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
 
     def save(self, path: Any) -> None:
         """Write a checkpoint: one file with the state and, beside it, the configuration. Atomic.
@@ -319,9 +339,14 @@ def _read(path: Any) -> dict[str, Any]:
     return tree
 
 
+def num_environments(config: Any) -> int:
+    """Environments that sample side by side, over all runners."""
+    return max(1, int(config.num_env_runners)) * int(config.num_envs_per_env_runner)
+
+
 def fragment_length(config: Any) -> int:
-    """Steps of each environment per fragment: the setting, or what fills ``train_batch_size``."""
+    """Steps of each environment per fragment: the setting, or what fills ``train_batch_size`` over all runners."""
     if config.rollout_fragment_length == "auto":
-        return max(1, math.ceil(int(config.train_batch_size) / int(config.num_envs_per_env_runner)))
+        return max(1, math.ceil(int(config.train_batch_size) / num_environments(config)))
     length: int = config.rollout_fragment_length
     return length

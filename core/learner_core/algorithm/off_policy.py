@@ -9,6 +9,7 @@ from typing import Any
 
 from ..group.results import merge_results
 from ..sampling.replay import ReplayBuffer
+from ..sampling.rollout import join_lanes
 from ..schedules import value_at
 from .algorithm import Algorithm
 
@@ -20,6 +21,8 @@ _LEAST_PRIORITY = 1e-6
 
 class OffPolicyAlgorithm(Algorithm):
     """Fragments of ``rollout_fragment_length`` steps ("auto": 1), ``updates_per_step`` gradient steps for each.
+
+    With several runners the replay buffer is filled from all of them, their environments side by side.
 
     An iteration is ``timesteps_per_iteration`` environment steps. The gradient steps that one fragment pays for are one
     call to the learners, on as many rows.
@@ -46,7 +49,7 @@ class OffPolicyAlgorithm(Algorithm):
         while self.num_env_steps_sampled_lifetime < goal:
             warming_up = self.num_env_steps_sampled_lifetime < config.learning_starts
             with self.timed("sample"):
-                rollout = self.runner.sample(length, random_actions=warming_up)
+                rollout = join_lanes(self._runners.sample(length, random_actions=warming_up))
                 self.count_episodes()
                 self.replay.add_rollout(rollout)
             if self.num_env_steps_sampled_lifetime < config.learning_starts or not len(self.replay):
@@ -81,5 +84,7 @@ class OffPolicyAlgorithm(Algorithm):
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         self.replay.set_state(state["replay"])
+        if self.env_runners is not None:  # the state may be of another number of them
+            self.replay.set_lanes(self.env_runners.num_runners * self.env_runners.local.num_envs)
         self._owed = float(state["owed"])
         self._num_draws = int(state["num_draws"])

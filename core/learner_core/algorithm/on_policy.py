@@ -12,7 +12,7 @@ from .. import numpy_xp
 from ..maths.returns import gae
 from ..sampling.rollout import Rollout, per_module
 from ..sampling.sequences import rollout_to_sequences
-from .algorithm import Algorithm, fragment_length
+from .algorithm import Algorithm, fragment_length, num_environments
 
 __all__ = ["OnPolicyAlgorithm", "on_policy_batch", "with_advantages"]
 
@@ -23,9 +23,9 @@ class OnPolicyAlgorithm(Algorithm):
     def training_step(self) -> dict[str, Any]:
         config = self.config
         length = fragment_length(config)
-        count = max(1, math.ceil(config.train_batch_size / (length * config.num_envs_per_env_runner)))
+        count = max(1, math.ceil(config.train_batch_size / (length * num_environments(config))))
         with self.timed("sample"):
-            rollouts = [self.runner.sample(length) for _ in range(count)]
+            rollouts = [rollout for _ in range(count) for rollout in self._runners.sample(length)]
             self.count_episodes()
         with self.timed("advantages"):
             batch = on_policy_batch(rollouts, config)

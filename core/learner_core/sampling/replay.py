@@ -117,6 +117,36 @@ class ReplayBuffer:
         if self._tree is not None:
             self._tree.set(slots, np.where(mask[newest:], self._max_priority**self.alpha, 0.0))
 
+    def set_lanes(self, lanes: int) -> None:
+        """Go on with rows of another number of environments.
+
+        The rows so far stay (the oldest few may not, to fill whole steps), with their priorities; nothing continues
+        them, so that n-step draws of them look one step ahead.
+
+        Args:
+            lanes: As for ``add``, from now on.
+        """
+        old, old_tree = self._storage, self._tree
+        if old is None or old.lanes == lanes:
+            return
+        storage = self._new_storage(lanes)
+        rows = (old.position + np.arange(-old.fill, 0)) % old.capacity
+        rows = rows[old.valid[rows]]
+        count = min(rows.size // lanes * lanes, storage.capacity)
+        rows = rows[rows.size - count :]
+        self._storage = storage if count else None
+        if not count:
+            return
+        columns = {name: old.take(name, rows) for name in old.columns}
+        following = old.next_obs(rows)
+        if following is not None:
+            columns["next_obs"] = following
+        slots = storage.add(columns, np.ones(count, np.bool_))
+        if following is not None:
+            storage.separate(slots, following)
+        if self._tree is not None and old_tree is not None:
+            self._tree.set(slots, old_tree[rows])
+
     def add_rollout(self, rollout: Rollout, names: tuple[str, ...] = _ROLLOUT_COLUMNS) -> None:
         """Append a rollout; rows that are no experience are kept as links and never drawn.
 

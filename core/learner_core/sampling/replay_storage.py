@@ -115,6 +115,14 @@ class ReplayStorage:
             self._beside[slots[rows]] = places
             tree_map(lambda leaf, new: leaf.__setitem__(places, new[rows]), self._table, following)
 
+    def separate(self, slots: np.ndarray, following: Columns) -> None:
+        """Let nothing continue these rows, whatever the following row shows: their next observations stand beside."""
+        rows = np.flatnonzero(self._beside[slots] < 0)
+        if rows.size:
+            places = self._take_places(rows.size, following)
+            self._beside[slots[rows]] = places
+            tree_map(lambda leaf, new: leaf.__setitem__(places, new[rows]), self._table, following)
+
     def _take_places(self, count: int, like: Columns) -> np.ndarray:
         size = 0 if self._table is None else tree_leaves(self._table)[0].shape[0]
         if len(self._free) < count:

@@ -6,7 +6,7 @@ them again. ``obs`` and ``next_obs`` may share memory, so treat them as read-onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from .columns import Columns, tree_map
 from .episodes import Episode
 
-__all__ = ["Rollout", "per_module"]
+__all__ = ["Rollout", "join_lanes", "per_module"]
 
 #: The module of a single-agent rollout; the learner knows it by the same name.
 _ONLY_MODULE = "default_policy"
@@ -98,6 +98,30 @@ def per_module(rollout: Rollout | Mapping[str, Rollout]) -> dict[str, Rollout]:
         {module_id: Rollout}; a single-agent one is "default_policy"'s.
     """
     return {_ONLY_MODULE: rollout} if isinstance(rollout, Rollout) else dict(rollout)
+
+
+def join_lanes(rollouts: Sequence[Rollout]) -> Rollout:
+    """Fragments of several runners side by side: as one runner with all their environments would have sampled them.
+
+    Args:
+        rollouts: of the same length T, with the same columns.
+
+    Returns:
+        [T, sum of N, ...]; the very rollout if there is but one.
+    """
+    if len(rollouts) == 1:
+        return rollouts[0]
+    columns = [rollout.columns for rollout in rollouts]
+    values = [rollout.bootstrap_values for rollout in rollouts]
+    return Rollout(
+        {name: tree_map(_side_by_side, *[part[name] for part in columns]) for name in columns[0]},
+        bootstrap_values=None if any(part is None for part in values) else _side_by_side(*values),
+        episodes=[episode for rollout in rollouts for episode in rollout.episodes],
+    )
+
+
+def _side_by_side(*leaves: Any) -> np.ndarray:
+    return np.concatenate(leaves, axis=1)
 
 
 def _flatten(leaf: np.ndarray) -> np.ndarray:

@@ -102,6 +102,10 @@ class EnvRunnerGroup:
         if self._launcher is not None:
             self._launcher.publish(weights, self._version)
 
+    def set_local_weights(self, weights: Weights) -> None:
+        """Give weights to the runner in this process alone, to evaluate them."""
+        self._weights = weights
+
     def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> list[Any]:
         """Sample together: every runner steps its environments with the newest weights.
 
@@ -123,7 +127,10 @@ class EnvRunnerGroup:
         runners.drain()
         asked = [self._ask(runners, remote, num_steps, explore, random_actions) for remote in runners.remotes]
         answers = runners.wait_for(asked)
+        # In runner order, whoever was first.
         self._merge([answer["statistics"] for answer in answers])
+        for answer in answers:
+            self._episodes.extend(answer["episodes"])
         for remote in runners.remotes:
             remote.num_told = remote.num_requested
         return [answer["rollout"] for answer in answers]
@@ -202,13 +209,6 @@ class EnvRunnerGroup:
         pickled = cloudpickle.dumps(function)
         return self._elsewhere.ask("call", [{"function": pickled}] * self.num_runners)
 
-    def close(self) -> None:
-        """Release everything in bounded time; may be called twice."""
-        if self._elsewhere is not None:
-            self._elsewhere.close()
-            self._finalizer.detach()
-        self._local.close()
-
     def set_modules(
         self,
         config: Any,
@@ -237,6 +237,13 @@ class EnvRunnerGroup:
             own = for_processes(config, module_specs)
             self.foreach_runner(lambda runner: runner.set_modules(own, module_specs, **arguments))
 
+    def close(self) -> None:
+        """Release everything in bounded time; may be called twice."""
+        if self._elsewhere is not None:
+            self._elsewhere.close()
+            self._finalizer.detach()
+        self._local.close()
+
     # -------------------------------------------------------------------------------------------------------- state
 
     def get_state(self) -> dict[str, Any]:
@@ -258,7 +265,7 @@ class EnvRunnerGroup:
         metrics = self.metrics()
         self._episodes = list(metrics.pop("episodes"))
         state = {
-            "local": self._local.get_state(environments=runners is None),
+            "local": self._local.get_state(),
             "runners": states,
             "fragments": [_plain_fragment(fragment) for fragment in self._arrived],
             "episodes": [episode.to_plain() for episode in self._episodes],
@@ -275,6 +282,8 @@ class EnvRunnerGroup:
 
         One of another number of runners gives its counters, statistics and waiting fragments; every environment starts
         a new episode, with noise and seeds that were not used before.
+
+        Weights are not part of it: set them, then sample or ``request``.
 
         Args:
             state: what ``get_state`` returned.
@@ -319,7 +328,7 @@ class EnvRunnerGroup:
         for fragment in self._arrived:
             if runners is not None and 0 < fragment.worker_index <= self.num_runners:
                 runners.remotes[fragment.worker_index - 1].num_arrived += 1
-        self._top_up()
+        self._num_steps = 0  # nobody samples before the weights of this state have come
         return "exact" if set(how) == {"exact"} else "restarted"
 
     # ---------------------------------------------------------------------------------------------------- internals
@@ -364,8 +373,8 @@ class EnvRunnerGroup:
     def _sampled(self, remote: Remote, request: Request) -> None:
         """A fragment has come."""
         answer = request.answer
-        self._episodes.extend(answer["episodes"])
         if request.alone or request.abandoned:
+            self._episodes.extend(answer["episodes"])
             self._merge([answer["statistics"]])
             remote.num_told = request.argument["number"]
         if request.alone and not request.abandoned:
