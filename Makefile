@@ -13,7 +13,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := torch,tf-cpu,horovod,plot,tensorboard,export,testing,dev,mujoco,box2d,multi-agent
+EXTRAS := torch,tf-cpu,horovod,plot,tensorboard,export,testing,dev,mujoco,box2d,ray,multi-agent
 
 # Installed once per content of what decides the installation: nothing to do while the stamp of that name exists.
 STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml constraints.txt; echo '$(EXTRAS)'; $(PYTHON) -V; } 2>&1 | sha256sum | cut -c1-16)

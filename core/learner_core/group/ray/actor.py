@@ -9,21 +9,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pickle
 import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
+import numpy as np
 
 from learner_core.errors import LearnerGroupError
 
 from ..launchers import Ending
 from .cluster import import_ray
 
-__all__ = ["Host", "RayMember", "start_actor", "wait_for"]
+__all__ = ["Actor", "Host", "RayMember", "start_actor", "wait_for"]
 
 #: Seconds between two questions for a sign of life.
 _PULSE_S = 0.5
@@ -33,7 +36,9 @@ class Host:
     """Lives in the actor: a worker, asked by ``handle``.
 
     Args:
-        make: pickled; makes the worker, an object with ``handle(operation, argument) -> (good, answer)``.
+        make: pickled; makes the worker, an object with ``handle(operation, argument) -> (good, answer)``, and perhaps
+            with ``post(value)``, for what is to be known at once, and ``progress``, a number that changes while it
+            gets on.
         sys_path: of the driver; what exists here and is not yet there is appended.
     """
 
@@ -42,23 +47,39 @@ class Host:
         self._end = threading.Event()
         self._worker = cloudpickle.loads(make)()
 
-    def handle(self, operation: str, argument: Mapping[str, Any]) -> bytes:
-        """A request; its answer is pickled here, so that arrays arrive as the driver's own."""
+    def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bytes, list[np.ndarray]]:
+        """A request. Its answer is pickled here, large arrays apart from the rest: see ``_unpickled``."""
         good, answer = self._worker.handle(operation, argument)
         try:
-            return bytes(cloudpickle.dumps((good, answer)))
+            return _pickled((good, answer))
         except Exception as error:
             failed = LearnerGroupError(f"the answer to {operation} cannot be sent: {type(error).__name__}: {error}")
-            return bytes(cloudpickle.dumps((False, (failed, traceback.format_exc()))))
+            return _pickled((False, (failed, traceback.format_exc())))
 
-    def pulse(self) -> tuple[int, str, str]:
-        """A sign of life: the process id, the node's id and its address."""
+    def post(self, value: Any) -> None:
+        """Something to know while a request is being answered."""
+        self._worker.post(value)
+
+    def pulse(self) -> tuple[int, str, str, Any]:
+        """A sign of life: the process id, the node's id and its address, and the worker's progress."""
         ray = import_ray()
-        return os.getpid(), ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+        progress = getattr(getattr(self, "_worker", None), "progress", None)
+        return os.getpid(), ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), progress
 
     def live(self) -> None:
         """Never returns."""
         self._end.wait()
+
+
+def _pickled(value: Any) -> tuple[bytes, list[np.ndarray]]:
+    buffers: list[pickle.PickleBuffer] = []
+    data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return bytes(data), [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
+
+
+def _unpickled(data: bytes, buffers: Sequence[np.ndarray]) -> Any:
+    """Ray's arrays are read-only and hold the store's memory: each is copied, once, and the copy is the caller's."""
+    return pickle.loads(data, buffers=[bytearray(buffer.data) for buffer in buffers])
 
 
 @functools.cache
@@ -76,8 +97,108 @@ def start_actor(make: Callable[[], Any], **options: Any) -> Any:
     return _actor_class().options(**options).remote(cloudpickle.dumps(make), list(sys.path))
 
 
-class RayMember:
-    """The driver's end of one actor; see ``launchers.Member``.
+class Actor:
+    """The driver's end of an actor: its requests, its signs of life, its end.
+
+    Args:
+        handle: of the actor.
+
+    Attributes:
+        pid, host, address: of its process, its node's id and address; 0 and "" until its first sign of life.
+        last_sign: ``time.monotonic()`` of the last one, as of the last ``hear``.
+        last_move: the same of the last that came with progress.
+        answers: references to answers that have not been taken, in order.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self.pid = 0
+        self.host = ""
+        self.address = ""
+        self.last_sign = self.last_move = self.started = time.monotonic()
+        self.answers: deque[Any] = deque()
+        self.handle = handle
+        self.live = handle.live.options(concurrency_group="live").remote()
+        self._pulse: Any = None
+        self._asked = 0.0
+        self._progress: Any = None
+        self._stopping: Any = None
+        self.hear()
+
+    def ask(self, operation: str, argument: Mapping[str, Any]) -> None:
+        """Make a request."""
+        if operation == "stop":
+            # Ending from inside would look like a crash to Ray; `ending` ends it when it has let go of what it has.
+            self._stopping = self.handle.handle.remote("close", {})
+        else:
+            self.answers.append(self.handle.handle.remote(operation, dict(argument)))
+
+    def take(self) -> tuple[bool, Any]:
+        """The oldest answer, which has come.
+
+        Raises:
+            EOFError: there is none: the actor has ended.
+        """
+        ray = import_ray()
+        answer = self.answers.popleft()
+        try:
+            good, found = _unpickled(*ray.get(answer))
+        except ray.exceptions.RayTaskError as error:
+            return False, (LearnerGroupError(f"an actor failed: {error}"), str(error))
+        except ray.exceptions.RayError as error:
+            raise EOFError(str(error)) from error
+        return bool(good), found
+
+    def post(self, value: Any) -> None:
+        """Let it know something at once."""
+        self.handle.post.options(concurrency_group="pulse").remote(value)
+
+    def hear(self) -> None:
+        """Take in a sign of life if one has come, and ask for the next from time to time."""
+        ray = import_ray()
+        if self._pulse is not None and ray.wait([self._pulse], timeout=0)[0]:
+            with contextlib.suppress(ray.exceptions.RayError):  # it has ended; waiting for the answer finds out how
+                self.pid, self.host, self.address, progress = ray.get(self._pulse)
+                self.last_sign = time.monotonic()
+                if progress != self._progress:
+                    self._progress, self.last_move = progress, self.last_sign
+            self._pulse = None
+        if self._pulse is None and time.monotonic() - self._asked >= _PULSE_S:
+            self._asked = time.monotonic()
+            self._pulse = self.handle.pulse.options(concurrency_group="pulse").remote()
+
+    def ending(self, timeout_s: float) -> Ending | None:
+        """How it ended; ``None`` if it has not within the timeout. Ray says why, and no exit code."""
+        ray = import_ray()
+        if not ray.is_initialized():
+            return Ending()
+        if self._stopping is not None:
+            ray.wait([self._stopping, self.live], timeout=timeout_s)
+            self._stopping = None
+            self.kill()
+        if not ray.wait([self.live], timeout=timeout_s)[0]:
+            return None
+        try:
+            ray.get(self.live)
+        except ray.exceptions.RayError as error:
+            return Ending(reason=_reason(str(error), self.host, self.pid))
+        return Ending()
+
+    def kill(self) -> None:
+        """End it now; Ray ends one that is stopped after five seconds more. Never raises."""
+        ray = import_ray()
+        # After the interpreter's end has begun, Ray would be started again by that.
+        if ray.is_initialized():
+            with contextlib.suppress(Exception):
+                ray.kill(self.handle, no_restart=True)
+
+    def close(self) -> None:
+        """Let go of what is in flight."""
+        self.answers.clear()
+        self._pulse = None
+
+
+class RayMember(Actor):
+    """The driver's end of one learner; see ``launchers.Member``.
 
     Args:
         rank: its place among the others.
@@ -85,92 +206,28 @@ class RayMember:
     """
 
     def __init__(self, rank: int, handle: Any) -> None:
+        super().__init__(handle)
         self.rank = rank
-        self.pid = 0
-        self.host = ""
-        self.address = ""
         self.waiting = False
-        self.last_sign = time.monotonic()
-        self._handle = handle
-        self._live = handle.live.options(concurrency_group="live").remote()
-        self._pulse: Any = None
-        self._asked = 0.0
-        self._operation = ""
-        self.answer: Any = None
-        self.hear()
 
     def send(self, operation: str, argument: Mapping[str, Any]) -> None:
         """As :meth:`Member.send`."""
         self.waiting = True
-        self._operation = operation
-        if operation == "stop":
-            # Ending from inside would look like a crash to Ray; `ending` ends it when it has left the ring.
-            operation, argument = "close", {}
-        self.answer = self._handle.handle.remote(operation, dict(argument))
+        self.ask(operation, argument)
 
     def receive(self) -> tuple[bool, Any]:
         """As :meth:`Member.receive`."""
-        ray = import_ray()
-        answer, self.answer = self.answer, None
-        try:
-            data = ray.get(answer)
-        except ray.exceptions.RayTaskError as error:
-            failed = LearnerGroupError(f"{self._operation}: {error}")
-            return False, (failed, str(error))
-        except ray.exceptions.RayError as error:
-            raise EOFError(str(error)) from error
-        good, found = cloudpickle.loads(data)
-        return bool(good), found
-
-    def hear(self) -> None:
-        """As :meth:`Member.hear`."""
-        ray = import_ray()
-        if self._pulse is not None and ray.wait([self._pulse], timeout=0)[0]:
-            with contextlib.suppress(ray.exceptions.RayError):  # it has ended; waiting for the answer finds out how
-                self.pid, self.host, self.address = ray.get(self._pulse)
-                self.last_sign = time.monotonic()
-            self._pulse = None
-        if self._pulse is None and time.monotonic() - self._asked >= _PULSE_S:
-            self._asked = time.monotonic()
-            self._pulse = self._handle.pulse.options(concurrency_group="pulse").remote()
-
-    def ending(self, timeout_s: float) -> Ending | None:
-        """As :meth:`Member.ending`; Ray says why, and no exit code."""
-        ray = import_ray()
-        if not ray.is_initialized():
-            return Ending()
-        if self._operation == "stop" and self.answer is not None:
-            ray.wait([self.answer, self._live], timeout=timeout_s)
-            self.kill()
-        if not ray.wait([self._live], timeout=timeout_s)[0]:
-            return None
-        try:
-            ray.get(self._live)
-        except ray.exceptions.RayError as error:
-            return Ending(reason=_reason(str(error), self.host, self.pid))
-        return Ending()
-
-    def kill(self) -> None:
-        """As :meth:`Member.kill`; Ray ends one that is stopped after five seconds more."""
-        ray = import_ray()
-        # After the interpreter's end has begun, Ray would be started again by that.
-        if ray.is_initialized():
-            with contextlib.suppress(Exception):
-                ray.kill(self._handle, no_restart=True)
-
-    def close(self) -> None:
-        """As :meth:`Member.close`."""
-        self.answer = self._pulse = None
+        return self.take()
 
 
-def wait_for(members: Sequence[Any], timeout_s: float) -> list[Any]:
-    """Those of the members whose answer, or end, has come; as soon as there is one."""
+def wait_for(actors: Sequence[Any], timeout_s: float) -> list[Any]:
+    """Those of the actors whose oldest answer, or end, has come; as soon as there is one."""
     ray = import_ray()
-    pending = [member.answer for member in members]
-    if not pending or not ray.wait(pending, timeout=timeout_s)[0]:
+    pending = {(actor.answers[0] if actor.answers else actor.live): actor for actor in actors}
+    if not pending or not ray.wait(list(pending), timeout=timeout_s)[0]:
         return []
-    ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
-    return [member for member in members if member.answer in ready]
+    ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
+    return [pending[reference] for reference in ready]
 
 
 def _reason(text: str, host: str, pid: int) -> str:

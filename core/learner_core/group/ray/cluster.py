@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from learner_core.errors import LearnerGroupError, did_you_mean
 
-__all__ = ["RayOptions", "connect", "import_ray", "make_room"]
+__all__ = ["RayOptions", "connect", "describe_room", "import_ray", "make_room"]
 
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
@@ -30,6 +31,12 @@ class RayOptions:
 
     resources: dict[str, float] = field(default_factory=dict)
     """Custom resources of each learner besides CPUs and GPUs, ``{"accelerator_type:H100": 0.001}``."""
+
+    num_cpus_per_env_runner: float = 1.0
+    """CPUs of each environment runner; a fraction shares one."""
+
+    env_runner_resources: dict[str, float] = field(default_factory=dict)
+    """Custom resources of each environment runner, to keep them on machines without GPUs, say."""
 
     start_timeout_s: float = 60.0
     """Seconds for Ray to find room for all actors and to start their processes; on a cluster that grows on demand,
@@ -52,12 +59,12 @@ class RayOptions:
             strategies = get_args(Strategy)
             if name == "placement" and value not in strategies:
                 raise LearnerGroupError(f"launcher_options: placement={value!r}: choose from {', '.join(strategies)}")
-            if name == "resources" and not (
+            if name.endswith("resources") and not (
                 isinstance(value, dict) and all(isinstance(k, str) and _positive(v) for k, v in value.items())
             ):
-                raise LearnerGroupError(f"launcher_options: resources={value!r}: a dict of names and positive amounts")
-            if name.endswith("_s") and not _positive(value):
-                raise LearnerGroupError(f"launcher_options: {name}={value!r}: a positive number of seconds")
+                raise LearnerGroupError(f"launcher_options: {name}={value!r}: a dict of names and positive amounts")
+            if (name.endswith("_s") or name.startswith("num_")) and not _positive(value):
+                raise LearnerGroupError(f"launcher_options: {name}={value!r}: a positive number")
         return cls(**given)
 
 
@@ -76,15 +83,17 @@ def import_ray() -> Any:
     return importlib.import_module("ray")
 
 
-def connect(num_cpus: int) -> Any:
+def connect(config: Any, options: RayOptions) -> Any:
     """Use the Ray that there is, or start one on this machine; returns the module.
 
-    In this order: the Ray that this process is connected to; the cluster of ``RAY_ADDRESS``, or one that ``ray start``
-    started on this machine; else a new one, quiet, without a dashboard, that ends with this process.
+    In this order: the Ray that this process is connected to (``ray.init``); the cluster of ``RAY_ADDRESS``, where
+    ``auto`` is the one that runs on this machine; else a new one, quiet, without a dashboard, that ends with this
+    process. Nothing is guessed: what a cluster that crashed has left behind makes Ray wait for minutes.
 
     Args:
-        num_cpus: that a new one must have at least: CPUs are Ray's way of counting, and more learners than cores is
-            the caller's decision, as it is with ``launcher="local"``.
+        config: a new one has at least the CPUs that its learners and runners ask for: CPUs are Ray's way of counting,
+            and more learners than cores is the user's decision, as it is with ``launcher="local"``.
+        options: of the config.
 
     Raises:
         LearnerGroupError: there is no Ray, the cluster does not answer, or this process is a client outside of it.
@@ -100,18 +109,14 @@ def connect(num_cpus: int) -> Any:
     if ray.is_initialized():
         return ray
     quiet = {"include_dashboard": False, "logging_level": logging.ERROR}
-    if not address:
-        try:
-            ray.init(address="auto", **quiet)
-            return ray
-        except ConnectionError:
-            pass
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if address and address != "local":
             ray.init(address=address, **quiet)
         else:
-            ray.init(address="local", num_cpus=max(num_cpus, os.cpu_count() or 1), **quiet)
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            wanted = config.num_learners * config.num_cpus_per_learner
+            wanted += math.ceil(config.num_env_runners * options.num_cpus_per_env_runner)
+            ray.init(address="local", num_cpus=max(wanted, os.cpu_count() or 1), **quiet)
     except Exception as error:
         where = f"the cluster of RAY_ADDRESS={address}" if address else "a Ray of our own on this machine"
         raise LearnerGroupError(f'launcher="ray": {where}: {type(error).__name__}: {error}') from error
@@ -134,9 +139,16 @@ def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: st
     ray.util.remove_placement_group(group)
     raise LearnerGroupError(
         f"{what} need {_listed(bundles[0])} each (placement {options.placement}), and Ray has found no room for "
-        f"{len(bundles)} in {options.start_timeout_s:g} s. It has {_listed(ray.cluster_resources())}; free are "
-        f"{_listed(ray.available_resources())}. Use fewer, give Ray more, or wait longer "
-        "(launcher_options={'start_timeout_s': ...})"
+        f"{len(bundles)} in {options.start_timeout_s:g} s. {describe_room()}"
+    )
+
+
+def describe_room() -> str:
+    """What Ray has and what is free, and what can be done about it."""
+    ray = import_ray()
+    return (
+        f"It has {_listed(ray.cluster_resources())}; free are {_listed(ray.available_resources())}. Use fewer, give "
+        "Ray more, or wait longer (launcher_options={'start_timeout_s': ...})"
     )
 
 

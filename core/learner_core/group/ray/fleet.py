@@ -66,7 +66,7 @@ class RayFleet:
         gpus = config.num_gpus_per_learner
         if gpus > 1 and gpus != int(gpus):
             raise LearnerGroupError(f"num_gpus_per_learner={gpus}: more than one GPU each must be a whole number")
-        self._ray = connect(config.num_learners * config.num_cpus_per_learner)
+        self._ray = connect(config, self._options)
         self._room: Any = None
         self._members: list[RayMember] = []
         self._batch: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from learner_core.group.launchers import Learners
@@ -27,6 +28,11 @@ class RayLauncher:
         from learner_core.group.remote import RemoteLearners
 
         return RemoteLearners(config, env, RayFleet(config))
+
+    def make_env_runners(self, config: Any, setup: bytes, framework: str) -> Any:
+        """As ``learner_core.sampling.runner_handle`` describes it: environment runners are actors, too."""
+        # A floor above this one.
+        return importlib.import_module("learner_core.sampling.ray_runners").RayRunners(config, setup, framework)
 
 
 @hookimpl
