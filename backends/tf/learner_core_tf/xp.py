@@ -108,7 +108,7 @@ float32, float64, bfloat16 = tf.float32, tf.float64, tf.bfloat16
 int32, int64, uint8 = tf.int32, tf.int64, tf.uint8
 bool = tf.bool
 
-_UNROLL = 16  # scans up to this length are unrolled in a graph: faster to run, slower to trace
+_UNROLL = 4  # scans up to this length are unrolled in a graph; an LSTM of 16 steps compiles in 10 s of CPU, not 25
 
 # ---- creation and conversion ----------------------------------------------------------------------------------------
 

@@ -201,7 +201,6 @@ class EnvRunner:
             out = following if self._normalizer is None else self._raw_obs
             step = lanes.step(self._door.to_env(answer["actions"]), out)
             check_finite(out, step, whose=self._whose)
-            recorder.record(t, step)
             memory.advance(step, state_out)
             for lane, final in step.finals.items():
                 step.finals[lane] = memory.seen(final)
@@ -209,6 +208,7 @@ class EnvRunner:
                 self._normalize(step, out, following)
                 for lane, final in step.finals.items():
                     step.finals[lane] = self._normalizer.normalize(final)
+            recorder.record(t, step)
             self._num_vector_steps += 1
         self._obs = tree_map(lambda leaf: leaf[-1].copy(), obs)
         if self._normalizer is None:
