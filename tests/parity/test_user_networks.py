@@ -12,7 +12,7 @@ from gymnasium.spaces import Discrete
 
 from learner_core import RLModuleSpec
 
-from support.both import Arrays, in_both
+from support.both import Arrays
 from support.user_networks import CASES, NUM_ACTIONS, factory, observations, perturbed
 
 #: Recurrent networks over several steps: interop.md promises 2e-5.
@@ -57,14 +57,14 @@ def program(backend_name: str, arrays: Arrays, settings: dict[str, Any]) -> dict
             "outputs": backend.to_numpy(dict(outputs)),
             "gradients": backend.to_numpy(gradients["m"]),
             "new_buffers": backend.to_numpy(aux["buffers"]),
-            "native": native_outputs(backend_name, module, {**params, **buffers}, case),
+            **native(backend_name, backend, module, {**params, **buffers}, case),
             "frozen": np.array(sorted(module.frozen_parameters), dtype=np.str_),
         }
     return results
 
 
-def native_outputs(backend_name: str, module: Any, values: Any, case: str) -> Any:
-    """What the user's own network returns once it holds the state's weights, no adapter involved."""
+def native(backend_name: str, backend: Any, module: Any, values: Any, case: str) -> dict[str, Any]:
+    """What the user's own network returns once it holds the state's weights; and what is read off it then."""
     if backend_name == "torch":
         import torch
 
@@ -76,14 +76,17 @@ def native_outputs(backend_name: str, module: Any, values: Any, case: str) -> An
         with torch.no_grad():
             out = network(obs)
     else:
-        out = module.load_into_network(values)(observations(case), training=False)
+        network = module.load_into_network(values)
+        out = network(observations(case), training=False)
     out = out["action_dist_inputs"] if isinstance(out, dict) else out[0] if isinstance(out, tuple) else out
-    return out.numpy()
+    spec = RLModuleSpec(module_class=network, observation_space=CASES[case], action_space=Discrete(NUM_ACTIONS))
+    again = spec.build(backend.xp, backend)
+    return {"native": out.numpy(), "read_back": {**again.init(np.random.default_rng(0)), **again.init_buffers()}}
 
 
-@pytest.fixture(scope="module")
-def both() -> tuple[Arrays, Arrays]:
-    return in_both(__file__, "program")
+@pytest.fixture
+def both(user_networks: tuple[Arrays, Arrays]) -> tuple[Arrays, Arrays]:
+    return user_networks
 
 
 @pytest.mark.parametrize("case", CASES)
