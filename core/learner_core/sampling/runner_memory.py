@@ -139,6 +139,10 @@ class FragmentReader:
         view = own.data
         return pickle.loads(place["data"], buffers=[view[start : start + n] for start, n in place["places"]])
 
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._slots.clear()
+
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
 

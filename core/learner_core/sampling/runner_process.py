@@ -268,6 +268,7 @@ class ProcessRunner:
         """As ``RunnerHandle.close``."""
         for end in (self.channel, self._pulse, self._files):
             end.close()
+        self._reader.close()
 
 
 class LocalRunners:

@@ -1,0 +1,309 @@
+"""Runners that are killed, stopped or hang, environments that fail: replaced, counted, bounded, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from learner_core.errors import EnvError, EnvRunnerLostError
+from learner_core.plugins.hookspecs import hookimpl
+from learner_core.plugins.manager import get_manager
+
+from support import runners as support_runners
+from support.runners import faulty, gone, group_of, pids, running, weights
+
+cloudpickle.register_pickle_by_value(support_runners)
+
+Make = Callable[..., Any]
+TESTS = str(Path(__file__).resolve().parents[2])
+
+
+@pytest.fixture
+def groups() -> Iterator[Make]:
+    """``groups(env, number, ...)``; every group is closed afterwards; no process, file or descriptor is left."""
+    group_of("CartPole-v1", 1).close()  # the nursery stays
+    shared, descriptors = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
+    made: list[Any] = []
+    seen: set[int] = set()
+
+    def make(*arguments: Any, **settings: Any) -> Any:
+        made.append(group_of(*arguments, **settings))
+        seen.update(pids(made[-1]))
+        return made[-1]
+
+    yield make
+    for group in made:
+        seen.update(pids(group))
+        began = time.monotonic()
+        group.close()
+        group.close()
+        assert time.monotonic() - began < 6
+    assert not running(seen)
+    # Others may use /dev/shm meanwhile; what is ours says so.
+    assert not [name for name in set(os.listdir("/dev/shm")) - shared if "learner" in name]
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+class Listener:
+    """Hears of losses and replacements."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    @hookimpl
+    def env_runner_lost(self, worker_index: int, exitcode: int | None, reason: str) -> None:
+        self.heard.append(("lost", worker_index, exitcode, reason))
+
+    @hookimpl
+    def env_runner_restarted(self, worker_index: int, num_restarts: int) -> None:
+        self.heard.append(("restarted", worker_index, num_restarts))
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    plugin = Listener()
+    get_manager().register(plugin, "listener")
+    yield plugin
+    get_manager().unregister(plugin)
+
+
+FAULTS = {
+    "kill": (r"environment runner [12] of 2 died \(exit code -9, SIGKILL\)", {}),
+    "stop": (r"gave no sign of life for 1 s", {"env_runner_timeout_s": 1.0}),
+    "hang": (r"did not get on for 1 s .*during sample: an environment hangs", {"env_step_timeout_s": 1.0}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("alone", [False, True], ids=["together", "alone"])
+def test_a_runner_lost_in_mid_fragment_is_replaced(
+    groups: Make, listener: Listener, tmp_path: Path, fault: str, alone: bool
+) -> None:
+    import re
+
+    text, settings = FAULTS[fault]
+    group = groups(faulty(fault=fault, once=str(tmp_path / "once"), step=12), **settings)
+    before = set(pids(group))
+    began = time.monotonic()
+    if alone:
+        group.request(10)
+        fragments: list[Any] = []
+        while sum(f.worker_index == 1 for f in fragments) < 3 or sum(f.worker_index == 2 for f in fragments) < 3:
+            fragments += group.ready(5.0)
+        rollouts = [fragment.rollout for fragment in fragments]
+    else:
+        rollouts = [rollout for _ in range(3) for rollout in group.sample(10)]
+    assert time.monotonic() - began < 20
+    assert all(rollout.num_env_steps == 20 for rollout in rollouts)
+    metrics = group.metrics()
+    assert metrics["num_env_runner_restarts_lifetime"] == 1
+    assert metrics["num_fragments_lost_lifetime"] == 1
+    assert metrics["num_env_steps_sampled_lifetime"] >= 20 * len(rollouts)
+    lost, restarted = listener.heard
+    assert lost[0] == "lost" and lost[2] == -signal.SIGKILL and re.search(text, lost[3])
+    assert restarted == ("restarted", lost[1], 1)
+    (dead,) = before - set(pids(group))
+    assert gone([dead])
+
+
+def test_a_replacement_neither_repeats_nor_forgets(groups: Make) -> None:
+    group, calm = groups("CartPole-v1", 1), groups("CartPole-v1", 1)
+    first, _ = group.sample(10)[0], calm.sample(10)
+    os.kill(pids(group)[0], signal.SIGKILL)
+    (replaced,), (expected,) = group.sample(10), calm.sample(10)
+    assert replaced.num_env_steps == 20
+    for other in (first, expected):
+        assert (replaced.columns["obs"][0] != other.columns["obs"][0]).all()
+    assert group.metrics()["num_env_steps_sampled_lifetime"] == first.num_env_steps + replaced.num_env_steps
+    # Killed again before its next fragment is done, it starts elsewhere again.
+    os.kill(pids(group)[0], signal.SIGKILL)
+    again = group.sample(10)[0]
+    assert (again.columns["obs"][0] != replaced.columns["obs"][0]).all()
+
+
+def test_an_environment_that_raises_is_rebuilt_over_there(groups: Make, tmp_path: Path) -> None:
+    group = groups(faulty(fault="raise", once=str(tmp_path / "once"), step=5))
+    before = pids(group)
+    group.sample(10)
+    group.sample(10)
+    metrics = group.metrics()
+    assert metrics["num_env_restarts_lifetime"] == 1 and metrics["num_episodes_lost_lifetime"] == 1
+    assert metrics["num_env_runner_restarts_lifetime"] == 0 and pids(group) == before
+
+
+def test_an_environment_that_keeps_raising_ends_in_its_own_error(groups: Make) -> None:
+    group = groups(faulty(fault="always"), max_env_restarts=3)
+    with pytest.raises(EnvError, match=r"this environment never works.*max_env_restarts=3") as error:
+        group.sample(10)
+    note = "".join(error.value.__notes__)
+    assert "raised in an environment runner; its traceback" in note and "support/runners.py" in note
+    group.request(10)
+    with pytest.raises(EnvError, match="never works"):
+        group.ready(5.0)
+
+
+def test_too_many_losses_end_in_an_error_that_names_the_runner(groups: Make, tmp_path: Path) -> None:
+    group = groups("CartPole-v1", max_env_runner_restarts=1)
+    group.sample(5)
+    os.kill(pids(group)[1], signal.SIGKILL)
+    group.sample(5)
+    os.kill(pids(group)[0], signal.SIGKILL)
+    with pytest.raises(
+        EnvRunnerLostError, match=r"runner 1 of 2 died .*max_env_runner_restarts=1 restarts are used up"
+    ) as lost:
+        group.sample(5)
+    assert lost.value.worker_index == 1 and lost.value.exitcode == -signal.SIGKILL
+    assert gone(pids(group))
+    with pytest.raises(EnvRunnerLostError, match="of no more use: environment runner 1 of 2 died"):
+        group.sample(5)
+    # The run can still be saved, and goes on in new processes.
+    state = group.get_state()
+    again = groups("CartPole-v1", max_env_runner_restarts=5)
+    assert again.set_state(state) == "restarted"
+    again.sample(5)
+    metrics = again.metrics()
+    assert metrics["num_env_runner_restarts_lifetime"] == 1 and metrics["num_env_steps_sampled_lifetime"] > 30
+
+
+def test_runners_that_die_at_once_are_not_started_for_ever() -> None:
+    def make(config: Any) -> Any:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return support_runners.FaultyEnv()
+
+    here = os.getpid()
+    began = time.monotonic()
+    with pytest.raises(EnvRunnerLostError, match="max_env_runner_restarts=3"):
+        group_of(make, max_env_runner_restarts=3)
+    assert time.monotonic() - began < 10
+
+
+def test_setting_weights_waits_for_nobody(groups: Make) -> None:
+    group = groups("CartPole-v1", env_runner_timeout_s=60.0)
+    group.request(5)
+    victim = pids(group)[0]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        for version in range(1, 200):
+            began = time.monotonic()
+            group.set_weights({"default_policy": group.local.policy._params}, version=version)
+            assert time.monotonic() - began < 0.5
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    versions: list[int] = []
+    while 199 not in versions:
+        versions += [fragment.weights_version for fragment in group.ready(5.0)]
+
+
+def test_an_interrupted_sample_is_forgotten(groups: Make) -> None:
+    group = groups("CartPole-v1", env_runner_timeout_s=60.0)
+    group.sample(5)
+    victim = pids(group)[1]
+    os.kill(victim, signal.SIGSTOP)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        group.sample(1000)
+    timer.join()
+    os.kill(victim, signal.SIGCONT)
+    assert [rollout.num_steps for rollout in group.sample(7)] == [7, 7]
+    metrics = group.metrics()
+    assert metrics["num_fragments_lost_lifetime"] == 2 and metrics["num_env_runner_restarts_lifetime"] == 0
+
+
+DRIVER = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from support.runners import faulty, group_of, pids
+def group_leader(number):
+    try:
+        return os.getpgid(number)
+    except ProcessLookupError:
+        return None
+
+if __name__ == "__main__":
+    group = group_of(faulty(fault="child", once={once!r}, step=1))
+    group.sample(3)
+    numbers = pids(group)
+    everybody = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    print(*(number for number in everybody if group_leader(number) in numbers), flush=True)
+    group.request(50)
+    while True:
+        group.ready(1.0)
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGKILL, one of them stopped", "SIGINT"])
+def test_nothing_outlives_the_driver(tmp_path: Path, how: str) -> None:
+    """Neither runners nor what their environments have started; Ctrl-C goes to the whole process group."""
+    code = DRIVER.format(tests=TESTS, once=str(tmp_path / "once"))
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert driver.stdout is not None
+    numbers = [int(word) for word in driver.stdout.readline().split()]
+    assert len(numbers) == 3 and running(numbers) == numbers
+    time.sleep(0.1)
+    began = time.monotonic()
+    if "stopped" in how:
+        os.kill(numbers[0], signal.SIGSTOP)
+    os.killpg(driver.pid, getattr(signal, how[:7].rstrip(",")))
+    _, errors = driver.communicate(timeout=15)
+    assert gone(numbers, 5.0)
+    assert time.monotonic() - began < 8
+    if how == "SIGINT":
+        assert "KeyboardInterrupt" in errors and "EnvRunnerLostError" not in errors
+
+
+def test_weights_are_taken_whole(tmp_path: Path) -> None:
+    """A reader that is overtaken again and again never sees a mixture."""
+    import numpy as np
+
+    from learner_core.sampling.runner_memory import WeightsBoard, WeightsReader
+
+    board = WeightsBoard()
+    tree = {"a": {"w": np.zeros(40_000, np.float32), "none": np.zeros((0, 3))}, "b": {"v": np.zeros((), np.float64)}}
+    assert board.publish(tree, 0)
+    notice = board.notice()
+    assert notice is not None
+    reader = WeightsReader(os.dup(notice[0]), **notice[1])
+    stop = threading.Event()
+
+    def write() -> None:
+        version = 0
+        while not stop.is_set():
+            version += 1
+            tree["a"]["w"][:] = version
+            tree["b"]["v"][...] = version
+            assert not board.publish(tree, version)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = []
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        taken = reader.take()
+        if taken is not None:
+            version, got = taken
+            assert (got["a"]["w"] == version).all() and got["b"]["v"] == version
+            assert got["a"]["none"].shape == (0, 3)
+            seen.append(version)
+    stop.set()
+    writer.join()
+    assert seen == sorted(set(seen)) and len(seen) > 3
+    assert board.publish({"a": tree["a"]}, 9)  # other parameters: another board
+    board.close()
+
+
+def test_the_default_weights_fit() -> None:
+    assert set(weights()) == {"default_policy"}
