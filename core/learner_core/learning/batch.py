@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import spaces
 from ..errors import BatchError, did_you_mean
+from ..maths.action_masks import ActionMask
 
 __all__ = ["ColumnSpec", "check_batch", "flatten_columns", "split_modules", "standard_columns"]
 
@@ -181,7 +182,37 @@ def check_batch(
                 spaces.check_actions(action_space, actions, bounds=True)
             except BatchError as error:
                 raise BatchError(str(error.args[0]), module_id=module_id, column=name) from None
+    if "action_mask" in out and action_space is not None:
+        _check_masks(out, specs, action_space, module_id)
     return out
+
+
+def _check_masks(
+    columns: Mapping[str, np.ndarray], specs: Mapping[str, ColumnSpec], action_space: Any, module_id: str
+) -> None:
+    """Refuse rows that count in which no action is allowed, or in which a forbidden one was taken."""
+    mask = ActionMask(action_space)
+    allowed = columns["action_mask"].reshape(-1, mask.size)
+    counted = np.ones(len(allowed), np.bool_)
+    if "loss_mask" in columns:
+        counted = columns["loss_mask"].reshape(-1) > 0
+    length = specs["action_mask"].shape[0] if specs["action_mask"].sequence else 0
+
+    def refuse(bad: np.ndarray, column: str, text: str) -> None:
+        rows = np.flatnonzero(bad & counted)
+        if rows.size:
+            first = int(rows[0])
+            where = f"sequence {first // length}, step {first % length}" if length else f"row {first}"
+            raise BatchError(
+                f"{text} in {rows.size} row(s), the first is {where}; set loss_mask 0 where a row is no experience",
+                module_id=module_id,
+                column=column,
+            )
+
+    refuse(mask.forbidden(allowed), "action_mask", "allows no action")
+    if "actions" in columns:
+        actions = columns["actions"].reshape(len(allowed), -1)
+        refuse(~mask.allows(allowed, actions), "actions", "holds an action that action_mask forbids")
 
 
 def _shape(spec: ColumnSpec) -> str:

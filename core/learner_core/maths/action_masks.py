@@ -45,7 +45,8 @@ def split_mask(observation_space: Any, action_space: Any) -> tuple[Any, ActionMa
     alone = next(iter(rest)) if len(rest) == 1 else None
     if alone not in _ALONE:
         alone = None
-    mask = ActionMask(observation_space.spaces[_KEY], action_space, alone)
+    mask = ActionMask(action_space, alone)
+    mask.check_space(observation_space.spaces[_KEY])
     return (rest[alone] if alone is not None else spaces.Dict(rest)), mask
 
 
@@ -53,16 +54,19 @@ class ActionMask:
     """The mask of one action space.
 
     Args:
-        mask_space: space of what the environment gives: a Box or MultiBinary [K], or a Tuple of one for each choice.
         action_space: Discrete, MultiDiscrete or MultiBinary.
-        alone: key of the only other observation, or ``None`` where there are several.
+        alone: key of the only other observation beside the mask, or ``None`` where there are several.
+
+    Raises:
+        SpaceError: other actions.
     """
 
-    def __init__(self, mask_space: Any, action_space: Any, alone: str | None = None) -> None:
+    def __init__(self, action_space: Any, alone: str | None = None) -> None:
         kind = type(action_space).__name__
         if kind not in ("Discrete", "MultiDiscrete", "MultiBinary"):
             raise SpaceError(f"{_KEY}: actions of {action_space} cannot be masked, only discrete ones")
         self._alone = alone
+        self._action_space = action_space
         if kind == "Discrete":
             self.choices: tuple[int, ...] = (int(action_space.n),)
         elif kind == "MultiDiscrete":
@@ -71,10 +75,22 @@ class ActionMask:
             # A bit that may not be set is 0: nothing can be forbidden altogether.
             self.choices = ()
         self.size = sum(self.choices) or int(np.prod(action_space.shape))
+        #: The least value of every choice.
+        self.start = np.asarray(getattr(action_space, "start", 0)).ravel()
+
+    def check_space(self, mask_space: Any) -> None:
+        """Refuse an environment's mask that does not fit.
+
+        Args:
+            mask_space: a Box or MultiBinary [K], or a Tuple of one for each choice.
+
+        Raises:
+            SpaceError: another number of entries.
+        """
         parts = mask_space.spaces if type(mask_space).__name__ == "Tuple" else (mask_space,)
         sizes = [int(np.prod(part.shape)) for part in parts]
         if sum(sizes) != self.size or (len(sizes) > 1 and tuple(sizes) != self.choices):
-            raise SpaceError(f"{_KEY}: {mask_space} does not fit {action_space}, which needs {self.size} entries")
+            raise SpaceError(f"{_KEY}: {mask_space} does not fit {self._action_space}, which needs {self.size} entries")
 
     def observation(self, columns: Any) -> Any:
         """What a network sees of observations [..., *shape] in the form of columns."""
@@ -97,8 +113,8 @@ class ActionMask:
         return np.asarray(~np.logical_or.reduceat(mask, starts, axis=-1).all(axis=-1))
 
     def allows(self, mask: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """bool[N]: whether actions [N, ...], counted from 0, keep to bool[N, K]."""
-        flat = actions.reshape(len(actions), -1)
+        """bool[N]: whether actions [N, ...] of the space keep to bool[N, K]."""
+        flat = actions.reshape(len(actions), -1) - self.start
         if not self.choices:
             return np.asarray((mask | (flat == 0)).all(axis=-1))
         places = flat + np.cumsum((0, *self.choices[:-1]))
