@@ -47,10 +47,15 @@ def make_setup(config: Any, module_specs: Mapping[str, Any], make_policy: MakePo
 
 
 def for_processes(config: Any, module_specs: Mapping[str, Any]) -> Any:
-    """The configuration without what only learners need: unpickling that might import a framework."""
+    """The configuration without what only learners need: unpickling that might import a framework.
+
+    With ``device="auto"`` runners compute on the CPU: the accelerator, and its memory, are the learners'.
+    """
     own = config.copy() if hasattr(config, "copy") else copy.copy(config)
     own.learner_class = None
     own.rl_module_spec = None
+    if getattr(own, "device", None) == "auto":
+        own.device = "cpu"
     if getattr(own, "policies", None) is not None:
         own.policies = list(module_specs)
     if hasattr(own, "freeze"):
