@@ -22,7 +22,10 @@ __all__ = ["Ending", "Fleet", "Launcher", "Learners", "Member", "load_launcher"]
 
 
 class Learners(Protocol):
-    """What a LearnerGroup talks to: one learner or several that compute one update together."""
+    """What a LearnerGroup talks to: one learner or several that compute one update together.
+
+    An attribute ``shares_files = False`` says that rank 0 has another file system than the driver, which then writes.
+    """
 
     def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:
         """One update; ``arguments`` are those of ``Learner.update_from_batch``. Returns its reduced results."""

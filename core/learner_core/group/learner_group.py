@@ -165,9 +165,19 @@ class LearnerGroup:
 
     def save_state(self, path: Any) -> None:
         """Write the complete state to one file, atomically."""
-        # Learner processes may have another working folder; one of them writes.
+        # Learner processes may have another working folder; one of them writes, unless it is on another machine.
         place = os.path.abspath(path)
-        self._ask(lambda learner: learner.save_state(place) if learner._ring.rank == 0 else None)
+        if getattr(self._learners, "shares_files", True):
+            self._ask(lambda learner: learner.save_state(place) if learner._ring.rank == 0 else None)
+            return
+        from ..plugins.manager import get_manager, notify
+        from ..state.files import save_state
+
+        state = self.get_state()
+        save_state(place, state)
+        notify(
+            get_manager(), "learner_checkpoint_saved", path=place, update=int(state["counters"]["num_updates"]), rank=0
+        )
 
     def load_state(self, path: Any, strict: bool = True) -> list[Skipped]:
         """Read a file that ``save_state`` of a group or a learner wrote, on any backend; see ``Learner.set_state``."""

@@ -135,6 +135,11 @@ class RemoteLearners:
 
     # ------------------------------------------------------------------ what a group asks for
 
+    @property
+    def shares_files(self) -> bool:
+        """Whether rank 0 writes to the folders that the driver sees."""
+        return bool(getattr(self._fleet, "shares_files", True))
+
     def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:
         """One update of all learners; returns rank 0's results, which every rank has."""
         self._settle()  # nobody may still be reading the last batch

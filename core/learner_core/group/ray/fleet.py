@@ -129,6 +129,11 @@ class RayFleet:
             return [Place(member.host, _LOOPBACK) for member in self._members]
         return [Place(member.host, member.address) for member in self._members]
 
+    @property
+    def shares_files(self) -> bool:
+        """Whether rank 0 is on the driver's machine."""
+        return bool(self._members[0].host == self._ray.get_runtime_context().get_node_id())
+
     def put_batch(self, batch: Any) -> Mapping[str, Any]:
         """As :meth:`Fleet.put_batch`: one object, whatever the number of learners.
 
