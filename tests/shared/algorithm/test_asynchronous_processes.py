@@ -1,0 +1,82 @@
+"""The asynchronous form with environment runners as processes: nothing is lost, also over a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import learner_core as lc
+from learner_core_algorithms import APPOConfig, IMPALAConfig
+
+
+def small(config: Any, backend: str, **training: Any) -> Any:
+    """Two runners; fragments of five steps of four lanes, batches of four sequences."""
+    return (
+        config.environment("CartPole-v1")
+        .framework(backend, compile=False)
+        .env_runners(num_env_runners=2, num_envs_per_env_runner=4, rollout_fragment_length=5)
+        .training(**{"train_batch_size": 20, "timesteps_per_iteration": 200, **training})
+        .rl_module(model={"hidden": [8]})
+    )
+
+
+def rows_that_wait(state: Any) -> int:
+    """Timesteps in a checkpoint that were sampled and not learned from: cut into sequences, and fragments as they are."""
+    batch = state["extra"]["waiting"]["default_policy"]["batch"]
+    rows = 0 if batch is None else int(batch["loss_mask"].sum())
+    fragments = state["env_runners"]["fragments"]
+    return rows + sum(int(np.count_nonzero(f["rollout"]["columns"]["valid"])) for f in fragments)
+
+
+def test_nothing_is_lost_over_a_checkpoint(training_backend_name: str, tmp_path: Any) -> None:
+    with small(IMPALAConfig(), training_backend_name, broadcast_interval=2).build() as algo:
+        for _ in range(3):
+            results = algo.train()
+        algo.save(tmp_path / "checkpoint")
+        state = lc.load_state(tmp_path / "checkpoint")["state"]
+    assert results["throughput"]["policy_lag_mean"] > 0
+    assert results["throughput"]["num_broadcasts_lifetime"] > 1
+    kept = state["extra"]["throughput"]
+    assert kept["num_updates_lifetime"] == state["learner"]["counters"]["num_updates"]
+    sampled = state["env_runners"]["counts"]["num_env_steps_sampled_lifetime"]
+    assert sampled == kept["num_env_steps_trained_lifetime"] + rows_that_wait(state)
+
+    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint") as again:
+        assert again.get_extra_state()["throughput"] == kept
+        assert again.env_runners.weights_version == state["extra"]["sent"][0]
+        throughput = again.train()["throughput"]
+        after = again.get_state()
+    # What waited is learned from, and ages: no lag is negative, the counters go on.
+    assert throughput["num_updates_lifetime"] > kept["num_updates_lifetime"]
+    counted = after["extra"]["throughput"]["num_env_steps_trained_lifetime"] + rows_that_wait(after)
+    assert after["env_runners"]["counts"]["num_env_steps_sampled_lifetime"] == counted
+
+
+class _Slow:
+    """A learner whose updates take a while."""
+
+    def __init__(self, update: Any) -> None:
+        self._update = update
+
+    def __call__(self, **arguments: Any) -> Any:
+        time.sleep(0.03)
+        return self._update(**arguments)
+
+
+@pytest.mark.parametrize("queue_full", ["block", "drop"])
+def test_a_queue_that_is_full(training_backend_name: str, queue_full: str) -> None:
+    """Blocking keeps every step and bounds the lag; dropping counts every step that is not learned from."""
+    config = small(APPOConfig(), training_backend_name, circular_buffer_num_batches=1).learners(
+        queue_full=queue_full, max_requests_in_flight_per_learner=2
+    )
+    with config.build() as algo:
+        algo.learner_group._queue._update = _Slow(algo.learner_group._queue._update)
+        algo.train()
+        state = algo.get_state()
+    kept = state["extra"]["throughput"]
+    sampled = 2 * (state["env_runners"]["counts"]["num_env_steps_sampled_lifetime"] - rows_that_wait(state))
+    assert sampled == kept["num_env_steps_trained_lifetime"] + kept["num_env_steps_dropped_lifetime"]
+    assert (kept["num_updates_dropped_lifetime"] > 0) == (queue_full == "drop")
