@@ -51,6 +51,8 @@ class AlgorithmConfig(Settings):
     algorithm_class: ClassVar[type | str | None] = None
     #: Whether batches are sequences [B, T] whatever the module; those of a recurrent module always are.
     uses_sequences: ClassVar[bool] = False
+    #: Setting that learning starts from -> the variable that it becomes: changing it later could have no effect.
+    starting_values: ClassVar[Mapping[str, str]] = {}
     #: Training settings that ``multi_agent(settings=...)`` may not set: they are of the whole batch.
     shared_settings: ClassVar[frozenset[str]] = frozenset(
         {"train_batch_size", "minibatch_size", "num_epochs", "shuffle_batch_per_epoch", "accumulate",
@@ -75,8 +77,8 @@ class AlgorithmConfig(Settings):
             name: name
             for name in (
                 "num_learners", "num_cpus_per_learner", "num_gpus_per_learner", "launcher", "launcher_options",
-                "collective", "max_requests_in_flight_per_learner", "queue_full", "restart_failed_learners", "timeout_s",
-                "learner_class", "data_shards", "check_parameters_every",
+                "collective", "max_requests_in_flight_per_learner", "queue_full", "restart_failed_learners",
+                "timeout_s", "learner_class", "data_shards", "check_parameters_every",
             )
         },
         "env_runners": {
@@ -101,7 +103,7 @@ class AlgorithmConfig(Settings):
 
     # ---- environment ---------------------------------------------------------------------------------------------
     env: str | Callable[..., Any] | None = None
-    """A Gymnasium id ("CartPole-v1"), a PettingZoo module ("pettingzoo:sisl.multiwalker_v9"), or a callable that takes
+    """A Gymnasium id ("CartPole-v1"), a PettingZoo module ("pettingzoo:sisl/multiwalker-v9"), or a callable that takes
     env_config and returns a gymnasium.Env (or, for multi-agent, a PettingZoo parallel environment)."""
 
     env_config: dict[str, Any] = field(default_factory=dict)

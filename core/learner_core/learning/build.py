@@ -373,6 +373,7 @@ class LearnerBuild:
                     f"{name}={settings[name]!r} was fixed when the learner was built (.{setting.method}()); build a "
                     "new learner from a changed config and give it this one's state"
                 )
+            self._refuse_starting_value(name, settings[name])
         config = learner.config.replaced(**settings)
         before = learner.config
         for module_id in config.policies_to_train or ():
@@ -390,6 +391,21 @@ class LearnerBuild:
             learner.config = before
             learner._build = self
             raise
+
+    def _refuse_starting_value(self, name: str, value: Any) -> None:
+        """A setting that is a variable by now would be changed without effect."""
+        variable = self._learner.config.starting_values.get(name)
+        for mid in self.plans:
+            if variable in self._learner._host_variables[mid]:
+                how = f"learner.variables[{mid!r}][{variable!r}] = ..."
+            elif variable in self.trainable_variables[mid]:
+                how = f"learner.update_parameters(lambda module_id, params: {{**params, {variable!r}: ...}})"
+            else:
+                continue
+            raise ConfigError(
+                f"{name}={value!r} is only where learning started: by now it is the variable {variable!r}, which "
+                f"moves and is saved with the state. To change that: {how}"
+            )
 
     def change_modules(
         self, specs: dict[str, RLModuleSpec], settings: Mapping[str, Mapping[str, Any]] | None = None

@@ -180,7 +180,14 @@ def set_weights(learner: Learner, weights: Mapping[str, Any]) -> None:
 def restore_shared(learner: Learner, state: Mapping[str, Any]) -> None:
     """After a rebuild: give every module that was there before its old state, and the counters."""
     shared = [mid for mid in learner._build.plans if mid in state["rl_module"]]
-    carry, steps, variables = _modules_from(learner, state, shared)
+    # A changed setting may bring a host variable (use_kl_loss: kl_coeff), which starts, or take one away.
+    kept: dict[str, dict[str, Any]] = {}
+    for mid in shared:
+        own, saved = learner._build.trainable_variables[mid], state["variables"][mid]
+        fresh = learner._host_variables[mid]
+        kept[mid] = {name: value for name, value in saved.items() if name in own}
+        kept[mid].update({name: saved.get(name, value) for name, value in fresh.items()})
+    carry, steps, variables = _modules_from(learner, {**state, "variables": kept}, shared)
     _take_over(learner, carry)
     learner._optimizer_steps.update(steps)
     learner._host_variables.update(variables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -17,6 +18,8 @@ class APPOConfig(IMPALAConfig):
 
     algorithm_name: ClassVar[str] = "appo"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.appo.learner:APPOLearner"
+
+    starting_values: ClassVar[Mapping[str, str]] = {"kl_coeff": "kl_coeff"}
 
     clip_param: Annotated[FloatOrSchedule, Range(above=0)] = 0.4
     """Half-width of the interval the probability ratio is clipped to. Typical: 0.1 to 0.4."""

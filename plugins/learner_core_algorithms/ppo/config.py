@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,8 @@ class PPOConfig(AlgorithmConfig):
     algorithm_class: ClassVar[Any] = "learner_core.algorithm.on_policy:OnPolicyAlgorithm"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.ppo.learner:PPOLearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:ActorCriticModule"
+
+    starting_values: ClassVar[Mapping[str, str]] = {"kl_coeff": "kl_coeff"}
 
     lambda_: Annotated[float, Range(0, 1)] = 0.95
     """GAE's lambda. 1: Monte Carlo advantages; 0: one-step. Typical: 0.9 to 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,6 +21,8 @@ class SACConfig(AlgorithmConfig):
     algorithm_class: ClassVar[Any] = "learner_core.algorithm.off_policy:OffPolicyAlgorithm"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.sac.learner:SACLearner"
     default_module_class: ClassVar[Any] = "learner_core_algorithms.sac.module:SACModule"
+
+    starting_values: ClassVar[Mapping[str, str]] = {"initial_alpha": "log_alpha"}
 
     actor_lr: Annotated[FloatOrSchedule, Range(0)] = 3e-4
     """Learning rate of the policy. Typical: 3e-5 to 1e-3."""

@@ -6,11 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 import learner_core as lc
 from learner_core.errors import BatchError, ConfigError
 
-from support.learners import ToyConfig, ToyLearner, assert_states_equal, build, regression_batch, states_differ
+from support.learners import (
+    OBS,
+    TWO_ACTIONS,
+    ToyConfig,
+    ToyLearner,
+    assert_states_equal,
+    build,
+    build_on_spaces,
+    regression_batch,
+    states_differ,
+    tiny,
+)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +177,29 @@ def test_set_config_refuses_and_changes_nothing(toy: Any, settings: dict[str, An
     with pytest.raises(ConfigError, match=message):
         toy.set_config(**settings)
     assert toy.config is before
+
+
+def test_a_value_that_learning_started_from_says_what_to_assign_instead(backend: str) -> None:
+    """``kl_coeff`` and ``initial_alpha`` are variables once the learner is built: setting them would do nothing."""
+    from learner_core_algorithms import PPOConfig, SACConfig
+
+    box = Box(-1.0, 1.0, (1,), np.float32)
+    ppo = build_on_spaces(tiny(PPOConfig(), backend), OBS, TWO_ACTIONS)
+    sac = build_on_spaces(tiny(SACConfig(), backend), OBS, box)
+    for learner, setting, variable in ((ppo, "kl_coeff", "kl_coeff"), (sac, "initial_alpha", "log_alpha")):
+        before, state = learner.config, learner.get_state()
+        with pytest.raises(ConfigError, match=f"{setting}=0.5 is only where learning started.*{variable}"):
+            learner.set_config(**{setting: 0.5})
+        assert learner.config is before and not states_differ(state, learner.get_state())
+    # What the two messages say to do.
+    ppo.variables["default_policy"]["kl_coeff"] = 0.5
+    sac.update_parameters(lambda module_id, params: {**params, "log_alpha": params["log_alpha"] * 0.0 - 1.5})
+    assert ppo.get_state()["variables"]["default_policy"]["kl_coeff"] == 0.5
+    assert sac.get_state()["variables"]["default_policy"]["log_alpha"] == -1.5
+    # Where there is no such variable yet, the setting is what a rebuild starts from.
+    without = build_on_spaces(tiny(PPOConfig(), backend, use_kl_loss=False), OBS, TWO_ACTIONS)
+    without.set_config(use_kl_loss=True, kl_coeff=0.5)
+    assert without.get_state()["variables"]["default_policy"]["kl_coeff"] == 0.5
 
 
 def test_a_static_setting_rebuilds_and_keeps_the_state(backend: str) -> None:
