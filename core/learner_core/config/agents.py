@@ -14,7 +14,7 @@ from learner_core.errors import ConfigError, EnvError, did_you_mean
 
 __all__ = ["ONLY_MODULE", "PETTINGZOO", "AgentMapping", "check_parallel", "is_multi_agent", "is_parallel"]
 
-#: What environment names begin with that PettingZoo has: "pettingzoo:sisl.multiwalker_v9".
+#: What environment names begin with that PettingZoo has: "pettingzoo:sisl/multiwalker-v9".
 PETTINGZOO = "pettingzoo:"
 #: The module of a config that names none.
 ONLY_MODULE = "default_policy"

@@ -50,36 +50,26 @@ def make_env(config: Any, **kwargs: Any) -> Any:
 
 
 def _make_pettingzoo(env: str, settings: dict[str, Any]) -> Any:
-    """``parallel_env(**settings)`` of a module of PettingZoo's, or of any other package that is laid out like it."""
-    name = env.removeprefix(PETTINGZOO).replace("/", ".")
-    for path in (f"pettingzoo.{name}", name):
-        try:
-            module = importlib.import_module(path)
-            break
-        except ModuleNotFoundError as error:
-            if error.name == "pettingzoo":
-                raise EnvError(f"The environment {env!r} cannot be made: {error}.{_install('multi-agent')}") from error
-            if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
-                family = name.partition(".")[0]
-                raise EnvError(
-                    f"The environment {env!r} cannot be made: {error}. Install what it needs: "
-                    f'pip install "pettingzoo[{family}]".'
-                ) from error
-        except Exception as error:
-            raise EnvError(f"The environment {env!r} cannot be made: importing {path} raised {error!r}.") from error
-    else:
-        raise EnvError(
-            f"The environment {env!r} cannot be made: there is no module pettingzoo.{name} and no module {name}. "
-            f'Names look like "{PETTINGZOO}sisl.multiwalker_v9".'
-        )
-    make = getattr(module, "parallel_env", None)
-    if make is None:
-        raise EnvError(f"The environment {env!r} cannot be made: {module.__name__} has no parallel_env.")
+    """The parallel environment of a name in PettingZoo's registry, or ``parallel_env(**settings)`` of a module's path.
+
+    Other packages are laid out as PettingZoo's were: ``pettingzoo:mpe2.simple_spread_v3``.
+    """
+    name = env.removeprefix(PETTINGZOO)
     try:
-        return make(**settings)
+        pettingzoo: Any = importlib.import_module("pettingzoo")
+    except ImportError as error:
+        raise EnvError(f"The environment {env!r} cannot be made: {error}.{_install('multi-agent')}") from error
+    try:
+        if "." in name:
+            return importlib.import_module(name).parallel_env(**settings)
+        return pettingzoo.make("parallel", name, **settings)
     except Exception as error:
-        text = f"The environment {env!r} cannot be made: {type(error).__name__}: {error}."
-        raise EnvError(text + (f" env_config={settings!r}" if settings else "")) from error
+        text = str(error).rstrip(".")
+        if type(error).__name__ == "NameNotFound":
+            text = f"PettingZoo has no parallel environment {name!r}.{did_you_mean(name, pettingzoo.parallel_registry)}"
+            text = text.rstrip(".")
+        given = f" env_config={settings!r}" if settings else ""
+        raise EnvError(f"The environment {env!r} cannot be made: {type(error).__name__}: {text}.{given}") from error
 
 
 def _register_extensions(env: str) -> None:

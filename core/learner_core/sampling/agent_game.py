@@ -3,7 +3,8 @@
 Needs lanes, a mapping of agents to modules, and a ``Player`` for each module. Refuses agents whose spaces are not
 those of their module, observations of other shapes than their space says, and mappings to unknown modules.
 
-An agent's module is asked for when the agent first appears in an episode, and stays until that episode ends.
+An agent's module is asked for when the agent first appears in an episode, and stays until that episode ends. So does
+the state of a recurrent module; it begins anew if the agent ends its part and comes back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..config.agents import AgentMapping
 from ..errors import EnvError, SpaceError, StateError
+from ..maths.action_masks import ActionMask, split_mask
 from ..spaces import to_columns
 from .actions import ActionDoor
 from .columns import Columns, tree_map, tree_paths
@@ -39,7 +41,8 @@ class Player:
         normalized: Whether its observations are normalised, by statistics of its own.
 
     Attributes:
-        example: One observation as the policy sees it; ``raw_example`` as the environment gives it.
+        initial_state: Recurrent state of an agent before its first step, by leaf; empty without memory.
+        mask: Where observations say which actions are allowed; known when the first agent has appeared.
     """
 
     def __init__(self, spec: Any, policy: Policy, *, normalized: bool) -> None:
@@ -48,49 +51,87 @@ class Player:
         self.observation_space = spec.observation_space
         self.action_space = spec.action_space
         self.door = ActionDoor(self.action_space)
-        self.raw_example = to_columns(self.observation_space, self.observation_space.sample())
-        self.example = tree_map(_narrow, self.raw_example)
-        self.normalizer = RunningNormalizer(self.raw_example) if normalized else None
-        kept = self.raw_example if normalized else self.example
-        self._shapes = {path: leaf.shape for path, leaf in tree_paths(kept, "obs")}
+        example = to_columns(self.observation_space, self.observation_space.sample())
+        self.normalizer = RunningNormalizer(example) if normalized else None
+        self._shapes = {path: leaf.shape for path, leaf in tree_paths(example, "obs")}
+        initial: Mapping[str, np.ndarray] = getattr(policy, "initial_state", None) or {}
+        self.initial_state = {leaf: np.asarray(value, np.float32) for leaf, value in initial.items()}
+        self.mask: ActionMask | None = None
+        self._shown_space = self.observation_space
 
-    def take(self, obs: Any) -> Columns:
-        """A copy of an observation as columns.
+    def meet(self, agent: str, observation_space: Any, action_space: Any, *, module_id: str) -> None:
+        """Compare an agent's spaces with the module's.
+
+        Raises:
+            SpaceError: They differ.
+        """
+        seen, mask = split_mask(observation_space, action_space)
+        pairs = (("observation_space", seen, self.observation_space), ("action_space", action_space, self.action_space))
+        for name, got, expected in pairs:
+            if got != expected:
+                raise SpaceError(
+                    f"agent {agent!r} has {name} {got}, but module {module_id!r}, which is to play it, has {expected}; "
+                    "give agents of different spaces modules of their own by .multi_agent(policies=..., "
+                    "policy_mapping_fn=...)"
+                )
+        if (mask is not None) != bool(getattr(self.spec, "masked", False)):
+            which = "gives a mask of actions" if mask is not None else "gives no mask of actions"
+            raise SpaceError(f"agent {agent!r} {which}, unlike what module {module_id!r} was built for")
+        self.mask, self._shown_space = mask, observation_space
+
+    def take(self, obs: Any) -> tuple[Columns, np.ndarray | None]:
+        """A copy of an observation as columns, and bool[K], which actions it allows.
 
         Raises:
             SpaceError: It does not have the structure or the shapes of the observation space.
         """
-        columns = tree_map(np.array, to_columns(self.observation_space, obs))
-        if self.normalizer is None:
-            columns = tree_map(_narrow, columns)
+        columns = to_columns(self._shown_space, obs)
+        allowed = None
+        if self.mask is not None:
+            allowed = np.array(self.mask.mask(tree_map(lambda leaf: leaf[np.newaxis], columns))[0])
+            columns = self.mask.observation(columns)
+        columns = tree_map(np.array if self.normalizer is not None else _narrow, columns)
         for path, leaf in tree_paths(columns, "obs"):
             if leaf.shape != self._shapes[path]:
                 raise SpaceError(f"observation {path}: expected shape {self._shapes[path]}, got {leaf.shape}")
-        return columns
+        return columns, allowed
 
     def shown(self, obs: Columns) -> Columns:
         """Observations [B, ...] as the policy sees them."""
         return obs if self.normalizer is None else self.normalizer.normalize(obs)
 
+    def ask(
+        self, obs: Columns, *, noise: np.ndarray | None, explore: bool, allowed: np.ndarray | None, state: Columns
+    ) -> dict[str, Any]:
+        """The policy's answer; ``state_out`` among it if it is recurrent."""
+        more: dict[str, Any] = {}
+        if allowed is not None:
+            more["mask"] = allowed
+        if self.initial_state:
+            more["state"] = state
+        return self.policy.compute_actions(obs, noise=noise, explore=explore, **more)
+
 
 @dataclass(slots=True)
 class _Agent:
-    """One agent of a running episode."""
+    """One agent of a running episode; ``memory`` is its recurrent state, None before the first step."""
 
     module_id: str
     result: float = 0.0
     length: int = 0
+    memory: dict[str, np.ndarray] | None = None
 
 
 @dataclass(slots=True)
 class _Copy:
-    """One copy's running episode; ``obs`` are of the agents that act next."""
+    """One copy's running episode; ``obs`` are of the agents that act next, ``allowed`` their masks of actions."""
 
     number: int
     result: float = 0.0
     length: int = 0
     agents: dict[str, _Agent] = field(default_factory=dict)
     obs: dict[str, Columns] = field(default_factory=dict)
+    allowed: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -151,6 +192,40 @@ class AgentGame:
         """What agents of one module see, [B, ...]."""
         return stack([self.copies[copy].obs[agent] for copy, agent in lanes])
 
+    def allowed(self, lanes: Sequence[Lane]) -> np.ndarray | None:
+        """bool[B, K], which actions agents of one module may take; None where there are no masks.
+
+        Raises:
+            EnvError: An agent may take none.
+        """
+        mask = self.players[self.copies[lanes[0][0]].agents[lanes[0][1]].module_id].mask
+        if mask is None:
+            return None
+        allowed = np.stack([self.copies[copy].allowed[agent] for copy, agent in lanes])
+        forbidden = mask.forbidden(allowed)
+        if forbidden.any():
+            copy, agent = lanes[int(np.flatnonzero(forbidden)[0])]
+            raise EnvError(
+                f"copy {copy} of the environment: action_mask allows agent {agent!r} no action; an agent that cannot "
+                "go on must end its part"
+            )
+        return allowed
+
+    def memory(self, module_id: str, lanes: Sequence[Lane]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Recurrent state of agents of one module, leaves [B, ...], and bool[B], where it begins; {} without one."""
+        initial = self.players[module_id].initial_state
+        kept = [self.copies[copy].agents[agent].memory for copy, agent in lanes]
+        fresh = np.array([memory is None for memory in kept])
+        state = {leaf: np.stack([value if m is None else m[leaf] for m in kept]) for leaf, value in initial.items()}
+        return state, fresh
+
+    def remember(self, lanes: Sequence[Lane], state_out: Mapping[str, np.ndarray] | None) -> None:
+        """Keep the recurrent state that agents of one module go on with."""
+        if state_out is not None:
+            for row, (copy, agent) in enumerate(lanes):
+                memory = {leaf: np.array(value[row], np.float32) for leaf, value in state_out.items()}
+                self.copies[copy].agents[agent].memory = memory
+
     def step(self, groups: Mapping[str, Sequence[Lane]], actions: Mapping[str, np.ndarray]) -> list[CopyStep]:
         """Step all copies.
 
@@ -185,9 +260,10 @@ class AgentGame:
             copy.agents[agent].length += 1
             out.rewards[agent] = step.rewards.get(agent, 0.0)
             if agent in step.ended:
+                copy.agents[agent].memory = None
                 # Of an agent that is gone without a word the last thing it saw stands for what it would have seen.
                 final = step.finals.get(agent)
-                out.finals[agent] = copy.obs[agent] if final is None else self._take(index, agent, final)
+                out.finals[agent] = copy.obs[agent] if final is None else self._take(index, agent, final)[0]
         if step.over:
             agents = tuple(AgentReturn(a, s.module_id, s.result, s.length) for a, s in copy.agents.items())
             out.episode = Episode(copy.result, copy.length, agents)
@@ -211,9 +287,11 @@ class AgentGame:
                 module_id = self.mapping.module_of(agent, copy.number)
                 self._check_spaces(index, agent, module_id)
                 copy.agents[agent] = _Agent(module_id)
-        copy.obs = {agent: self._take(index, agent, value) for agent, value in obs.items()}
+        taken = {agent: self._take(index, agent, value) for agent, value in obs.items()}
+        copy.obs = {agent: columns for agent, (columns, _) in taken.items()}
+        copy.allowed = {agent: allowed for agent, (_, allowed) in taken.items() if allowed is not None}
 
-    def _take(self, index: int, agent: str, obs: Any) -> Columns:
+    def _take(self, index: int, agent: str, obs: Any) -> tuple[Columns, np.ndarray | None]:
         module_id = self.copies[index].agents[agent].module_id
         try:
             return self.players[module_id].take(obs)
@@ -225,18 +303,9 @@ class AgentGame:
     def _check_spaces(self, index: int, agent: str, module_id: str) -> None:
         if (agent, module_id) in self._checked:
             return
-        player, env = self.players[module_id], self.lanes.envs[index]
-        for name, expected in (
-            ("observation_space", player.observation_space),
-            ("action_space", player.action_space),
-        ):
-            got = getattr(env, name)(agent)
-            if got != expected:
-                raise SpaceError(
-                    f"agent {agent!r} has {name} {got}, but module {module_id!r}, which is to play it, has {expected}; "
-                    "give agents of different spaces modules of their own by .multi_agent(policies=..., "
-                    "policy_mapping_fn=...)"
-                )
+        env = self.lanes.envs[index]
+        spaces = env.observation_space(agent), env.action_space(agent)
+        self.players[module_id].meet(agent, *spaces, module_id=module_id)
         self._checked.add((agent, module_id))
 
     # ---- changes in mid-run ----------------------------------------------------------------------------------------
@@ -247,7 +316,7 @@ class AgentGame:
         for index, copy in enumerate(self.copies):
             for agent, state in copy.agents.items():
                 if state.module_id == module_id:
-                    state.module_id = self.mapping.module_of(agent, copy.number)
+                    state.module_id, state.memory = self.mapping.module_of(agent, copy.number), None
                     if agent in copy.obs:
                         self._check_spaces(index, agent, state.module_id)
 
@@ -264,8 +333,12 @@ class AgentGame:
                     "number": copy.number,
                     "return": copy.result,
                     "length": copy.length,
-                    "agents": [[name, a.module_id, a.result, a.length] for name, a in copy.agents.items()],
+                    "agents": [
+                        [name, a.module_id, a.result, a.length, None if a.memory is None else dict(a.memory)]
+                        for name, a in copy.agents.items()
+                    ],
                     "obs": [[agent, tree_map(np.array, obs)] for agent, obs in copy.obs.items()],
+                    "allowed": [[agent, allowed.copy()] for agent, allowed in copy.allowed.items()],
                 }
                 for copy in self.copies
             ],
@@ -280,10 +353,14 @@ class AgentGame:
         if len(state["copies"]) != len(self.copies):
             raise StateError(f"expected {len(self.copies)} environments, got {len(state['copies'])}", path="num_envs")
         for copy in state["copies"]:
-            for name, module_id, _, _ in copy["agents"]:
+            for name, module_id, _, _, memory in copy["agents"]:
                 if module_id not in self.players:
+                    raise StateError(f"agent {name!r} is played by a missing module, {module_id!r}", path="game")
+                expected = {leaf: value.shape for leaf, value in self.players[module_id].initial_state.items()}
+                got = expected if memory is None else {leaf: np.shape(value) for leaf, value in memory.items()}
+                if got != expected:
                     raise StateError(
-                        f"agent {name!r} is played by module {module_id!r}, which is not here", path="game"
+                        f"agent {name!r}: expected recurrent state of shapes {expected}, got {got}", path="game"
                     )
 
     def set_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
@@ -293,8 +370,11 @@ class AgentGame:
         self.copies = []
         for saved in state["copies"]:
             copy = _Copy(int(saved["number"]), float(saved["return"]), int(saved["length"]))
-            copy.agents = {a: _Agent(str(m), float(r), int(n)) for a, m, r, n in saved["agents"]}
+            for name, module_id, result, length, memory in saved["agents"]:
+                kept = None if memory is None else {leaf: np.array(value) for leaf, value in memory.items()}
+                copy.agents[name] = _Agent(str(module_id), float(result), int(length), kept)
             if exact:
+                copy.allowed = {agent: np.array(allowed) for agent, allowed in saved["allowed"]}
                 copy.obs = {agent: tree_map(np.array, obs) for agent, obs in saved["obs"]}
             self.copies.append(copy)
 
@@ -308,5 +388,5 @@ def stack(trees: Sequence[Columns]) -> Columns:
 
 
 def _narrow(leaf: np.ndarray) -> np.ndarray:
-    """float64 observations are kept as float32: no learner takes more, and they are half of a rollout."""
-    return leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf
+    """A copy. float64 observations are kept as float32: no learner takes more, and they are half of a rollout."""
+    return np.array(leaf, np.float32 if leaf.dtype == np.float64 else leaf.dtype)

@@ -6,6 +6,7 @@ this fragment; rows in which it did not act are not valid.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,9 @@ class AgentRecorder:
         self._times: list[int] = []
         self._lanes: list[Lane] = []
         self._obs: list[Columns] = []
-        self._answers: list[Mapping[str, np.ndarray]] = []
+        self._answers: list[Mapping[str, Columns]] = []
+        #: Recurrent state after each step.
+        self._after: list[Columns] = []
         self._rewards: list[float] = []
         self._terminateds: list[bool] = []
         self._truncateds: list[bool] = []
@@ -44,8 +47,10 @@ class AgentRecorder:
         self._now: dict[Lane, int] = {}
         self.episodes: list[Episode] = []
 
-    def act(self, t: int, lanes: Sequence[Lane], obs: Columns, answer: Mapping[str, np.ndarray]) -> None:
-        """The module answers ``obs`` [B, ...] of these lanes in step t."""
+    def act(
+        self, t: int, lanes: Sequence[Lane], obs: Columns, answer: Mapping[str, Columns], after: Columns | None = None
+    ) -> None:
+        """The module answers ``obs`` [B, ...] of these lanes in step t; ``after``: its recurrent state then."""
         first = len(self._times)
         self._now = {lane: first + i for i, lane in enumerate(lanes)}
         for lane, row in self._now.items():
@@ -57,6 +62,8 @@ class AgentRecorder:
         self._lanes.extend(lanes)
         self._obs.append(obs)
         self._answers.append(answer)
+        if after is not None:
+            self._after.append(after)
         self._rewards.extend([0.0] * count)
         for flags in (self._terminateds, self._truncateds):
             flags.extend([False] * count)
@@ -93,7 +100,7 @@ class AgentRecorder:
         last: Callable[[Lane], Columns],
         order: Callable[[Lane], Any],
         shown: Callable[[Columns], Columns],
-        values: Callable[[Columns], np.ndarray | None],
+        values: Callable[..., np.ndarray | None],
     ) -> Rollout:
         """Put the fragment together.
 
@@ -101,7 +108,7 @@ class AgentRecorder:
             last: What an agent saw when the fragment ended.
             order: Sort key of lanes.
             shown: Observations [B, ...] as the policy sees them.
-            values: Observations [B, ...] -> float[B]; asked only if the policy gives values.
+            values: Observations [B, ...] (and recurrent state) -> float[B]; asked only if the policy gives values.
 
         Returns:
             The rollout, [T, N, ...].
@@ -113,7 +120,7 @@ class AgentRecorder:
         shape = (self._num_steps, len(lanes))
         place = np.array(self._times) * shape[1] + np.array([column[lane] for lane in self._lanes])
         obs = _concatenated(self._obs)
-        outputs = {name: np.concatenate([answer[name] for answer in self._answers]) for name in self._answers[0]}
+        outputs = _concatenated(self._answers)
         following = tree_map(np.array, obs)
         if self._follow:
             rows = np.fromiter(self._follow.keys(), np.int64)
@@ -133,8 +140,14 @@ class AgentRecorder:
         terminateds = np.array(self._terminateds)
         columns: dict[str, Columns] = {
             "obs": tree_map(spread, obs),
-            # An action that was taken: a zero need not be one.
-            **{name: spread(rows, rows[0] if name == "actions" else 0) for name, rows in outputs.items()},
+            # Where nobody acts: an action that was taken, for a zero need not be one; and everything is allowed.
+            **{
+                name: tree_map(
+                    functools.partial(spread, fill=rows[0] if name == "actions" else name in ("action_mask", "resets")),
+                    rows,
+                )
+                for name, rows in outputs.items()
+            },
             "rewards": spread(np.array(self._rewards, np.float32)),
             "terminateds": spread(terminateds),
             "truncateds": spread(np.array(self._truncateds)),
@@ -151,7 +164,7 @@ class AgentRecorder:
         following: Columns,
         predictions: np.ndarray,
         terminateds: np.ndarray,
-        values: Callable[[Columns], np.ndarray | None],
+        values: Callable[..., np.ndarray | None],
     ) -> np.ndarray:
         """Values of what rows led to, float32[rows], 0 where the agent's part terminated."""
         out = np.zeros(len(predictions), np.float32)
@@ -159,7 +172,8 @@ class AgentRecorder:
             out[list(self._follow)] = predictions[list(self._follow.values())]
         ask = np.array([row for row in self._finals if not terminateds[row] and self._valid[row]], np.int64)
         if ask.size:
-            out[ask] = values(tree_map(lambda leaf: leaf[ask], following))
+            asked = [following, _concatenated(self._after)] if self._after else [following]
+            out[ask] = values(*[tree_map(lambda leaf: leaf[ask], columns) for columns in asked])
         return out
 
 

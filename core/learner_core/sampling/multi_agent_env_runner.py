@@ -2,8 +2,8 @@
 
 Needs a config (``env env_config num_envs_per_env_runner policies policy_mapping_fn policies_to_train
 normalize_observations``), a spec of every module with its spaces, and weights before the first policy action. Refuses
-what its parts refuse (``multi_agent_lanes``, ``agent_game``), NaN and infinite observations, normalised rewards, and
-recurrent modules. Imports no framework.
+what its parts refuse (``multi_agent_lanes``, ``agent_game``), NaN and infinite observations, and normalised rewards.
+Imports no framework.
 
 One step, in the order that matters:
 
@@ -185,13 +185,23 @@ class MultiAgentEnvRunner:
             for module_id, lanes in groups.items():
                 player = self.players[module_id]
                 obs = self._observed(game, module_id, lanes)
+                allowed = game.allowed(lanes)
+                state, fresh = game.memory(module_id, lanes)
                 if random_actions:
-                    answer = {"actions": player.door.random(self._noise("random", module_id, lanes))}
+                    answer: dict[str, Any] = {
+                        "actions": player.door.random(self._noise("random", module_id, lanes), allowed)
+                    }
                 else:
                     noise = self._noise("actions", module_id, lanes) if explore else None
-                    answer = player.policy.compute_actions(obs, noise=noise, explore=explore)
+                    answer = player.ask(obs, noise=noise, explore=explore, allowed=allowed, state=state)
+                after = answer.pop("state_out", state)
+                if allowed is not None:
+                    answer["action_mask"] = allowed
+                if state:
+                    answer.update(state_in=state, resets=fresh)
+                    game.remember(lanes, after)
                 recorder = recorders.setdefault(module_id, AgentRecorder(num_steps))
-                recorder.act(t, lanes, obs, answer)
+                recorder.act(t, lanes, obs, answer, after if state else None)
                 actions[module_id] = player.door.to_env(answer["actions"])
             steps = game.step(groups, actions)
             for module_id, lanes in groups.items():
@@ -260,9 +270,9 @@ class MultiAgentEnvRunner:
             self._evaluation = self._make_game(count, apart=True)
         game, number = self._evaluation, self._num_evaluations
         self._num_evaluations += 1
-        for copy, state in enumerate(game.copies):  # the same episodes whatever was evaluated before
-            state.number, state.length = copy, 0
-            state.agents.clear()
+        for copy, running in enumerate(game.copies):  # the same episodes whatever was evaluated before
+            running.number, running.length = copy, 0
+            running.agents.clear()
         game.reset(self._env_seeds("evaluation", number, count))
         quota = num_episodes // count + (np.arange(count) < num_episodes % count)
         played: list[list[Episode]] = [[] for _ in range(count)]
@@ -275,7 +285,9 @@ class MultiAgentEnvRunner:
                 player = self.players[module_id]
                 obs = self._observed(game, module_id, lanes, learn=False)
                 noise = self._noise(f"evaluation/{number}", module_id, lanes, blocks, at) if explore else None
-                answer = player.policy.compute_actions(obs, noise=noise, explore=explore)
+                state, _ = game.memory(module_id, lanes)
+                answer = player.ask(obs, noise=noise, explore=explore, allowed=game.allowed(lanes), state=state)
+                game.remember(lanes, answer.get("state_out"))
                 actions[module_id] = player.door.to_env(answer["actions"])
             at += 1
             for copy, step in enumerate(game.step(groups, actions)):
