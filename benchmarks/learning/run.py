@@ -40,8 +40,11 @@ def build_config(task: Task, backend: str, seed: int) -> Any:
     """The configuration of a task."""
     import learner_core as lc
 
-    config = lc.get_config(task.algorithm).environment(task.env).framework(backend, compile=task.compile)
+    config = lc.get_config(task.algorithm).framework(backend, compile=task.compile)
+    config.environment(task.env, env_config=dict(task.env_config))
     config.env_runners(**task.env_runners).training(**task.training)
+    if task.policies:
+        config.multi_agent(policies=list(task.policies))
     return config.rl_module(model=dict(task.model)).debugging(seed=seed)
 
 
@@ -91,12 +94,18 @@ def train(
                 algorithm.save(str(checkpoint))
     return {
         "curve": curve,
-        "final": {name: round(float(value), 3) for name, value in final.items()},
+        "final": _rounded(final),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
         "timers": {name: round(value, 1) for name, value in timers.items()},
         "compiled": compiled,
         **({} if recorded is None else {"recorded": recorded}),
+    }
+
+
+def _rounded(results: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _rounded(value) if isinstance(value, dict) else round(float(value), 3) for name, value in results.items()
     }
 
 
@@ -126,7 +135,16 @@ def describe(task: Task, backend: str, seed: int) -> dict[str, Any]:
     versions = {}
     from importlib import metadata
 
-    for package in ("learner-core", "torch", "tensorflow-cpu", "stable-baselines3", "gymnasium", "numpy", "mujoco"):
+    for package in (
+        "learner-core",
+        "torch",
+        "tensorflow-cpu",
+        "stable-baselines3",
+        "gymnasium",
+        "pettingzoo",
+        "numpy",
+        "mujoco",
+    ):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
