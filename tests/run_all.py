@@ -36,6 +36,7 @@ LONG = [Suite("long-torch", "tests/long", "torch"), Suite("long-tf", "tests/long
 # The longest first, so that two workers finish together.
 SUITES = [
     Suite("group", "tests/group"),
+    Suite("ray", "tests/on_ray"),
     *LONG,
     Suite("torch", "tests/torch"),
     Suite("tf", "tests/tf"),

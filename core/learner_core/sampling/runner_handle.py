@@ -100,8 +100,8 @@ def runner_launcher(config: Any, setup: bytes, framework: str) -> RunnerLauncher
         ConfigError: runners as processes need Linux.
         PluginNotFoundError: no such launcher.
     """
-    name = getattr(config, "launcher", "local")
-    if name != "local":
+    name = getattr(config, "launcher", "")
+    if name:
         from ..plugins import discovery
 
         make = getattr(discovery.load("learner_core.launchers", name), "make_env_runners", None)

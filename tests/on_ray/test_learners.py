@@ -1,0 +1,161 @@
+"""Learners as Ray actors on two nodes: numbers, calls, faults, and how Ray is found or started."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from gymnasium.spaces import Discrete
+
+import learner_core as lc
+from learner_core.group.learner_group import LearnerGroup
+from learner_core.group.ray.cluster import RayOptions, connect
+
+from .conftest import ppo_config
+from support.learners import assert_states_equal, flat_state, ppo_batch
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+Make = Callable[..., LearnerGroup]
+BATCHES = [ppo_batch(rows, Discrete(2), seed=rows) for rows in (384, 385, 7, 1)]
+
+
+def _largest_difference(one: Any, other: Any) -> float:
+    a, b = flat_state(one), flat_state(other)
+    assert sorted(a) == sorted(b)
+    return max(float(np.abs(a[path] - b[path]).max()) for path in a)
+
+
+@pytest.mark.parametrize(("backend", "collective"), [("torch", "torch"), ("torch", "horovod"), ("tf", "horovod")])
+def test_two_nodes_compute_what_one_learner_computes(
+    groups: Make, tmp_path: Any, backend: str, collective: str
+) -> None:
+    two = groups(ppo_config(backend, collective))
+    one = groups(ppo_config(backend, collective, num_learners=1, launcher="local", launcher_options={}))
+    assert "torch" not in sys.modules and "tensorflow" not in sys.modules
+    assert len({member.host for member in two._learners._members}) == 2
+    batches = BATCHES if backend == "torch" else BATCHES[1:3]  # TensorFlow without compilation takes its time
+    for step, batch in enumerate(batches):
+        timesteps = {"num_env_steps_sampled_lifetime": 384 * step}
+        one.update_from_batch(batch=batch, timesteps=timesteps)
+        two.update_from_batch(batch=batch, timesteps=timesteps)
+    for batch in batches:
+        one.update_from_batch(batch=batch)
+        two.update_from_batch(batch=batch, async_update=True)
+    assert two.wait()["__all__"]["num_updates"] == 2.0 * len(batches)
+    first, second = two.foreach_learner(lambda learner: learner.get_state())
+    assert_states_equal(first, second)
+    assert _largest_difference(one.get_weights(), two.get_weights()) <= 2e-6
+    if collective == "horovod":
+        names = ("RANK", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "HOSTNAME")
+        places = two.foreach_learner(lambda learner: [os.environ[f"HOROVOD_{name}"] for name in names])
+        assert [place[:5] for place in places] == [["0", "0", "1", "0", "2"], ["1", "0", "1", "1", "2"]]
+        assert [place[5] for place in places] == [member.host for member in two._learners._members]
+    if backend == "torch":
+        two.save_state(tmp_path / "state")
+        two.update_from_batch(batch=BATCHES[0])
+        two.load_state(tmp_path / "state")
+        assert_states_equal(first, two.get_state())
+        weights = two.get_weights()["default_policy"]
+        assert all(array.flags.writeable for array in weights.values())
+
+
+def test_refusals_leave_the_group_as_it_was(groups: Make) -> None:
+    group = groups(ppo_config("torch", "torch", launcher_options={"placement": "STRICT_PACK"}))
+    assert len({member.host for member in group._learners._members}) == 1
+    before = group.get_state()
+    with pytest.raises(lc.BatchError, match="column 'advantages': holds 384 NaN") as refused:
+        group.update_from_batch(batch={**BATCHES[0], "advantages": np.full(384, np.nan, np.float32)})
+    assert "check_batch" in refused.value.__notes__[0]
+    with pytest.raises(lc.LearnerGroupError, match="the answer to call cannot be sent"):
+        group.foreach_learner(lambda learner: (item for item in ()))
+    with pytest.raises(ZeroDivisionError):
+        group.foreach_learner(lambda learner: 1 // 0)
+    assert_states_equal(before, group.get_state())
+    group.update_from_batch(batch=BATCHES[0])
+
+
+@pytest.mark.parametrize(("kind", "what"), [(signal.SIGKILL, "died (process"), (signal.SIGSTOP, "gave no sign of")])
+def test_a_lost_actor_is_named_in_bounded_time(groups: Make, kind: signal.Signals, what: str) -> None:
+    group = groups(ppo_config("torch", "torch", timeout_s=4.0))
+    group.update_from_batch(batch=BATCHES[0])
+    os.kill(group._learners._members[1].pid, kind)
+    start = time.monotonic()
+    with pytest.raises(lc.WorkerLostError, match=re.escape(f"learner 1 of 2 {what}")) as lost:
+        group.update_from_batch(batch=BATCHES[0])
+    assert time.monotonic() - start < 2 * 4.0 + 10
+    assert lost.value.rank == 1
+
+
+@pytest.mark.parametrize("victim", ["actor", "node"])
+def test_a_lost_actor_or_node_is_replaced(groups: Make, cluster: Any, victim: str) -> None:
+    collective = "horovod" if victim == "actor" else "torch"
+    one = groups(ppo_config("torch", "torch", num_learners=1, launcher="local", launcher_options={}))
+    two = groups(ppo_config("torch", collective, restart_failed_learners=True))
+    for step in range(3):
+        if step == 1:
+            lost = two._learners._members[1]
+            if victim == "actor":
+                os.kill(lost.pid, signal.SIGKILL)
+            else:
+                (node,) = [
+                    node for node in cluster.worker_nodes if node.node_id in {m.host for m in two._learners._members}
+                ]
+                cluster.remove_node(node, allow_graceful=False)
+        one.update_from_batch(batch=BATCHES[0])
+        start = time.monotonic()
+        results = two.update_from_batch(batch=BATCHES[0])
+        assert results["__all__"].get("num_learners_restarted", 0.0) == float(step == 1)
+        assert time.monotonic() - start < 60
+    assert _largest_difference(one.get_weights(), two.get_weights()) <= 2e-6
+    assert len({member.host for member in two._learners._members}) == (2 if victim == "actor" else 1)
+
+
+def test_where_there_is_no_room_the_error_says_what_there_is(cluster: Any) -> None:
+    config = ppo_config("torch", "torch", num_learners=5, launcher_options={"start_timeout_s": 1.0})
+    with pytest.raises(lc.LearnerGroupError, match=r"no room for 5 in 1 s. It has 4 CPU; free are 4 CPU"):
+        config.build_learner_group()
+    with pytest.raises(lc.LearnerGroupError, match="num_learners=5 need 1 CPU, 1 GPU each"):
+        config.learners(num_gpus_per_learner=1).build_learner_group()
+
+
+def test_a_client_outside_the_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://10.1.2.3:10001")
+    with pytest.raises(lc.LearnerGroupError, match="outside the cluster"):
+        connect(ppo_config("torch", "torch"), RayOptions())
+
+
+SCRIPT = """
+from gymnasium.spaces import Discrete
+from learner_core_algorithms import PPOConfig
+from support.learners import OBS, ppo_batch
+
+config = PPOConfig().framework("torch", compile=False).learners(num_learners=1, launcher="ray")
+config.environment(observation_space=OBS, action_space=Discrete(2)).training(train_batch_size=64, minibatch_size=64)
+with config.build_learner_group() as group:
+    results = group.update_from_batch(batch=ppo_batch(64, Discrete(2)))
+    import ray
+    print(int(results["__all__"]["num_updates"]), sum(node["Alive"] for node in ray.nodes()))
+"""
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_ray_is_started_quietly_or_used_where_it_runs(cluster: Any, started: bool) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("RAY_ADDRESS", None)
+    if started:
+        environment["RAY_ADDRESS"] = cluster.address
+    command = [sys.executable, "-W", "error", "-c", SCRIPT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "2" if started else "1"]
+    assert done.stderr == ""
