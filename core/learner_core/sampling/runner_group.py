@@ -308,7 +308,7 @@ class EnvRunnerGroup:
         else:
             used = [int(part["num_vector_steps"]) for part in [local, *(s["runner"] for s in saved)] if part]
             start = {"num_vector_steps": 1 + max(used), "seed": int(local["seed"])}
-            restart(self._local, None, **start)
+            restart(self._local, None, **start, num_evaluations=int(local["num_evaluations"]))
             if runners is not None:
                 runners.ask("restart", [{"state": None, **start}] * self.num_runners)
             self._earlier = dict(state["counts"])

@@ -202,7 +202,9 @@ class RunnerServer:
         return self._untold
 
 
-def restart(runner: Runner, state: Mapping[str, Any] | None, *, num_vector_steps: int, seed: int | None = None) -> None:
+def restart(
+    runner: Runner, state: Mapping[str, Any] | None, *, num_vector_steps: int, seed: int | None = None, **more: int
+) -> None:
     """Let a runner start new episodes, as the replacement of one that was lost, or of another number of runners.
 
     Args:
@@ -210,9 +212,10 @@ def restart(runner: Runner, state: Mapping[str, Any] | None, *, num_vector_steps
         state: the lost runner's last one, whose counters go on; None: its own.
         num_vector_steps: where noise and the environments' seeds go on; a number not used before.
         seed: the run's; None: the state's.
+        more: other entries of the state.
     """
     base = dict(state) if state is not None else runner.get_state(environments=False)
-    base.update(env_state="restarted", envs=None, num_vector_steps=num_vector_steps)
+    base.update(env_state="restarted", envs=None, num_vector_steps=num_vector_steps, **more)
     if seed is not None:
         base["seed"] = seed
     runner.set_state(base)
