@@ -61,7 +61,7 @@ class FakeAlgorithm:
         self.iteration = lc.load_state(path)["iteration"]
 
     @classmethod
-    def from_checkpoint(cls, path: str, framework: str | None = None) -> FakeAlgorithm:
+    def from_checkpoint(cls, path: str, framework: str | None = None, **settings: Any) -> FakeAlgorithm:
         algorithm = cls(FakeConfig().framework(framework or "torch"))
         algorithm.restore(path)
         return algorithm

@@ -131,3 +131,20 @@ def _frameworks(runner: Any) -> list[str]:
     import sys
 
     return sorted({"torch", "tensorflow"} & set(sys.modules))
+
+
+def test_the_command_line_sets_the_number_of_runners(
+    training_backend_name: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from learner_core.cli.main import main
+
+    small = ["train_batch_size=32", "minibatch_size=32", "num_epochs=1", "compile=false", "model.hidden=[8]"]
+    settings = [part for text in ["num_env_runners=1", *small] for part in ("--set", text)]
+    out = str(tmp_path / "run")
+    start = ["train", "ppo", "--env", "CartPole-v1", "--backend", training_backend_name, "--out", out, "--quiet"]
+    assert main([*start, *settings, "--stop-iterations", "2"]) == 0
+    assert main(["train", "--resume", out, "--quiet", "--stop-iterations", "3"]) == 0
+    assert main(["evaluate", out, "--episodes", "2"]) == 0
+    assert "num_env_runners = 1" in (tmp_path / "run" / "config.toml").read_text()
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 3 and "env_runners/num_env_runner_restarts_lifetime" in rows[-1]
