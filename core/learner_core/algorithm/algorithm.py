@@ -25,6 +25,7 @@ from ..sampling.runner_group import EnvRunnerGroup
 from ..state.files import load_state, save_state
 from .agents import AgentModules, agent_means
 from .policies import make_policy
+from .ranks import RankedRun
 
 __all__ = ["Algorithm"]
 
@@ -34,7 +35,7 @@ _SCHEMA = 1
 _WINDOW = 100
 
 
-class Algorithm(AgentModules):
+class Algorithm(AgentModules, RankedRun):
     """A run: samples, learns, evaluates, saves.
 
     Args:
@@ -62,8 +63,11 @@ class Algorithm(AgentModules):
             load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
         try:
             self._group = LearnerGroup(config)
+            self.ranks = self._group.ranks
             if config.env is not None:
-                self.env_runners = EnvRunnerGroup(config, self._group.module_specs, make_policy=make_policy)
+                specs = self._group.module_specs
+                self.env_runners = EnvRunnerGroup(self.runner_config(), specs, make_policy=make_policy)
+            self.check_runners()
             self.setup()
             self.sync_weights()
         except BaseException:
@@ -129,13 +133,14 @@ class Algorithm(AgentModules):
             results["evaluation"] = self.evaluate()
         self._timers["total"] = time.perf_counter() - began
         results["timers"] = dict(self._timers)
-        notify(
-            get_manager(),
-            "algorithm_iteration_end",
-            iteration=self.iteration,
-            results=results,
-            timesteps=self.timesteps,
-        )
+        if self.rank == 0:
+            notify(
+                get_manager(),
+                "algorithm_iteration_end",
+                iteration=self.iteration,
+                results=results,
+                timesteps=self.timesteps,
+            )
         return results
 
     def evaluate(self, num_episodes: int | None = None) -> dict[str, Any]:
@@ -151,7 +156,7 @@ class Algorithm(AgentModules):
         runners.set_local_weights(self.learner_group.get_weights())
         runner = runners.local
         with self.timed("evaluate"):
-            episodes = runner.evaluate(num_episodes or self.config.evaluation_num_episodes)
+            episodes = self.on_first(lambda: runner.evaluate(num_episodes or self.config.evaluation_num_episodes))
         returns = np.array([episode.episode_return for episode in episodes], np.float64)
         return {
             "episode_return_mean": float(returns.mean()),
@@ -215,7 +220,7 @@ class Algorithm(AgentModules):
 
     def count_episodes(self) -> None:
         """Take the runners' finished episodes and counters into this run's."""
-        metrics = self._runners.metrics()
+        metrics = self.metrics_of_all(self._runners.metrics())
         episodes, steps = metrics.pop("episodes"), int(metrics.pop("num_env_steps_sampled_lifetime"))
         self._recent.extend(episodes)
         self._num_episodes += len(episodes)
@@ -245,17 +250,17 @@ class Algorithm(AgentModules):
         """Everything the run needs to go on: learners, environments, normalisers, replay, counters."""
         learner = self.learner_group.get_state()
         runners = {"local": None} if self.env_runners is None else self.env_runners.get_state()
+        own = {"env_runner": runners.pop("local"), "env_runners": runners or None, "extra": self.get_extra_state()}
+        parts = self.states_of_all(own)
         return {
             "learner": learner,
-            "env_runner": runners.pop("local"),
-            "env_runners": runners or None,
+            **(own if parts is None else {**parts[0], "ranks": parts}),
             "algorithm": {
                 "iteration": self.iteration,
                 "num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime,
                 "recent_episodes": [episode.to_plain() for episode in self._recent],
                 "modules": self.modules_state(),
             },
-            "extra": self.get_extra_state(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -270,19 +275,27 @@ class Algorithm(AgentModules):
         own = state["algorithm"]
         with self.modules_of(own.get("modules")):
             self.learner_group.set_state(state["learner"])
-        if self.env_runners is not None and state["env_runner"] is not None:
-            self.env_runners.set_state({"local": state["env_runner"], **(state["env_runners"] or {})})
-        self.set_extra_state(state["extra"])
+        self.on_each(lambda: self._set_own_state(self.part_of(state)))
         self.iteration = int(own["iteration"])
         self.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
         self._recent.clear()
         self._recent.extend(Episode.from_plain(episode) for episode in own["recent_episodes"])
+        self._earlier_steps = 0
+        if self.ranks is not None or state.get("ranks"):
+            self.count_from(self.num_env_steps_sampled_lifetime)
         if self.env_runners is not None:
             version = max(self.env_runners.weights_version, 0)  # the same weights under their old number
             self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
 
+    def _set_own_state(self, part: Mapping[str, Any]) -> None:
+        if self.env_runners is not None and part["env_runner"] is not None:
+            self.env_runners.set_state({"local": part["env_runner"], **(part["env_runners"] or {})})
+        self.set_extra_state(part["extra"])
+
     def save(self, path: Any) -> None:
         """Write a checkpoint: one file with the state and, beside it, the configuration. Atomic.
+
+        Of several ranks all call it and rank 0 writes; it is there when the call returns on any of them.
 
         Args:
             path: of the file; its folder must exist.
@@ -293,8 +306,10 @@ class Algorithm(AgentModules):
             "config": self.config.to_dict(),
             "state": self.get_state(),
         }
-        save_state(path, tree, info={"algorithm": str(self.config.algorithm_name), "iteration": self.iteration})
-        notify(get_manager(), "learner_checkpoint_saved", path=str(path), update=self.iteration, rank=0)
+        info = {"algorithm": str(self.config.algorithm_name), "iteration": self.iteration}
+        self.on_first(lambda: save_state(path, tree, info=info))
+        if self.rank == 0:
+            notify(get_manager(), "learner_checkpoint_saved", path=str(path), update=self.iteration, rank=0)
 
     def restore(self, path: Any) -> None:
         """Go on from a checkpoint of any backend, in this Algorithm.
@@ -302,7 +317,7 @@ class Algorithm(AgentModules):
         Raises:
             StateError: no such file, damaged, or of another run; nothing has changed.
         """
-        self.set_state(_read(path)["state"])
+        self.set_state(self.on_each(lambda: _read(path))["state"])
 
     @classmethod
     def from_checkpoint(cls, path: Any, *, framework: str | None = None, **settings: Any) -> Algorithm:
@@ -344,9 +359,9 @@ def num_environments(config: Any) -> int:
     return max(1, int(config.num_env_runners)) * int(config.num_envs_per_env_runner)
 
 
-def fragment_length(config: Any) -> int:
+def fragment_length(config: Any, num_ranks: int = 1) -> int:
     """Steps of each environment per fragment: the setting, or what fills ``train_batch_size`` over all runners."""
     if config.rollout_fragment_length == "auto":
-        return max(1, math.ceil(int(config.train_batch_size) / num_environments(config)))
+        return max(1, math.ceil(int(config.train_batch_size) / (num_environments(config) * num_ranks)))
     length: int = config.rollout_fragment_length
     return length

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ConfigError
 from ..group.results import merge_results
 from ..sampling.circular_replay import CircularReplay
 from ..sampling.fragments import WaitingSequences, fragment_to_sequences
@@ -40,6 +41,11 @@ class AsynchronousAlgorithm(Algorithm):
 
     def setup(self) -> None:
         config: Any = self.config
+        if self.ranks is not None:
+            raise ConfigError(
+                f'{type(config).__name__} with launcher="spmd": ranks of an asynchronous algorithm would come to their '
+                'updates at different times; use launcher="local" or "ray" with num_learners and num_env_runners'
+            )
         self._asynchronous = config.num_env_runners > 0
         self._length = int(config.sequence_length)
         self._batch_sequences = config.train_batch_size // self._length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import methodcaller
 from typing import Any
 
@@ -32,7 +32,7 @@ class OffPolicyAlgorithm(Algorithm):
         config: Any = self.config
         self.replay = ReplayBuffer(
             config.buffer_capacity,
-            config.seed,
+            self.seed,
             n_step=config.n_step,
             gamma=config.gamma,
             prioritized=config.prioritized_replay,
@@ -47,14 +47,17 @@ class OffPolicyAlgorithm(Algorithm):
         length = 1 if config.rollout_fragment_length == "auto" else int(config.rollout_fragment_length)
         results: list[dict[str, Any]] = []
         while self.num_env_steps_sampled_lifetime < goal:
+            before = self.num_env_steps_sampled_lifetime
             warming_up = self.num_env_steps_sampled_lifetime < config.learning_starts
             with self.timed("sample"):
                 rollout = join_lanes(self._runners.sample(length, random_actions=warming_up))
                 self.count_episodes()
                 self.replay.add_rollout(rollout)
-            if self.num_env_steps_sampled_lifetime < config.learning_starts or not len(self.replay):
+            empty = self.ranks is None and not len(self.replay)  # where there are others, they may have rows
+            if self.num_env_steps_sampled_lifetime < config.learning_starts or empty:
                 continue
-            self._owed += rollout.num_env_steps * config.updates_per_step
+            steps = rollout.num_env_steps if self.ranks is None else self.num_env_steps_sampled_lifetime - before
+            self._owed += steps * config.updates_per_step
             updates = math.floor(self._owed)
             if updates:
                 self._owed -= updates
@@ -66,7 +69,8 @@ class OffPolicyAlgorithm(Algorithm):
         config: Any = self.config
         beta = value_at(config.priority_beta, self.num_env_steps_sampled_lifetime)
         with self.timed("replay"):
-            batch = self.replay.sample(updates * config.train_batch_size, self._num_draws, beta=beta)
+            rows = updates * self.share(config.train_batch_size)
+            batch = self.replay.sample(rows, self._num_draws, beta=beta) if rows and len(self.replay) else {}
             self._num_draws += 1
         with self.timed("learn"):
             results = self.learner_group.update_from_batch(
@@ -74,9 +78,10 @@ class OffPolicyAlgorithm(Algorithm):
             )
         if config.prioritized_replay:
             with self.timed("priorities"):
-                indices = batch.pop("indices")
-                errors = self.learner_group.foreach_learner(methodcaller("td_errors", batch))[0]
-                self.replay.update_priorities(indices, errors + _LEAST_PRIORITY)
+                indices = batch.pop("indices", None)
+                errors = self.learner_group.foreach_learner(_td_errors(batch))[self.rank]
+                if indices is not None:
+                    self.replay.update_priorities(indices, errors + _LEAST_PRIORITY)
         return results
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -88,3 +93,11 @@ class OffPolicyAlgorithm(Algorithm):
             self.replay.set_lanes(self.env_runners.num_runners * self.env_runners.local.num_envs)
         self._owed = float(state["owed"])
         self._num_draws = int(state["num_draws"])
+
+
+def _td_errors(batch: dict[str, Any]) -> Callable[[Any], Any]:
+    return methodcaller("td_errors", batch) if batch else _nothing
+
+
+def _nothing(learner: Any) -> None:
+    return None

@@ -39,9 +39,11 @@ class OfflineAlgorithm(Algorithm):
             epoch, position = divmod(self._num_rows_trained, self._num_rows)
             order = noise.permutation(config.seed, epoch, "offline/order", self._num_rows)
             rows = order[position : position + size]
+            # Every rank has the whole recording and takes its part of these rows.
+            own = np.array_split(rows, self.num_ranks)[self.rank]
             with self.timed("learn"):
                 results.append(
-                    self.learner_group.update_from_batch(_take(self._columns, rows), timesteps=self.timesteps)
+                    self.learner_group.update_from_batch(_take(self._columns, own), timesteps=self.timesteps)
                 )
             self._num_rows_trained += len(rows)
         merged = merge_results(results)

@@ -22,14 +22,15 @@ class OnPolicyAlgorithm(Algorithm):
 
     def training_step(self) -> dict[str, Any]:
         config = self.config
-        length = fragment_length(config)
-        count = max(1, math.ceil(config.train_batch_size / (length * num_environments(config))))
+        length = fragment_length(config, self.num_ranks)
+        steps = length * num_environments(config) * self.num_ranks
+        count = max(1, math.ceil(config.train_batch_size / steps))
         with self.timed("sample"):
             rollouts = [rollout for _ in range(count) for rollout in self._runners.sample(length)]
             self.count_episodes()
         with self.timed("advantages"):
             batch = on_policy_batch(rollouts, config)
-        if not batch:
+        if not batch and self.ranks is None:
             return {"__all__": {"num_modules_updated": 0.0}}  # every episode was given up
         with self.timed("learn"):
             results = self.learner_group.update_from_batch(batch, timesteps=self.timesteps)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import io
+import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import learner_core as lc
 from learner_core.errors import ConfigError, StateError
+from learner_core.group.spmd.world import SpmdOptions, find_world
 
 from .console import count, duration, number, parse_count, parse_duration, table
 from .curve import draw_curve
@@ -53,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-h", "--help", action="store_true", help="this text; with ALGORITHM, all of its settings too")
     add("--env", metavar="NAME", help='a Gymnasium id, "CartPole-v1", or "module:Name-v0" to import a module first')
     add("--backend", metavar="NAME", help="torch, tf or another registered backend")
+    add("--launcher", metavar="NAME", help="who starts the learners: local, ray, or spmd under horovodrun and the like")
     add("--seed", type=int, metavar="N", help="seed of everything (default 0)")
     add("--config", type=Path, metavar="FILE", help="a TOML file of settings, a run's config.toml for instance")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeat. --set model.hidden=[256]")
@@ -91,7 +95,8 @@ def _start(given: argparse.Namespace) -> int:
     if config.env is None and config.observation_space is None:
         raise ConfigError("Which environment? --env CartPole-v1, or env in the [environment] table of --config.")
     stop = _stop_conditions(given)
-    folder = RunFolder.new(given.out or _default_folder(name, config.env))
+    place = given.out or _default_folder(name, config.env)
+    folder = RunFolder.new(place) if _is_first(config) else RunFolder(place)
     return _Run(folder, config, stop, given, info={"algorithm": name, "sessions": []}, checkpoints=[]).go()
 
 
@@ -120,6 +125,8 @@ def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> No
         config.environment(given.env)
     if given.backend is not None:
         config.framework(given.backend)
+    if given.launcher is not None:
+        config.learners(launcher=given.launcher)
     if given.seed is not None:
         config.debugging(seed=given.seed)
     apply_assignments(config, given.set)
@@ -132,6 +139,13 @@ def _stop_conditions(given: argparse.Namespace) -> StopConditions:
         seconds=given.stop_seconds,
         iterations=given.stop_iterations,
     )
+
+
+def _is_first(config: Any) -> bool:
+    """Whether this process writes and prints: of the ranks of launcher="spmd", rank 0 alone does."""
+    if config.launcher != "spmd":
+        return True
+    return find_world(os.environ, SpmdOptions.of(config.launcher_options)).rank == 0
 
 
 def _default_folder(name: str, env: Any) -> Path:
@@ -157,6 +171,7 @@ class _Run:
     ) -> None:
         self._folder, self._config, self._stop, self._given = folder, config, stop, given
         self._info, self._checkpoints = info, checkpoints
+        self._first = _is_first(config)
         self._saved: Path | None = None
         self._moment: Moment | None = None
 
@@ -164,7 +179,7 @@ class _Run:
         config, folder = self._config, self._folder
         title = f"{config.algorithm_name} on {config.env}"
         with (
-            make_report(f"{title}, {config.framework_name}", self._stop, quiet=self._given.quiet) as report,
+            self._make_report(f"{title}, {config.framework_name}") as report,
             Interrupt(lambda: report.say("Saving after this iteration; again to leave at once.")) as interrupt,
         ):
             if self._stop.is_empty:
@@ -173,22 +188,33 @@ class _Run:
                 algorithm = config.build()
             try:
                 restored = self._restore(algorithm, report)
-                folder.make()
-                self._write_info()
-                write_text_atomically(folder.config_file, to_toml(config))
                 self._remember(restored)
+                _on_first(algorithm, self._write_folder)
                 interrupt.at_once = False
                 done = self._loop(algorithm, report, interrupt, restored)
                 evaluation = None
                 if self._given.evaluate and not interrupt.requested:
                     evaluation = algorithm.evaluate(self._given.evaluate)
-                    self._info["sessions"][-1]["evaluation"] = flatten(evaluation)
-                    folder.write_info(self._info)
+                    if self._first:
+                        self._info["sessions"][-1]["evaluation"] = flatten(evaluation)
+                        folder.write_info(self._info)
             finally:
                 algorithm.stop()
-        drawn = draw_curve(read_rows(folder.jsonl_file), folder.curve_file, title=title, goal=self._stop.episode_return)
-        print(self._closing(done, evaluation, drawn))
+        if self._first:
+            rows, goal = read_rows(folder.jsonl_file), self._stop.episode_return
+            drawn = draw_curve(rows, folder.curve_file, title=title, goal=goal)
+            print(self._closing(done, evaluation, drawn))
         return 130 if interrupt.requested else 0
+
+    def _make_report(self, title: str) -> Report:
+        if self._first:
+            return make_report(title, self._stop, quiet=self._given.quiet)
+        return make_report(title, self._stop, stream=io.StringIO(), quiet=True)
+
+    def _write_folder(self) -> None:
+        self._folder.make()
+        self._write_info()
+        write_text_atomically(self._folder.config_file, to_toml(self._config))
 
     def _restore(self, algorithm: Any, report: Report) -> int:
         """Restore the newest checkpoint that can be read; returns its iteration, 0 for a new run."""
@@ -236,43 +262,53 @@ class _Run:
     def _loop(self, algorithm: Any, report: Report, interrupt: Interrupt, restored: int) -> str:
         """Train until something ends it; returns what, in words."""
         before = self._moment
-        if before is not None and (reached := self._stop.reached(before)) is not None:
+        reached = _on_first(algorithm, lambda: None if before is None else self._stop.reached(before))
+        if reached is not None:
             return f"{reached}, reached before; give a further --stop-... to go on"
         earlier = before.seconds if before is not None else 0.0
         first = before.timesteps if before is not None else 0
         start = last_save = time.monotonic()
-        files = MetricFiles(self._folder, after_iteration=restored)
+        files = MetricFiles(self._folder, after_iteration=restored) if self._first else None
         try:
             while True:
                 results = algorithm.train()
                 seconds = time.monotonic() - start
                 speed = (int(results["num_env_steps_sampled_lifetime"]) - first) / max(seconds, 1e-9)
                 moment = self._moment = moment_of(results, seconds=earlier + seconds, steps_per_second=speed)
-                files.write(
-                    flatten(results)
-                    | {
-                        "seconds": moment.seconds,
-                        "steps_per_second": moment.steps_per_second,
-                        "backend": self._config.framework_name,
-                    }
-                )
+                if files is not None:
+                    files.write(
+                        flatten(results)
+                        | {
+                            "seconds": moment.seconds,
+                            "steps_per_second": moment.steps_per_second,
+                            "backend": self._config.framework_name,
+                        }
+                    )
                 report.update(moment)
                 done = "stopped by the user" if interrupt.requested else self._stop.reached(moment)
                 every = self._config.checkpoint_every
                 due = moment.iteration % every == 0 if every else time.monotonic() - last_save >= _SAVE_EVERY_SECONDS
+                if (ranks := getattr(algorithm, "ranks", None)) is not None:
+                    # Clocks and signals differ: rank 0 decides, and a signal to any rank counts.
+                    said = ranks.gather((done, due, interrupt.requested))
+                    done, due, _ = said[0]
+                    if any(stopped for _, _, stopped in said):
+                        done = "stopped by the user"
                 if done is not None or due:
                     self._save(algorithm, moment.iteration)
                     last_save = time.monotonic()
                 if done is not None:
                     return done
         finally:
-            files.close()
+            if files is not None:
+                files.close()
 
     def _save(self, algorithm: Any, iteration: int) -> None:
         path = self._folder.checkpoint_path(iteration)
         algorithm.save(str(path))
         self._saved = path
-        self._folder.prune(self._config.checkpoint_keep)
+        if self._first:
+            self._folder.prune(self._config.checkpoint_keep)
 
     def _closing(self, done: str, evaluation: dict[str, Any] | None, drawn: bool) -> str:
         moment = self._moment
@@ -294,3 +330,9 @@ class _Run:
         rows.append(("checkpoint", self._saved or "none"))
         rows.append(("go on", f"learner-core train --resume {self._folder.path}"))
         return table(rows)
+
+
+def _on_first(algorithm: Any, function: Callable[[], Any]) -> Any:
+    """``function()`` of rank 0, on every rank; without ranks, of this process."""
+    ranks = getattr(algorithm, "ranks", None)
+    return function() if ranks is None else ranks.on_first(function)

@@ -205,6 +205,18 @@ class SpmdLearners:
         with self._together("on_first"):
             return pickle.loads(self.meeting.gather_bytes("on_first", answer, error=problem)[0])
 
+    def on_each(self, function: Callable[[], Any]) -> Any:
+        """``function()`` of this rank, once every rank has done its own; what one raises ends it on all."""
+        problem: Exception | None = None
+        answer: Any = None
+        try:
+            answer = function()
+        except Exception as error:
+            problem = error
+        with self._together("on_each"):
+            self.meeting.gather("on_each", np.zeros(0), error=problem)
+        return answer
+
     def _compare(self) -> None:
         """Have the ranks stayed in step? If not, all take rank 0's state."""
         if not self._make_equal(self.learner):
