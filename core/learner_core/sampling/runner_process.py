@@ -194,7 +194,7 @@ class ProcessRunner:
         if operation == "sample":
             argument = {**argument, "slot": self._num_samples % self._num_slots}
             self._num_samples += 1
-        message = cloudpickle.dumps((operation, dict(argument)))
+        message = pickle.dumps((operation, dict(argument)))
         self._out += _LENGTH.pack(len(message)) + message
         self._flush()
 
