@@ -24,7 +24,7 @@ def small(config: Any, backend: str, **training: Any) -> Any:
 
 
 def rows_that_wait(state: Any) -> int:
-    """Timesteps in a checkpoint that were sampled and not learned from: cut into sequences, and fragments as they are."""
+    """Timesteps of a checkpoint that were sampled and not learned from yet, as sequences or as fragments."""
     batch = state["extra"]["waiting"]["default_policy"]["batch"]
     rows = 0 if batch is None else int(batch["loss_mask"].sum())
     fragments = state["env_runners"]["fragments"]
