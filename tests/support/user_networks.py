@@ -33,6 +33,9 @@ CASES: dict[str, Any] = {
     "lstm": _SEQUENCE,
     "gru": _SEQUENCE,
     "bidirectional": _SEQUENCE,
+    "stacked lstm": _SEQUENCE,
+    "stacked gru": _SEQUENCE,
+    "cells": _SEQUENCE,
     "layer norm": _VECTOR,
     "batch norm": _VECTOR,
     "attention": _SEQUENCE,
@@ -170,10 +173,24 @@ def _torch_networks() -> dict[str, Callable[[], Any]]:
         def __init__(self, kind: Any, **settings: Any) -> None:
             super().__init__()
             self.core = kind(5, 8, batch_first=True, **settings)
-            self.pi = nn.Linear(16 if settings else 8, NUM_ACTIONS)
+            self.pi = nn.Linear(16 if "bidirectional" in settings else 8, NUM_ACTIONS)
 
         def forward(self, obs: Any) -> Any:
             return self.pi(self.core(obs)[0].mean(1))
+
+    class Cells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.LSTMCell(5, 8), nn.GRUCell(8, 6)
+            self.pi = nn.Linear(6, NUM_ACTIONS)
+
+        def forward(self, obs: Any) -> Any:
+            h = c = obs.new_zeros((obs.shape[0], 8))
+            z = obs.new_zeros((obs.shape[0], 6))
+            for t in range(obs.shape[1]):
+                h, c = self.first(obs[:, t], (h, c))
+                z = self.second(h, z)
+            return self.pi(z)
 
     class Norm(nn.Module):
         def __init__(self, norm: Any) -> None:
@@ -236,6 +253,9 @@ def _torch_networks() -> dict[str, Callable[[], Any]]:
         "lstm": lambda: Recurrent(nn.LSTM),
         "gru": lambda: Recurrent(nn.GRU),
         "bidirectional": lambda: Recurrent(nn.LSTM, bidirectional=True),
+        "stacked lstm": lambda: Recurrent(nn.LSTM, num_layers=3),
+        "stacked gru": lambda: Recurrent(nn.GRU, num_layers=2),
+        "cells": Cells,
         "layer norm": lambda: Norm(nn.LayerNorm(8)),
         "batch norm": lambda: Norm(nn.BatchNorm1d(8, momentum=0.2)),
         "attention": Attention,
@@ -342,6 +362,20 @@ def _keras_networks() -> dict[str, Callable[[], Any]]:
         def call(self, obs: Any) -> Any:
             return self.pi(ops.mean(self.core(obs), 1))
 
+    class Cells(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = layers.LSTMCell(8), layers.GRUCell(6)
+            self.pi = layers.Dense(NUM_ACTIONS)
+
+        def call(self, obs: Any) -> Any:
+            h = c = ops.zeros((ops.shape(obs)[0], 8), obs.dtype)
+            z = ops.zeros((ops.shape(obs)[0], 6), obs.dtype)
+            for t in range(obs.shape[1]):
+                _, (h, c) = self.first(obs[:, t], [h, c])
+                z, _ = self.second(h, [z])
+            return self.pi(z)
+
     class Norm(keras.Model):
         def __init__(self, norm: Any) -> None:
             super().__init__()
@@ -401,6 +435,9 @@ def _keras_networks() -> dict[str, Callable[[], Any]]:
         "lstm": lambda: Core(layers.LSTM(8, return_sequences=True)),
         "gru": lambda: Core(layers.GRU(8, return_sequences=True)),
         "bidirectional": lambda: Core(layers.Bidirectional(layers.LSTM(8, return_sequences=True))),
+        "stacked lstm": lambda: Core(layers.RNN([layers.LSTMCell(8) for _ in range(3)], return_sequences=True)),
+        "stacked gru": lambda: Core(layers.RNN([layers.GRUCell(8) for _ in range(2)], return_sequences=True)),
+        "cells": Cells,
         "layer norm": lambda: Norm(layers.LayerNormalization(epsilon=1e-5)),
         "batch norm": lambda: Norm(layers.BatchNormalization(momentum=0.8, epsilon=1e-5)),
         "attention": Attention,

@@ -148,6 +148,25 @@ def test_names_follow_attributes_or_count_layers_with_weights() -> None:
             "0.weight_hh_l0",
             "activations relu and sigmoid",
         ),
+        (
+            lambda: keras.Sequential(
+                [layers.Reshape((3, 2)), layers.RNN([layers.LSTMCell(4), layers.LSTMCell(5)]), layers.Dense(3)]
+            ),
+            "0.weight_hh_l1",
+            "cells of different sizes",
+        ),
+        (
+            lambda: keras.Sequential([layers.Reshape((3, 2)), layers.RNN(layers.SimpleRNNCell(4)), layers.Dense(3)]),
+            "0.cell.kernel",
+            "no other framework's layer is known for SimpleRNNCell",
+        ),
+        (
+            lambda: keras.Sequential(
+                [layers.Reshape((3, 2)), layers.Bidirectional(layers.SimpleRNN(4)), layers.Dense(3)]
+            ),
+            "0.backward_layer.cell.kernel",
+            "no other framework's layer is known for SimpleRNNCell",
+        ),
     ],
 )
 def test_what_cannot_move_is_named(make: Any, name: str, reason: str) -> None:

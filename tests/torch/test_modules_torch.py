@@ -194,19 +194,22 @@ def test_columns_follow_the_way_an_element_went() -> None:
 class TwoLayers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.core = nn.LSTM(6, 4, num_layers=2, batch_first=True)
+        self.core = nn.LSTM(6, 4, num_layers=2, batch_first=True, bidirectional=True, dropout=0.5)
+        self.narrow = nn.LSTM(8, 8, proj_size=4, batch_first=True)
         self.mix = nn.Parameter(torch.ones(4, 3))
         self.group = nn.GroupNorm(2, 4)
         self.drop = nn.Dropout(0.5)
 
     def forward(self, obs: Any) -> Any:
-        return self.drop(self.group(self.core(obs[:, None])[0][:, 0])) @ self.mix
+        return self.drop(self.group(self.narrow(self.core(obs[:, None])[0])[0][:, 0])) @ self.mix
 
 
 def test_what_cannot_move_is_named() -> None:
     with pytest.warns(UserWarning) as caught:
         module = spec(TwoLayers).build(xp)
-    assert "core.weight_ih_l1" in module.not_portable
+    assert module.not_portable["core.weight_ih_l1"].startswith("bidirectional LSTM of 2 layers")
+    assert module.not_portable["narrow.weight_hr_l0"] == "LSTM with projections"
+    assert "dropout between its layers" in module.not_resumable["core"]
     assert "no other framework's layer is known for GroupNorm" in module.not_portable["group.weight"]
     assert "layout" in module.not_portable["mix"]
     assert "drop" in module.not_resumable

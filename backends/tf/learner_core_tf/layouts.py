@@ -119,11 +119,30 @@ def _batch_norm(layer: Any) -> tuple[list[Weight], str]:
 
 
 def _recurrent(layer: Any, suffix: str = "") -> tuple[list[Weight], str]:
-    cell = layer.cell
-    is_gru = type(layer) is layers.GRU
+    return _cell_weights(layer.cell, f"_l0{suffix}"), _why_not_backwards(layer) or _why_not_cell(layer.cell)
+
+
+def _stack(layer: Any) -> tuple[list[Weight], str] | None:
+    """``RNN([LSTMCell(8), LSTMCell(8)])``, which is Torch's LSTM of two layers; over other cells: not known."""
+    cells = layer.cell.cells if isinstance(layer.cell, layers.StackedRNNCells) else [layer.cell]
+    kinds = {type(cell) for cell in cells}
+    if kinds not in ({layers.LSTMCell}, {layers.GRUCell}):
+        return None
+    reason = next((text for text in map(_why_not_cell, cells) if text), "") or _why_not_backwards(layer)
+    if len({cell.units for cell in cells}) > 1:
+        reason = "RNN over cells of different sizes"
+    return [weight for index, cell in enumerate(cells) for weight in _cell_weights(cell, f"_l{index}")], reason
+
+
+def _cell(cell: Any) -> tuple[list[Weight], str]:
+    return _cell_weights(cell, ""), _why_not_cell(cell)
+
+
+def _cell_weights(cell: Any, ending: str) -> list[Weight]:
+    is_gru = type(cell) is layers.GRUCell
     # GRU gates: Keras z r h, Torch r z n; swapping the first two is its own inverse.
     order = [1, 0, 2] if is_gru else [0, 1, 2, 3]
-    size = layer.units
+    size = cell.units
 
     def gates(value: Any) -> Any:
         if not is_gru:
@@ -134,9 +153,9 @@ def _recurrent(layer: Any, suffix: str = "") -> tuple[list[Weight], str]:
     def matrix(variable: Any, name: str) -> Weight:
         return Weight(variable, (name,), lambda v: tf.transpose(gates(v)), lambda v: (gates(v.T),))
 
-    names = [f"{name}_l0{suffix}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    names = [f"{name}{ending}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
     weights = [matrix(cell.kernel, names[0]), matrix(cell.recurrent_kernel, names[1])]
-    if layer.use_bias and len(cell.bias.shape) == 2:
+    if cell.use_bias and len(cell.bias.shape) == 2:
         weights.append(
             Weight(
                 cell.bias,
@@ -145,7 +164,7 @@ def _recurrent(layer: Any, suffix: str = "") -> tuple[list[Weight], str]:
                 lambda v: (gates(v[0]), gates(v[1])),
             )
         )
-    elif layer.use_bias:
+    elif cell.use_bias:
         weights.append(
             Weight(
                 cell.bias,
@@ -154,21 +173,23 @@ def _recurrent(layer: Any, suffix: str = "") -> tuple[list[Weight], str]:
                 lambda v: (gates(v), np.zeros_like(v)),
             )
         )
-    return weights, _why_not_recurrent(layer, is_gru)
+    return weights
 
 
-def _why_not_recurrent(layer: Any, is_gru: bool) -> str:
-    if is_gru and not layer.reset_after:
+def _why_not_backwards(layer: Any) -> str:
+    return "go_backwards=True outside Bidirectional" if layer.go_backwards else ""
+
+
+def _why_not_cell(cell: Any) -> str:
+    if type(cell) is layers.GRUCell and not cell.reset_after:
         return "GRU with reset_after=False"
-    if layer.go_backwards:
-        return "go_backwards=True outside Bidirectional"
-    names = (getattr(layer.activation, "__name__", ""), getattr(layer.recurrent_activation, "__name__", ""))
+    names = (getattr(cell.activation, "__name__", ""), getattr(cell.recurrent_activation, "__name__", ""))
     return "" if names == ("tanh", "sigmoid") else f"activations {names[0]} and {names[1]}, not tanh and sigmoid"
 
 
-def _bidirectional(layer: Any) -> tuple[list[Weight], str]:
+def _bidirectional(layer: Any) -> tuple[list[Weight], str] | None:
     if type(layer.forward_layer) not in (layers.LSTM, layers.GRU):
-        return [_same(variable, variable.path) for variable in layer.variables], "Bidirectional over another layer"
+        return None
     forward, reason = _recurrent(layer.forward_layer)
     backward, _ = _recurrent(layer.backward_layer, "_reverse")
     if layer.merge_mode != "concat":
@@ -182,8 +203,9 @@ def _attention(layer: Any) -> tuple[list[Weight], str]:
     heads, depth = layer.num_heads, layer.key_dim
     size = heads * depth
     if inputs != [size] * 3 or (layer.value_dim or depth) != depth or tuple(out.kernel.shape) != (heads, depth, size):
-        variables = layer.variables
-        return [_same(v, v.path) for v in variables], "sizes of heads that do not make up the input's"
+        # Keras numbers layers as it makes them: only the end of a path is the same in every process.
+        names = {".".join(v.path.split("/")[-2:]): v for v in layer.variables}
+        return [_same(v, name) for name, v in names.items()], "sizes of heads that do not make up the input's"
     weights: list[Weight] = []
 
     def part(index: int, name: str, dense: Any) -> None:
@@ -226,7 +248,7 @@ PACKED: Mapping[str, tuple[str, ...]] = {
     "in_proj_bias": ("q_bias", "k_bias", "v_bias"),
 }
 
-_KINDS: dict[Any, Callable[[Any], tuple[list[Weight], str]]] = {
+_KINDS: dict[Any, Callable[[Any], tuple[list[Weight], str] | None]] = {
     layers.Dense: _dense,
     layers.Conv1D: _convolution,
     layers.Conv2D: _convolution,
@@ -237,6 +259,9 @@ _KINDS: dict[Any, Callable[[Any], tuple[list[Weight], str]]] = {
     layers.BatchNormalization: _batch_norm,
     layers.LSTM: _recurrent,
     layers.GRU: _recurrent,
+    layers.LSTMCell: _cell,
+    layers.GRUCell: _cell,
+    layers.RNN: _stack,
     layers.Bidirectional: _bidirectional,
     layers.MultiHeadAttention: _attention,
 }

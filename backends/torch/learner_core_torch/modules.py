@@ -33,6 +33,7 @@ __all__ = ["NetworkModule", "adapt_module"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _SAME = (nn.Linear, *_CONVOLUTIONS, nn.ConvTranspose2d, nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d)
+_CELLS = (nn.LSTMCell, nn.GRUCell)
 
 
 def adapt_module(spec: Any, backend: Any) -> NetworkModule:
@@ -137,6 +138,8 @@ class NetworkModule(FrameworkModule):
                 self._orders[canonical] = order
             if reason or not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 self.not_portable[canonical] = reason or "a buffer of the network's own"
+        if isinstance(module, nn.LSTM | nn.GRU) and module.dropout and module.num_layers > 1:
+            self.not_resumable[native or "the network"] = "dropout between its layers draws from Torch's own generator"
         if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)) and module.p:
             self.not_resumable[native or "the network"] = "its dropout draws from Torch's own generator"
 
@@ -258,8 +261,8 @@ def _why_not(module: nn.Module) -> str:
     """Why this module's own weights have no counterpart in another framework; "" where they have."""
     kind = type(module).__name__
     if isinstance(module, nn.LSTM | nn.GRU):
-        if module.num_layers > 1:
-            return f"{kind} of {module.num_layers} layers; use one {kind} of one layer after another"
+        if module.num_layers > 1 and module.bidirectional:
+            return f"bidirectional {kind} of {module.num_layers} layers; use one of one layer after another"
         return f"{kind} with projections" if getattr(module, "proj_size", 0) else ""
     if isinstance(module, nn.LayerNorm):
         return "" if len(module.normalized_shape) == 1 else "LayerNorm over several axes"
@@ -271,7 +274,7 @@ def _why_not(module: nn.Module) -> str:
         return f"{kind} with padding_mode={module.padding_mode!r}"
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.momentum is None:
         return f"{kind} with momentum=None"
-    if isinstance(module, _SAME):
+    if isinstance(module, _SAME + _CELLS):
         return ""
     own = [value for value in module._parameters.values() if value is not None]
     if not own and not module._buffers:
