@@ -51,6 +51,9 @@ def verdict(task: Task, backend: str, results: list[dict[str, Any]], runs: Runs)
     if task.target is not None:
         reached = [result["final"]["episode_return_mean"] >= task.target for result in results]
         return f">= {task.target:g}", "yes" if all(reached) else f"{sum(reached)} of {len(reached)} seeds"
+    if task.ceiling is not None:
+        under = [result["final"]["episode_return_mean"] < task.ceiling for result in results]
+        return f"< {task.ceiling:g}", "yes" if all(under) else f"{sum(under)} of {len(under)} seeds"
     peer = runs[task.name].get("sb3", [])
     asked = f">= {SHARE:.0%} of SB3"
     seeds = {result["seed"] for result in peer} & {result["seed"] for result in results}

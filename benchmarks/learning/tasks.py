@@ -24,6 +24,7 @@ class Task:
         env: Gymnasium id.
         steps: environment steps to train for; for offline algorithms 0.
         target: mean return that the final policy has to reach; None: a share of the peer's.
+        ceiling: mean return that it must stay under: the task needs what this algorithm lacks.
         env_runners, training, model: settings of the configuration.
         iterations: ``train()`` calls, where environment steps do not say.
         compile: as the configuration has it; True where Torch would not by itself, on runs this short.
@@ -47,6 +48,7 @@ class Task:
     peer: dict[str, Any] | None = None
     peer_normalize: bool = False
     recorded: tuple[str, int] | None = None
+    ceiling: float | None = None
 
 
 #: Adam as stable-baselines3 and CleanRL set it for PPO.
@@ -61,6 +63,12 @@ _PPO = {
     "optimizer": _ADAM,
 }
 
+#: CartPole without its velocities, with a memory and without.
+_MEMORY = {
+    **_PPO, "lr": [[0, 1e-3], [70_000, 0.0]], "gamma": 0.98, "lambda_": 0.95, "train_batch_size": 1024,
+    "minibatch_size": 256, "num_epochs": 10,
+}  # fmt: skip
+
 TASKS = {
     task.name: task
     for task in (
@@ -74,6 +82,64 @@ TASKS = {
             training={
                 **_PPO, "lr": [[0, 1e-3], [100_000, 0.0]], "gamma": 0.98, "lambda_": 0.8, "train_batch_size": 1024,
                 "minibatch_size": 256, "num_epochs": 10,
+            },
+        ),
+        Task(
+            name="cartpole-impala",
+            algorithm="impala",
+            env="CartPole-v1",
+            steps=150_000,
+            target=475.0,
+            env_runners={"num_envs_per_env_runner": 8, "rollout_fragment_length": 25},
+            training={
+                "lr": [[0, 2e-3], [150_000, 0.0]], "gamma": 0.98, "entropy_coeff": 0.01, "train_batch_size": 200,
+                "grad_clip": 5.0,
+            },
+        ),
+        Task(
+            name="cartpole-appo",
+            algorithm="appo",
+            env="CartPole-v1",
+            steps=150_000,
+            target=475.0,
+            env_runners={"num_envs_per_env_runner": 8, "rollout_fragment_length": 50},
+            training={
+                "lr": [[0, 1e-3], [150_000, 0.0]], "gamma": 0.98, "entropy_coeff": 0.0, "train_batch_size": 400,
+                "grad_clip": 5.0, "clip_param": 0.2, "target_network_update_freq": 4,
+                "circular_buffer_num_batches": 4, "circular_buffer_iterations_per_batch": 4,
+            },
+        ),
+        Task(
+            name="cartpole-memory-lstm",
+            algorithm="ppo",
+            env="environments:CartPoleHidden-v1",
+            steps=70_000,
+            target=400.0,
+            env_runners={"num_envs_per_env_runner": 8, "normalize_observations": True},
+            training={**_MEMORY, "max_seq_len": 16},
+            model={"hidden": [64], "activation": "tanh", "recurrent": "lstm", "recurrent_size": 32},
+        ),
+        Task(
+            name="cartpole-memory-mlp",
+            algorithm="ppo",
+            env="environments:CartPoleHidden-v1",
+            steps=70_000,
+            target=None,
+            ceiling=200.0,
+            env_runners={"num_envs_per_env_runner": 8, "normalize_observations": True},
+            training=_MEMORY,
+        ),
+        Task(
+            name="masked-grid",
+            algorithm="ppo",
+            env="environments:MaskedGrid-v0",
+            steps=25_000,
+            target=0.7,
+            # The environment raises when a masked action is taken, and none may raise.
+            env_runners={"num_envs_per_env_runner": 8, "max_env_restarts": 0},
+            training={
+                **_PPO, "lr": 1e-3, "gamma": 0.98, "lambda_": 0.95, "train_batch_size": 1024, "minibatch_size": 256,
+                "num_epochs": 10, "entropy_coeff": 0.01,
             },
         ),
         Task(
