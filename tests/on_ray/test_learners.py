@@ -141,10 +141,11 @@ from support.learners import OBS, ppo_batch
 
 config = PPOConfig().framework("torch", compile=False).learners(num_learners=1, launcher="ray")
 config.environment(observation_space=OBS, action_space=Discrete(2)).training(train_batch_size=64, minibatch_size=64)
-with config.build_learner_group() as group:
-    results = group.update_from_batch(batch=ppo_batch(64, Discrete(2)))
-    import ray
-    print(int(results["__all__"]["num_updates"]), sum(node["Alive"] for node in ray.nodes()))
+group = config.build_learner_group()
+results = group.update_from_batch(batch=ppo_batch(64, Discrete(2)))
+import ray
+print(int(results["__all__"]["num_updates"]), sum(node["Alive"] for node in ray.nodes()))
+# Left as it is: the end of the process is the end of its learners.
 """
 
 

@@ -68,7 +68,7 @@ class RemoteLearners:
         except BaseException:
             self.close()
             raise
-        self._finalizer = weakref.finalize(self, _abandon, self._members)
+        self._finalizer = weakref.finalize(self, _abandon, self._members, self._fleet)
 
     # ------------------------------------------------------------------ starting
 
@@ -390,9 +390,10 @@ class RemoteLearners:
         self._fleet.close()
 
 
-def _abandon(members: list[Member]) -> None:
+def _abandon(members: list[Member], fleet: Fleet) -> None:
     for member in members:
         member.kill()
+    fleet.close()
 
 
 def _digest(learner: Any) -> str:

@@ -105,7 +105,7 @@ class RunnerActor(Actor):
         """As ``RunnerHandle.poll``.
 
         Raises:
-            EnvError: Ray found no room for it in ``start_timeout_s``.
+            EnvError: Ray has not started it in ``start_timeout_s``.
         """
         self.hear()
         if not self.pid:
@@ -126,7 +126,8 @@ class RunnerActor(Actor):
         limit = self._launcher.options.start_timeout_s
         if self.last_sign - self.started > limit:
             raise EnvError(
-                f"Ray has found no room for environment runner {self.worker_index} in {limit:g} s. {describe_room()}"
+                f"Ray has not started environment runner {self.worker_index} in {limit:g} s: there is no room for it, "
+                f"or its process starts slowly. {describe_room()}"
             )
 
     def exit_code(self, timeout_s: float) -> int | None:

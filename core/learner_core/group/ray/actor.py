@@ -45,10 +45,18 @@ class Host:
     def __init__(self, make: bytes, sys_path: Sequence[str]) -> None:
         sys.path.extend(folder for folder in sys_path if folder not in sys.path and os.path.isdir(folder))
         self._end = threading.Event()
-        self._worker = cloudpickle.loads(make)()
+        self._worker: Any = None
+        try:
+            self._worker = cloudpickle.loads(make)()
+        except Exception as error:
+            # Ray would abort the process with pages of stack; so it is the answer to the first request.
+            failed = LearnerGroupError(f"a Ray actor cannot be set up: {type(error).__name__}: {error}")
+            self._failed = (failed, traceback.format_exc())
 
     def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bytes, list[np.ndarray]]:
         """A request. Its answer is pickled here, large arrays apart from the rest: see ``_unpickled``."""
+        if self._worker is None:
+            return _pickled((False, self._failed))
         good, answer = self._worker.handle(operation, argument)
         try:
             return _pickled((good, answer))
@@ -58,12 +66,13 @@ class Host:
 
     def post(self, value: Any) -> None:
         """Something to know while a request is being answered."""
-        self._worker.post(value)
+        if self._worker is not None:
+            self._worker.post(value)
 
     def pulse(self) -> tuple[int, str, str, Any]:
         """A sign of life: the process id, the node's id and its address, and the worker's progress."""
         ray = import_ray()
-        progress = getattr(getattr(self, "_worker", None), "progress", None)
+        progress = getattr(self._worker, "progress", None)
         return os.getpid(), ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), progress
 
     def live(self) -> None:
@@ -232,10 +241,13 @@ def wait_for(actors: Sequence[Any], timeout_s: float) -> list[Any]:
 
 def _reason(text: str, host: str, pid: int) -> str:
     """What Ray says of an actor's death, in one line."""
+    where = f"process {pid} on node {host[:8]}" if pid else "it did not start"
     for start in ("The actor is dead because ", "The actor died because "):
         _, found, rest = text.partition(start)
         if found:
             text = rest
             break
-    text = text.partition(" Some common causes")[0]
-    return f"process {pid} on node {host[:8]}: {' '.join(text.split())[:300]}"
+    text = text.partition(" Some common causes")[0].strip()
+    if "creation task" in text:  # a traceback, whose last line says it
+        text = text.splitlines()[-1]
+    return f"{where}: {' '.join(text.split())[:300]}"

@@ -146,14 +146,16 @@ def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: st
 def describe_room() -> str:
     """What Ray has and what is free, and what can be done about it."""
     ray = import_ray()
+    total = ray.cluster_resources()
+    free = {name: ray.available_resources().get(name, 0.0) for name in total}
     return (
-        f"It has {_listed(ray.cluster_resources())}; free are {_listed(ray.available_resources())}. Use fewer, give "
-        "Ray more, or wait longer (launcher_options={'start_timeout_s': ...})"
+        f"It has {_listed(total)}; free are {_listed(free)}. Use fewer, give Ray more, or wait longer "
+        "(launcher_options={'start_timeout_s': ...})"
     )
 
 
 def _listed(resources: dict[str, float]) -> str:
-    shown = {name: amount for name, amount in sorted(resources.items()) if name in ("CPU", "GPU") or "_" not in name}
-    hidden = ("memory", "object_store_memory", "node:")
-    words = [f"{amount:g} {name}" for name, amount in shown.items() if not name.startswith(hidden)]
-    return ", ".join(words) or "nothing"
+    """CPUs, GPUs and custom resources in words."""
+    hidden = ("memory", "object_store_memory", "node:", "bundle_", "CPU_group_", "GPU_group_")
+    shown = [f"{amount:g} {name}" for name, amount in sorted(resources.items()) if not name.startswith(hidden)]
+    return ", ".join(shown) or "nothing"
