@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from learner_core.backend import Body
+from learner_core.errors import LearnerGroupError
 
 __all__ = ["CompiledLoop", "SplitLoop"]
 
@@ -123,6 +124,14 @@ class SplitLoop(CompiledLoop):
             return dict(zip(names, halves[1](step, state, fixed, flat), strict=True))
 
         super().__init__(body, example, device=device, xla=False)
+
+    def _call(self, start: Any, stop: Any, state: list[Any], fixed: list[Any]) -> list[Any]:
+        try:
+            return super()._call(start, stop, state, fixed)
+        except tf.errors.OpError as error:
+            if "orovod" not in str(error):
+                raise
+            raise LearnerGroupError(f"another rank has left the ring: {error.message}") from error
 
 
 def _has_convolution(body: Body, carry: dict[str, Any], inputs: dict[str, Any]) -> bool:

@@ -71,6 +71,11 @@ class ProcessMember:
             raise EOFError(str(error)) from error
         return bool(good), answer
 
+    def rescue(self) -> None:
+        """Ask, past its main thread, for its state before the update that it is held up in."""
+        with contextlib.suppress(OSError):
+            self.pulse.send(b"r")
+
     def hear(self) -> None:
         """Take in the signs of life that have come."""
         with contextlib.suppress(OSError):

@@ -315,8 +315,11 @@ class RemoteLearners:
             try:
                 self._lost(self._members[rank], operation, what)
             except WorkerLostError as lost:
-                how = "with" if self._restart(lost, 1) is not None else "without"
-                error.add_note(f"the group was rebuilt from the others' state, {how} this update, and goes on")
+                try:
+                    how = "with" if self._restart(lost, 1) is not None else "without"
+                    error.add_note(f"the group was rebuilt from the others' state, {how} this update, and goes on")
+                except LearnerGroupError:
+                    error.add_note("the group could not be rebuilt from the others' state and is of no more use")
         else:
             self._break(text)
         raise error

@@ -2,7 +2,9 @@
 
 A survivor that waited for the lost learner in the ring gets an error there and puts its state back to where it was
 before the update; one that had all it needed has applied it. They differ by one update at most, so the highest wins.
-Repeating that update gives the same numbers, so nobody has to wait long for one that is still held up in the ring.
+Repeating that update gives the same numbers, so nobody has to wait long for one that is still held up in the ring: a
+library may take its own time to notice who is gone. Where the launcher allows it, such a learner is asked for its state
+before the update past its main thread.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 import cloudpickle
 
 from .launchers import Fleet, Member
+from .worker import RESCUED, everything
 
 __all__ = ["salvage"]
 
@@ -38,22 +41,27 @@ def salvage(
     """
     deadline = time.monotonic() + timeout_s
     pending = [member for member in survivors if member.waiting]
-    answers = {
-        **answered,
-        **{member.rank: answer for member, good, answer in _collect(fleet, pending, deadline) if good},
-    }
+    for member in pending:
+        rescue = getattr(member, "rescue", None)
+        if rescue is not None:
+            rescue()
+    rescued: list[dict[str, Any]] = []
+    found = _collect(fleet, pending, deadline, rescued)
+    answers = {**answered, **{member.rank: answer for member, good, answer in found if good}}
     alive = [member for member in survivors if not member.waiting]  # the rest are held up, or dead as well
-    best = None
-    for member, good, count in _ask(fleet, alive, _count, deadline):
-        if good and (best is None or count > best[1]):
-            best = (member, count)
-    if best is None:
-        return None
-    for _, good, found in _ask(fleet, [best[0]], _everything, deadline):
-        if good:
-            answer = answers.get(best[0].rank)
-            applied = answer if isinstance(answer, dict) and answer.get("num_updates") == best[1] else None
-            return {**found, "num_updates": best[1], "answer": applied}
+    counts = [(count, member) for member, good, count in _ask(fleet, alive, _count, deadline, rescued) if good]
+    best = max((found["num_updates"] for found in rescued), default=-1)
+    for count, member in sorted(counts, key=lambda it: -it[0]):
+        if count < best:
+            break
+        for _, good, all_ in _ask(fleet, [member], everything, deadline, rescued):
+            if good:
+                answer = answers.get(member.rank)
+                applied = answer if isinstance(answer, dict) and answer.get("num_updates") == count else None
+                return {**all_, "num_updates": count, "answer": applied}
+    for all_ in rescued:
+        if all_["num_updates"] == best:
+            return {**all_, "answer": None}
     return None
 
 
@@ -61,28 +69,36 @@ def _count(learner: Any) -> int:
     return int(learner._num_updates)
 
 
-def _everything(learner: Any) -> dict[str, Any]:
-    return {"state": learner.get_state(), "config": learner.config, "module_specs": dict(learner.module_specs)}
-
-
-def _ask(fleet: Fleet, members: Sequence[Member], function: Any, deadline: float) -> list[tuple[Member, bool, Any]]:
+def _ask(
+    fleet: Fleet, members: Sequence[Member], function: Any, deadline: float, rescued: list[dict[str, Any]]
+) -> list[tuple[Member, bool, Any]]:
     for member in members:
         member.send("call", {"function": cloudpickle.dumps(function)})
-    return _collect(fleet, members, deadline)
+    return _collect(fleet, members, deadline, rescued)
 
 
-def _collect(fleet: Fleet, members: Sequence[Member], deadline: float) -> list[tuple[Member, bool, Any]]:
-    """(member, good, answer) of those that answer before the deadline."""
+def _collect(
+    fleet: Fleet, members: Sequence[Member], deadline: float, rescued: list[dict[str, Any]]
+) -> list[tuple[Member, bool, Any]]:
+    """(member, good, answer) of those that answer before the deadline; what was rescued meanwhile goes to the list."""
     waiting = list(members)
+    held_up: set[int] = set()
     found: list[tuple[Member, bool, Any]] = []
-    while waiting and time.monotonic() < deadline:
+    while any(member.rank not in held_up for member in waiting) and time.monotonic() < deadline:
         for member in fleet.wait(waiting, max(deadline - time.monotonic(), 0.0)):
-            waiting.remove(member)
             try:
                 good, answer = member.receive()
             except EOFError:
+                waiting.remove(member)
                 continue  # dead as well; it stays marked as waiting
-            member.waiting = False
-            found.append((member, good, answer))
+            if isinstance(answer, dict) and RESCUED in answer:
+                if answer[RESCUED] is None:
+                    continue  # not held up: its own answer is coming
+                rescued.append(answer[RESCUED])
+                held_up.add(member.rank)
+            else:
+                waiting.remove(member)
+                member.waiting = False
+                found.append((member, good, answer))
             deadline = min(deadline, time.monotonic() + _PATIENCE_S)
     return found

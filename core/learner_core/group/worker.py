@@ -6,6 +6,7 @@ main thread is doing. Requests are answered in order; an exception is an answer,
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import mmap
 import os
@@ -15,7 +16,7 @@ import signal
 import socket
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,9 +29,11 @@ from .collectives import Place, load_collective
 from .devices import interface_of
 from .shared_batch import SegmentId, read_batch, receive
 
-__all__ = ["PULSE_S", "LearnerWorker", "work"]
+__all__ = ["PULSE_S", "RESCUED", "LearnerWorker", "work"]
 
 PULSE_S = 0.5
+#: Key of an answer that nobody waited for: the state before the update that the learner is held up in.
+RESCUED = "rescued"
 
 
 def work(channel: int, pulse: int, descriptors: int) -> int:
@@ -43,8 +46,15 @@ def work(channel: int, pulse: int, descriptors: int) -> int:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = Connection(channel)
-    threading.Thread(target=_live, args=(socket.socket(fileno=pulse),), name="pulse", daemon=True).start()
     worker = _SharedMemoryWorker(socket.socket(fileno=descriptors))
+    sending = threading.Lock()
+
+    def rescue() -> None:
+        found = worker.rescue()
+        with contextlib.suppress(OSError), sending:
+            requests.send_bytes(cloudpickle.dumps((True, {RESCUED: found})))
+
+    threading.Thread(target=_live, args=(socket.socket(fileno=pulse), rescue), name="pulse", daemon=True).start()
     while True:
         try:
             operation, argument = pickle.loads(requests.recv_bytes())
@@ -55,19 +65,24 @@ def work(channel: int, pulse: int, descriptors: int) -> int:
             return 0
         answer = worker.handle(operation, argument)
         try:
-            requests.send_bytes(cloudpickle.dumps(answer))
-        except OSError:
-            return 0
+            message = cloudpickle.dumps(answer)
         except Exception as error:
             failed = LearnerGroupError(f"the answer to {operation} cannot be sent: {type(error).__name__}: {error}")
-            requests.send_bytes(pickle.dumps((False, (failed, traceback.format_exc()))))
+            message = pickle.dumps((False, (failed, traceback.format_exc())))
+        try:
+            with sending:
+                requests.send_bytes(message)
+        except OSError:
+            return 0
 
 
-def _live(pulse: socket.socket) -> None:
+def _live(pulse: socket.socket, rescue: Callable[[], None]) -> None:
     while True:
         readable, _, _ = select.select([pulse], [], [], PULSE_S)
-        if readable and not pulse.recv(16):
-            os._exit(0)
+        if readable:
+            if not pulse.recv(16):
+                os._exit(0)
+            rescue()
         try:
             pulse.send(b".", socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -94,6 +109,8 @@ class LearnerWorker:
 
     def __init__(self) -> None:
         self._collective: Any = None
+        #: What the learner was before the update that is running.
+        self._before: dict[str, Any] | None = None
         self.learner: Any = None
 
     def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bool, Any]:
@@ -166,18 +183,33 @@ class LearnerWorker:
         learner = self.learner
         # Steps replace arrays and never write into them, so remembering the dicts remembers the state.
         before = {name: getattr(learner, name) for name in _COUNTED}
-        kept = {name: copy.deepcopy(getattr(learner, name)) for name in _SMALL}
-        carry = dict(learner._carry)
+        before |= {name: copy.deepcopy(getattr(learner, name)) for name in _SMALL}
+        before["_carry"] = dict(learner._carry)
+        self._before = before
         try:
             results = learner.update_from_batch(batch=batch, **arguments)
         except LearnerGroupError:
             # The ring broke in the middle: be as if the update had never begun, so that it can be repeated.
-            vars(learner).update(before, **kept, _carry=carry)
+            vars(learner).update(before)
             if self._collective is not None:
                 # Others may be waiting for this learner, as it waited for the one that is lost.
                 threading.Thread(target=self._collective.abort, name="abort", daemon=True).start()
             raise
+        finally:
+            self._before = None
         return {"results": results, "num_updates": learner._num_updates}
+
+    def rescue(self) -> dict[str, Any] | None:
+        """What the learner was before the update that it is held up in, if it is in one; for another thread."""
+        before = self._before
+        if before is None:
+            return None
+        try:
+            learner = copy.copy(self.learner)
+            vars(learner).update(before)
+            return {**everything(learner), "num_updates": learner._num_updates}
+        except Exception:
+            return None  # then it is waited for
 
     def call(self, *, function: bytes) -> Any:
         """``function(learner)``."""
@@ -209,6 +241,11 @@ class _SharedMemoryWorker(LearnerWorker):
         if known is None or known[0] != place:
             known = self._segments[place[0]] = (place, receive(self._descriptors, place))
         return known[1]
+
+
+def everything(learner: Any) -> dict[str, Any]:
+    """What another learner needs to go on in this one's place."""
+    return {"state": learner.get_state(), "config": learner.config, "module_specs": dict(learner.module_specs)}
 
 
 def parameter_digest(learner: Any) -> str:
