@@ -1,4 +1,4 @@
-"""Environments of tasks that Gymnasium has none for; ``gymnasium.make("environments:<id>")`` imports and registers them.
+"""Environments that Gymnasium does not have; ``gymnasium.make("environments:<id>")`` imports and registers them.
 
 Needs this folder on the path, as run.py's is.
 """
