@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Discrete
 import learner_core as lc
 from learner_core.learning.plan import MinibatchPlan, make_plan
 from learner_core.learning.ring import Ring
+from learner_core.learning.rl_module import RLModuleSpec
 from learner_core_algorithms import PPOConfig, SACConfig
 
 from support.learners import (
@@ -111,6 +112,19 @@ def test_modules_of_which_one_falls_to_one_learner(training_backend_name: str) -
             {"right": regression_batch(7, seed=3)},
         ],
     )
+
+
+def test_modules_of_different_spaces_with_settings_of_their_own(training_backend_name: str) -> None:
+    config = tiny(PPOConfig(), training_backend_name, lr=0.01, num_epochs=2)
+    own = {"lr": 0.03, "clip_param": 0.05, "grad_clip": 0.1, "use_kl_loss": False, "normalize_advantages": "minibatch"}
+    specs = {"a": RLModuleSpec(None, OBS, TWO, {"hidden": [3]}), "b": RLModuleSpec(None, OBS, BOX)}
+    frozen = config.multi_agent(policies=specs, settings={"b": own}).copy().freeze()
+    learner_class = frozen.get_learner_class()
+    one, ring = learner_class(frozen), ThreadRing(2, lambda place: learner_class(frozen, ring=place))
+    a, b = (lambda rows: ppo_batch(rows, TWO, seed=rows)), (lambda rows: ppo_batch(rows, BOX, seed=rows))
+    _train(one, ring, [{"a": a(16), "b": b(5)}, {"b": b(13)}, {"a": a(1), "b": b(9)}])
+    assert one.results["a"]["learning_rate"] == 0.01 and one.results["b"]["learning_rate"] == 0.03
+    assert "kl_coeff" in one.get_state()["variables"]["a"] and not one.get_state()["variables"]["b"]
 
 
 class PlainMeans(ToyLearner):
