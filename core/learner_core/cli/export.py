@@ -9,6 +9,8 @@ import learner_core as lc
 from learner_core.errors import ConfigError
 from learner_core.exporting.export import FORMATS
 
+from .quiet import without_startup_messages
+
 __all__ = ["run"]
 
 
@@ -28,6 +30,7 @@ def run(arguments: list[str]) -> int:
     if given.to is None and given.out is None:
         raise ConfigError(f"say the format by --to: {', '.join(sorted(FORMATS))}")
     out = given.out or given.checkpoint.with_suffix(FORMATS[given.to])
-    written = lc.export(given.checkpoint, out, given.to, module_id=given.module)
+    with without_startup_messages():
+        written = lc.export(given.checkpoint, out, given.to, module_id=given.module)
     print(f"{written}: {written.stat().st_size} bytes")
     return 0

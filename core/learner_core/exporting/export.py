@@ -64,12 +64,20 @@ def export(checkpoint_or_learner: Any, path: Any, to: str | None = None, *, modu
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix or FORMATS[kind]}")
     try:
         _write(kind, policies, temporary, program=target.suffix == ".pt2")
+        os.chmod(temporary, 0o666 & ~_umask())  # safetensors writes for its owner alone
         os.replace(temporary, target)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def _umask() -> int:
+    """What this process takes away from new files' permissions; reading it means setting it for a moment."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _format(path: Path, to: str | None) -> str:

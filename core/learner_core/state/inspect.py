@@ -6,7 +6,9 @@ Reads without trusting: a file whose header or manifest is damaged raises, damag
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from .manifest import Layout, Reference
 from .tree import Difference, describe, diff, flatten
 
 __all__ = ["FileReport", "LeafReport", "compare_files", "inspect_file", "provenance", "render", "render_differences"]
+
+_PLAIN = ("None", "bool", "int", "float", "str")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ def render(report: FileReport) -> str:
     lines += [f"  {_printable(key):{width}}  {_printable(str(value))}" for key, value in report.info.items()]
     rows: list[tuple[str, str, str, str]] = []
     open_segments: list[str] = []
-    for leaf in report.leaves:
+    for leaf in _lists_in_a_line(report.leaves):
         *front, last = leaf.path.split("/")
         shared = 0
         while shared < min(len(front), len(open_segments)) and front[shared] == open_segments[shared]:
@@ -137,6 +141,27 @@ def render(report: FileReport) -> str:
     arrays = [leaf for leaf in report.leaves if leaf.nbytes]
     total = size_text(sum(leaf.nbytes for leaf in arrays))
     return "\n".join([*lines, f"{len(report.leaves)} leaves, {len(arrays)} of them arrays with {total}"])
+
+
+def _list_of(path: str) -> str:
+    """The path of the outermost list that a path leads through, or the path itself."""
+    before, found, _ = path.partition("/[")
+    return before if found else path
+
+
+def _lists_in_a_line(leaves: list[LeafReport]) -> Iterator[LeafReport]:
+    """The leaves, those of a list of plain values put together into one."""
+    for path, group in itertools.groupby(leaves, key=lambda leaf: _list_of(leaf.path)):
+        inside = list(group)
+        plain = all(not leaf.nbytes and leaf.description.split(" ")[0] in _PLAIN for leaf in inside)
+        if inside[0].path == path or not plain:
+            yield from inside
+            continue
+        values = [leaf.description.split(" ", 1)[-1] for leaf in inside[:20]]
+        text = ", ".join(values)
+        if len(text) > 60 or len(inside) > len(values):
+            text = text[:57] + "..."
+        yield LeafReport(path, f"list, {len(inside)} value{'s' if len(inside) > 1 else ''}: {text}", 0, "ok")
 
 
 def _printable(text: str) -> str:
@@ -171,7 +196,14 @@ def render_differences(differences: list[Difference]) -> str:
         "- " lines only in the first, "+ " only in the second, "~ " in both but different; or "no difference".
     """
     signs = {"missing": "-", "extra": "+"}
-    lines = [f"{signs.get(one.kind, '~')} {_printable(one.path)}: {_printable(one.message)}" for one in differences]
+    lines: list[str] = []
+    for (kind, path), group in itertools.groupby(differences, key=lambda one: (one.kind, _list_of(one.path))):
+        inside = list(group)
+        if kind in signs and len(inside) > 1 and inside[0].path != path:
+            which = "first" if kind == "missing" else "second"
+            lines.append(f"{signs[kind]} {_printable(path)}: {len(inside)} values of the list only in the {which}")
+            continue
+        lines += [f"{signs.get(kind, '~')} {_printable(one.path)}: {_printable(one.message)}" for one in inside]
     return "\n".join(lines) or "no difference"
 
 

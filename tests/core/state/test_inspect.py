@@ -102,6 +102,20 @@ def test_two_files_compared(tmp_path):
     ]
 
 
+def test_plain_lists_take_one_line(tmp_path):
+    """A hundred episodes are one line, a list with an array in it is shown entry by entry."""
+    tree = {"episodes": [[11.0, 11], [13.0, 13]], "sizes": [64], "mixed": [1, np.zeros(2)], "after": 3}
+    save_state(tmp_path / "a", tree)
+    lines = [" ".join(line.split()) for line in render(inspect_file(tmp_path / "a")).splitlines()]
+    assert "episodes list, 4 values: 11.0, 11, 13.0, 13" in lines and "sizes list, 1 value: 64" in lines
+    assert "[1] float64 (2,) 16 B ok" in lines and "after int 3" in lines
+    save_state(tmp_path / "b", {**tree, "episodes": [[11.0, 12], [13.0, 13], [9.0, 9], [8.0, 8]]})
+    assert render_differences(compare_files(tmp_path / "a", tmp_path / "b")).splitlines() == [
+        "~ episodes/[0]/[1]: 11 against 12",
+        "+ episodes: 4 values of the list only in the second",
+    ]
+
+
 def test_a_leaf_alone(tmp_path):
     save_state(tmp_path / "a", np.zeros(3))
     assert "(the whole tree)  float64 (3,)  24 B  ok" in render(inspect_file(tmp_path / "a"))
