@@ -69,8 +69,10 @@ def open_checkpoint(path: Path, backend: str | None) -> tuple[Path, Any]:
     checkpoints = find_checkpoints(path)
     if not checkpoints:
         raise StateError(f"The run in {path} was stopped before its first checkpoint.")
-    # The runner of this process plays; others would only be started.
-    options: dict[str, Any] = {"num_env_runners": 0, **({} if backend is None else {"framework": backend})}
+    # The runner of this process plays; others would only be started, and learners are not asked to learn.
+    options: dict[str, Any] = {"num_env_runners": 0, "num_learners": 0, "launcher": "local", "launcher_options": {}}
+    if backend is not None:
+        options["framework"] = backend
     for checkpoint in checkpoints[:-1]:
         try:
             return checkpoint, lc.Algorithm.from_checkpoint(str(checkpoint), **options)

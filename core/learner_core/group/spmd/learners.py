@@ -20,7 +20,7 @@ import numpy as np
 
 from learner_core.errors import LearnerGroupError, NonFiniteError
 from learner_core.group.collectives import Collective, Place, load_collective
-from learner_core.group.devices import gpu_environment, interface_of
+from learner_core.group.devices import gpu_environment, interface_of, visible_gpus
 from learner_core.group.worker import parameter_digest
 from learner_core.learning.build import resolve_backend
 from learner_core.learning.meeting import Meeting
@@ -28,7 +28,7 @@ from learner_core.learning.ring import Ring
 
 from .notes import Notes, NoteServer
 from .watch import Watch
-from .world import SpmdOptions, find_world
+from .world import SpmdOptions, World, find_world
 
 __all__ = ["SpmdLearners"]
 
@@ -61,7 +61,7 @@ class SpmdLearners:
         self._collective: Collective | None = None
         self._updates = 0
         self._open = True
-        os.environ.update(gpu_environment(config, world.local_rank, world.local_size))
+        os.environ.update(_gpus(config, world))
         learner_class = config.get_learner_class()
         self._backend = resolve_backend(config, learner_class)
         if world.size > 1:
@@ -250,6 +250,14 @@ class SpmdLearners:
         else:
             # The others are told by the signs of life; a collective that is broken may wait for them for ever.
             self._watch.close()
+
+
+def _gpus(config: Any, world: World) -> dict[str, str]:
+    """As ``gpu_environment``; a batch system may have shown this rank its own GPUs alone."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES") is not None and len(visible_gpus()) == config.num_gpus_per_learner
+    if config.num_gpus_per_learner and shown and world.local_size > 1:
+        return {}
+    return gpu_environment(config, world.local_rank, world.local_size)
 
 
 def _alone(flat: Any) -> Any:
