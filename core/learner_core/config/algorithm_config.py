@@ -194,12 +194,13 @@ class AlgorithmConfig(Settings):
     max_env_runner_restarts: Annotated[int, Range(0)] = 10
     """How many times in a run an environment-runner process that died or hung is started anew, before the run ends."""
 
-    env_runner_timeout_s: Annotated[float, Range(above=0)] = 30.0
-    """Seconds without a sign of life after which a runner process counts as hung. Not the duration of a step."""
+    env_runner_timeout_s: Annotated[float, Range(1)] = 30.0
+    """Seconds without a sign of life after which a runner process counts as hung. Not the duration of a step, unless
+    an environment's native code keeps all of Python waiting."""
 
-    env_step_timeout_s: Annotated[float, Range(above=0)] = 120.0
-    """Seconds one step of a runner's environments may take, resets included, before it counts as hung. Only for
-    runners that are processes: nobody can interrupt an environment in this process."""
+    env_step_timeout_s: Annotated[float, Range(1)] = 120.0
+    """Seconds one step of a runner's environments may take, or making them, before the runner counts as hung. Only
+    for runners that are processes: nobody can interrupt an environment in this process."""
 
     max_requests_in_flight_per_env_runner: Annotated[int, Range(1)] = 1
     """Fragments an asynchronous runner may sample ahead of the learner. 2: it never waits, on older weights."""

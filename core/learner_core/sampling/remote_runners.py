@@ -158,9 +158,14 @@ class RemoteRunners:
         self._check()
         self._launcher.wait([remote.handle for remote in self.remotes], min(timeout_s, _TICK_S))
         for remote in self.remotes:
-            for good, answer in remote.handle.poll():
+            handle = remote.handle
+            for good, answer in handle.poll():
                 self._take(remote, good, answer)
-            handle, now = remote.handle, time.monotonic()
+                if remote.handle is not handle:
+                    break  # replaced meanwhile: what it still said is of no use
+            if remote.handle is not handle:
+                continue
+            now = time.monotonic()
             if handle.ended:
                 self._replace(remote, "died")
             elif remote.pending and now - handle.last_sign > self._timeout_s:
@@ -182,8 +187,8 @@ class RemoteRunners:
         if not good:
             request.failure = answer
             if request.internal:
-                raise with_trace(*answer)
-            if request.alone:
+                self._replace(remote, f"could not be built again: {type(answer[0]).__name__}: {answer[0]}")
+            elif request.alone:
                 self.failures.append(answer)
             return
         request.answer = answer

@@ -260,9 +260,11 @@ class ProcessRunner:
 
     def kill(self) -> None:
         """As ``RunnerHandle.kill``."""
-        for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        if self._nursery.exit_code(self.pid, 0.0) is None:  # it may not lead a group yet; a pid is used again some day
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """As ``RunnerHandle.close``."""

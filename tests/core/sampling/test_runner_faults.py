@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import pytest
 
 from learner_core.errors import EnvError, EnvRunnerLostError
@@ -188,6 +189,60 @@ def test_runners_that_die_at_once_are_not_started_for_ever() -> None:
     assert time.monotonic() - began < 10
 
 
+def test_an_environment_that_cannot_be_made_again_is_tried_a_bounded_number_of_times(
+    groups: Make, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+
+    def make(config: Any) -> Any:
+        if made.exists():
+            raise OSError("the licence is gone")
+        return support_runners.FaultyEnv()
+
+    group = groups(make, 1, max_env_runner_restarts=2)
+    group.sample(3)
+    made.touch()
+    os.kill(pids(group)[0], signal.SIGKILL)
+    with pytest.raises(EnvRunnerLostError, match=r"could not be built again: .*the licence is gone.*restarts=2"):
+        group.sample(3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True], ids=["together", "alone"])
+def test_faults_at_any_moment(groups: Make, alone: bool) -> None:
+    """Kills and stops from outside, at random moments: no hang, nothing counted twice, nothing left."""
+    rng = np.random.default_rng(int(alone))
+    settings = {"max_env_runner_restarts": 1000, "env_runner_timeout_s": 1.0, "normalize_observations": True}
+    group = groups("CartPole-v1", 3, max_requests_in_flight_per_env_runner=2, **settings)
+    steps = faults = 0
+    recoveries = {signal.SIGKILL: [0.0], signal.SIGSTOP: [0.0]}
+    if alone:
+        group.request(40)
+    while faults < 60:
+        before = group.metrics()["num_env_runner_restarts_lifetime"]
+        number = signal.SIGSTOP if rng.random() < 0.3 else signal.SIGKILL
+        victim = pids(group)[int(rng.integers(3))]
+        timer = threading.Timer(float(rng.uniform(0, 0.05)), os.kill, (victim, number))
+        timer.start()
+        began = time.monotonic()
+        while group.metrics()["num_env_runner_restarts_lifetime"] == before:
+            rollouts = [f.rollout for f in group.ready(1.0)] if alone else group.sample(40)
+            steps += sum(rollout.num_env_steps for rollout in rollouts)
+            assert time.monotonic() - began < 30
+        recoveries[number].append(time.monotonic() - began)
+        timer.join()
+        faults += 1
+    if alone:
+        group.get_state()  # waits for all that is under way
+        steps += sum(fragment.rollout.num_env_steps for fragment in group._arrived)
+    metrics = group.metrics()
+    assert metrics["num_env_steps_sampled_lifetime"] == steps
+    assert metrics["num_env_runner_restarts_lifetime"] == faults
+    assert group.local.normalizer.moments["obs"].count > 0
+    for kind, times in recoveries.items():
+        print(f"{len(times) - 1} x {kind.name}: median {np.median(times[1:]):.2f} s, most {max(times):.2f} s")
+
+
 def test_setting_weights_waits_for_nobody(groups: Make) -> None:
     group = groups("CartPole-v1", env_runner_timeout_s=60.0)
     group.request(5)
@@ -267,8 +322,6 @@ def test_nothing_outlives_the_driver(tmp_path: Path, how: str) -> None:
 
 def test_weights_are_taken_whole(tmp_path: Path) -> None:
     """A reader that is overtaken again and again never sees a mixture."""
-    import numpy as np
-
     from learner_core.sampling.runner_memory import WeightsBoard, WeightsReader
 
     board = WeightsBoard()
