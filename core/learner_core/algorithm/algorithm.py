@@ -267,15 +267,17 @@ class Algorithm(AgentModules, RankedRun):
         """Go on from a state of any backend.
 
         Raises:
-            StateError: it does not fit; says the path.
+            StateError: it does not fit; says the path, and nothing has changed.
         """
         for key in ("learner", "env_runner", "env_runners", "algorithm", "extra"):
             if key not in state:
                 raise StateError("missing", path=key)
         own = state["algorithm"]
         with self.modules_of(own.get("modules")):
+            # In this order, because each step either fails and changes nothing, or has been seen to fit before.
+            self.learner_group.check_state(state["learner"])
+            self.on_each(lambda: self._set_own_state(self.part_of(state)))
             self.learner_group.set_state(state["learner"])
-        self.on_each(lambda: self._set_own_state(self.part_of(state)))
         self.iteration = int(own["iteration"])
         self.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
         self._recent.clear()
@@ -288,9 +290,16 @@ class Algorithm(AgentModules, RankedRun):
             self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
 
     def _set_own_state(self, part: Mapping[str, Any]) -> None:
-        if self.env_runners is not None and part["env_runner"] is not None:
-            self.env_runners.set_state({"local": part["env_runner"], **(part["env_runners"] or {})})
-        self.set_extra_state(part["extra"])
+        runners = self.env_runners if part["env_runner"] is not None else None
+        before = runners.get_state() if runners is not None and part["extra"] else None
+        if runners is not None:
+            runners.set_state({"local": part["env_runner"], **(part["env_runners"] or {})})
+        try:
+            self.set_extra_state(part["extra"])
+        except BaseException:
+            if runners is not None and before is not None:
+                runners.set_state(before)
+            raise
 
     def save(self, path: Any) -> None:
         """Write a checkpoint: one file with the state and, beside it, the configuration. Atomic.

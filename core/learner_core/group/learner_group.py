@@ -155,6 +155,10 @@ class LearnerGroup:
         skipped: list[Skipped] = self._ask(lambda learner: learner.set_state(state, strict=strict))[0]
         return skipped
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Would ``set_state`` take this state? Changes nothing; see ``Learner.check_state``."""
+        self._first(lambda learner: learner.check_state(state))
+
     def get_weights(self) -> dict[str, dict[str, Any]]:
         """Weights alone: module id -> name -> array."""
         return dict(self._first(lambda learner: learner.get_module_state()))

@@ -341,6 +341,15 @@ class Learner(LearnerHooks):
         self._plugin_states = {name: plugins[name] for name in absent}
         return skipped
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Would ``set_state`` take this state? Changes nothing; one that a subclass overrides decides for itself.
+
+        Raises:
+            StateError: it would not; says the path.
+        """
+        if type(self).set_state is Learner.set_state:
+            learner_state.set_state(self, state, check_only=True)
+
     def get_module_state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights alone: module id -> name -> array."""
         return learner_state.get_weights(self)

@@ -105,8 +105,8 @@ def _check_schema(schema: Any) -> None:
         raise StateError(f"this version reads schema {STATE_SCHEMA}, got {schema!r}", path="schema")
 
 
-def set_state(learner: Learner, state: Mapping[str, Any]) -> None:
-    """See ``Learner.set_state``."""
+def set_state(learner: Learner, state: Mapping[str, Any], *, check_only: bool = False) -> None:
+    """See ``Learner.set_state`` and ``Learner.check_state``."""
     state = _mapping(state, "")
     _check_schema(state.get("schema"))
     known = (
@@ -141,6 +141,8 @@ def set_state(learner: Learner, state: Mapping[str, Any]) -> None:
         name: _count(state["timesteps"], name, "timesteps") for name in _mapping(state["timesteps"], "timesteps")
     }
     timesteps.setdefault("num_env_steps_sampled_lifetime", 0)
+    if check_only:
+        return
     # Everything fits: take it over.
     _take_over(learner, carry)
     learner._optimizer_steps.update(steps)
