@@ -132,6 +132,28 @@ def test_a_replacement_neither_repeats_nor_forgets(groups: Make) -> None:
     assert (again.columns["obs"][0] != replaced.columns["obs"][0]).all()
 
 
+def test_a_seed_that_kills_is_not_used_again(groups: Make, tmp_path: Path) -> None:
+    seeds = tmp_path / "seeds"
+
+    class Fatal(support_runners.FaultyEnv):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self.seed = seed
+            return super().reset(seed=seed)
+
+        def step(self, action: Any) -> Any:
+            used = seeds.read_text().split() if seeds.exists() else []
+            if len(used) < 4:
+                seeds.write_text(" ".join([*used, str(self.seed)]))
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step(action)
+
+    group = groups(lambda config: Fatal(), 1, 1)
+    assert group.sample(6)[0].num_env_steps == 6
+    used = seeds.read_text().split()
+    assert len(used) == 4 and len(set(used)) == 4
+    assert group.metrics()["num_env_runner_restarts_lifetime"] == 4
+
+
 def test_an_environment_that_raises_is_rebuilt_over_there(groups: Make, tmp_path: Path) -> None:
     group = groups(faulty(fault="raise", once=str(tmp_path / "once"), step=5))
     before = pids(group)
@@ -330,30 +352,27 @@ def test_weights_are_taken_whole(tmp_path: Path) -> None:
     notice = board.notice()
     assert notice is not None
     reader = WeightsReader(os.dup(notice[0]), **notice[1])
-    stop = threading.Event()
-
-    def write() -> None:
-        version = 0
-        while not stop.is_set():
-            version += 1
-            tree["a"]["w"][:] = version
-            tree["b"]["v"][...] = version
-            assert not board.publish(tree, version)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    seen = []
-    deadline = time.monotonic() + 1.0
-    while time.monotonic() < deadline:
-        taken = reader.take()
-        if taken is not None:
-            version, got = taken
-            assert (got["a"]["w"] == version).all() and got["b"]["v"] == version
-            assert got["a"]["none"].shape == (0, 3)
-            seen.append(version)
-    stop.set()
-    writer.join()
-    assert seen == sorted(set(seen)) and len(seen) > 3
+    taken = reader.take()
+    assert taken is not None and taken[0] == 0 and taken[1]["a"]["none"].shape == (0, 3)
+    assert reader.take() is None
+    tree["a"]["w"][:], tree["b"]["v"][...] = 1, 1
+    assert not board.publish(tree, 1)
+    # Another version is being written where the reader looks, and is not complete.
+    body = bytes(np.full(100, 2, np.float32))
+    assert board._memory is not None
+    place = board._memory.find(bytes(np.ones(100, np.float32)))
+    board._memory[place : place + len(body)] = body
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(reader.take()))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()
+    tree["a"]["w"][:], tree["b"]["v"][...] = 5, 5
+    for version in (3, 4, 5):
+        board.publish(tree, version)
+    thread.join(10.0)
+    version, weights = got[0]
+    assert version in (3, 4, 5) and (weights["a"]["w"] == 5).all() and weights["b"]["v"] == 5
     assert board.publish({"a": tree["a"]}, 9)  # other parameters: another board
     board.close()
 

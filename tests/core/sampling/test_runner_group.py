@@ -308,3 +308,24 @@ def test_a_config_for_processes_is_a_config() -> None:
     sent = cloudpickle.loads(make_setup(config, {"default_policy": SPEC}, None))["config"]
     assert sent.env == "CartPole-v1" and sent.max_env_runner_restarts == 10
     assert group_config("CartPole-v1").num_env_runners == 2
+
+
+def test_a_broadcast_that_missed_a_fragment_does_not_lose_it() -> None:
+    """A runner two fragments ahead puts what the driver had not heard of on top of what the driver says."""
+    from learner_core.sampling.normalize import merge_moments
+    from learner_core.sampling.runner_server import RunnerServer, make_setup
+
+    config = group_config(lambda config: Announced(), 1, 3, **NORMALIZED)
+    weights = {"default_policy": make_runner(config.env, 3).policy.module.init(np.random.default_rng(1))}
+    server = RunnerServer(iter([(0, weights), *[None] * 9]).__next__)
+    server.build(setup=make_setup(config, {"default_policy": SPEC}, None), worker_index=1)
+    how: dict[str, Any] = {"num_steps": 5, "explore": True, "random_actions": False}
+    parts = [server.sample(number=n, statistics=None, includes=0, **how)["statistics"] for n in (1, 2)]
+    others = {name: {**moments, "count": 1000.0} for name, moments in parts[0].items()}
+    said = merge_moments(others, parts[0])
+    parts.append(server.sample(number=3, statistics=said, includes=1, **how)["statistics"])
+    expected = merge_moments(said, parts[1], parts[2])
+    for name, moments in server.runner.get_statistics().items():
+        assert moments["count"] == expected[name]["count"]
+        np.testing.assert_allclose(moments["mean"], expected[name]["mean"], rtol=1e-12)
+        np.testing.assert_allclose(moments["m2"], expected[name]["m2"], rtol=1e-9)
