@@ -348,3 +348,47 @@ def test_sum_tree_against_cumulative_sums(updates: list[tuple[int, float]], data
         ends = np.cumsum(flat)
         slack = 1e-9 * tree.total
         assert (positions <= ends[found] + slack).all() and (positions >= ends[found] - flat[found] - slack).all()
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_rows_of_another_number_of_environments_go_on(lanes: int, prioritized: bool) -> None:
+    """The old rows keep their next observations and priorities, and nothing continues them."""
+    buffer = ReplayBuffer(30, seed=0, n_step=3, gamma=0.5, prioritized=prioritized)
+    buffer.add(chain(0, 7, lanes=3, ends=(4,)), lanes=3)  # wraps around: 21 rows, then 15
+    buffer.add(chain(7, 5, lanes=3), lanes=3)
+    if prioritized:
+        drawn = buffer.sample(200, 0)
+        buffer.update_priorities(drawn["indices"], np.where(drawn["obs"][:, 0] == 9, 50.0, 0.01))
+    buffer.set_lanes(lanes)
+    assert len(buffer) == 30
+    old = everything(buffer, keys=60)
+    if prioritized:
+        shares = buffer.sample(1000, 0)["obs"][:, 0]
+        assert (shares == 9).mean() > 0.9
+    for (t, lane), row in old.items():
+        np.testing.assert_array_equal(row["next_obs"], [-t if t == 4 else t + 1, lane])
+        assert row["rewards"] == t and row["discounts"] == 0.5
+    # New rows look ahead along their own lanes, also where they happen to show what the old ones' next ones were.
+    buffer.add(chain(12, 6, lanes=lanes), lanes=lanes)
+    for (t, lane), row in everything(buffer, keys=60).items():
+        ahead = 1 if t < 12 else min(3, 18 - t)
+        np.testing.assert_array_equal(row["next_obs"], [-t if t == 4 else t + ahead, lane])
+        assert row["discounts"] == 0.5**ahead
+    again = ReplayBuffer(30, seed=0, n_step=3, gamma=0.5, prioritized=prioritized)
+    again.set_state(decode(encode(buffer.get_state()).tobytes()))
+    assert same_tree(again.sample(20, 3), buffer.sample(20, 3))
+
+
+def test_rollouts_of_several_runners_stand_side_by_side() -> None:
+    from learner_core.sampling.rollout import join_lanes
+
+    rollouts = [make_runner(lambda config: NestedEnv(), count, worker_index=count).sample(6) for count in (2, 3)]
+    joined = join_lanes(rollouts)
+    assert (joined.num_steps, joined.num_envs, joined.num_env_steps) == (6, 5, 30)
+    assert joined.episodes == [*rollouts[0].episodes, *rollouts[1].episodes]
+    for name, first, rest in (("left", slice(0, 2), 0), ("right", slice(2, 5), 1)):
+        part = rollouts[rest]
+        assert same_tree(joined.columns["obs"]["image"][:, first], part.columns["obs"]["image"]), name
+        np.testing.assert_array_equal(joined.bootstrap_values[:, first], part.bootstrap_values)
+    assert join_lanes(rollouts[:1]) is rollouts[0]
