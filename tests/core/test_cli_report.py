@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import learner_core as lc
 from learner_core.cli.console import count, duration, number, parse_count, parse_duration, table
 from learner_core.cli.curve import draw_curve
 from learner_core.cli.report import Moment, StopConditions, flatten, make_report
@@ -101,13 +102,13 @@ def test_checkpoints_newest_first(tmp_path: Path) -> None:
     folder = RunFolder.new(tmp_path / "run")
     folder.make()
     for iteration in (9, 10, 100):
-        folder.checkpoint_path(iteration).touch()
+        lc.save_state(folder.checkpoint_path(iteration), {"iteration": iteration})
     folder.write_info({"algorithm": "ppo"})
     names = ["checkpoint-00000100.lcstate", "checkpoint-00000010.lcstate", "checkpoint-00000009.lcstate"]
     assert [path.name for path in find_checkpoints(folder.path)] == names
     assert [path.name for path in find_checkpoints(folder.checkpoints)] == names
     assert find_checkpoints(folder.checkpoints / names[1]) == [folder.checkpoints / names[1]]
-    folder.prune(1)
+    folder.prune(100, 1)
     assert [path.name for path in find_checkpoints(folder.path)] == names[:2], "the second is the fallback"
 
 

@@ -18,17 +18,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from learner_core.errors import ConfigError
+from learner_core.errors import ConfigError, StateIOError
+from learner_core.state.folder import CheckpointFolder
 
 __all__ = ["RunFolder", "find_checkpoints", "write_text_atomically"]
-
-# As learner_core.state.folder names them.
-_CHECKPOINT = re.compile(r"checkpoint-(\d{8,18})\.lcstate")
 
 
 class RunFolder:
@@ -69,9 +66,9 @@ class RunFolder:
             ConfigError: It cannot be made.
         """
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"The run folder {self.path} cannot be made: {error.strerror}.") from error
+            CheckpointFolder(self.checkpoints).make()
+        except StateIOError as error:
+            raise ConfigError(f"The run folder {self.path} cannot be made: {error}") from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -104,12 +101,12 @@ class RunFolder:
 
     def checkpoint_path(self, iteration: int) -> Path:
         """Where the checkpoint after this iteration goes."""
-        return self.checkpoints / f"checkpoint-{iteration:08d}.lcstate"
+        return Path(CheckpointFolder(self.checkpoints).at(iteration).path)
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest ``keep`` checkpoints; two stay at least, in case one is damaged."""
-        for path in find_checkpoints(self.checkpoints)[max(keep, 2) :]:
-            path.unlink(missing_ok=True)
+    def prune(self, iteration: int, keep: int) -> None:
+        """After the checkpoint of this iteration: remove all but the newest ``keep``, of which two stay at least."""
+        folder = CheckpointFolder(self.checkpoints, keep=max(keep, 2))
+        folder.tidy(folder.at(iteration))
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -122,12 +119,8 @@ def find_checkpoints(path: Path) -> list[Path]:
         Checkpoints, newest first; ``[path]`` where ``path`` is one itself or is none of these.
     """
     for folder in (path / "checkpoints", path):
-        if folder.is_dir():
-            found = [
-                (int(match[1]), entry) for entry in folder.iterdir() if (match := _CHECKPOINT.fullmatch(entry.name))
-            ]
-            if found:
-                return [entry for _, entry in sorted(found, reverse=True)]
+        if folder.is_dir() and (found := CheckpointFolder(folder).checkpoints()):
+            return [Path(one.path) for one in reversed(found)]
     return [path] if not (path / "run.json").is_file() else []
 
 

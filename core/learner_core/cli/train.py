@@ -308,7 +308,7 @@ class _Run:
         algorithm.save(str(path))
         self._saved = path
         if self._first:
-            self._folder.prune(self._config.checkpoint_keep)
+            self._folder.prune(iteration, self._config.checkpoint_keep)
 
     def _closing(self, done: str, evaluation: dict[str, Any] | None, drawn: bool) -> str:
         moment = self._moment
