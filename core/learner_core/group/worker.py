@@ -79,11 +79,11 @@ def work(channel: int, pulse: int, descriptors: int) -> int:
 def _live(pulse: socket.socket, rescue: Callable[[], None]) -> None:
     while True:
         readable, _, _ = select.select([pulse], [], [], PULSE_S)
-        if readable:
-            if not pulse.recv(16):
-                os._exit(0)
-            rescue()
         try:
+            if readable:
+                if not pulse.recv(16):
+                    os._exit(0)
+                rescue()
             pulse.send(b".", socket.MSG_DONTWAIT)
         except BlockingIOError:
             pass  # the driver is busy and has not read the last ones
