@@ -16,6 +16,7 @@ COVERED = {
     "own_learner",
     "demo",  # test_demo.py
     "read_state",  # tests/core/state
+    "self_play",
 }
 
 
@@ -40,3 +41,11 @@ def test_a_learner_of_ones_own_on_both_backends(tmp_path: Path) -> None:
     tf = _numbers(run_example("own_learner", "tf", folder=tmp_path))
     assert len(torch) == 3
     assert tf == pytest.approx(torch, rel=1e-3)
+
+
+def test_self_play_on_both_backends(tmp_path: Path) -> None:
+    torch = run_example("self_play", "torch", folder=tmp_path).splitlines()
+    tf = run_example("self_play", "tf", folder=tmp_path).splitlines()
+    assert torch == tf  # the same numbers, to what is printed
+    assert torch[-1] == "modules: learner, snapshot_2, snapshot_3; the newest is the learner: True"
+    assert all(line.startswith("generation ") for line in torch[:-1]) and len(torch) == 4

@@ -52,7 +52,8 @@ def make_env(config: Any, **kwargs: Any) -> Any:
 def _make_pettingzoo(env: str, settings: dict[str, Any]) -> Any:
     """The parallel environment of a name in PettingZoo's registry, or ``parallel_env(**settings)`` of a module's path.
 
-    Other packages are laid out as PettingZoo's were: ``pettingzoo:mpe2.simple_spread_v3``.
+    Other packages are laid out as PettingZoo's were: ``pettingzoo:mpe2.simple_spread_v3``. Those that register what
+    they have are imported first by ``pettingzoo:package:name``.
     """
     name = env.removeprefix(PETTINGZOO)
     try:
@@ -60,7 +61,10 @@ def _make_pettingzoo(env: str, settings: dict[str, Any]) -> Any:
     except ImportError as error:
         raise EnvError(f"The environment {env!r} cannot be made: {error}.{_install('multi-agent')}") from error
     try:
-        if "." in name:
+        package, _, name = name.rpartition(":")
+        if package:
+            importlib.import_module(package)
+        elif "." in name:
             return importlib.import_module(name).parallel_env(**settings)
         return pettingzoo.make("parallel", name, **settings)
     except Exception as error:
