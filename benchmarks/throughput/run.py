@@ -78,6 +78,7 @@ def _table(result: dict[str, Any]) -> str:
         "",
         f"`{result['command']}`, {result['date']}, {result['machine']}. Medians of {result['rounds']} rounds,",
         "each side in turn; the load of the machine before and after each turn stands in the JSON file.",
+        *([result["note"]] if result["note"] else []),
         "",
         "| | " + " | ".join(title for _, title, _ in columns) + " | ratio to RLlib's sampled (of each round) |",
         "|---" * (len(columns) + 2) + "|",
@@ -98,6 +99,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="measured, of each turn")
     parser.add_argument("--warmup", type=float, default=10.0, help="seconds before that")
+    parser.add_argument("--note", default="", help="how the machine was, for the result")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     turns: list[dict[str, Any]] = []
@@ -119,6 +121,7 @@ def main() -> int:
         "command": f"python benchmarks/throughput/run.py --rounds {given.rounds} --seconds {given.seconds:g}",
         "date": datetime.date.today().isoformat(),
         "machine": _machine(),
+        "note": given.note,
         "versions": {**versions, "ray": "2.60.0"},
         "rounds": given.rounds,
         "ratios": ratios,
