@@ -31,6 +31,8 @@ class Task:
         episodes: episodes of the final evaluation.
         peer: settings of stable-baselines3's class of the same name; None: no comparison.
         peer_normalize: the peer's environments are wrapped in VecNormalize.
+        env_config: settings of the environment.
+        policies: for environments of several agents: the modules, each an agent's of that name.
         recorded: for offline algorithms: task whose policy is recorded, and how many episodes.
     """
 
@@ -48,6 +50,8 @@ class Task:
     peer: dict[str, Any] | None = None
     peer_normalize: bool = False
     recorded: tuple[str, int] | None = None
+    env_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    policies: tuple[str, ...] = ()
     ceiling: float | None = None
 
 
@@ -82,31 +86,6 @@ TASKS = {
             training={
                 **_PPO, "lr": [[0, 1e-3], [100_000, 0.0]], "gamma": 0.98, "lambda_": 0.8, "train_batch_size": 1024,
                 "minibatch_size": 256, "num_epochs": 10,
-            },
-        ),
-        Task(
-            name="cartpole-impala",
-            algorithm="impala",
-            env="CartPole-v1",
-            steps=150_000,
-            target=475.0,
-            env_runners={"num_envs_per_env_runner": 8, "rollout_fragment_length": 25},
-            training={
-                "lr": [[0, 2e-3], [150_000, 0.0]], "gamma": 0.98, "entropy_coeff": 0.01, "train_batch_size": 200,
-                "grad_clip": 5.0,
-            },
-        ),
-        Task(
-            name="cartpole-appo",
-            algorithm="appo",
-            env="CartPole-v1",
-            steps=150_000,
-            target=475.0,
-            env_runners={"num_envs_per_env_runner": 8, "rollout_fragment_length": 50},
-            training={
-                "lr": [[0, 1e-3], [150_000, 0.0]], "gamma": 0.98, "entropy_coeff": 0.0, "train_batch_size": 400,
-                "grad_clip": 5.0, "clip_param": 0.2, "target_network_update_freq": 4,
-                "circular_buffer_num_batches": 4, "circular_buffer_iterations_per_batch": 4,
             },
         ),
         Task(
@@ -165,6 +144,40 @@ TASKS = {
                 "lr": [[0, 1e-3], [150_000, 0.0]], "gamma": 0.98, "entropy_coeff": 0.0, "train_batch_size": 400,
                 "grad_clip": 5.0, "clip_param": 0.2, "target_network_update_freq": 4,
                 "circular_buffer_num_batches": 4, "circular_buffer_iterations_per_batch": 4,
+            },
+        ),
+        Task(
+            # Two agents of different spaces that can only learn together; 18 is all there is, at random it is 6.
+            name="signals",
+            algorithm="ppo",
+            env="pettingzoo:signals:learner_core/signals-v0",
+            policies=("speaker", "listener"),
+            steps=25_000,
+            target=17.0,
+            env_runners={"num_envs_per_env_runner": 8},
+            training={
+                **_PPO, "lr": 5e-3, "gamma": 0.9, "train_batch_size": 512, "minibatch_size": 128, "num_epochs": 8,
+                "entropy_coeff": 0.01,
+            },
+            model={"hidden": [16], "activation": "tanh"},
+        ),
+        Task(
+            # Two pursuers, each with a policy of its own, catch four evaders on a small map. The return is the sum of
+            # both; at random it is -3.3.
+            name="pursuit",
+            algorithm="ppo",
+            env="pettingzoo:sisl/pursuit-v5",
+            env_config={
+                "x_size": 8, "y_size": 8, "n_pursuers": 2, "n_evaders": 4, "obs_range": 5, "n_catch": 1,
+                "surround": False, "max_cycles": 60, "tag_reward": 0.01, "catch_reward": 1.0, "urgency_reward": -0.05,
+            },
+            policies=("pursuer_0", "pursuer_1"),
+            steps=100_000,
+            target=1.0,
+            env_runners={"num_envs_per_env_runner": 8, "inference": "numpy"},
+            training={
+                **_PPO, "lr": [[0, 1e-3], [100_000, 2e-4]], "gamma": 0.95, "lambda_": 0.9, "train_batch_size": 1024,
+                "minibatch_size": 256, "num_epochs": 6, "entropy_coeff": 0.01,
             },
         ),
         Task(
