@@ -18,7 +18,7 @@ from learner_core_algorithms import PPOConfig
 
 from support.learners import OBS
 
-NUM_CPUS = 2
+NODE = {"num_cpus": 2, "num_gpus": 0}
 
 
 def ppo_config(backend: str, collective: str, *, num_learners: int = 2, **learners: Any) -> Any:
@@ -33,17 +33,15 @@ def ppo_config(backend: str, collective: str, *, num_learners: int = 2, **learne
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[Cluster]:
     """A cluster of two nodes, to which this process is connected."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     patches = pytest.MonkeyPatch()
     if ray.util.get_node_ip_address().startswith("127."):  # no network but loopback: let Ray take it
         from ray._private import services
 
         patches.setattr(services, "resolve_ip_for_localhost", lambda host: "127.0.0.1")
         patches.setattr(services, "get_node_ip_address", lambda *arguments, **keywords: "127.0.0.1")
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": NUM_CPUS, "num_gpus": 0, "include_dashboard": False}
-    )
-    cluster.add_node(num_cpus=NUM_CPUS, num_gpus=0)
+    cluster = _started(lambda: Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **NODE}))
+    _started(lambda: cluster.add_node(**NODE))
     ray.init(address=cluster.address, logging_level=logging.ERROR)
     yield cluster
     ray.shutdown()
@@ -51,11 +49,22 @@ def nodes() -> Iterator[Cluster]:
     patches.undo()
 
 
+def _started(start: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 seconds to start, which a busy machine may need twice."""
+    for _ in range(2):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
+
+
 @pytest.fixture
 def cluster(nodes: Cluster) -> Iterator[Cluster]:
     """The cluster, with two nodes; checked afterwards to hold no actor and no placement group."""
     if len(_alive(nodes)) < 2:
-        nodes.add_node(num_cpus=NUM_CPUS, num_gpus=0)
+        _started(lambda: nodes.add_node(**NODE))
     yield nodes
     deadline = time.monotonic() + 10
     while (left := _left()) and time.monotonic() < deadline:

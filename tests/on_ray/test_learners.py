@@ -134,6 +134,21 @@ def test_a_client_outside_the_cluster_is_refused(monkeypatch: pytest.MonkeyPatch
         connect(ppo_config("torch", "torch"), RayOptions())
 
 
+def test_a_cluster_that_is_not_there_is_said_so_in_bounded_time() -> None:
+    code = """
+from learner_core.group.ray.cluster import RayOptions, connect
+from learner_core_algorithms import PPOConfig
+try:
+    connect(PPOConfig().learners(launcher="ray"), RayOptions())
+except Exception as error:
+    print(error)
+"""
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert "the cluster of RAY_ADDRESS=127.0.0.1:9: ConnectionError: nobody answers at 127.0.0.1:9" in done.stdout
+
+
 SCRIPT = """
 from gymnasium.spaces import Discrete
 from learner_core_algorithms import PPOConfig

@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import math
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -17,6 +18,9 @@ from typing import Any, Literal, get_args
 from learner_core.errors import LearnerGroupError, did_you_mean
 
 __all__ = ["RayOptions", "connect", "describe_room", "import_ray", "make_room"]
+
+#: Seconds for a cluster's address to take a connection.
+_KNOCK_S = 10.0
 
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
@@ -111,16 +115,44 @@ def connect(config: Any, options: RayOptions) -> Any:
     quiet = {"include_dashboard": False, "logging_level": logging.ERROR}
     try:
         if address and address != "local":
+            _knock(address)
             ray.init(address=address, **quiet)
         else:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            wanted = config.num_learners * config.num_cpus_per_learner
-            wanted += math.ceil(config.num_env_runners * options.num_cpus_per_env_runner)
-            ray.init(address="local", num_cpus=max(wanted, os.cpu_count() or 1), **quiet)
+            _start(ray, config, options, quiet)
     except Exception as error:
         where = f"the cluster of RAY_ADDRESS={address}" if address else "a Ray of our own on this machine"
         raise LearnerGroupError(f'launcher="ray": {where}: {type(error).__name__}: {error}') from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise ConnectionError where nobody listens: Ray itself would try for minutes."""
+    if address == "auto":
+        services = importlib.import_module("ray._private.services")
+        address = services.canonicalize_bootstrap_address_or_die("auto")
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+        except OSError as error:
+            raise ConnectionError(f"nobody answers at {address}: {error}") from error
+
+
+def _start(ray: Any, config: Any, options: RayOptions, quiet: dict[str, Any]) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's default is 15: beside anything else that computes, learners would hardly run.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    wanted = config.num_learners * config.num_cpus_per_learner
+    wanted += math.ceil(config.num_env_runners * options.num_cpus_per_env_runner)
+    arguments = {"address": "local", "num_cpus": max(wanted, os.cpu_count() or 1), **quiet}
+    try:
+        ray.init(**arguments)
+    except Exception as error:
+        # Ray gives its own processes 30 seconds, which is not much on a machine that is busy.
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        ray.init(**arguments)
 
 
 def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: str) -> Any:
