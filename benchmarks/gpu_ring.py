@@ -85,6 +85,7 @@ class Bench:
                 self.check(name, lambda p=precision, b=bound: self._like_the_cpu(backend, p, b))
         if backend == "torch":
             self.check("torch: no gradient visits the host", self._stays)
+            self.check("torch/torch: the sum stays on the device", self._sums)
         else:
             self.note(f"{backend}: no gradient visits the host", "not run", "copies can be counted in Torch only")
 
@@ -123,6 +124,12 @@ class Bench:
         with self._config("torch", 1).build_learner_group() as group:
             ((copied, gradient),) = group.foreach_learner(count)
         return copied < gradient, f"{copied} bytes to the host in one update, a gradient is {gradient}"
+
+    def _sums(self) -> tuple[bool, str]:
+        """A ring of one: NCCL takes a single rank, so this much can be seen on one GPU."""
+        with self._config("torch", 1).build_learner_group() as group:
+            ((before, after, copied),) = group.foreach_learner(_reduced)
+        return before == after and copied == 0, f"{before} to {after}, {copied} bytes to the host"
 
     # ---- rings -----------------------------------------------------------------------------------------------------
 
@@ -182,6 +189,27 @@ def _devices(learner: Any) -> list[str]:
 
 def _bytes_to_host(learner: Any, data: dict[str, np.ndarray]) -> tuple[int, int]:
     """(bytes copied from the device to the host in one update, bytes of one gradient); in the learner's process."""
+    copied = _copied(lambda: learner.update_from_batch(batch=data))
+    sizes = [value.numel() * value.element_size() for key, value in learner._carry.items() if key.startswith("params/")]
+    return copied, sum(sizes)
+
+
+def _reduced(learner: Any) -> tuple[str, str, int]:
+    """(device of a vector, device of its sum over a ring of this learner alone, bytes copied to the host)."""
+    import tempfile
+
+    collective = learner.backend.make_collective("torch")
+    flat = learner.backend.from_numpy({"x": np.ones(1000, np.float32)})["x"]
+    before, sums = str(flat.device), []
+    with tempfile.TemporaryDirectory() as folder:
+        collective.init(rank=0, size=1, rendezvous={"file": f"{folder}/store"}, timeout_s=60.0)
+        copied = _copied(lambda: sums.append(collective.allreduce_flat_(flat)))
+        collective.close()
+    return before, str(sums[0].device), copied
+
+
+def _copied(function: Callable[[], object]) -> int:
+    """Bytes that Torch copies from the device to the host while the function runs."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Count(TorchDispatchMode):
@@ -197,9 +225,8 @@ def _bytes_to_host(learner: Any, data: dict[str, np.ndarray]) -> tuple[int, int]
             return out
 
     with Count():
-        learner.update_from_batch(batch=data)
-    sizes = [value.numel() * value.element_size() for key, value in learner._carry.items() if key.startswith("params/")]
-    return Count.copied, sum(sizes)
+        function()
+    return Count.copied
 
 
 def _compared(weights: list[dict[str, np.ndarray]], bound: float) -> tuple[bool, str]:

@@ -81,13 +81,13 @@ class RankedRun:
         """
         if self.ranks is None or self.env_runners is None:
             return
-        self._moments = self.env_runners.local.get_statistics()
-        if self.config.num_env_runners and self._moments:
+        # Of what the runner has seen so far it tells at the first asking.
+        self._moments = {}
+        if self.config.num_env_runners and self.env_runners.local.get_statistics():
             raise ConfigError(
                 f'launcher="spmd" with num_env_runners={self.config.num_env_runners} and a normaliser: ranks exchange '
                 "the statistics of runners in their own process only; use num_env_runners=0 and more ranks"
             )
-        self.env_runners.local.take_statistics()  # it knows nothing yet
 
     def metrics_of_all(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Runner metrics added up over the ranks, in rank order; normalisers learn what all have seen."""

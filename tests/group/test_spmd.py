@@ -1,0 +1,154 @@
+"""``launcher="spmd"``: ranks of one script compute what one learner computes, sample apart, and end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.ranks import TESTS, Ended, start_ranks, wait_for
+
+SCRIPT = str(TESTS / "support" / "rank_script.py")
+
+
+def _run(size: int, *arguments: str, timeout_s: float = 240.0) -> list[Ended]:
+    return wait_for(start_ranks(size, [SCRIPT, *arguments]), timeout_s=timeout_s)
+
+
+def _said(ended: Ended) -> dict[str, Any]:
+    lines = [line for line in ended.output.splitlines() if line.startswith("{")]
+    assert lines, f"exit code {ended.code}\n{ended.output}\n{ended.errors}"
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("backend", "collective", "size", "updates"),
+    [
+        ("torch", "horovod", 2, 50),
+        pytest.param("torch", "torch", 2, 50, marks=pytest.mark.slow),
+        pytest.param("torch", "torch", 3, 10, marks=pytest.mark.slow),
+        ("tf", "horovod", 2, 3),
+        pytest.param("tf", "horovod", 2, 50, marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_compute_what_one_learner_with_their_shards_computes(
+    backend: str, collective: str, size: int, updates: int
+) -> None:
+    """Even and uneven rows, a rank with none, SAC, a module on one rank alone."""
+    answers = [_said(ended) for ended in _run(size, "equality", backend, collective, str(updates), timeout_s=600)]
+    for answer in answers:
+        assert "error" not in answer, answer
+        assert answer.pop("ppo float32") <= 2e-6
+        for name, difference in answer.items():
+            assert difference <= 1e-10, name
+
+
+def test_ranks_are_asked_together_and_refuse_together(tmp_path: Path) -> None:
+    answers = [_said(ended) for ended in _run(2, "group_calls", "torch", "torch", str(tmp_path / "state"))]
+    first, second = answers
+    assert first["pids"] == second["pids"] and len(set(first["pids"])) == 2
+    assert first["first"] == second["first"] == first["pids"][0]
+    assert first["gathered"] == [0, 10]
+    assert first["same"] and second["same"]
+    assert first["updates"] == second["updates"] == 2
+    assert (tmp_path / "state").is_file()
+    bad, sizes, division = zip(first["refused"], second["refused"], strict=True)
+    assert "refused on rank 1 of 2, so on all: rank 1: BatchError" in bad[0] and bad[1].startswith("BatchError")
+    assert "minibatch_size must be the same on all 2 ranks; rank 0 has 16" in sizes[0] and "has 17" in sizes[1]
+    assert division[0].startswith("ZeroDivisionError") and "rank 0: ZeroDivisionError" in division[1]
+
+
+def test_a_run_samples_apart_and_goes_on_from_its_checkpoint_as_one(tmp_path: Path) -> None:
+    """Counters, episodes and normalisers are those of all ranks; the environments are each rank's own."""
+    answers = [_said(ended) for ended in _run(2, "samples", "torch", "torch", str(tmp_path / "checkpoint"))]
+    first, second = answers
+    assert first["results"]["num_env_steps_sampled_lifetime"] > 200
+    assert first["results"] == second["results"]
+    assert first["evaluated"] == second["evaluated"]
+    assert first["same"] and second["same"]
+    assert len(set(first["counts"])) == 1 and first["counts"] == second["counts"]
+    assert first["seed"] != second["seed"]
+    assert first["means"] == second["means"]
+    assert all(count >= first["counts"][0] for count in first["seen"].values()) and first["seen"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "collective", "size", "kind", "text"),
+    [
+        ("torch", "horovod", 3, "kill", "rank 1 of 3 (pid "),
+        ("torch", "torch", 2, "stop", "gave no sign of life for 4 s"),
+        pytest.param("torch", "torch", 3, "kill", "ended", marks=pytest.mark.slow),
+        pytest.param("torch", "horovod", 2, "stop", "gave no sign of life for 4 s", marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", 2, "kill", "rank 1 of 2 (pid ", marks=pytest.mark.slow),
+        pytest.param("torch", "torch", 2, "raise", "a hook of rank 1 failed", marks=pytest.mark.slow),
+    ],
+)
+def test_when_a_rank_is_lost_the_others_name_it_and_end(
+    backend: str, collective: str, size: int, kind: str, text: str
+) -> None:
+    ranks = start_ranks(size, [SCRIPT, "fault", backend, collective, kind])
+    assert ranks[0].stdout is not None
+    began = 0.0
+    for line in ranks[0].stdout:
+        if line.startswith("second"):
+            began = time.monotonic()
+            break
+    others = wait_for([ranks[0], *ranks[2:]], timeout_s=60)
+    assert began and time.monotonic() - began < 30
+    ranks[1].kill()  # the one that is stopped
+    ranks[1].communicate()
+    for ended in others:
+        assert ended.code in (1, 2), ended.errors
+        assert text in ended.output + ended.errors
+        assert "rank 1 of" in ended.output + ended.errors
+
+
+@pytest.mark.slow
+def test_a_rank_that_ends_between_updates_is_named() -> None:
+    first, second = _run(2, "exits", "torch", "torch")
+    assert second.code == 3
+    assert "WorkerLostError: rank 1 of 2" in _said(first)["error"]
+
+
+def test_a_rank_that_never_comes_is_named() -> None:
+    (ended,) = wait_for(start_ranks(2, [SCRIPT, "alone", "torch", "torch"])[:1], timeout_s=120)
+    assert "rank 0 of 2 waited for rank 1 for" in _said(ended)["error"]
+
+
+def _horovodrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    programs = Path(sys.executable).parent
+    command = [programs / "horovodrun", "-np", "2", "--gloo", "--network-interfaces", "lo", programs / "learner-core"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
+
+
+def test_the_command_line_trains_under_horovodrun_and_resumes_on_the_other_framework(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    small = [f"--set={name}" for name in ("train_batch_size=128", "minibatch_size=64", "model.hidden=[16]")]
+    how = ["--set", "num_epochs=1", "--set", "compile=false", *small]
+    trained = _horovodrun(
+        "train", "ppo", "--env", "CartPole-v1", "--backend", "torch", "--launcher", "spmd", "--out", run,
+        "--stop-iterations", "2", *how,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "[0]<stdout>:stopped" in trained.stdout
+    assert "[1]<stdout>" not in trained.stdout
+    resumed = _horovodrun("train", "--resume", run, "--backend", "tf", "--stop-iterations", "3")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["training_iteration"] for row in rows] == [1, 2, 3]
+    assert [row["backend"] for row in rows] == ["torch", "torch", "tf"]
+    steps = [row["num_env_steps_sampled_lifetime"] for row in rows]
+    assert steps[0] > 100 and steps[2] - steps[1] > 100
+    checkpoints = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert checkpoints == ["checkpoint-00000002.lcstate", "checkpoint-00000003.lcstate"]
