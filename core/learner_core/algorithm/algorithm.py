@@ -171,10 +171,12 @@ class Algorithm(AgentModules, RankedRun):
     def stop(self) -> None:
         """Release learners and environments. Safe to call twice."""
         self._stopped = True
-        if self._group is not None:
-            self._group.shutdown()
-        if self.env_runners is not None:
-            self.env_runners.close()
+        try:
+            if self.env_runners is not None:
+                self.env_runners.close()
+        finally:
+            if self._group is not None:
+                self._group.shutdown()
 
     def __enter__(self) -> Self:
         return self

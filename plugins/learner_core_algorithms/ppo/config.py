@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -58,6 +59,16 @@ class PPOConfig(AlgorithmConfig):
 
     normalize_advantages: Literal["batch", "minibatch", "off"] = "batch"
     """Standardise advantages over the whole batch, over each minibatch (SB3, CleanRL), or not."""
+
+    @property
+    def rows_per_update(self) -> int:
+        """Timesteps of a usual batch: whole fragments of all runners, a few more than ``train_batch_size`` maybe."""
+        if self.env is None:
+            return self.train_batch_size
+        steps = max(1, self.num_env_runners) * self.num_envs_per_env_runner
+        if self.rollout_fragment_length != "auto":
+            steps *= int(self.rollout_fragment_length)
+        return math.ceil(self.train_batch_size / steps) * steps
 
     def validate(self) -> None:
         """Check settings against each other."""

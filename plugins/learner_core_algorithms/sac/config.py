@@ -101,5 +101,6 @@ class SACConfig(AlgorithmConfig):
     def rows_per_update(self) -> int:
         """Rows of the gradient steps that one fragment pays for, which are one call."""
         fragment = 1 if self.rollout_fragment_length == "auto" else int(self.rollout_fragment_length)
-        updates = math.ceil(fragment * self.num_envs_per_env_runner * self.updates_per_step)
+        steps = fragment * self.num_envs_per_env_runner * max(1, self.num_env_runners)
+        updates = math.ceil(steps * self.updates_per_step)
         return self.train_batch_size * max(updates, 1)

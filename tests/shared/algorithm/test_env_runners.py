@@ -91,8 +91,11 @@ def test_fragments_of_all_runners_fill_the_batch(training_backend_name: str) -> 
         assert results["env_runners"]["num_env_steps_sampled"] == 30  # 3 runners, 2 environments, 5 steps
         assert algo.env_runners is not None
         assert algo.env_runners.foreach_runner(_frameworks) == [[], [], []]
+        assert algo.config.rows_per_update == 30
     config.env_runners(rollout_fragment_length=3)
     with config.build() as algo:
+        # What compiled loops are sized for is what comes.
+        assert algo.config.rows_per_update == 36
         assert algo.train()["env_runners"]["num_env_steps_sampled"] == 36  # whole rounds of 18
 
 
