@@ -50,6 +50,10 @@ class Faulty(PPOLearner):
             raise RuntimeError("a hook of rank 1 failed")
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[plan["kind"]])
 
+    def build(self) -> None:
+        super().build()
+        self._fault("build")
+
     def before_gradient_based_update(self, *, timesteps: dict[str, int]) -> None:
         self._fault("before")
 
@@ -178,6 +182,42 @@ def test_a_learner_killed_between_updates_is_replaced(groups: Make, listener: Li
         group.foreach_learner(lambda learner: None)
     assert "the group was rebuilt" in lost.value.__notes__[-1]
     assert len(group.foreach_learner(lambda learner: os.getpid())) == 2
+
+
+def test_after_a_restart_the_newest_memory_is_read(groups: Make) -> None:
+    """The new learners are handed the memory there is; before they look, a larger batch brings another."""
+    config = ppo_config("torch", collective="torch", restart_failed_learners=True)
+    calm, group = groups(config.copy().learners(num_learners=1)), groups(config.learners(num_learners=2))
+    for each in (calm, group):
+        each.update_from_batch(batch=_batch(0))
+    os.kill(group.foreach_learner(lambda learner: os.getpid())[1], signal.SIGKILL)
+    with pytest.raises(lc.WorkerLostError) as lost:
+        group.foreach_learner(lambda learner: None)
+    assert lost.value.rebuilt
+    larger = ppo_batch(1000, Discrete(2), seed=1)
+    for each in (calm, group):
+        each.update_from_batch(batch=larger)
+    assert_states_equal(calm.get_weights(), group.get_weights(), atol=2e-6)
+
+
+def test_a_learner_stopped_within_a_large_message_holds_nobody_up(groups: Make) -> None:
+    group = groups(ppo_config("torch", num_learners=2, collective="torch", timeout_s=2.0))
+    os.kill(group.foreach_learner(lambda learner: os.getpid())[1], signal.SIGSTOP)
+    much = np.zeros(4_000_000)
+    start = time.monotonic()
+    with pytest.raises(lc.WorkerLostError, match="learner 1 of 2 gave no sign of life"):
+        group.foreach_learner(lambda learner: much.sum())
+    assert time.monotonic() - start < 20
+
+
+def test_losses_while_starting_are_repaired(groups: Make, tmp_path: Any, listener: Listener) -> None:
+    """One learner is killed while it is being built, once; its weights are not of a survivor, there is none yet."""
+    config = _config(tmp_path, "torch", "torch", "kill", "build", num_learners=2, restart_failed_learners=True)
+    config.environment(env_config={"fault": {**config.env_config["fault"], "update": 0}})
+    group = groups(config)
+    results = group.update_from_batch(batch=_batch(0))
+    assert results["__all__"]["num_learners_restarted"] == 1.0
+    assert [heard[:2] for heard in listener.heard] == [("lost", 1), ("restarted", 1)]
 
 
 def test_when_nobody_survives_the_loss_is_an_error(groups: Make) -> None:

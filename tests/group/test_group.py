@@ -41,23 +41,27 @@ def _largest_difference(one: Any, other: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    ("backend", "collective", "precision", "compile", "bound"),
+    ("backend", "collective", "precision", "compile", "bound", "size"),
     [
-        ("torch", "horovod", "float32", False, 2e-6),
-        ("torch", "torch", "float64", False, 1e-10),
-        ("tf", "horovod", "float32", True, 2e-6),
+        ("torch", "horovod", "float32", False, 2e-6, 2),
+        ("torch", "torch", "float64", False, 1e-10, 2),
+        ("tf", "horovod", "float32", True, 2e-6, 2),
         # Compiling on three learners at once takes minutes.
-        pytest.param("torch", "torch", "float64", True, 1e-10, marks=pytest.mark.slow),
-        pytest.param("tf", "horovod", "float64", True, 1e-10, marks=pytest.mark.slow),
+        pytest.param("torch", "torch", "float64", True, 1e-10, 2, marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", "float64", True, 1e-10, 2, marks=pytest.mark.slow),
+        pytest.param("torch", "horovod", "float32", False, 2e-6, 3, marks=pytest.mark.slow),
+        pytest.param("torch", "torch", "float64", False, 1e-10, 4, marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", "float32", True, 2e-6, 3, marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", "float64", True, 1e-10, 4, marks=pytest.mark.slow),
     ],
 )
-def test_two_learners_compute_what_one_computes(
-    groups: Make, backend: str, collective: str, precision: str, compile: bool, bound: float
+def test_several_learners_compute_what_one_computes(
+    groups: Make, backend: str, collective: str, precision: str, compile: bool, bound: float, size: int
 ) -> None:
-    """50 updates, the same executable on one learner and on two."""
+    """50 updates, the same executable on one learner and on several."""
     config = ppo_config(backend, precision=precision, compile=compile, collective=collective)
     one = groups(config.copy().learners(num_learners=1))
-    two = groups(config.copy().learners(num_learners=2))
+    two = groups(config.copy().learners(num_learners=size))
     assert "torch" not in sys.modules and "tensorflow" not in sys.modules
     for step, batch in enumerate(_batches(50)):
         timesteps = {"num_env_steps_sampled_lifetime": 384 * step}
@@ -65,8 +69,9 @@ def test_two_learners_compute_what_one_computes(
         together = two.update_from_batch(batch=batch, timesteps=timesteps)
         assert together["__all__"]["compiled"] == float(compile)
         assert together["default_policy"]["mean_kl"] == pytest.approx(alone["default_policy"]["mean_kl"], abs=1e-5)
-    first, second = two.foreach_learner(lambda learner: learner.get_state())
-    assert_states_equal(first, second)
+    first, *others = two.foreach_learner(lambda learner: learner.get_state())
+    for other in others:
+        assert_states_equal(first, other)
     assert _largest_difference(one.get_weights(), two.get_weights()) <= bound
 
 

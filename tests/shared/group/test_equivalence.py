@@ -76,6 +76,43 @@ def test_ppo_with_every_normalisation(training_backend_name: str, normalize: str
     _train(one, ring, [ppo_batch(rows, space, seed=rows) for rows in (16, 13)])
 
 
+@pytest.mark.parametrize(
+    ("size", "space", "normalize", "precision", "updates"),
+    [
+        (3, BOX, "minibatch", "float64", 6),
+        (4, TWO, "batch", "float32", 6),
+        *(
+            pytest.param(size, space, normalize, precision, 50, marks=pytest.mark.slow)
+            for size in (2, 3, 4)
+            for space in (TWO, BOX)
+            for normalize in ("batch", "minibatch")
+            for precision in ("float32", "float64")
+        ),
+    ],
+)
+def test_many_updates_of_ppo_on_odd_batches(
+    training_backend_name: str, size: int, space: Any, normalize: str, precision: str, updates: int
+) -> None:
+    """Batches of 128, 385, 7 and 1 rows in minibatches of 64 at the usual learning rate; all of 50 in the long tier."""
+    config = tiny(PPOConfig(), training_backend_name, precision=precision, lr=3e-4, normalize_advantages=normalize)
+    one, ring = _group(size, config.training(minibatch_size=64, train_batch_size=128), OBS, space)
+    for update in range(updates):
+        batch = ppo_batch((128, 385, 7, 1)[update % 4], space, seed=update)
+        one.update_from_batch(batch=batch)
+        ring.each(lambda learner, b=batch: learner.update_from_batch(batch=b))
+    bound = 1e-10 if precision == "float64" else 2e-6
+    for learner in ring.learners:
+        assert_states_equal(one.get_module_state(), learner.get_module_state(), atol=bound)
+        assert_states_equal(ring.learners[0].get_state(), learner.get_state())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [3, 4])
+def test_sac_step_by_step_on_more_learners(training_backend_name: str, size: int) -> None:
+    one, ring = _group(size, tiny(SACConfig(), training_backend_name, lr=3e-4), OBS, BOX)
+    _train(one, ring, [sac_batch(rows, seed=i) for i, rows in enumerate((8, 7, 1, 3) * 5)])
+
+
 def test_early_stop_and_norm_clipping_by_parameter(training_backend_name: str) -> None:
     config = tiny(PPOConfig(), training_backend_name, lr=0.05, target_kl=0.02, grad_clip=0.3, grad_clip_by="norm")
     one, ring = _group(2, config.training(num_epochs=4), OBS, TWO)
