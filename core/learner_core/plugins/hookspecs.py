@@ -247,7 +247,7 @@ def learner_checkpoint_saved(path: str, update: int, rank: int) -> None:
 def algorithm_iteration_end(iteration: int, results: dict[str, Any], timesteps: dict[str, int]) -> None:
     """An iteration of training, its evaluation and checkpoint included, is done: the place for experiment trackers.
 
-    Called by the Algorithm, once per ``train()``, on the driver only (with ``launcher="spmd"``, on every rank).
+    Called by the Algorithm, once per ``train()``, on the driver only (with ``launcher="spmd"``, on rank 0).
 
     Args:
         iteration: Index of the iteration, 1 for the first of the run; it goes on across checkpoints.
