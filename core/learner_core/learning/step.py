@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_value
 from .context import ConfigView, StepContext
+from .minibatch import load_batch, table_line
 from .parameters import FlatLayout
 from .sequences import Sequences
+from .step_metrics import collect_metrics, merge_parts
 from .tables import CorrectionTable, TableLayout
 
 if TYPE_CHECKING:
     from .learner import Learner
 
-__all__ = ["ModulePlan", "OptimizerPlan", "UpdateStep", "nested_columns"]
+__all__ = ["ModulePlan", "OptimizerPlan", "UpdateStep"]
 
 
 @dataclass
@@ -140,7 +142,7 @@ class UpdateStep:
 
     def lines(self, inputs: Mapping[str, Any], s: Any) -> tuple[Any, Any]:
         """Line ``s`` of the float and of the integer table."""
-        return _line(self.xp, inputs["floats"], s), _line(self.xp, inputs["ints"], s)
+        return table_line(self.xp, inputs["floats"], s), table_line(self.xp, inputs["ints"], s)
 
     def apply_half(
         self,
@@ -185,7 +187,7 @@ class UpdateStep:
             context.apply = apply
             learner.apply_gradients(learner.postprocess_gradients(gradients))
         self._after(out, carry, context, gate)
-        self._collect(out, carry, context, gate)
+        collect_metrics(self, out, carry, context, gate)
         return out
 
     def gradient_half(
@@ -201,8 +203,8 @@ class UpdateStep:
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """Up to the gradients: ({module: {name: array}}, {module: detached loss}); arguments as in :meth:`body`."""
         xp = self.xp
-        indices = {mid: _line(xp, inputs[f"idx/{mid}"], s) for mid in self.plans}
-        noise = {key[6:]: _line(xp, value, s) for key, value in inputs.items() if key.startswith("noise/")}
+        indices = {mid: table_line(xp, inputs[f"idx/{mid}"], s) for mid in self.plans}
+        noise = {key[6:]: table_line(xp, value, s) for key, value in inputs.items() if key.startswith("noise/")}
         if sizes is not None:
             # A module without rows still takes one, which its gate then ignores.
             indices = {mid: rows[: max(sizes[mid], 1)] for mid, rows in indices.items()}
@@ -215,7 +217,7 @@ class UpdateStep:
         parts: list[tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]] = []
         for part in range(self.accumulate):
             context.metrics, context.stop = {}, {}
-            weights = self._load_batch(s, context, inputs, indices, noise, ints, padded, part)
+            weights = load_batch(self, s, context, inputs, indices, noise, ints, padded, part)
             new_gradients, new_losses = self._gradients(context, trainable, weights)
             gradients = _add(gradients, new_gradients)
             losses = _add(losses, new_losses)
@@ -224,40 +226,8 @@ class UpdateStep:
                 # The next micro-batch goes on from the buffers that this one leaves.
                 context.buffers[mid] = {**context.buffers[mid], **new}
         if self.num_parts > 1:
-            self._merge(context, ints, parts)
+            merge_parts(self, context, ints, parts)
         return gradients, losses
-
-    def _merge(
-        self,
-        context: StepContext,
-        ints: Any,
-        parts: list[tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]],
-    ) -> None:
-        """Counts, metrics and stop margins of the whole minibatch, from those of its micro-batches.
-
-        Where there are several learners, metrics and margins are this learner's share of them: they add up.
-        """
-        xp = self.xp
-        even = xp.asarray(1.0 / self.num_parts, dtype=self.learner.float_dtype)
-        shares: list[dict[str, Any]] = []
-        for mid in self.plans:
-            context.share[mid] = sum(counts[mid] for counts, _, _ in parts)
-            context.count[mid] = xp.astype(ints[self.table.ints["count", mid]], self.learner.float_dtype)
-        for counts, _, _ in parts:
-            share = {mid: counts[mid] / xp.maximum(total, xp.ones_like(total)) for mid, total in context.count.items()}
-            shares.append({**share, "__all__": even})
-
-        def mean(of: str, values: list[Any]) -> Any:
-            summed = None
-            for share, value in zip(shares, values, strict=True):
-                part = xp.reshape(xp.astype(value, self.learner.float_dtype), ()) * share[of]
-                # A micro-batch without rows may have computed anything.
-                part = xp.where(share[of] > 0, part, xp.zeros_like(part))
-                summed = part if summed is None else summed + part
-            return summed
-
-        context.metrics = {key: (mean(key[0], [m[key][0] for _, m, _ in parts]), None) for key in parts[0][1]}
-        context.stop = {mid: mean(mid, [stop[mid] for _, _, stop in parts]) for mid in parts[0][2]}
 
     # ------------------------------------------------------------------ the parts, in order
 
@@ -279,65 +249,6 @@ class UpdateStep:
             context.config[mid] = ConfigView(config.for_module(mid), traced)
             context.variables[mid] = {n: floats[self.table.floats["var", mid, n]] for n in plan.host_variables}
         return trainable
-
-    def _load_batch(
-        self,
-        s: Any,
-        context: StepContext,
-        inputs: Mapping[str, Any],
-        indices: Mapping[str, Any],
-        noise: Mapping[str, Any],
-        ints: Any,
-        padded: Mapping[str, bool],
-        part: int,
-    ) -> dict[str, Any]:
-        """Gather this (micro-)batch; returns module id -> weight of its loss in the minibatch's mean, or None for 1."""
-        xp = self.xp
-        weights: dict[str, Any] = {}
-        chunk: dict[str, slice] = {}
-        for mid, plan in self.plans.items():
-            rows = indices[mid]
-            size = xp.shape(rows)[0]
-            take = slice(part * size // self.accumulate, (part + 1) * size // self.accumulate)
-            # Fewer rows than micro-batches: this one takes a row that does not count.
-            spare = take.start == take.stop
-            take = slice(0, 1) if spare else take
-            chunk[mid] = take
-            rows = rows[take]
-            columns = {c: xp.take(inputs[key], rows, 0) for c in plan.columns if (key := f"data/{mid}/{c}") in inputs}
-            valid = ints[self.table.ints["rows", mid]]
-            mask = columns.pop("loss_mask", None)
-            if padded[mid] or spare:
-                first = xp.arange(take.stop - take.start) + take.start
-                inside = xp.astype(first < (valid * 0 if spare else valid), self.learner.float_dtype)
-                mask = inside if mask is None else mask * _expand(xp, inside, mask)
-            count = xp.sum(mask) if mask is not None else xp.astype(valid, self.learner.float_dtype)
-            if mask is None and self.accumulate > 1:
-                count = xp.asarray(float(take.stop - take.start), dtype=self.learner.float_dtype)
-            context.mask[mid], context.count[mid] = mask, count
-            columns["loss_mask"] = mask if mask is not None else _ones(xp, columns, self.learner.float_dtype)
-            context.batch[mid] = self.learner._wrap_batch(mid, nested_columns(columns))
-            whole = xp.astype(ints[self.table.ints["count", mid]], self.learner.float_dtype)
-            weights[mid] = None if self.num_parts == 1 else count / xp.maximum(whole, xp.ones_like(whole))
-
-        def draw(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
-            return noise[f"{module_id}/{name}"][chunk[module_id]]
-
-        def statistics(module_id: str, column: str) -> tuple[Any, Any]:
-            if self.learner._noise_requests is None:
-                line = _line(xp, inputs[f"statistics/{module_id}/{column}"], s)
-                return line[0], line[1]
-            self.statistics.add((module_id, column))
-            values = context.batch[module_id]
-            for key in column.split("/"):
-                values = values[key]
-            values = xp.astype(values, self.learner.float_dtype)
-            mean = context.mean(values, module_id)
-            return mean, xp.sqrt(context.mean(xp.square(values - mean), module_id))
-
-        context.noise = self.learner._noise_source(draw, chunk)
-        context.statistics = statistics
-        return weights
 
     def _gradients(
         self, context: StepContext, trainable: dict[str, dict[str, Any]], weights: Mapping[str, Any]
@@ -462,7 +373,7 @@ class UpdateStep:
             for name, optimizer in plan.optimizers.items():
                 position, start, num = self.corrections.index[mid, name]
                 done = carry["applied"][position]
-                corrections = _line(xp, inputs["corrections"], done)
+                corrections = table_line(xp, inputs["corrections"], done)
                 key = f"params/{mid}/{name}"
                 slots = {slot: carry[f"slots/{mid}/{name}/{slot}"] for slot in optimizer.spec.slot_names}
                 new, new_slots = self.learner.backend.optimizer_update(
@@ -505,74 +416,6 @@ class UpdateStep:
                 out[key] = self._choose(context, go, xp.astype(value, carry[key].dtype), carry[key])
         if self.plans:
             out["stopped"] = xp.stack([gate[mid]["stopped"] for mid in self.plans], 0)
-
-    def _collect(
-        self, out: dict[str, Any], carry: Mapping[str, Any], context: StepContext, gate: Mapping[str, Any]
-    ) -> None:
-        """Add this step's metrics, weighted by rows, to the running sums."""
-        xp, dtype = self.xp, self.learner.float_dtype
-        for mid, plan in self.plans.items():
-            active, go = gate[mid]["active"], gate[mid]["go"]
-            rows = xp.where(go, xp.astype(context.count[mid], dtype), xp.zeros_like(context.count[mid]))
-            if gate[mid]["loss"] is not None:
-                context.metrics.setdefault((mid, "total_loss"), (gate[mid]["loss"], None))
-            for name, norm in gate[mid]["norms"].items():
-                label = "gradient_norm" if len(plan.optimizers) == 1 else f"gradient_norm/{name}"
-                context.metrics[mid, label] = (norm, None)
-            one = xp.ones_like(rows)
-            skipped = xp.where(xp.logical_and(active, xp.logical_not(go)), one, xp.zeros_like(one))
-            context.metrics[mid, "num_nonfinite_steps"] = (skipped, one)
-            context.metrics[mid, "num_minibatch_steps"] = (xp.where(go, one, xp.zeros_like(one)), one)
-            for key, (value, weight) in list(context.metrics.items()):
-                if key[0] == mid and weight is None:
-                    context.metrics[key] = (value, rows)
-        names = sorted(context.metrics)
-        exploring = self.metrics is None
-        if self.metrics is None:
-            self.metrics = names
-        one = xp.ones((), dtype=dtype)
-        values, weights = [], []
-        for key in self.metrics:
-            value, weight = context.metrics[key]
-            values.append(self._scalar(value))
-            weights.append(one if weight is None else self._scalar(weight))
-        value, weight = xp.stack(values, 0), xp.stack(weights, 0)
-        usable, zero = xp.logical_and(weight > 0, xp.isfinite(value)), xp.zeros_like(value)
-        sums = xp.stack([xp.where(usable, value * weight, zero), xp.where(usable, weight, zero)], 0)
-        out["metrics"] = sums if exploring else carry["metrics"] + sums
-
-    def _scalar(self, value: Any) -> Any:
-        dtype = self.learner.float_dtype
-        value = value if value.dtype == dtype else self.xp.astype(value, dtype)
-        return value if len(value.shape) == 0 else self.xp.reshape(value, ())
-
-
-def nested_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"obs/x": a}`` as ``{"obs": {"x": a}}``."""
-    out: dict[str, Any] = {}
-    for path, value in columns.items():
-        *parents, leaf = path.split("/")
-        node = out
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return out
-
-
-def _line(xp: Any, table: Any, s: Any) -> Any:
-    """Line ``s`` of a table; an index on the device is gathered, so that nothing synchronises."""
-    if isinstance(s, int):
-        return table[s]
-    return xp.squeeze(xp.take(table, xp.reshape(s, (1,)), 0), 0)
-
-
-def _expand(xp: Any, rows: Any, like: Any) -> Any:
-    return xp.reshape(rows, (xp.shape(rows)[0], *([1] * (len(xp.shape(like)) - 1))))
-
-
-def _ones(xp: Any, columns: Mapping[str, Any], dtype: Any) -> Any:
-    shape = xp.shape(next(iter(columns.values())))
-    return xp.ones(shape[:1], dtype=dtype)
 
 
 def _weighted(loss: Any, weight: Any) -> Any:

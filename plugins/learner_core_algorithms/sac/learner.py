@@ -10,7 +10,7 @@ import numpy as np
 from learner_core.learning.batch import ColumnSpec
 from learner_core.learning.hooks import optimizer_from
 from learner_core.learning.learner import Learner
-from learner_core.learning.step import nested_columns
+from learner_core.learning.minibatch import nested_columns
 
 __all__ = ["SACLearner"]
 
