@@ -69,7 +69,7 @@ _PPO = {
 
 #: CartPole without its velocities, with a memory and without.
 _MEMORY = {
-    **_PPO, "lr": [[0, 1e-3], [70_000, 0.0]], "gamma": 0.98, "lambda_": 0.95, "train_batch_size": 1024,
+    **_PPO, "lr": [[0, 1e-3], [120_000, 0.0]], "gamma": 0.98, "lambda_": 0.95, "train_batch_size": 1024,
     "minibatch_size": 256, "num_epochs": 10,
 }  # fmt: skip
 
@@ -92,7 +92,7 @@ TASKS = {
             name="cartpole-memory-lstm",
             algorithm="ppo",
             env="environments:CartPoleHidden-v1",
-            steps=70_000,
+            steps=120_000,
             target=400.0,
             env_runners={"num_envs_per_env_runner": 8, "normalize_observations": True},
             training={**_MEMORY, "max_seq_len": 16},
@@ -102,7 +102,7 @@ TASKS = {
             name="cartpole-memory-mlp",
             algorithm="ppo",
             env="environments:CartPoleHidden-v1",
-            steps=70_000,
+            steps=120_000,
             target=None,
             ceiling=200.0,
             env_runners={"num_envs_per_env_runner": 8, "normalize_observations": True},
