@@ -161,7 +161,9 @@ class AsynchronousAlgorithm(Algorithm):
         if not results:
             return
         weights = results.pop("_weights", None)
-        done = int(results["__all__"].get("num_updates_reduced", 1))
+        done = int(results["__all__"].pop("num_updates_reduced", 1))
+        for name in ("num_updates_dropped", "queue_depth"):  # of the whole iteration under "throughput"
+            results["__all__"].pop(name, None)
         for _ in range(done):
             self._throughput.trained(*self._in_flight.popleft())
         self._learner_results.append(results)
