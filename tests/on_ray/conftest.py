@@ -26,7 +26,9 @@ def ppo_config(backend: str, collective: str, *, num_learners: int = 2, **learne
     config = PPOConfig().framework(backend, compile=False)
     config.training(lr=3e-4, train_batch_size=384, minibatch_size=64, num_epochs=2)
     config.environment(observation_space=OBS, action_space=Discrete(2)).rl_module(model={"hidden": [16, 16]})
-    options = {"launcher": "ray", "launcher_options": {"placement": "SPREAD"}, "timeout_s": 8.0, **learners}
+    # CPUs may be shared with much else: what takes long to start is no failure.
+    where = {"placement": "SPREAD", "start_timeout_s": 300.0}
+    options = {"launcher": "ray", "launcher_options": where, "timeout_s": 8.0, **learners}
     return config.learners(num_learners=num_learners, collective=collective, **options)
 
 

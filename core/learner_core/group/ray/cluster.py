@@ -42,9 +42,9 @@ class RayOptions:
     env_runner_resources: dict[str, float] = field(default_factory=dict)
     """Custom resources of each environment runner, to keep them on machines without GPUs, say."""
 
-    start_timeout_s: float = 60.0
-    """Seconds for Ray to find room for all actors and to start their processes; on a cluster that grows on demand,
-    what a new machine takes."""
+    start_timeout_s: float = 120.0
+    """Seconds for Ray to find room for all actors, to start their processes and to import the framework there; on a
+    cluster that grows on demand, what a new machine takes."""
 
     fetch_timeout_s: float = 60.0
     """Seconds for a batch to come from the object store of one machine to that of another."""
