@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("algorithm", nargs="?", help="a registered algorithm: ppo, sac, bc, ...; `learner-core plugins list` shows all")
     add("-h", "--help", action="store_true", help="this text; with ALGORITHM, all of its settings too")
-    add("--env", metavar="NAME", help='a Gymnasium id, "CartPole-v1", or "module:Name-v0" to import a module first')
+    names = '"CartPole-v1", "module:Name-v0" to import a module first, "pettingzoo:sisl/pursuit-v5" for several agents'
+    add("--env", metavar="NAME", help=f"a Gymnasium id: {names}")
     add("--backend", metavar="NAME", help="torch, tf or another registered backend")
     add("--launcher", metavar="NAME", help="who starts the learners: local, ray, or spmd under horovodrun and the like")
     add("--seed", type=int, metavar="N", help="seed of everything (default 0)")
