@@ -41,9 +41,13 @@ def free_port() -> int:
 
 
 def start_ranks(
-    size: int, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None
+    size: int,
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    only: Sequence[int] | None = None,
 ) -> list[subprocess.Popen[str]]:
-    """Start ``python *arguments`` as ranks 0..size-1."""
+    """Start ``python *arguments`` as ranks 0..size-1, or as these ``only``."""
     common = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -63,7 +67,7 @@ def start_ranks(
             stdin=subprocess.DEVNULL,
             text=True,
         )
-        for rank in range(size)
+        for rank in (range(size) if only is None else only)
     ]
 
 
