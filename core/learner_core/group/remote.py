@@ -26,6 +26,8 @@ __all__ = ["RemoteLearners"]
 
 #: Seconds that learners have to end by themselves before they are killed.
 _GRACE_S = 2.0
+#: Seconds, beyond the timeout for signs of life, that survivors have to give their state: a busy machine is slow.
+_RESCUE_S = 10.0
 _MOST_RESTARTS = 3
 #: All that takes time is done before learners meet; sockets that do not answer may be tried more than once.
 _MEETING_TIMEOUTS = 4
@@ -341,7 +343,7 @@ class RemoteLearners:
         notify(get_manager(), "learner_group_worker_lost", rank=member.rank, exitcode=code, reason=text)
         if self._config.restart_failed_learners and self._started:
             survivors = [m for m in self._members if m is not member]
-            self._salvage = salvage(self._fleet, survivors, self._answers, self._config.timeout_s + _GRACE_S)
+            self._salvage = salvage(self._fleet, survivors, self._answers, self._config.timeout_s + _RESCUE_S)
         self._break(text)
         raise WorkerLostError(text, rank=member.rank, exitcode=code)
 
