@@ -66,13 +66,12 @@ def _train(one: Any, ring: ThreadRing, batch: dict[str, Any], shard_rows: Sequen
     assert_states_equal(ring.learners[0].get_state(), ring.learners[-1].get_state(), atol=0)
 
 
-@pytest.mark.parametrize("normalize", ["batch", "minibatch"])
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("size", "normalize"), [(2, "minibatch"), (4, "batch")])
 def test_four_shards_on_one_two_and_four_learners(training_backend_name: str, size: int, normalize: str) -> None:
-    """Even shards, uneven ones, empty ones; fewer rows than shards; all rows in the last."""
+    """Even shards, uneven ones, empty ones; fewer rows than shards, all in one."""
     config = tiny(PPOConfig(), training_backend_name, lr=0.01, normalize_advantages=normalize, num_epochs=2)
     one, ring = _group(size, config, TWO, 4)
-    for shard_rows in ([6, 6, 6, 6], [9, 1, 0, 4], [0, 0, 3, 0], [1, 1, 0, 0], [0, 0, 0, 17]):
+    for shard_rows in ([4, 4, 4, 4], [9, 1, 0, 4], [0, 0, 3, 0]):
         _train(one, ring, ppo_batch(sum(shard_rows), TWO, seed=sum(shard_rows)), shard_rows)
 
 
