@@ -222,14 +222,16 @@ class AsynchronousAlgorithm(Algorithm):
         self._throughput.set_state(state["throughput"])
         self._num_submitted = int(state["num_submitted"])
         version, weights = state["sent"]
-        self._sent = (int(version), self.learner_group.get_weights() if weights is None else weights)
+        self._sent = (int(version), weights)
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of any backend."""
         super().set_state(state)
+        version, weights = self._sent
+        if weights is None:  # the learners' own, which are those of the state by now
+            self._sent = (version, self.learner_group.get_weights())
         if self.env_runners is not None:
-            version, weights = self._sent
-            self.env_runners.set_weights(weights, version=version)
+            self.env_runners.set_weights(self._sent[1], version=version)
 
 
 def _columns(learner: Any) -> dict[str, set[str]]:
