@@ -121,8 +121,9 @@ def test_a_lost_actor_or_node_is_replaced(groups: Make, cluster: Any, victim: st
 
 
 def test_where_there_is_no_room_the_error_says_what_there_is(cluster: Any) -> None:
+    # Ray frees what the test before had in its own time.
     config = ppo_config("torch", "torch", num_learners=5, launcher_options={"start_timeout_s": 1.0})
-    with pytest.raises(lc.LearnerGroupError, match=r"no room for 5 in 1 s. It has 4 CPU; free are 4 CPU"):
+    with pytest.raises(lc.LearnerGroupError, match=r"no room for 5 in 1 s. It has 4 CPU; free are \d CPU"):
         config.build_learner_group()
     with pytest.raises(lc.LearnerGroupError, match="num_learners=5 need 1 CPU, 1 GPU each"):
         config.learners(num_gpus_per_learner=1).build_learner_group()
