@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -33,11 +35,23 @@ class Ended:
     seconds: float
 
 
+#: Below the ports that Linux gives to outgoing connections: those may be taken again before a slow rank binds.
+_PORTS = range(20_000, 32_000)
+#: A script may meet several times, each time on the next port.
+_MEETINGS = 16
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """The first of several consecutive ports that were free a moment ago."""
+    while True:
+        first = random.randrange(_PORTS.start, _PORTS.stop - _MEETINGS)
+        with contextlib.ExitStack() as probes:
+            try:
+                for port in range(first, first + _MEETINGS):
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return first
 
 
 def start_ranks(
