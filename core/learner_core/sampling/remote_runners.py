@@ -135,7 +135,8 @@ class RemoteRunners:
                 self.pump(_TICK_S)
         except BaseException:
             for request in requests:
-                request.abandoned = True
+                request.abandoned = True  # counted as lost when it comes; what has come is lost now
+                self.num_lost += request.done and request.failure is None and request.operation == "sample"
             raise
         for request in requests:
             if request.failure is not None:

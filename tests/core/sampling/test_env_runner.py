@@ -53,7 +53,7 @@ def test_every_autoreset_mode_gives_the_same_experience(mode: str) -> None:
         assert lane_rows(rollout, lane)[:7] == EXPECTED
     filler = mode == "NextStep"
     assert rollout.num_env_steps == (14 if filler else 18)
-    assert [list(episode) for episode in rollout.episodes[:4]] == [[6, 3], [6, 3], [36, 3], [36, 3]]
+    assert [episode.to_plain() for episode in rollout.episodes[:4]] == [[6, 3], [6, 3], [36, 3], [36, 3]]
     assert runner.metrics()["num_env_steps_sampled_lifetime"] == rollout.num_env_steps
     runner.close()
 

@@ -288,10 +288,14 @@ def test_an_interrupted_sample_is_forgotten(groups: Make) -> None:
     victim = pids(group)[1]
     os.kill(victim, signal.SIGSTOP)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        group.sample(1000)
-    timer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            group.sample(1000)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     os.kill(victim, signal.SIGCONT)
     assert [rollout.num_steps for rollout in group.sample(7)] == [7, 7]
     metrics = group.metrics()
@@ -299,7 +303,8 @@ def test_an_interrupted_sample_is_forgotten(groups: Make) -> None:
 
 
 DRIVER = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 sys.path.insert(0, {tests!r})
 from support.runners import faulty, group_of, pids
 def group_leader(number):
