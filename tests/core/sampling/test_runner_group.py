@@ -174,14 +174,20 @@ def test_merged_moments_are_the_moments_of_the_whole() -> None:
 def test_runners_go_on_with_the_newest_weights(groups: Make, limit: int) -> None:
     group = groups("CartPole-v1", max_requests_in_flight_per_env_runner=limit)
     group.request(10)
+    versions: dict[int, list[int]] = {1: [0], 2: [0]}
     fragments: list[Any] = []
-    for version in range(1, 20):
-        fragments += group.ready(10.0)
+    version = 0
+    deadline = time.monotonic() + 30.0
+    # Which of them the machine lets go on is not for us to say; in the end both have.
+    while min(seen[-1] for seen in versions.values()) <= 5 and time.monotonic() < deadline:
+        for fragment in group.ready(10.0):
+            versions[fragment.worker_index].append(fragment.weights_version)
+            fragments.append(fragment)
+        version += 1
         group.set_weights({"default_policy": _weights(group, version)}, version=version)
-    assert group.weights_version == 19
-    for index in (1, 2):
-        versions = [f.weights_version for f in fragments if f.worker_index == index]
-        assert versions == sorted(versions) and versions[0] == 0 and versions[-1] > 5
+    assert group.weights_version == version
+    for seen in versions.values():
+        assert seen == sorted(seen) and seen[1] == 0 and seen[-1] > 5
     for fragment in fragments[-2:]:
         policy = make_runner("CartPole-v1").policy
         policy.set_weights(_weights(group, fragment.weights_version or 1))
