@@ -238,7 +238,8 @@ class Backend:
             gradient: ``gradient(s, carry, inputs) -> flat``, this learner's addend.
             apply: ``apply(s, carry, inputs, flat) -> carry``, from the sum.
             reduce: ``reduce(flat) -> flat``, the sum over all learners; it is not traced.
-            example, config: as in :meth:`make_loop`.
+            example: as in :meth:`make_loop`.
+            config: as in :meth:`make_loop`.
 
         Raises:
             CompileError: this backend does not compile.
