@@ -25,6 +25,7 @@ from learner_core.group.worker import parameter_digest
 from learner_core.learning.build import resolve_backend
 from learner_core.learning.meeting import Meeting
 from learner_core.learning.ring import Ring
+from learner_core.state.format import decode, encode
 
 from .notes import Notes, NoteServer
 from .watch import Watch
@@ -231,10 +232,11 @@ class SpmdLearners:
         with self._together("compare"):
             if len(set(self.meeting.gather_bytes("compare", parameter_digest(learner).encode()))) == 1:
                 return True
-            own = pickle.dumps(learner.get_state()) if self.rank == 0 else b""
+            # A state travels as a state file does: checked, and nothing in it is executed.
+            own = encode(learner.get_state()).tobytes() if self.rank == 0 else b""
             state = self.meeting.gather_bytes("take rank 0's state", own)[0]
             if self.rank:
-                learner.set_state(pickle.loads(state))
+                learner.set_state(decode(state))
             return False
 
     def close(self) -> None:
