@@ -65,6 +65,12 @@ def test_ranks_are_asked_together_and_refuse_together(tmp_path: Path) -> None:
     assert division[0].startswith("ZeroDivisionError") and "rank 0: ZeroDivisionError" in division[1]
 
 
+def test_ranks_that_have_come_to_differ_take_the_first_ones_state() -> None:
+    for answer in [_said(ended) for ended in _run(2, "drift", "torch", "torch")]:
+        assert answer["same"]
+        assert answer["warned"] == ["after update 1 the ranks' parameters differed; all have rank 0's state now"]
+
+
 def test_a_run_samples_apart_and_goes_on_from_its_checkpoint_as_one(tmp_path: Path) -> None:
     """Counters, episodes and normalisers are those of all ranks; the environments are each rank's own."""
     answers = [_said(ended) for ended in _run(2, "samples", "torch", "torch", str(tmp_path / "checkpoint"))]

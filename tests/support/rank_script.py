@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -232,8 +233,24 @@ def exits(backend: str, collective: str) -> dict[str, Any]:
     return {}
 
 
+def drift(backend: str, collective: str) -> dict[str, Any]:
+    """Rank 1's parameters come to differ, which the check after the next update finds."""
+    config = ppo(backend).learners(launcher="spmd", collective=collective, check_parameters_every=1)
+    with config.build_learner_group() as group, warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert group.ranks is not None
+        if group.ranks.rank == 1:
+            learner = group._learners.learner
+            moved = {name: value + 1 for name, value in learner.get_module_state()["default_policy"].items()}
+            learner.set_module_state({"default_policy": moved})
+        group.update_from_batch(batch=ppo_batch(64, TWO, seed=0))
+        weights = group.foreach_learner(lambda learner: learner.get_module_state()["default_policy"])
+        same = all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
+    return {"same": same, "warned": [str(warning.message) for warning in heard]}
+
+
 def main() -> None:
-    scenarios = (equality, group_calls, fault, exits, alone, samples)
+    scenarios = (equality, group_calls, fault, exits, alone, samples, drift)
     scenario: Any = {function.__name__: function for function in scenarios}[sys.argv[1]]
     try:
         print(json.dumps(scenario(*sys.argv[2:])), flush=True)
