@@ -186,8 +186,10 @@ def test_runners_go_on_with_the_newest_weights(groups: Make, limit: int) -> None
         version += 1
         group.set_weights({"default_policy": _weights(group, version)}, version=version)
     assert group.weights_version == version
+    # A runner that had not begun when newer weights came begins with those.
+    assert fragments[0].weights_version == 0
     for seen in versions.values():
-        assert seen == sorted(seen) and seen[1] == 0 and seen[-1] > 5
+        assert seen == sorted(seen) and seen[-1] > 5
     for fragment in fragments[-2:]:
         policy = make_runner("CartPole-v1").policy
         policy.set_weights(_weights(group, fragment.weights_version or 1))
