@@ -16,11 +16,12 @@ from ..errors import EnvError
 from ..spaces import to_columns
 from .columns import Columns, tree_map
 from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose, write
+from .rebuilding import Rebuilding
 
 __all__ = ["GymLanes"]
 
 
-class GymLanes:
+class GymLanes(Rebuilding):
     """Any ``gymnasium.vector.VectorEnv``, in any of its autoreset modes.
 
     Args:
@@ -29,9 +30,8 @@ class GymLanes:
     """
 
     def __init__(self, make: Callable[[], Any], *, max_restarts: int) -> None:
+        super().__init__(max_restarts=max_restarts)
         self._make = make
-        self.max_restarts = max_restarts
-        self.num_restarts = 0
         self._seed = 0
         self._adopt(make())
 
@@ -101,21 +101,16 @@ class GymLanes:
         return tree_map(np.array, to_columns(self.observation_space, final[lane]))
 
     def _rebuild(self, error: Exception) -> Any:
-        while True:
-            self._close_broken(error)
-            self.num_restarts += 1
-            if self.num_restarts > self.max_restarts:
-                raise EnvError(
-                    f"vector environment {self.env} raised {type(error).__name__}: {error}; max_env_restarts="
-                    f"{self.max_restarts} rebuilds are used up"
-                ) from error
+        def begin(_: Exception, seed: int) -> Any:
             try:
                 self._adopt(self._make())
-                seed = np.random.SeedSequence([self._seed, self.num_restarts]).generate_state(1)[0]
-                obs, _ = self.env.reset(seed=int(seed))
-                return obs
+                return self.env.reset(seed=seed)[0]
             except Exception as next_error:
-                error = next_error
+                self._close_broken(next_error)
+                raise
+
+        self._close_broken(error)
+        return self._retry(error, begin, seed=self._seed, whose=lambda: f"vector environment {self.env}")
 
     def _close_broken(self, error: Exception) -> None:
         """Close an environment that raised; whatever it says to that becomes a note of the error.

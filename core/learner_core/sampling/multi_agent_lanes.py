@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ..config.agents import check_parallel
 from ..errors import EnvError
+from .rebuilding import EnvList
 
 __all__ = ["AgentLanes", "AgentStep"]
 
@@ -41,7 +40,7 @@ class AgentStep:
     lost: bool = False
 
 
-class AgentLanes:
+class AgentLanes(EnvList):
     """The copies.
 
     Args:
@@ -52,20 +51,17 @@ class AgentLanes:
     """
 
     kind = "parallel"
+    final_errors = (EnvError,)  # an environment against the interface: a new one would be no better
 
     def __init__(
         self, make: Callable[[], Any], num_envs: int, *, max_restarts: int, whose: Callable[[int], str]
     ) -> None:
-        self._make = make
-        self._whose = whose
-        self.num_envs = num_envs
-        self.max_restarts = max_restarts
-        self.num_restarts = 0
-        self.envs = []
-        for _ in range(num_envs):
-            self.envs.append(make())
-            check_parallel(self.envs[-1])
-        self._seeds = [0] * num_envs
+        def make_parallel() -> Any:
+            env = make()
+            check_parallel(env)
+            return env
+
+        super().__init__(make_parallel, num_envs, max_restarts=max_restarts, whose=whose)
 
     def possible_agents(self) -> list[str]:
         """Agents known beforehand; none if the environment makes them up as it goes."""
@@ -73,9 +69,8 @@ class AgentLanes:
 
     def reset(self, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """Start an episode in every copy; {agent: observation} of each."""
-        self._seeds = [int(seed) for seed in seeds]
         shown = []
-        for copy, seed in enumerate(self._seeds):
+        for copy, seed in enumerate(self._take_seeds(seeds)):
             try:
                 shown.append(self._begin(copy, seed=seed))
             except EnvError:
@@ -132,43 +127,3 @@ class AgentLanes:
                     "environment shows every live agent one after each step, or leaves the agent out of env.agents"
                 )
         return {agent: obs[agent] for agent in agents}
-
-    def _rebuild(self, copy: int, error: Exception) -> dict[str, Any]:
-        """Replace a copy by a new one, with a seed that follows from its first and the number of rebuilds."""
-        while True:
-            self.num_restarts += 1
-            if self.num_restarts > self.max_restarts:
-                raise EnvError(
-                    f"{self._whose(copy)} raised {type(error).__name__}: {error}; max_env_restarts="
-                    f"{self.max_restarts} rebuilds are used up"
-                ) from error
-            try:
-                self.envs[copy].close()
-            except Exception as close_error:
-                error.add_note(f"closing it raised {type(close_error).__name__}: {close_error}")
-            try:
-                self.envs[copy] = self._make()
-                seed = np.random.SeedSequence([self._seeds[copy], self.num_restarts]).generate_state(1)[0]
-                return self._begin(copy, seed=int(seed))
-            except EnvError:
-                raise
-            except Exception as next_error:
-                error = next_error
-
-    def environments(self) -> list[Any]:
-        """The copies, whose state may be saved."""
-        return list(self.envs)
-
-    def get_state(self) -> dict[str, Any]:
-        """What the lanes themselves carry from step to step."""
-        return {"kind": self.kind, "num_restarts": self.num_restarts, "seeds": list(self._seeds)}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
-        self.num_restarts = int(state["num_restarts"])
-        self._seeds = [int(seed) for seed in state["seeds"]]
-
-    def close(self) -> None:
-        """Release the environments; safe to call twice."""
-        for env in self.envs:
-            env.close()

@@ -6,20 +6,20 @@ raises is rebuilt, and its running episode is given up. The others do not notice
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import EnvError
 from ..spaces import to_columns
 from .columns import Columns, tree_map
 from .lanes import SAME_STEP, Step, lose, write
+from .rebuilding import EnvList
 
 __all__ = ["SyncLanes"]
 
 
-class SyncLanes:
+class SyncLanes(EnvList):
     """Environments stepped one after the other in this process; an episode's end and the reset are one step.
 
     Args:
@@ -28,23 +28,18 @@ class SyncLanes:
         max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
     """
 
+    kind = "sync"
     autoreset = SAME_STEP
 
     def __init__(self, make: Callable[[], Any], num_envs: int, *, max_restarts: int) -> None:
-        self._make = make
-        self.num_envs = num_envs
-        self.max_restarts = max_restarts
-        self.num_restarts = 0
-        self.envs = [make() for _ in range(num_envs)]
+        super().__init__(make, num_envs, max_restarts=max_restarts, whose=lambda lane: f"environment {lane}")
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space
-        self._seeds = [0] * num_envs
 
     def reset(self, seeds: Sequence[int], out: Columns) -> None:
-        self._seeds = [int(seed) for seed in seeds]
-        for lane, seed in enumerate(self._seeds):
+        for lane, seed in enumerate(self._take_seeds(seeds)):
             try:
-                obs, _ = self.envs[lane].reset(seed=seed)
+                obs = self._begin(lane, seed=seed)
             except Exception as error:
                 obs = self._rebuild(lane, error)
             write(out, obs, lane)
@@ -60,7 +55,7 @@ class SyncLanes:
                 if terminated or truncated:
                     step.finals[lane] = tree_map(np.array, to_columns(self.observation_space, obs))
                     terminateds[lane], truncateds[lane] = terminated, truncated
-                    obs, _ = env.reset()
+                    obs = self._begin(lane)
                 rewards[lane] = reward
                 write(out, obs, lane)
             except Exception as error:
@@ -70,40 +65,6 @@ class SyncLanes:
                 lose(step, [lane], count)
         return step
 
-    def _rebuild(self, lane: int, error: Exception) -> Any:
-        """Replace the environment of a lane by a new one.
-
-        The seed comes from the lane's first seed and the number of rebuilds, so that it is the same in every run.
-        """
-        while True:
-            self.num_restarts += 1
-            if self.num_restarts > self.max_restarts:
-                raise EnvError(
-                    f"environment {lane} raised {type(error).__name__}: {error}; max_env_restarts="
-                    f"{self.max_restarts} rebuilds are used up"
-                ) from error
-            try:
-                self.envs[lane].close()
-            except Exception as close_error:
-                error.add_note(f"closing it raised {type(close_error).__name__}: {close_error}")
-            try:
-                self.envs[lane] = self._make()
-                seed = np.random.SeedSequence([self._seeds[lane], self.num_restarts]).generate_state(1)[0]
-                obs, _ = self.envs[lane].reset(seed=int(seed))
-                return obs
-            except Exception as next_error:
-                error = next_error
-
-    def environments(self) -> list[Any]:
-        return list(self.envs)
-
-    def get_state(self) -> dict[str, Any]:
-        return {"kind": "sync", "num_restarts": self.num_restarts, "seeds": list(self._seeds)}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        self.num_restarts = int(state["num_restarts"])
-        self._seeds = [int(seed) for seed in state["seeds"]]
-
-    def close(self) -> None:
-        for env in self.envs:
-            env.close()
+    def _begin(self, lane: int, **seed: int) -> Any:
+        obs, _ = self.envs[lane].reset(**seed)
+        return obs

@@ -1,0 +1,129 @@
+"""Environments that raise are replaced by new ones, so many times and no more.
+
+Needs a way to begin again with a seed. Refuses environments that raise more often than allowed. The seed of a new one
+follows from the lane's first seed and the number of rebuilds, so that it is the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import EnvError
+
+__all__ = ["EnvList", "Rebuilding"]
+
+
+class Rebuilding:
+    """What lanes have that rebuild environments.
+
+    Args:
+        max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
+
+    Attributes:
+        num_restarts: How many there have been.
+    """
+
+    #: Errors of a new environment that another one would not mend: they come out at once.
+    final_errors: tuple[type[Exception], ...] = ()
+
+    def __init__(self, *, max_restarts: int) -> None:
+        self.max_restarts = max_restarts
+        self.num_restarts = 0
+
+    def _retry(
+        self, error: Exception, begin: Callable[[Exception, int], Any], *, seed: int, whose: Callable[[], str]
+    ) -> Any:
+        """Begin again until it succeeds.
+
+        Args:
+            error: What the environment raised.
+            begin: (that error, seed) -> the first observation; makes the new environment.
+            seed: The seed that the lane began with.
+            whose: Names the environment in an error.
+
+        Returns:
+            What ``begin`` returned.
+
+        Raises:
+            EnvError: No more rebuilds are allowed.
+        """
+        while True:
+            self.num_restarts += 1
+            if self.num_restarts > self.max_restarts:
+                raise EnvError(
+                    f"{whose()} raised {type(error).__name__}: {error}; max_env_restarts="
+                    f"{self.max_restarts} rebuilds are used up"
+                ) from error
+            try:
+                return begin(error, int(np.random.SeedSequence([seed, self.num_restarts]).generate_state(1)[0]))
+            except self.final_errors:
+                raise
+            except Exception as next_error:
+                error = next_error
+
+
+class EnvList(Rebuilding):
+    """N environments of this process, of any interface, each rebuilt by itself.
+
+    Args:
+        make: Makes one environment.
+        num_envs: How many.
+        max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
+        whose: Index -> the environment's name in an error.
+    """
+
+    #: What a state says it is of.
+    kind: str
+
+    def __init__(
+        self, make: Callable[[], Any], num_envs: int, *, max_restarts: int, whose: Callable[[int], str]
+    ) -> None:
+        super().__init__(max_restarts=max_restarts)
+        self._make = make
+        self._whose = whose
+        self.num_envs = num_envs
+        self.envs = [make() for _ in range(num_envs)]
+        self._seeds = [0] * num_envs
+
+    def _take_seeds(self, seeds: Sequence[int]) -> list[int]:
+        """Rebuilt environments get theirs from these from now on."""
+        self._seeds = [int(seed) for seed in seeds]
+        return self._seeds
+
+    def _begin(self, index: int, /, **seed: int) -> Any:
+        """Reset one environment; its first observation."""
+        raise NotImplementedError
+
+    def _rebuild(self, index: int, error: Exception) -> Any:
+        """Replace one environment by a new one; its first observation."""
+
+        def begin(error: Exception, seed: int) -> Any:
+            try:
+                self.envs[index].close()
+            except Exception as close_error:
+                error.add_note(f"closing it raised {type(close_error).__name__}: {close_error}")
+            self.envs[index] = self._make()
+            return self._begin(index, seed=seed)
+
+        return self._retry(error, begin, seed=self._seeds[index], whose=lambda: self._whose(index))
+
+    def environments(self) -> list[Any]:
+        """The environments, whose state may be saved."""
+        return list(self.envs)
+
+    def get_state(self) -> dict[str, Any]:
+        """What the lanes themselves carry from step to step."""
+        return {"kind": self.kind, "num_restarts": self.num_restarts, "seeds": list(self._seeds)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self.num_restarts = int(state["num_restarts"])
+        self._take_seeds(state["seeds"])
+
+    def close(self) -> None:
+        """Release the environments; safe to call twice."""
+        for env in self.envs:
+            env.close()
