@@ -109,7 +109,7 @@ class AgentLanes(EnvList):
             out.obs = self._begin(copy)
         return out
 
-    def _begin(self, copy: int, **seed: int) -> dict[str, Any]:
+    def _begin(self, copy: int, /, **seed: int) -> dict[str, Any]:
         env = self.envs[copy]
         obs, _ = env.reset(**seed)
         if not env.agents:

@@ -65,6 +65,6 @@ class SyncLanes(EnvList):
                 lose(step, [lane], count)
         return step
 
-    def _begin(self, lane: int, **seed: int) -> Any:
+    def _begin(self, lane: int, /, **seed: int) -> Any:
         obs, _ = self.envs[lane].reset(**seed)
         return obs
