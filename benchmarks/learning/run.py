@@ -161,9 +161,25 @@ def describe(task: Task, backend: str, seed: int) -> dict[str, Any]:
         "command": f"python benchmarks/learning/run.py --task {task.name} --backend {backend} --seed {seed}",
         "date": datetime.date.today().isoformat(),
         "machine": _machine(),
+        "commit": _commit(),
+        "settings": task.settings,
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _commit() -> str | None:
+    """The commit of the code that is run, "+" after it where the code differs from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "core", "plugins", "backends", "benchmarks/learning")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _machine() -> str:

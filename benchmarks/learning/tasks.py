@@ -7,6 +7,7 @@ the same numbers under its names; what must differ is said beside it.
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 __all__ = ["SEEDS", "TASKS", "Task"]
@@ -34,6 +35,8 @@ class Task:
         env_config: settings of the environment.
         policies: for environments of several agents: the modules, each an agent's of that name.
         recorded: for offline algorithms: task whose policy is recorded, and how many episodes.
+        note: what a reader of the results has to know of these settings, a sentence or two without figures of results,
+            which would go stale.
     """
 
     name: str
@@ -53,6 +56,15 @@ class Task:
     env_config: dict[str, Any] = dataclasses.field(default_factory=dict)
     policies: tuple[str, ...] = ()
     ceiling: float | None = None
+    note: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on, in JSON's types: kept with it, and compared by the report."""
+        names = ("algorithm", "env", "steps", "iterations", "env_runners", "training", "model", "env_config", "policies",
+                 "compile", "episodes", "recorded")  # fmt: skip
+        settings: dict[str, Any] = json.loads(json.dumps({name: getattr(self, name) for name in names}))
+        return settings
 
 
 #: Adam as stable-baselines3 and CleanRL set it for PPO.
@@ -69,7 +81,7 @@ _PPO = {
 
 #: CartPole without its velocities, with a memory and without.
 _MEMORY = {
-    **_PPO, "lr": [[0, 1e-3], [120_000, 0.0]], "gamma": 0.98, "lambda_": 0.95, "train_batch_size": 1024,
+    **_PPO, "lr": [[0, 1e-3], [250_000, 0.0]], "gamma": 0.99, "lambda_": 0.95, "train_batch_size": 1024,
     "minibatch_size": 256, "num_epochs": 10,
 }  # fmt: skip
 
@@ -92,7 +104,7 @@ TASKS = {
             name="cartpole-memory-lstm",
             algorithm="ppo",
             env="environments:CartPoleHidden-v1",
-            steps=120_000,
+            steps=250_000,
             target=400.0,
             env_runners={"num_envs_per_env_runner": 8, "normalize_observations": True},
             training={**_MEMORY, "max_seq_len": 16},
@@ -102,7 +114,7 @@ TASKS = {
             name="cartpole-memory-mlp",
             algorithm="ppo",
             env="environments:CartPoleHidden-v1",
-            steps=120_000,
+            steps=250_000,
             target=None,
             ceiling=200.0,
             env_runners={"num_envs_per_env_runner": 8, "normalize_observations": True},
