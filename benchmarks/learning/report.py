@@ -2,7 +2,9 @@
 
     python benchmarks/learning/report.py
 
-Writes README.md and curves.png beside the results. What was not run is not shown, and the text says what is missing.
+Writes README.md and curves.png beside the results. What was not run is not shown, and the text says what is missing,
+what was made with other settings than tasks.py has now, and what passes narrowly. What is to be said of a task's
+settings stands beside them, in its ``note``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ from tasks import SEEDS, TASKS, Task
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "learning"
 #: What ours has to reach of the peer's mean return where a task has no target of its own.
 SHARE = 0.9
-COLOURS = {"torch": "#d1495b", "tf": "#e59500", "sb3": "#5b6c7d"}
+#: A seed passes narrowly where its margin is less than this share of its episodes' standard deviation.
+NARROW = 0.1
+#: Runs of the two backends often lie on each other: one is drawn broad, the other dashed upon it.
+LINES: dict[str, dict[str, Any]] = {
+    "torch": {"color": "#e4572e", "lw": 1.8, "alpha": 0.75},
+    "tf": {"color": "#17408b", "lw": 1.1, "ls": "--"},
+    "sb3": {"color": "#8a8f98", "lw": 1.1},
+}
 NEWLINE = "\n"
 NAMES = {"torch": "Torch", "tf": "TensorFlow", "sb3": "SB3"}
 
@@ -42,6 +51,11 @@ def read(folder: Path) -> Runs:
 def mean_return(results: list[dict[str, Any]]) -> float:
     """Mean over seeds of the final evaluations' means."""
     return float(np.mean([result["final"]["episode_return_mean"] for result in results]))
+
+
+def shown(value: float) -> str:
+    """Three digits or more."""
+    return f"{value:.1f}" if abs(value) >= 10.0 else f"{value:.2f}"
 
 
 def verdict(task: Task, backend: str, results: list[dict[str, Any]], runs: Runs) -> tuple[str, str]:
@@ -75,19 +89,21 @@ def table(runs: Runs) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for task in TASKS.values():
-        for backend, shown in NAMES.items():
+        for backend, library in NAMES.items():
             results = sorted(runs[task.name].get(backend, []), key=lambda result: result["seed"])
             if not results:
                 continue
             by_seed = ", ".join(
-                f"{r['final']['episode_return_mean']:.1f} +- {r['final']['episode_return_std']:.1f}" for r in results
+                f"{shown(r['final']['episode_return_mean'])} +- {shown(r['final']['episode_return_std'])}"
+                for r in results
             )
             asked, reached = verdict(task, backend, results, runs)
-            steps = f"{task.steps:,}" if task.steps else f"{task.iterations} iterations"
+            trained = sorted({result["steps"] for result in results})
+            steps = ", ".join(f"{count:,}" for count in trained) if task.steps else f"{task.iterations} iterations"
             cpu = np.mean([result["cpu_seconds"] for result in results])
             lines.append(
-                f"| {task.name} | {task.algorithm.upper()}, {task.env} | {steps} | {shown} | {by_seed} | "
-                f"{mean_return(results):.1f} | {asked} | {reached} | {cpu:.0f} |"
+                f"| {task.name} | {task.algorithm.upper()}, {task.env} | {steps} | {library} | {by_seed} | "
+                f"{shown(mean_return(results))} | {asked} | {reached} | {cpu:.0f} |"
             )
     return lines
 
@@ -107,6 +123,53 @@ def missing(runs: Runs) -> list[str]:
     return out
 
 
+def stale(runs: Runs) -> list[str]:
+    """Results of ours that were made with other settings than the task has now (older ones tell only their steps)."""
+    out = []
+    for task in TASKS.values():
+        for backend in ("torch", "tf"):
+            seeds = [
+                result["seed"]
+                for result in runs[task.name].get(backend, [])
+                if result.get("settings", task.settings) != task.settings or result["steps"] != task.steps
+            ]
+            if seeds:
+                out.append(f"{task.name} on {NAMES[backend]}, seed {', '.join(map(str, seeds))}")
+    return out
+
+
+def narrow(runs: Runs) -> list[str]:
+    """Seeds that reach their target with little to spare."""
+    out = []
+    for task in TASKS.values():
+        if task.target is None:
+            continue
+        for backend in ("torch", "tf"):
+            for result in runs[task.name].get(backend, []):
+                final = result["final"]
+                spare = final["episode_return_mean"] - task.target
+                if 0.0 <= spare < NARROW * final["episode_return_std"]:
+                    out.append(
+                        f"{task.name} on {NAMES[backend]}, seed {result['seed']}, with "
+                        f"{shown(final['episode_return_mean'])} (its last training episodes: "
+                        f"{shown(result['curve'][-1][1])})"
+                    )
+    return out
+
+
+def commits(runs: Runs) -> str:
+    """Which code made the results of ours."""
+    ours = [result for backends in runs.values() for name in ("torch", "tf") for result in backends.get(name, [])]
+    known = sorted({result["commit"] for result in ours if result.get("commit")})
+    older = sum(not result.get("commit") for result in ours)
+    told = ", ".join(known) if known else "none told"
+    return f"{told} (each result's JSON has its own)" + (f"; {older} older results do not tell" if older else "")
+
+
+def listed(items: list[str]) -> str:
+    return "; ".join(items) if items else "nothing"
+
+
 def text(runs: Runs) -> str:
     """README.md of the results."""
     every = [result for backends in runs.values() for results in backends.values() for result in results]
@@ -115,34 +178,30 @@ def text(runs: Runs) -> str:
     dates = sorted({result["date"] for result in every})
     machines = sorted({result["machine"] for result in every})
     versions = sorted({f"{name} {v}" for result in every for name, v in result["versions"].items()})
-    absent = missing(runs)
-    made = "; ".join(machines)
+    notes = [f"- {task.name}: {task.note}" for task in TASKS.values() if task.note and runs[task.name]]
     return f"""# Learning: what the algorithms reach
 
 Fixed settings (benchmarks/learning/tasks.py has every one of them), seeds and numbers of steps. A final return is the
 mean over evaluation episodes of the final policy with its most likely actions (100 episodes, 20 on HalfCheetah), +-
-their standard deviation.
+their standard deviation. A task is reached where every seed reaches it; beside SB3, the mean over seeds counts.
 
 {NEWLINE.join(table(runs))}
 
 ![Learning curves](curves.png)
 
-One line a seed: mean return of the last 100 training episodes (behaviour cloning: of 20 evaluation episodes).
+One line a seed: mean return of the last 100 training episodes (of all, while there are fewer: on Pendulum and
+HalfCheetah to the end), whose actions are sampled, so the final policy may be far better; behaviour cloning: of 20
+evaluation episodes. Dotted: what the final policy has to reach; dash-dotted: what it must stay under.
 
-- Machine: {made}, busy with other work at the same time, so wall-clock times are not given; the CPU
+{NEWLINE.join(notes)}
+
+- Not run: {listed(missing(runs))}.
+- Made with other settings than tasks.py has now: {listed(stale(runs))}.
+- Passed narrowly, by less than a tenth of a standard deviation: {listed(narrow(runs))}.
+- Machine: {"; ".join(machines)}, busy with other work at the same time, so wall-clock times are not given; the CPU
   seconds are the process's own for training, compilation included.
 - Date: {" to ".join(sorted({dates[0], dates[-1]}))}. Python {every[0]["python"]}; {", ".join(versions)}.
-- Acrobot's settings were changed once: without reward scaling and entropy bonus, seed 2 on Torch ended at -377. Those
-  runs were all thrown away and made again. LunarLander was given 600,000 steps after a trial with 500,000 reached 219.
-- PPO on HalfCheetah varies widely between seeds at this length, in both libraries: three seeds tell a defect, not a
-  difference. Its first seed on Torch ran uncompiled (the JSON says `compiled: 0`), the others compiled. Its runs are
-  older than the repair that shows truncated episodes' final observations to the value function normalised.
-- SAC on HalfCheetah had 20,000 steps at first, where seeds differ by more than libraries do; at 100,000 they can be
-  told apart. Settings are the same in all three, learning rates 1e-3.
-- The memory task's settings are not yet reliable: with gamma 0.99 and 150,000 steps the two seeds that miss the target
-  came to 467 (Torch, 3) and 344 (TensorFlow, 2).
-- LunarLander on TensorFlow, seed 3, passes narrowly: its greedy policy reaches 201, its training return about 130.
-- Not run: {"; ".join(absent) if absent else "nothing"}.
+- Commits: {commits(runs)}.
 
 Commands, from the repository root after `make install` (`make bench` makes .venv-bench):
 
@@ -160,6 +219,7 @@ def picture(runs: Runs, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
 
     tasks = [task for task in TASKS.values() if runs[task.name]]
     rows = -(-len(tasks) // 3)
@@ -167,17 +227,20 @@ def picture(runs: Runs, path: Path) -> None:
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
     for axis, task in zip(axes.flat, tasks, strict=False):
-        for backend, results in sorted(runs[task.name].items()):
-            for number, result in enumerate(results):
+        for backend, line in LINES.items():
+            for number, result in enumerate(runs[task.name].get(backend, [])):
                 curve = np.array(result["curve"])
-                label = NAMES[backend] if number == 0 else None
-                axis.plot(curve[:, 0], curve[:, 1], color=COLOURS[backend], lw=1.1, alpha=0.8, label=label)
+                axis.plot(curve[:, 0], curve[:, 1], label=NAMES[backend] if number == 0 else None, **line)
         if task.target is not None:
-            axis.axhline(task.target, color="black", lw=0.8, ls=":")
-        axis.set_title(f"{task.algorithm.upper()}, {task.env}", fontsize=10)
+            axis.axhline(task.target, color="black", lw=1.0, ls=":", label=f"reach {task.target:g}")
+        if task.ceiling is not None:
+            axis.axhline(task.ceiling, color="black", lw=1.0, ls="-.", label=f"stay under {task.ceiling:g}")
+        axis.set_title(f"{task.name} ({task.algorithm.upper()}, {task.env.rsplit(':', 1)[-1]})", fontsize=9)
         axis.set_xlabel("environment steps" if task.steps else "iterations", fontsize=8)
         axis.set_ylabel("mean return", fontsize=8)
         axis.tick_params(labelsize=8)
+        if task.steps:
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
     figure.tight_layout()
