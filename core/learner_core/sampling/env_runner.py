@@ -15,18 +15,16 @@ One step, in the order that matters:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..errors import EnvError, StateError
+from ..errors import StateError
 from ..maths.action_masks import split_mask
 from ..spaces import to_columns
 from .actions import ActionDoor
 from .columns import Columns, tree_map, tree_paths
-from .env_state import check_env, restore_env, save_env
 from .episodes import Episode, EpisodeTracker
 from .evaluation import Watch, evaluate
 from .finite import check_finite
@@ -37,24 +35,16 @@ from .normalize import RewardScaler, RunningMoments, RunningNormalizer
 from .numpy_backend import NumpyPolicy, Policy
 from .recorder import Recorder
 from .rollout import Rollout
+from .runner_base import RunnerBase
 from .vector_env import make_lanes
 
 __all__ = ["EnvRunner"]
 
-MAX_ENV_RESTARTS = 10
-"""Default of ``max_env_restarts``, for configs without such a setting."""
 
-_STATE = {
-    "seed", "num_envs", "num_vector_steps", "num_env_steps_sampled_lifetime", "num_evaluations", "episodes", "finished",
-    "observations", "rewards", "obs", "raw_obs", "lanes", "env_state", "envs",
-}  # fmt: skip
-
-
-class EnvRunner:
+class EnvRunner(RunnerBase):
     """N environments, a policy, and the record of what they do together.
 
-    Everything random is a function of the seed and of counters, so that a runner continued from its state goes on as
-    if it had never stopped, as far as its environments can be saved (``env_state``).
+    Seeds, statistics and state are as ``RunnerBase`` says.
 
     Args:
         config: An ``AlgorithmConfig``, or anything with the fields named above.
@@ -68,6 +58,9 @@ class EnvRunner:
         EnvError: The environment cannot be made.
     """
 
+    _own_state = frozenset({"episodes", "observations", "rewards", "obs", "raw_obs"})
+    _state_name = "a runner's state"
+
     def __init__(
         self,
         config: Any,
@@ -78,11 +71,8 @@ class EnvRunner:
         worker_index: int = 0,
         policy: Policy | None = None,
     ) -> None:
-        self._config = config
-        self._env = env if env is not None else config.env
-        self._max_restarts = int(getattr(config, "max_env_restarts", MAX_ENV_RESTARTS))
-        self.worker_index = worker_index
-        self.lanes: Lanes = self._make_lanes(int(getattr(config, "num_envs_per_env_runner", 1)))
+        super().__init__(config, env=env, worker_index=worker_index)
+        self.lanes: Lanes = self._make_lanes(self._env, int(getattr(config, "num_envs_per_env_runner", 1)))
         self.num_envs = self.lanes.num_envs
         self.action_space = self.lanes.action_space
         # What the environment shows may have a mask of actions in it; a network sees the rest.
@@ -100,37 +90,16 @@ class EnvRunner:
         scaled = getattr(config, "normalize_rewards", False)
         self._scaler = RewardScaler(self.num_envs, float(config.gamma)) if scaled else None
         self._episodes = EpisodeTracker(self.num_envs)
-        self._finished: list[Episode] = []
-        self._num_vector_steps = 0
-        self._num_env_steps = 0
-        self._num_evaluations = 0
         self._evaluation_lanes: Lanes | None = None
         self._set_seed(int(seed))
         self._obs = self._empty((self.num_envs,))
         self._raw_obs = self._obs if self._normalizer is None else self._empty((self.num_envs,), example)
-        self._start_episodes(0)
-
-    # ------------------------------------------------------------------------------------------------ for everybody
-
-    @property
-    def env_state(self) -> str:
-        """What ``get_state`` can say of the environments: "exact", or "restarted" (``env_state_reason`` says why)."""
-        return "restarted" if self._save_envs()[1] else "exact"
-
-    @property
-    def env_state_reason(self) -> str:
-        """What stands in the way of saving the environments exactly; "" if nothing does."""
-        return self._save_envs()[1]
+        self._start_episodes()
 
     @property
     def normalizer(self) -> RunningNormalizer | None:
         """The observations' normaliser, if there is one."""
         return self._normalizer
-
-    @property
-    def num_vector_steps(self) -> int:
-        """Steps of all environments together so far: the key of the noise, and a sign of progress."""
-        return self._num_vector_steps
 
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Give the policy new parameters.
@@ -139,22 +108,6 @@ class EnvRunner:
             weights: {name: array}, copied.
         """
         self.policy.set_weights(weights)
-
-    def metrics(self) -> dict[str, Any]:
-        """What happened since the last call, and over the lifetime.
-
-        Returns:
-            ``episodes`` (list of ``Episode``), ``num_env_steps_sampled_lifetime``, ``num_episodes_lifetime``,
-            ``num_episodes_lost_lifetime``, ``num_env_restarts_lifetime``.
-        """
-        finished, self._finished = self._finished, []
-        return {
-            "episodes": finished,
-            "num_env_steps_sampled_lifetime": self._num_env_steps,
-            "num_episodes_lifetime": self._episodes.num_episodes,
-            "num_episodes_lost_lifetime": self._episodes.num_lost,
-            "num_env_restarts_lifetime": self.lanes.num_restarts,
-        }
 
     def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> Rollout:
         """Step all environments.
@@ -238,9 +191,8 @@ class EnvRunner:
             ``num_episodes`` episodes, each lane's first before the second ones.
         """
         if self._evaluation_lanes is None or self._evaluation_lanes.num_envs != min(self.num_envs, num_episodes):
-            if self._evaluation_lanes is not None:
-                self._evaluation_lanes.close()
-            self._evaluation_lanes = self._make_lanes(min(self.num_envs, num_episodes), apart=True)
+            self._close_evaluation()
+            self._evaluation_lanes = self._make_lanes(self._env_apart(), min(self.num_envs, num_episodes))
         number, self._num_evaluations = self._num_evaluations, self._num_evaluations + 1
         return evaluate(
             self._evaluation_lanes,
@@ -257,30 +209,13 @@ class EnvRunner:
             watch=watch,
         )
 
-    def take_statistics(self) -> dict[str, Any]:
-        """What the normalisers saw since the last call (at the first: ever), for other runners.
+    # ------------------------------------------------------------------------------------------------------- state
 
-        Returns:
-            {name: moments ``{"count", "mean", "m2"}``}; {} without normalisers.
-        """
-        return {name: moments.take_fresh() for name, moments in self._moments().items()}
-
-    def get_statistics(self) -> dict[str, Any]:
-        """All that the normalisers know: {name: moments}, as ``take_statistics`` names them; copies."""
-        return {name: moments.get_state() for name, moments in self._moments().items()}
-
-    def set_statistics(self, statistics: Mapping[str, Any]) -> None:
-        """Normalise by these moments from now on; what ``take_statistics`` has not told yet stays to be told.
-
-        Args:
-            statistics: {name: moments}, all that ``take_statistics`` names.
-        """
-        for name, moments in self._moments().items():
-            fresh = moments.fresh
-            moments.set_state(statistics[name], path=name)
-            moments.fresh = fresh
-        if self._normalizer is not None:
-            self._normalizer.refresh()
+    def _counts(self) -> dict[str, int]:
+        return {
+            "num_episodes_lifetime": self._episodes.num_episodes,
+            "num_episodes_lost_lifetime": self._episodes.num_lost,
+        }
 
     def _moments(self) -> dict[str, RunningMoments]:
         found: dict[str, RunningMoments] = {}
@@ -290,101 +225,21 @@ class EnvRunner:
             found["rewards"] = self._scaler.moments
         return found
 
-    def close(self) -> None:
-        """Release the environments; safe to call twice."""
-        self.lanes.close()
-        if self._evaluation_lanes is not None:
-            self._evaluation_lanes.close()
-            self._evaluation_lanes = None
+    def _refresh(self) -> None:
+        if self._normalizer is not None:
+            self._normalizer.refresh()
 
-    # ------------------------------------------------------------------------------------------------------- state
-
-    def get_state(self, *, environments: bool = True) -> dict[str, Any]:
-        """Everything needed to go on, as plain data and arrays that share no memory with the runner.
-
-        Args:
-            environments: False leaves the environments out, which takes less time; a runner that goes on from that
-                starts new episodes.
-
-        Returns:
-            Seed, counters, normalisers, running episodes, current observations, and the environments' states; under
-            ``env_state`` whether those are "exact" or will be "restarted". Weights are not part of it.
-        """
-        envs, reason = self._save_envs() if environments else (None, "left out")
+    def _get_own_state(self) -> dict[str, Any]:
         return {
-            "seed": self.seed,
-            "num_envs": self.num_envs,
-            "num_vector_steps": self._num_vector_steps,
-            "num_env_steps_sampled_lifetime": self._num_env_steps,
-            "num_evaluations": self._num_evaluations,
             "episodes": self._episodes.get_state(),
-            "finished": [[episode.episode_return, episode.episode_length] for episode in self._finished],
             "observations": None if self._normalizer is None else self._normalizer.get_state(),
             "rewards": None if self._scaler is None else self._scaler.get_state(),
             "obs": tree_map(np.array, self._obs),
             "raw_obs": tree_map(np.array, self._raw_obs),
             "memory": self._memory.get_state(),
-            "lanes": self.lanes.get_state(),
-            "env_state": "restarted" if reason else "exact",
-            "envs": envs,
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> str:
-        """Go on from a state.
-
-        Environments saved exactly go on where they were. Others start new episodes, with seeds that follow from the
-        state (the same in every resumed run); their running episodes are given up.
-
-        Args:
-            state: What ``get_state`` returned, here or elsewhere.
-
-        Returns:
-            "exact" or "restarted".
-
-        Raises:
-            StateError: Another number of environments, other normalisers or observations, or another environment.
-                Nothing has changed then.
-        """
-        self._check_state(state)
-        if self._normalizer is not None:
-            self._normalizer.set_state(state["observations"])
-        if self._scaler is not None:
-            self._scaler.set_state(state["rewards"])
-        self._set_seed(int(state["seed"]))
-        self._num_vector_steps = int(state["num_vector_steps"])
-        self._num_env_steps = int(state["num_env_steps_sampled_lifetime"])
-        self._num_evaluations = int(state["num_evaluations"])
-        self._episodes.set_state(state["episodes"])
-        self._finished = [Episode(float(result), int(length)) for result, length in state["finished"]]
-        if self._is_exact(state):
-            self.lanes.set_state(state["lanes"])
-            for env, saved in zip(self.lanes.environments(), state["envs"], strict=True):
-                restore_env(env, saved)
-            tree_map(_copy_into, self._obs, state["obs"])
-            if self._normalizer is not None:
-                tree_map(_copy_into, self._raw_obs, state["raw_obs"])
-            self._memory.set_state(state.get("memory"))
-            return "exact"
-        self.lanes.num_restarts = int(state["lanes"]["num_restarts"])
-        self._episodes.drop_running()
-        if self._scaler is not None:
-            self._scaler.drop(np.ones(self.num_envs, np.bool_))
-        self._start_episodes(self._num_vector_steps)
-        return "restarted"
-
-    def _is_exact(self, state: Mapping[str, Any]) -> bool:
-        """Whether the state's environments can go on here: saved whole, and stepped in the same way."""
-        if state["env_state"] != "exact" or state["lanes"]["kind"] != self.lanes.get_state()["kind"]:
-            return False
-        return len(self.lanes.environments()) == len(state["envs"])
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse what does not fit, before anything changes."""
-        missing = sorted(_STATE - set(state))
-        if missing:
-            raise StateError(f"not a runner's state: {', '.join(missing)} missing")
-        if state["num_envs"] != self.num_envs:
-            raise StateError(f"expected {self.num_envs} environments, got {state['num_envs']}", path="num_envs")
+    def _check_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
         for name, part in (("observations", self._normalizer), ("rewards", self._scaler)):
             if (state[name] is None) != (part is None):
                 here = "off" if part is None else "on"
@@ -393,24 +248,28 @@ class EnvRunner:
         got = {path: np.shape(leaf) for path, leaf in tree_paths(state["obs"], "obs")}
         if expected != got:
             raise StateError(f"expected observations of shapes {expected}, got {got}", path="obs")
-        if self._is_exact(state):
+        if exact:
             self._memory.check_state(state.get("memory"))
-            for env, saved in zip(self.lanes.environments(), state["envs"], strict=True):
-                check_env(env, saved)
+
+    def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
+        if self._normalizer is not None:
+            self._normalizer.set_state(state["observations"])
+        if self._scaler is not None:
+            self._scaler.set_state(state["rewards"])
+        self._episodes.set_state(state["episodes"])
+        if exact:
+            tree_map(_copy_into, self._obs, state["obs"])
+            if self._normalizer is not None:
+                tree_map(_copy_into, self._raw_obs, state["raw_obs"])
+            self._memory.set_state(state.get("memory"))
+            return
+        self._episodes.drop_running()
+        if self._scaler is not None:
+            self._scaler.drop(np.ones(self.num_envs, np.bool_))
 
     # ----------------------------------------------------------------------------------------------------- internals
 
-    def _make_lanes(self, num_envs: int, *, apart: bool = False) -> Lanes:
-        """Lanes of the configured environment; ``apart`` from an environment object that was handed over."""
-        env = self._env
-        if apart and hasattr(env, "step"):
-            try:
-                env = copy.deepcopy(env)
-            except Exception as error:
-                raise EnvError(
-                    f"evaluation needs environments of its own and cannot copy {type(env).__name__} ({error!r}); "
-                    "configure the environment's id, or a callable that makes it"
-                ) from error
+    def _make_lanes(self, env: Any, num_envs: int) -> Lanes:
         return make_lanes(
             env,
             env_config=getattr(self._config, "env_config", None),
@@ -418,6 +277,11 @@ class EnvRunner:
             vectorization=getattr(self._config, "vectorization", "auto"),
             max_restarts=self._max_restarts,
         )
+
+    def _close_evaluation(self) -> None:
+        if self._evaluation_lanes is not None:
+            self._evaluation_lanes.close()
+            self._evaluation_lanes = None
 
     def _with_spaces(self, spec: Any) -> Any:
         return spec.filled(
@@ -435,11 +299,6 @@ class EnvRunner:
             seed, f"{prefix}/random", self.num_envs, self._door.noise_shape, kind="uniform"
         )
 
-    def _env_seeds(self, purpose: str, number: int, count: int) -> list[int]:
-        """Seeds of N environments: a function of the run's seed, the worker, the purpose and its number."""
-        entropy = [self.seed, self.worker_index, number, *purpose.encode()]
-        return [int(word) for word in np.random.SeedSequence(entropy).generate_state(count)]
-
     def _empty(self, leading: tuple[int, ...], example: Columns = None) -> Columns:
         shapes = self._example if example is None else example
         return tree_map(lambda leaf: np.empty((*leading, *leaf.shape), leaf.dtype), shapes)
@@ -448,10 +307,9 @@ class EnvRunner:
         """Room for the recurrent state at every step: leaves [T, N, ...]."""
         return {leaf: np.empty((num_steps, *value.shape), value.dtype) for leaf, value in self._memory.state.items()}
 
-    def _start_episodes(self, number: int) -> None:
-        """Reset all environments and take in what they show first."""
+    def _start_episodes(self) -> None:
         self._memory.begin()
-        self.lanes.reset(self._env_seeds("training", number, self.num_envs), self._raw_obs)
+        self.lanes.reset(self._env_seeds("training", self._num_vector_steps, self.num_envs), self._raw_obs)
         check_finite(self._raw_obs, None, whose=self._whose)
         if self._normalizer is not None:
             self._normalizer.update(self._memory.seen(self._raw_obs))
@@ -475,23 +333,6 @@ class EnvRunner:
         if self._mask is not None:
             tree_map(_copy_into, out, raw)
         tree_map(_copy_into, seen(out), self._normalizer.normalize(seen(raw)))
-
-    def _whose(self, lane: int) -> str:
-        """Names an environment in an error."""
-        name = self._env if isinstance(self._env, str) else type(self._env).__name__
-        return f"environment {lane} of runner {self.worker_index} ({name}), vector step {self._num_vector_steps}"
-
-    def _save_envs(self) -> tuple[list[Any] | None, str]:
-        environments = self.lanes.environments()
-        if not environments:
-            return None, "the environments run in other processes"
-        states = []
-        for env in environments:
-            state, reason = save_env(env)
-            if state is None:
-                return None, reason
-            states.append(state)
-        return states, ""
 
 
 def _copy_first(leaf: np.ndarray, value: np.ndarray) -> None:

@@ -20,12 +20,44 @@ from .noise_blocks import NoiseBlocks
 from .normalize import RunningNormalizer
 from .numpy_backend import Policy
 
-__all__ = ["Watch", "evaluate"]
+__all__ = ["EpisodeQuota", "Watch", "evaluate"]
 
 #: Called after every step with the observations [N, ...] before it (not normalised), the policy's answer, what the
 #: environments returned, the observations after it, and bool[N]: lanes whose step belongs to an episode that counts.
 #: The arrays are valid during the call alone.
 Watch = Callable[[Columns, Mapping[str, np.ndarray], Step, Columns, np.ndarray], None]
+
+
+class EpisodeQuota:
+    """The episodes that N lanes may contribute: ``num_episodes / N`` each, rounded up for the first lanes and down for
+    the rest.
+
+    The quota is fixed beforehand: taking whichever episodes finish first would prefer short ones.
+
+    Args:
+        num_episodes: How many episodes in all.
+        num_lanes: N.
+    """
+
+    def __init__(self, num_episodes: int, num_lanes: int) -> None:
+        self._left = num_episodes // num_lanes + (np.arange(num_lanes) < num_episodes % num_lanes)
+        self._played: list[list[Episode]] = [[] for _ in range(num_lanes)]
+
+    @property
+    def open(self) -> np.ndarray:
+        """bool[N]: lanes whose running episode counts."""
+        return self._left > 0
+
+    def add(self, lane: int, episode: Episode) -> None:
+        """A lane has finished an episode; those beyond its quota are left aside."""
+        if self._left[lane] > 0:
+            self._left[lane] -= 1
+            self._played[lane].append(episode)
+
+    def episodes(self) -> list[Episode]:
+        """Every lane's first, then every lane's second, ..."""
+        rounds = max(map(len, self._played))
+        return [episodes[i] for i in range(rounds) for episodes in self._played if i < len(episodes)]
 
 
 def evaluate(
@@ -43,10 +75,7 @@ def evaluate(
     mask: ActionMask | None = None,
     watch: Watch | None = None,
 ) -> list[Episode]:
-    """Play a fixed number of episodes in each lane.
-
-    The quota of a lane is fixed beforehand, ``num_episodes / N`` rounded up for the first lanes and down for the rest:
-    taking whichever episodes finish first would prefer short ones.
+    """Play a fixed number of episodes in each lane: its quota (``EpisodeQuota``).
 
     Args:
         lanes: Environments to play in; they are reset.
@@ -66,15 +95,14 @@ def evaluate(
         The episodes: every lane's first, then every lane's second, ...
     """
     count = lanes.num_envs
-    quota = num_episodes // count + (np.arange(count) < num_episodes % count)
-    played: list[list[Episode]] = [[] for _ in range(count)]
+    quota = EpisodeQuota(num_episodes, count)
     obs: Any = tree_map(lambda leaf: np.empty((count, *leaf.shape), leaf.dtype), example)
     noise = NoiseBlocks(noise_seed, stream, count, policy.noise_shape)
     returns, lengths = np.zeros(count), np.zeros(count, np.int64)
     memory = LaneMemory(policy, count, mask, whose=lambda lane: f"environment {lane} of an evaluation")
     lanes.reset(seeds, obs)
     step_number = 0
-    while any(len(episodes) < quota[lane] for lane, episodes in enumerate(played)):
+    while quota.open.any():
         seen = memory.seen(obs)
         allowed = memory.allowed(obs)
         shown = seen if normalizer is None else normalizer.normalize(seen)
@@ -87,15 +115,14 @@ def evaluate(
         step_number += 1
         stepped = np.ones(count, np.bool_) if step.valid is None else step.valid
         if watch is not None:
-            counting = np.array([len(episodes) < quota[lane] for lane, episodes in enumerate(played)])
             if allowed is not None:
                 answer["action_mask"] = allowed
             step.finals = {lane: memory.seen(final) for lane, final in step.finals.items()}
-            watch(before, answer, step, memory.seen(obs), stepped & counting)
+            watch(before, answer, step, memory.seen(obs), stepped & quota.open)
         returns[stepped] += step.rewards[stepped]
         lengths += stepped
         for lane in np.flatnonzero(step.terminateds | step.truncateds):
-            if lane not in step.lost and len(played[lane]) < quota[lane]:
-                played[lane].append(Episode(float(returns[lane]), int(lengths[lane])))
+            if lane not in step.lost:
+                quota.add(int(lane), Episode(float(returns[lane]), int(lengths[lane])))
             returns[lane], lengths[lane] = 0.0, 0
-    return [episodes[i] for i in range(int(quota.max())) for episodes in played if i < len(episodes)]
+    return quota.episodes()

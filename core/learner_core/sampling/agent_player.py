@@ -1,0 +1,107 @@
+"""A module as the agents that it plays see it.
+
+Needs a module spec with its spaces and a policy. Refuses agents whose spaces are not those of the module, and
+observations of another structure or shape than their space says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import SpaceError
+from ..maths.action_masks import ActionMask, split_mask
+from ..spaces import to_columns
+from .actions import ActionDoor
+from .columns import Columns, tree_map, tree_paths
+from .normalize import RunningNormalizer
+from .numpy_backend import Policy
+
+__all__ = ["Player"]
+
+
+class Player:
+    """One module.
+
+    Args:
+        spec: ``RLModuleSpec`` with its spaces.
+        policy: Answers observations.
+        normalized: Whether its observations are normalised, by statistics of its own.
+
+    Attributes:
+        initial_state: Recurrent state of an agent before its first step, by leaf; empty without memory.
+        mask: Where observations say which actions are allowed; known when the first agent has appeared.
+    """
+
+    def __init__(self, spec: Any, policy: Policy, *, normalized: bool) -> None:
+        self.spec = spec
+        self.policy = policy
+        self.observation_space = spec.observation_space
+        self.action_space = spec.action_space
+        self.door = ActionDoor(self.action_space)
+        example = to_columns(self.observation_space, self.observation_space.sample())
+        self.normalizer = RunningNormalizer(example) if normalized else None
+        self._shapes = {path: leaf.shape for path, leaf in tree_paths(example, "obs")}
+        initial: Mapping[str, np.ndarray] = getattr(policy, "initial_state", None) or {}
+        self.initial_state = {leaf: np.asarray(value, np.float32) for leaf, value in initial.items()}
+        self.mask: ActionMask | None = None
+        self._shown_space = self.observation_space
+
+    def meet(self, agent: str, observation_space: Any, action_space: Any, *, module_id: str) -> None:
+        """Compare an agent's spaces with the module's.
+
+        Raises:
+            SpaceError: They differ.
+        """
+        seen, mask = split_mask(observation_space, action_space)
+        pairs = (("observation_space", seen, self.observation_space), ("action_space", action_space, self.action_space))
+        for name, got, expected in pairs:
+            if got != expected:
+                raise SpaceError(
+                    f"agent {agent!r} has {name} {got}, but module {module_id!r}, which is to play it, has {expected}; "
+                    "give agents of different spaces modules of their own by .multi_agent(policies=..., "
+                    "policy_mapping_fn=...)"
+                )
+        if (mask is not None) != bool(getattr(self.spec, "masked", False)):
+            which = "gives a mask of actions" if mask is not None else "gives no mask of actions"
+            raise SpaceError(f"agent {agent!r} {which}, unlike what module {module_id!r} was built for")
+        self.mask, self._shown_space = mask, observation_space
+
+    def take(self, obs: Any) -> tuple[Columns, np.ndarray | None]:
+        """A copy of an observation as columns, and bool[K], which actions it allows.
+
+        Raises:
+            SpaceError: It does not have the structure or the shapes of the observation space.
+        """
+        columns = to_columns(self._shown_space, obs)
+        allowed = None
+        if self.mask is not None:
+            allowed = np.array(self.mask.mask(tree_map(lambda leaf: leaf[np.newaxis], columns))[0])
+            columns = self.mask.observation(columns)
+        columns = tree_map(np.array if self.normalizer is not None else _narrow, columns)
+        for path, leaf in tree_paths(columns, "obs"):
+            if leaf.shape != self._shapes[path]:
+                raise SpaceError(f"observation {path}: expected shape {self._shapes[path]}, got {leaf.shape}")
+        return columns, allowed
+
+    def shown(self, obs: Columns) -> Columns:
+        """Observations [B, ...] as the policy sees them."""
+        return obs if self.normalizer is None else self.normalizer.normalize(obs)
+
+    def ask(
+        self, obs: Columns, *, noise: np.ndarray | None, explore: bool, allowed: np.ndarray | None, state: Columns
+    ) -> dict[str, Any]:
+        """The policy's answer; ``state_out`` among it if it is recurrent."""
+        more: dict[str, Any] = {}
+        if allowed is not None:
+            more["mask"] = allowed
+        if self.initial_state:
+            more["state"] = state
+        return self.policy.compute_actions(obs, noise=noise, explore=explore, **more)
+
+
+def _narrow(leaf: np.ndarray) -> np.ndarray:
+    """A copy. float64 observations are kept as float32: no learner takes more, and they are half of a rollout."""
+    return np.array(leaf, np.float32 if leaf.dtype == np.float64 else leaf.dtype)

@@ -1,0 +1,271 @@
+"""What every environment runner in this process has: counters, seeds, statistics, and a state to go on from.
+
+Needs lanes, and a config (``env max_env_restarts``). Refuses states of another number of environments and environments
+of other classes than the saved ones. Everything random is a function of the seed and of counters, so that a runner
+continued from its state goes on as if it had never stopped, as far as its environments can be saved (``env_state``).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import EnvError, StateError
+from .env_state import check_env, restore_env, save_env
+from .episodes import Episode
+from .normalize import RunningMoments
+
+__all__ = ["MAX_ENV_RESTARTS", "RunnerBase"]
+
+MAX_ENV_RESTARTS = 10
+"""Default of ``max_env_restarts``, for configs without such a setting."""
+
+_STATE = {
+    "seed", "num_envs", "num_vector_steps", "num_env_steps_sampled_lifetime", "num_evaluations", "finished", "lanes",
+    "env_state", "envs",
+}  # fmt: skip
+
+
+class RunnerBase(ABC):
+    """N environments and what happened in them; a subclass makes ``lanes`` and samples.
+
+    Args:
+        config: An ``AlgorithmConfig``, or anything with its fields.
+        env: Takes the place of ``config.env``.
+        worker_index: Which runner this is; runners of one seed have noise and environments of their own.
+    """
+
+    lanes: Any
+    num_envs: int
+    seed: int
+
+    #: What a subclass's state has besides what all have, and what such a state is called.
+    _own_state: ClassVar[frozenset[str]]
+    _state_name: ClassVar[str]
+
+    def __init__(self, config: Any, *, env: Any, worker_index: int) -> None:
+        self._config = config
+        self._env = env if env is not None else config.env
+        self._max_restarts = int(getattr(config, "max_env_restarts", MAX_ENV_RESTARTS))
+        self.worker_index = worker_index
+        self._finished: list[Episode] = []
+        self._num_vector_steps = 0
+        self._num_env_steps = 0
+        self._num_evaluations = 0
+
+    # ------------------------------------------------------------------------------------------------ for everybody
+
+    @property
+    def env_state(self) -> str:
+        """What ``get_state`` can say of the environments: "exact", or "restarted" (``env_state_reason`` says why)."""
+        return "restarted" if self._save_envs()[1] else "exact"
+
+    @property
+    def env_state_reason(self) -> str:
+        """What stands in the way of saving the environments exactly; "" if nothing does."""
+        return self._save_envs()[1]
+
+    @property
+    def num_vector_steps(self) -> int:
+        """Steps of all environments together so far: the key of the noise, and a sign of progress."""
+        return self._num_vector_steps
+
+    def metrics(self) -> dict[str, Any]:
+        """What happened since the last call, and over the lifetime.
+
+        Returns:
+            ``episodes`` (list of ``Episode``), ``num_env_steps_sampled_lifetime``, ``num_episodes_lifetime``,
+            ``num_episodes_lost_lifetime``, ``num_env_restarts_lifetime``, and what the kind of runner counts besides.
+        """
+        finished, self._finished = self._finished, []
+        return {
+            "episodes": finished,
+            "num_env_steps_sampled_lifetime": self._num_env_steps,
+            **self._counts(),
+            "num_env_restarts_lifetime": self.lanes.num_restarts,
+        }
+
+    def take_statistics(self) -> dict[str, Any]:
+        """What the normalisers saw since the last call (at the first: ever), for other runners.
+
+        Returns:
+            {name: moments ``{"count", "mean", "m2"}``}; {} without normalisers.
+        """
+        return {name: moments.take_fresh() for name, moments in self._moments().items()}
+
+    def get_statistics(self) -> dict[str, Any]:
+        """All that the normalisers know: {name: moments}, as ``take_statistics`` names them; copies."""
+        return {name: moments.get_state() for name, moments in self._moments().items()}
+
+    def set_statistics(self, statistics: Mapping[str, Any]) -> None:
+        """Normalise by these moments from now on; what ``take_statistics`` has not told yet stays to be told.
+
+        Args:
+            statistics: {name: moments}, as ``take_statistics`` names them; those that are not named stay.
+        """
+        for name, moments in self._moments().items():
+            if name in statistics:
+                fresh = moments.fresh
+                moments.set_state(statistics[name], path=name)
+                moments.fresh = fresh
+        self._refresh()
+
+    def close(self) -> None:
+        """Release the environments; safe to call twice."""
+        self.lanes.close()
+        self._close_evaluation()
+
+    # ------------------------------------------------------------------------------------------------------- state
+
+    def get_state(self, *, environments: bool = True) -> dict[str, Any]:
+        """Everything needed to go on, as plain data and arrays that share no memory with the runner.
+
+        Args:
+            environments: False leaves the environments out, which takes less time; a runner that goes on from that
+                starts new episodes.
+
+        Returns:
+            Seed, counters, normalisers, running episodes, current observations, and the environments' states; under
+            ``env_state`` whether those are "exact" or will be "restarted". Weights and modules are not part of it.
+        """
+        envs, reason = self._save_envs() if environments else (None, "left out")
+        return {
+            "seed": self.seed,
+            "num_envs": self.num_envs,
+            "num_vector_steps": self._num_vector_steps,
+            "num_env_steps_sampled_lifetime": self._num_env_steps,
+            "num_evaluations": self._num_evaluations,
+            "finished": [episode.to_plain() for episode in self._finished],
+            **self._get_own_state(),
+            "lanes": self.lanes.get_state(),
+            "env_state": "restarted" if reason else "exact",
+            "envs": envs,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> str:
+        """Go on from a state; modules must be those it was taken with.
+
+        Environments saved exactly go on where they were. Others start new episodes, with seeds that follow from the
+        state (the same in every resumed run); their running episodes are given up.
+
+        Args:
+            state: What ``get_state`` returned, here or elsewhere.
+
+        Returns:
+            "exact" or "restarted".
+
+        Raises:
+            StateError: Another number of environments, other modules, normalisers or observations, or another
+                environment. Nothing has changed then.
+        """
+        self._check_state(state)
+        exact = self._is_exact(state)
+        self._set_own_state(state, exact=exact)
+        self._set_seed(int(state["seed"]))
+        self._num_vector_steps = int(state["num_vector_steps"])
+        self._num_env_steps = int(state["num_env_steps_sampled_lifetime"])
+        self._num_evaluations = int(state["num_evaluations"])
+        self._finished = [Episode.from_plain(episode) for episode in state["finished"]]
+        if exact:
+            self.lanes.set_state(state["lanes"])
+            for env, saved in zip(self.lanes.environments(), state["envs"], strict=True):
+                restore_env(env, saved)
+            return "exact"
+        self.lanes.num_restarts = int(state["lanes"]["num_restarts"])
+        self._start_episodes()
+        return "restarted"
+
+    def _is_exact(self, state: Mapping[str, Any]) -> bool:
+        """Whether the state's environments can go on here: saved whole, and stepped in the same way."""
+        if state["env_state"] != "exact" or state["lanes"]["kind"] != self.lanes.get_state()["kind"]:
+            return False
+        return len(self.lanes.environments()) == len(state["envs"])
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse what does not fit, before anything changes."""
+        missing = sorted((_STATE | self._own_state) - set(state))
+        if missing:
+            raise StateError(f"not {self._state_name}: {', '.join(missing)} missing")
+        if state["num_envs"] != self.num_envs:
+            raise StateError(f"expected {self.num_envs} environments, got {state['num_envs']}", path="num_envs")
+        exact = self._is_exact(state)
+        self._check_own_state(state, exact=exact)
+        if exact:
+            for env, saved in zip(self.lanes.environments(), state["envs"], strict=True):
+                check_env(env, saved)
+
+    def _save_envs(self) -> tuple[list[Any] | None, str]:
+        environments = self.lanes.environments()
+        if not environments:
+            return None, "the environments run in other processes"
+        states = []
+        for env in environments:
+            state, reason = save_env(env)
+            if state is None:
+                return None, reason
+            states.append(state)
+        return states, ""
+
+    # ------------------------------------------------------------------------------------------------ for subclasses
+
+    @abstractmethod
+    def _counts(self) -> dict[str, int]:
+        """Lifetime counts besides those of every runner."""
+
+    @abstractmethod
+    def _moments(self) -> dict[str, RunningMoments]:
+        """What the normalisers know, by names that all runners of a run have in common."""
+
+    @abstractmethod
+    def _refresh(self) -> None:
+        """The moments have been changed from outside."""
+
+    @abstractmethod
+    def _get_own_state(self) -> dict[str, Any]:
+        """What goes into the state besides what every runner has."""
+
+    @abstractmethod
+    def _check_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
+        """Refuse what does not fit; nothing changes."""
+
+    @abstractmethod
+    def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
+        """Take it back; unless ``exact`` new episodes will begin."""
+
+    @abstractmethod
+    def _set_seed(self, seed: int) -> None:
+        """Keep the seed, and draw from it from now on."""
+
+    @abstractmethod
+    def _start_episodes(self) -> None:
+        """Reset all environments and take in what they show first."""
+
+    @abstractmethod
+    def _close_evaluation(self) -> None:
+        """Release the environments of evaluation, if there are any."""
+
+    def _env_seeds(self, purpose: str, number: int, count: int) -> list[int]:
+        """Seeds of N environments: a function of the run's seed, the worker, the purpose and its number."""
+        entropy = [self.seed, self.worker_index, number, *purpose.encode()]
+        return [int(word) for word in np.random.SeedSequence(entropy).generate_state(count)]
+
+    def _env_apart(self) -> Any:
+        """What to make environments of evaluation from: a copy of an environment object that was handed over."""
+        if not hasattr(self._env, "step"):
+            return self._env
+        try:
+            return copy.deepcopy(self._env)
+        except Exception as error:
+            raise EnvError(
+                f"evaluation needs environments of its own and cannot copy {type(self._env).__name__} ({error!r}); "
+                "configure the environment's name, or a callable that makes it"
+            ) from error
+
+    def _whose(self, index: int) -> str:
+        """Names an environment in an error."""
+        name = self._env if isinstance(self._env, str) else getattr(self._env, "__qualname__", type(self._env).__name__)
+        return f"environment {index} of runner {self.worker_index} ({name}), vector step {self._num_vector_steps}"
