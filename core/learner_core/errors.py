@@ -203,7 +203,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     Returns:
         ``" Did you mean 'x'?"``, or a list of what there is when nothing is near, or ``""`` when nothing exists.
     """
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]!r}?"

@@ -17,7 +17,7 @@ from learner_core.exporting.onnx_xp import Graph, OnnxNamespace
 from learner_core.exporting.source import ExportedPolicy, nest
 from learner_core.learning.actor_critic import PolicyModule
 
-from support.user_policies import POLICIES, exported_policy
+from support.user_policies import POLICIES, exported_policy, state_of
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -45,9 +45,11 @@ def run_model(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
 def test_onnx_answers_as_numpy_does(case: str, rows: int, tmp_path: Path) -> None:
     policy = exported_policy(case)
     write_onnx(policy, tmp_path / "policy.onnx")
-    inputs = sample_observations(policy, rows)
-    answers = run_model(tmp_path / "policy.onnx", inputs)
-    expected = policy.answer(nest(inputs))
+    inputs, state = sample_observations(policy, rows), state_of(policy, rows)
+    given = {**inputs, **{f"state_in/{leaf}": value for leaf, value in state.items()}}
+    answers = run_model(tmp_path / "policy.onnx", given)
+    expected = policy.answer(nest(inputs), state)
+    expected |= {f"state_out/{leaf}": value for leaf, value in expected.pop("state_out", {}).items()}
     assert answers.keys() == expected.keys()
     for name, value in expected.items():
         assert answers[name].dtype == value.dtype

@@ -8,11 +8,11 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from learner_core import RLModuleSpec, numpy_xp
-from learner_core.exporting.source import ExportedPolicy
+from learner_core.exporting.source import ExportedPolicy, sample_state
 from learner_core.learning.actor_critic import ActorCriticModule, PolicyModule
 from learner_core_algorithms.sac.module import SACModule
 
-__all__ = ["POLICIES", "exported_policy"]
+__all__ = ["POLICIES", "exported_policy", "state_of"]
 
 _VECTOR = Box(-1, 1, (5,), np.float32)
 _IMAGE = Box(0, 255, (36, 40, 3), np.uint8)
@@ -26,6 +26,8 @@ POLICIES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "shared": (ActorCriticModule, _VECTOR, Discrete(3), {"vf_share_layers": True, "activation": "gelu"}),
     "image, shared": (ActorCriticModule, _IMAGE, Discrete(3), {"vf_share_layers": True}),
     "image, continuous": (ActorCriticModule, _IMAGE, _ACTIONS, {"conv_filters": [[4, 5, 3, 2], [6, 3, 2]]}),
+    "lstm": (ActorCriticModule, _VECTOR, Discrete(3), {"recurrent": "lstm", "recurrent_size": 6}),
+    "gru, shared": (ActorCriticModule, _VECTOR, _ACTIONS, {"recurrent": "gru", "vf_share_layers": True}),
     "sac": (SACModule, _VECTOR, _ACTIONS, {"activation": "relu"}),
     "nested": (PolicyModule, _NESTED, MultiDiscrete([2, 3]), {"activation": "elu"}),
     "binary": (PolicyModule, Discrete(5), MultiBinary(3), {"activation": "leaky_relu"}),
@@ -41,3 +43,8 @@ def exported_policy(case: str) -> ExportedPolicy:
     params = {name: (value + 0.1 * rng.normal(size=value.shape)).astype(np.float32) for name, value in fresh.items()}
     normalizer = {"obs": (np.full(5, 0.1), np.full(5, 1.5), 0.8)} if observations is _VECTOR else {}
     return ExportedPolicy("default_policy", spec, params, normalizer)
+
+
+def state_of(policy: ExportedPolicy, rows: int) -> dict[str, np.ndarray]:
+    """States of a policy with a memory that are not zero; ``{}`` of one without."""
+    return sample_state(policy.spec.build(numpy_xp), rows)

@@ -18,7 +18,7 @@ from learner_core.exporting.source import nest
 from learner_core_algorithms import BCConfig
 from learner_core_tf.backend import TfBackend
 
-from support.user_policies import POLICIES, exported_policy
+from support.user_policies import POLICIES, exported_policy, state_of
 
 
 @pytest.mark.parametrize("case", POLICIES)
@@ -27,10 +27,13 @@ def test_the_model_answers_as_numpy_does(case: str, tmp_path: Path) -> None:
     TfBackend(device="cpu").export_policy(policy, tmp_path / "policy.keras")
     model = keras.models.load_model(tmp_path / "policy.keras")
     for rows in (1, 5):
-        obs = nest(sample_observations(policy, rows))
-        answers = model(obs)
-        for name, value in policy.answer(obs).items():
-            np.testing.assert_allclose(np.asarray(answers[name]), value, rtol=1e-5, atol=1e-5)
+        obs, state = nest(sample_observations(policy, rows)), state_of(policy, rows)
+        answers = model({"obs": obs, "state_in": state} if state else obs)
+        expected = policy.answer(obs, state)
+        assert answers.keys() == expected.keys()
+        for name, value in [*expected.pop("state_out", {}).items(), *expected.items()]:
+            answer = answers[name] if name in answers else answers["state_out"][name]
+            np.testing.assert_allclose(np.asarray(answer), value, rtol=1e-5, atol=1e-5)
 
 
 def test_its_layers_are_named_after_the_weights(tmp_path: Path) -> None:

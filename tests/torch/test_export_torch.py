@@ -21,7 +21,7 @@ from learner_core.exporting.source import nest
 from learner_core_algorithms import PPOConfig
 from learner_core_torch.backend import TorchBackend
 
-from support.user_policies import POLICIES, exported_policy
+from support.user_policies import POLICIES, exported_policy, state_of
 
 # torch.export's own serialiser on Python 3.12 and newer; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -47,10 +47,13 @@ def test_a_program_answers_as_numpy_does(case: str, tmp_path: Path) -> None:
     TorchBackend(device="cpu").export_policy(policy, tmp_path / "policy.pt2")
     network = torch.export.load(tmp_path / "policy.pt2").module()
     for rows in (1, 5):
-        obs = nest(sample_observations(policy, rows))
-        answers = network(_tensors(obs))
-        for name, value in policy.answer(obs).items():
-            np.testing.assert_allclose(answers[name].detach().numpy(), value, rtol=1e-5, atol=1e-5)
+        obs, state = nest(sample_observations(policy, rows)), state_of(policy, rows)
+        answers = network(_tensors(obs), _tensors(state)) if state else network(_tensors(obs))
+        expected = policy.answer(obs, state)
+        assert answers.keys() == expected.keys()
+        for name, value in [*expected.pop("state_out", {}).items(), *expected.items()]:
+            answer = answers[name] if name in answers else answers["state_out"][name]
+            np.testing.assert_allclose(answer.detach().numpy(), value, rtol=1e-5, atol=1e-5)
 
 
 def _tensors(tree: Any) -> Any:

@@ -17,7 +17,7 @@ from keras import layers, ops
 
 from learner_core import numpy_xp, spaces
 from learner_core.errors import ConfigError
-from learner_core.exporting.source import nest
+from learner_core.exporting.source import nest, sample_state
 
 __all__ = ["build_keras_model", "export_policy"]
 
@@ -40,7 +40,7 @@ def export_policy(policy: Any, path: Path, backend: Any) -> None:
 
 
 def build_keras_model(policy: Any) -> Any:
-    """The policy as a Functional model."""
+    """The policy as a Functional model: of the observations, or of ``{"obs": ..., "state_in": {leaf: ...}}``."""
     inputs = {
         "/".join(("obs", *path)): keras.Input(shape, dtype=np.dtype(dtype).name, name=path[-1] if path else "obs")
         for path, (shape, dtype) in spaces.leaves(policy.spec.observation_space).items()
@@ -50,10 +50,12 @@ def build_keras_model(policy: Any) -> Any:
     module = policy.spec.build(xp)
     params = {name: _Weight(value, name) for name, value in policy.params.items()}
     obs = nest(inputs)
-    outputs = module.forward_inference(params, {"obs": policy.normalized(xp, obs)})
-    distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
-    named = {name: outputs[name] for name in ("action_dist_inputs", "vf_preds") if name in outputs}
-    return keras.Model(obs, {"actions": distribution.mode(), **named}, name="policy")
+    state = {
+        leaf: keras.Input(value.shape[1:], dtype=value.dtype.name, name=leaf)
+        for leaf, value in sample_state(module, 1).items()
+    }
+    answers = policy.act(module, params, policy.normalized(xp, obs), state)
+    return keras.Model({"obs": obs, "state_in": state} if state else obs, answers, name="policy")
 
 
 class _Weight:
@@ -65,6 +67,9 @@ class _Weight:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return self.value if dtype is None else self.value.astype(dtype)
+
+    def __add__(self, other: Any) -> np.ndarray:
+        return np.asarray(self.value + _plain(other))
 
 
 def _plain(x: Any) -> Any:

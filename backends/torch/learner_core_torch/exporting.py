@@ -47,27 +47,33 @@ def read_state_dict(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
 def export_policy(policy: Any, path: Path, backend: Any) -> None:
     """Write the policy as an exported program: ``torch.export.load(path).module()(obs)`` -> {output: tensor}.
 
+    A policy with a memory is called with ``(obs, state_in)``, and ``state_out`` is among its outputs.
+
     Args:
         policy: ``learner_core.exporting.source.ExportedPolicy``.
         path: ends in ``.pt2``.
         backend: the Torch backend.
     """
+    from learner_core.exporting.source import sample_state
     from learner_core.learning.framework_modules import dummy_observations
 
     module = policy.spec.build(backend.xp, backend)
     network = _Policy(policy, module, backend).eval()
     obs = backend.from_numpy(dummy_observations(policy.spec.observation_space, 2, np.float32))
     rows = torch.export.Dim("rows")
-    shapes = _open_rows(obs, rows)
+    state = {leaf: torch.from_numpy(value) for leaf, value in sample_state(module, 2).items()}
+    arguments = (obs, state) if state else (obs,)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(network, (obs,), dynamic_shapes=(shapes,))
+        program = torch.export.export(network, arguments, dynamic_shapes=_open_rows(arguments, rows))
         torch.export.save(program, path)
 
 
 def _open_rows(tree: Any, rows: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _open_rows(value, rows) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(_open_rows(value, rows) for value in tree)
     return {0: rows}
 
 
@@ -90,20 +96,18 @@ class _Policy(nn.Module):
                 owner.register_parameter(leaf, nn.Parameter(value))
             else:
                 owner.register_buffer(leaf, value)
-        self._policy = (policy, module, backend.xp)
+        self._policy = (policy, module)
 
-    def forward(self, obs: Any) -> dict[str, torch.Tensor]:
-        policy, module, xp = self._policy
+    def forward(self, obs: Any, state_in: Any = None) -> dict[str, Any]:
+        policy, module = self._policy
         params = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        outputs = module.forward_inference(params, {"obs": _normalized(policy, xp, obs)})
-        distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
-        named = {name: outputs[name] for name in ("action_dist_inputs", "vf_preds") if name in outputs}
-        return {"actions": distribution.mode(), **named}
+        answers: dict[str, Any] = policy.act(module, params, _normalized(policy, obs), state_in)
+        return answers
 
 
-def _normalized(policy: Any, xp: Any, obs: Any, path: str = "obs") -> Any:
+def _normalized(policy: Any, obs: Any, path: str = "obs") -> Any:
     if isinstance(obs, Mapping):
-        return {key: _normalized(policy, xp, value, f"{path}/{key}") for key, value in obs.items()}
+        return {key: _normalized(policy, value, f"{path}/{key}") for key, value in obs.items()}
     if path not in policy.normalizer:
         return obs
     mean, scale, clip = policy.normalizer[path]

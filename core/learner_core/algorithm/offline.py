@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import numpy_xp
 from ..errors import BatchError, ConfigError
 from ..group.results import merge_results
 from ..maths import noise
@@ -28,6 +29,13 @@ class OfflineAlgorithm(Algorithm):
                 "and give batches yourself; `learner-core record` writes recordings"
             )
         self._columns = read_recording(config.input_path)
+        for module_id, spec in self.learner_group.module_specs.items():
+            if "state_in" not in self._columns and spec.is_neutral and spec.build(numpy_xp).initial_state():
+                raise ConfigError(
+                    f"module {module_id!r} has a memory and learns from sequences [B, T, ...] with state_in; "
+                    f"{config.input_path} holds single steps. Learn without model={{'recurrent': ...}}, or give "
+                    "sequences to build_learner()'s update_from_batch yourself"
+                )
         self._num_rows = len(_first(self._columns))
         self._num_rows_trained = 0
 

@@ -69,6 +69,8 @@ def open_checkpoint(path: Path, backend: str | None) -> tuple[Path, Any]:
     checkpoints = find_checkpoints(path)
     if not checkpoints:
         raise StateError(f"The run in {path} was stopped before its first checkpoint.")
+    if checkpoints == [path] and path.is_dir():
+        raise ConfigError(f"{path} holds neither a run (run.json) nor a checkpoint (checkpoint-*.lcstate).")
     # The runner of this process plays; others would only be started, and learners are not asked to learn.
     options: dict[str, Any] = {"num_env_runners": 0, "num_learners": 0, "launcher": "local", "launcher_options": {}}
     if backend is not None:

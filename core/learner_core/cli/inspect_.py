@@ -30,7 +30,9 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or folder; two with --diff")
     parser.add_argument("--diff", action="store_true", help="show where two states differ, to the bit")
-    parser.add_argument("--only", metavar="PREFIX", default="", help="only paths that begin so: rl_module/")
+    parser.add_argument(
+        "--only", metavar="PREFIX", default="", help="only paths that begin so at some level: rl_module/"
+    )
     parser.add_argument("--values", action="store_true", help="mean, deviation and range of every array")
     parser.add_argument("--json", action="store_true", help="one JSON object per file")
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
@@ -80,11 +82,18 @@ def _may_be_state(file: Path) -> bool:
     return True
 
 
+def _begins(path: str, prefix: str) -> bool:
+    """Whether a path, or what is left of it below some level, begins so: checkpoints keep states below others."""
+    return f"/{path}".find(f"/{prefix}") >= 0
+
+
 def _only(report: FileReport, prefix: str) -> FileReport:
-    leaves = [leaf for leaf in report.leaves if leaf.path.startswith(prefix)]
+    leaves = [leaf for leaf in report.leaves if _begins(leaf.path, prefix)]
     if prefix and not leaves:
         tops = {leaf.path.split("/")[0] for leaf in report.leaves}
-        raise StateError(f"{report.path}: no path begins with {prefix!r}.{did_you_mean(prefix, tops)}")
+        raise StateError(
+            f"{report.path}: no path, nor part of one, begins with {prefix!r}.{did_you_mean(prefix, tops)}"
+        )
     return dataclasses.replace(report, leaves=leaves)
 
 
@@ -92,7 +101,7 @@ def _values(file: Path, prefix: str) -> str:
     arrays = {
         path: leaf
         for path, leaf in flatten(load_state(file, mmap=True)).items()
-        if path.startswith(prefix) and isinstance(leaf, np.ndarray)
+        if _begins(path, prefix) and isinstance(leaf, np.ndarray)
     }
     rows = [(path, *_statistics(array)) for path, array in arrays.items()]
     return table(rows, header=("array", "mean", "std", "min", "max", "not finite"))
@@ -109,7 +118,7 @@ def _statistics(array: np.ndarray[Any, Any]) -> tuple[str, ...]:
 
 def _diff(first: Path, second: Path, *, only: str, as_json: bool) -> int:
     trees = [_tree(path) for path in (first, second)]
-    found = [difference for difference in diff(*trees) if difference.path.startswith(only)]
+    found = [difference for difference in diff(*trees) if _begins(difference.path, only)]
     if as_json:
         print(json.dumps([dataclasses.asdict(difference) for difference in found]))
     else:

@@ -79,7 +79,9 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.holds_run:
-            raise ConfigError(f"{path} is not the folder of a run (it has no run.json): give the folder --out named.")
+            around = next((str(parent) for parent in path.parents[:2] if cls(parent).holds_run), None)
+            remedy = f"Did you mean {around}?" if around else "Give the folder that --out named."
+            raise ConfigError(f"{path} is not the folder of a run (it has no run.json). {remedy}")
         return folder
 
     @property

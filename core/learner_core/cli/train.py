@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import learner_core as lc
-from learner_core.errors import ConfigError, StateError
+from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
 
 from .console import count, duration, number, parse_count, parse_duration, table
@@ -36,7 +36,9 @@ def run(arguments: list[str]) -> int:
     """Run the subcommand; returns the exit code."""
     parser = _parser()
     # Intermixed: an optional ALGORITHM may stand before or after the options.
-    given = parser.parse_intermixed_args(arguments)
+    given, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}. {_meant(*unknown[:2])}")
     if given.help:
         print(_help(parser, given.algorithm))
         return 0
@@ -71,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="no progress, only the closing table")
     add("--debug", action="store_true", help="a traceback instead of one paragraph when something is refused")
     return parser
+
+
+def _meant(argument: str, following: str = "VALUE") -> str:
+    """What an argument that the parser does not know was probably meant to be: an environment, or a setting."""
+    if not argument.startswith("-"):
+        return f"An environment is given by --env {argument}."
+    name, _, value = argument.lstrip("-").partition("=")
+    return f"A setting is given by --set {name.replace('-', '_')}={value or following}."
 
 
 def _help(parser: argparse.ArgumentParser, algorithm: str | None) -> str:
@@ -223,6 +233,9 @@ class _Run:
             try:
                 algorithm.restore(str(path))
             except StateError as error:
+                if (changed := self._changed()) and not isinstance(error, FormatError):
+                    # The settings do not fit what was saved, whichever checkpoint is taken.
+                    raise StateError(f"{error} (this run was started with {changed})") from error
                 if position == len(self._checkpoints) - 1:
                     raise
                 report.say(f"{path.name} cannot be used, trying the one before: {error}")
@@ -232,6 +245,14 @@ class _Run:
             iteration: int = algorithm.iteration
             return iteration
         return 0
+
+    def _changed(self) -> str:
+        """Which settings that decide what a state looks like are not those of the run so far."""
+        before = lc.get_config(self._config.algorithm_name)
+        apply_file(before, read_file(self._folder.config_file), source=str(self._folder.config_file))
+        names = ("env", "env_config", "model", "policies")
+        differing = [name for name in names if getattr(before, name) != getattr(self._config, name)]
+        return ", ".join(f"{name}={getattr(before, name)!r}" for name in differing)
 
     def _write_info(self) -> None:
         session = {

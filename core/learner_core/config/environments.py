@@ -68,12 +68,13 @@ def _make_pettingzoo(env: str, settings: dict[str, Any]) -> Any:
             return importlib.import_module(name).parallel_env(**settings)
         return pettingzoo.make("parallel", name, **settings)
     except Exception as error:
-        text = str(error).rstrip(".")
+        text = str(error)
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and env.find(error.name) >= 0:
+            text += ". Install the package that has it"
         if type(error).__name__ == "NameNotFound":
             text = f"PettingZoo has no parallel environment {name!r}.{did_you_mean(name, pettingzoo.parallel_registry)}"
-            text = text.rstrip(".")
-        given = f" env_config={settings!r}" if settings else ""
-        raise EnvError(f"The environment {env!r} cannot be made: {type(error).__name__}: {text}.{given}") from error
+        text = _sentence(f"The environment {env!r} cannot be made: {type(error).__name__}: {text}")
+        raise EnvError(text + (f" env_config={settings!r}" if settings else "")) from error
 
 
 def _register_extensions(env: str) -> None:
@@ -94,12 +95,15 @@ def _register_extensions(env: str) -> None:
 def _explain(env: str, env_config: dict[str, Any], error: Exception) -> str:
     import gymnasium
 
-    text = f"The environment {env!r} cannot be made: {type(error).__name__}: {error}."
+    said = str(error)
     spec = gymnasium.registry.get(env)
+    nearest = did_you_mean(env, gymnasium.registry) if spec is None else ""
+    if nearest.startswith(" Did"):
+        said = said.partition(" Did you mean")[0]  # gymnasium's own suggestion has no version: ours can be typed
+    text = _sentence(f"The environment {env!r} cannot be made: {type(error).__name__}: {said}")
     if spec is None:
         if env.startswith("ALE/"):
             return text + _install("atari")
-        nearest = did_you_mean(env, gymnasium.registry)
         return text + (nearest if nearest.startswith(" Did") else " List the names with gymnasium.pprint_registry().")
     entry = str(spec.entry_point).lower()
     if isinstance(error, (ImportError, gymnasium.error.DependencyNotInstalled)):
@@ -107,6 +111,12 @@ def _explain(env: str, env_config: dict[str, Any], error: Exception) -> str:
             if key in entry or key in str(error).lower():
                 return text + _install(extra)
     return text + (f" env_config={env_config!r}" if env_config else "")
+
+
+def _sentence(text: str) -> str:
+    """With one mark at its end, whatever other libraries' messages end with."""
+    text = text.rstrip(". ")
+    return text if text.endswith("?") else f"{text}."
 
 
 def _install(extra: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import spaces
+from .. import numpy_xp, spaces
 from ..errors import ConfigError
 from .onnx_xp import OPSET, ROWS, Graph, OnnxNamespace
-from .source import ExportedPolicy, nest, require
+from .source import ExportedPolicy, nest, require, sample_state
 
 __all__ = ["build_model", "write_onnx"]
 
@@ -23,7 +23,9 @@ def build_model(policy: ExportedPolicy) -> Any:
     """The policy as an ``onnx.ModelProto``.
 
     Inputs are the observations: ``obs``, or ``obs/<key>`` for each leaf of a dict. Outputs: ``actions``, the most
-    likely ones in the action space's own units; ``action_dist_inputs``; ``vf_preds`` where the module gives them.
+    likely ones in the action space's own units; ``action_dist_inputs``; ``vf_preds`` where the module gives them. A
+    policy with a memory has the inputs ``state_in/<leaf>``, zeros at an episode's start, and the outputs
+    ``state_out/<leaf>``, which are the next step's.
 
     Args:
         policy: of a portable module.
@@ -41,11 +43,10 @@ def build_model(policy: ExportedPolicy) -> Any:
     inputs = {name: graph.input(name, sample) for name, sample in samples.items()}
     module = policy.spec.build(xp)
     params = {name: graph.constant(value, name) for name, value in policy.params.items()}
-    obs = policy.normalized(xp, nest(inputs))
-    outputs = dict(module.forward_inference(params, {"obs": obs}))
-    distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
-    named = {"actions": distribution.mode()}
-    named.update({name: outputs[name] for name in ("action_dist_inputs", "vf_preds") if name in outputs})
+    obs = nest(inputs)
+    state = {leaf: graph.input(f"state_in/{leaf}", value) for leaf, value in sample_state(module, ROWS).items()}
+    inputs.update({f"state_in/{leaf}": symbol for leaf, symbol in state.items()})
+    named = _flat(policy.act(module, params, policy.normalized(xp, obs), state))
 
     def info(name: str, symbol: Any) -> Any:
         kind = helper.np_dtype_to_tensor_dtype(symbol.dtype)
@@ -88,14 +89,22 @@ def _check(model: Any, policy: ExportedPolicy) -> None:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    samples = sample_observations(policy, 3)
+    samples, state = sample_observations(policy, 3), sample_state(policy.spec.build(numpy_xp), 3)
     names = [output.name for output in session.get_outputs()]
-    answers = dict(zip(names, session.run(names, samples), strict=True))
-    expected = policy.answer(nest(samples))
+    given = {**samples, **{f"state_in/{leaf}": value for leaf, value in state.items()}}
+    answers = dict(zip(names, session.run(names, given), strict=True))
+    expected = _flat(policy.answer(nest(samples), state))
     for name, value in expected.items():
         if name in answers and not np.allclose(answers[name], value, rtol=_TOLERANCE, atol=_TOLERANCE):
             error = float(np.abs(answers[name] - value).max())
             raise ConfigError(f"onnx: output {name!r} differs by {error:.2g} from what numpy computes; nothing written")
+
+
+def _flat(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy's answers with the leaves of its state as ``state_out/<leaf>``."""
+    flat = dict(answers)
+    state = flat.pop("state_out", {})
+    return {**flat, **{f"state_out/{leaf}": value for leaf, value in state.items()}}
 
 
 def sample_observations(policy: ExportedPolicy, rows: int) -> dict[str, np.ndarray]:

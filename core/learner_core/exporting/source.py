@@ -16,7 +16,7 @@ from ..learning.build import resolve_modules
 from ..sampling.normalize import RunningNormalizer
 from ..state.files import load_state
 
-__all__ = ["ExportedPolicy", "nest", "read_source", "require"]
+__all__ = ["ExportedPolicy", "nest", "read_source", "require", "sample_state"]
 
 _ALGORITHM = "learner_core/algorithm"
 
@@ -66,13 +66,38 @@ class ExportedPolicy:
         scaled = (xp.astype(obs, xp.float32) - mean.astype(np.float32)) * scale.astype(np.float32)
         return xp.clip(scaled, -clip, clip)
 
-    def answer(self, obs: Any) -> dict[str, np.ndarray]:
-        """What numpy computes for observations [N, ...]: ``actions``, ``action_dist_inputs``, ``vf_preds``."""
-        module = self.spec.build(numpy_xp)
-        outputs = module.forward_inference(self.params, {"obs": self.normalized(numpy_xp, obs)})
-        found = {name: np.asarray(outputs[name]) for name in ("action_dist_inputs", "vf_preds") if name in outputs}
+    def act(self, module: Any, params: Mapping[str, Any], obs: Any, state_in: Any = None) -> dict[str, Any]:
+        """What a policy answers, over any namespace.
+
+        Args:
+            module: built from ``spec``.
+            params: arrays by name, of the module's namespace.
+            obs: observations [N, ...] as the module sees them (``normalized``).
+            state_in: leaves [N, ...] of a policy with a memory; zeros at an episode's start.
+
+        Returns:
+            ``actions``, the most likely ones in the action space's own units; ``action_dist_inputs``; ``vf_preds``
+            where the module gives them; ``state_out``, the next step's ``state_in``, where it has a memory.
+        """
+        batch = {"obs": obs, **({"state_in": state_in} if state_in else {})}
+        outputs = module.forward_inference(params, batch)
         distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
-        return {**found, "actions": np.asarray(distribution.mode())}
+        found = {name: outputs[name] for name in ("action_dist_inputs", "vf_preds", "state_out") if name in outputs}
+        return {"actions": distribution.mode(), **found}
+
+    def answer(self, obs: Any, state_in: Any = None) -> dict[str, Any]:
+        """What numpy computes for observations as an environment gives them; see :meth:`act`."""
+        answers = self.act(self.spec.build(numpy_xp), self.params, self.normalized(numpy_xp, obs), state_in)
+        state = {leaf: np.asarray(value) for leaf, value in answers.pop("state_out", {}).items()}
+        found: dict[str, Any] = {name: np.asarray(value) for name, value in answers.items()}
+        return {**found, "state_out": state} if state else found
+
+
+def sample_state(module: Any, rows: int) -> dict[str, np.ndarray]:
+    """leaf -> random values [rows, ...] to try a module with a memory with; ``{}`` without one."""
+    rng = np.random.default_rng(0)
+    start = module.initial_state()
+    return {leaf: rng.uniform(-1, 1, (rows, *value.shape)).astype(value.dtype) for leaf, value in start.items()}
 
 
 def read_source(source: Any) -> list[ExportedPolicy]:

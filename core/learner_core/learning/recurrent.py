@@ -88,13 +88,12 @@ class Memory:
         lead = leading_axes(xp, obs, self._path, self._ndim)
         steps = len(lead) == 2
         features = self.encoder.apply(xp, params, _folded(xp, obs) if steps else obs)
-        width = xp.shape(features)[-1]
-        features = xp.reshape(features, (lead[0], lead[1] if steps else 1, width))
         state = {leaf: batch["state_in"][f"{self.name}_{leaf}"] for leaf in self.core.state_names}
-        resets = batch["resets"] if steps else None
-        outputs, state = self.core.apply(xp, params, features, state, resets=resets)
-        if not steps:
-            outputs = xp.squeeze(outputs, 1)
+        if steps:
+            features = xp.reshape(features, (*lead, xp.shape(features)[-1]))
+            outputs, state = self.core.apply(xp, params, features, state, resets=batch["resets"])
+        else:
+            outputs, state = self.core.step(xp, params, features, state)
         if self.head is not None:
             outputs = self.head.apply(xp, params, outputs)
         return outputs, {f"{self.name}_{leaf}": value for leaf, value in state.items()}

@@ -131,6 +131,27 @@ class _Recurrent:
         carry, outputs = xp.scan(step, carry, xs)
         return xp.permute_dims(outputs, (1, 0, 2)), dict(zip(self.state_names, carry, strict=True))
 
+    def step(
+        self, xp: Namespace, params: Mapping[str, Array], x: Array, state: Mapping[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        """One step of every sequence, for acting: no scan, so that every namespace and format has it.
+
+        Args:
+            xp: The array namespace.
+            params: Arrays by parameter name; others are ignored.
+            x: ``[B, input]``; converted to the parameters' dtype.
+            state: Leaves ``[B, hidden]`` before the step.
+
+        Returns:
+            ``(outputs [B, hidden], state after it)``.
+        """
+        weights = [params[name] for name in self._names]
+        dtype = weights[0].dtype
+        carry = [xp.astype(state[leaf], dtype) for leaf in self.state_names]
+        inputs = xp.linear(xp.astype(x, dtype), weights[0], self._input_bias(weights))
+        carry = self._cell(xp, carry, inputs, weights)
+        return carry[0], dict(zip(self.state_names, carry, strict=True))
+
     def _input_bias(self, weights: list[Array]) -> Array:
         """What can be added for all steps at once."""
         raise NotImplementedError

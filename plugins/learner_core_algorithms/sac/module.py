@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from learner_core.errors import SpaceError
+from learner_core.errors import ConfigError, SpaceError
 from learner_core.learning.actor_critic import PolicyModule, Trunk
+from learner_core.learning.recurrent import RECURRENT_KEYS
 from learner_core.maths.distributions import distribution_for
 
 __all__ = ["SACModule"]
@@ -22,13 +23,21 @@ class SACModule(PolicyModule):
     """
 
     targets: ClassVar[tuple[str, ...]] = ("qf*",)
-    model_keys: ClassVar[tuple[str, ...]] = (*PolicyModule.model_keys, "twin_q")
+    model_keys: ClassVar[tuple[str, ...]] = (
+        *(key for key in PolicyModule.model_keys if key not in RECURRENT_KEYS),
+        "twin_q",
+    )
 
     def setup(self) -> None:
         from gymnasium.spaces import Box
 
         if not isinstance(self.action_space, Box):
-            raise SpaceError(f"SAC needs a bounded Box of actions, got {self.action_space}; PPO takes discrete ones")
+            raise SpaceError(f"SAC needs a bounded Box of actions, got {self.action_space}; PPO takes discrete ones.")
+        if self.model.get("recurrent") is not None:
+            raise ConfigError(
+                f"model={{'recurrent': {self.model['recurrent']!r}}}: SAC learns from single steps of its replay "
+                "buffer and has no memory; PPO, IMPALA and APPO have"
+            )
         self.model.setdefault("free_log_std", False)
         # Torch's uniform initialisation: orthogonal Q heads start too large for a bootstrapped target.
         self.model.setdefault("init", "uniform")
