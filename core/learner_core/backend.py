@@ -90,7 +90,7 @@ class PythonSplitLoop:
         for s in range(start, stop):
             sizes = {mid: rows[s] for mid, rows in inputs["sizes"].items()}
             flat = self._reduce(self._gradient(s, carry, arrays, masked=False, sizes=sizes))
-            carry = self._apply(s, carry, arrays, flat)
+            carry = self._apply(s, carry, arrays, flat, eager=True)
         return carry
 
 
@@ -257,10 +257,36 @@ class Backend:
         """
         return None
 
+    def squared_norm(self, vector: Any) -> Any:
+        """Sum of the squares of a flat vector, 0-d; a backend may spare itself the vector of squares."""
+        return self.xp.sum(self.xp.square(vector))
+
     def optimizer_update(
-        self, spec: Any, *, params: Any, gradients: Any, slots: Mapping[str, Any], lr: Any, corrections: list[Any]
+        self,
+        spec: Any,
+        *,
+        params: Any,
+        gradients: Any,
+        slots: Mapping[str, Any],
+        lr: Any,
+        corrections: list[Any],
+        clip: Callable[[Any], Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """One optimizer step on flat vectors; a backend may offer a fused kernel for the same maths."""
+        """One optimizer step on flat vectors; a backend may offer a fused kernel for the same maths.
+
+        Args:
+            spec: The optimizer, ``learner_core.maths.optimizers.OptimizerSpec``.
+            params, gradients: float[size].
+            slots: slot name -> float[size].
+            lr: 0-d.
+            corrections: ``spec.num_corrections`` 0-d arrays.
+            clip: Elementwise, of the gradients, before they are used.
+
+        Returns:
+            New parameters and new slots; what was given is as it was.
+        """
+        if clip is not None:
+            gradients = clip(gradients)
         new, new_slots = spec.update(
             self.xp, params=params, gradients=gradients, slots=slots, lr=lr, corrections=corrections
         )

@@ -17,6 +17,7 @@ from learner_core.errors import ConfigError
 
 from . import xp as torch_xp
 from .compile import CompiledLoop, SplitLoop, compile_pays_after
+from .large_vectors import LargeVectors, is_large
 from .value_reads import ValueReads
 
 __all__ = ["TorchBackend"]
@@ -33,6 +34,7 @@ class TorchBackend(Backend):
         self.check_precision()
         self.torch_device = _device(device)
         self.reads_are_free = self.torch_device.type == "cpu"
+        self._large = LargeVectors()
 
     @classmethod
     def limit_threads(cls, num_threads: int) -> None:
@@ -82,9 +84,7 @@ class TorchBackend(Backend):
                 for mid, arrays in params.items()
             }
             losses, aux = loss_fn(leaves)
-        gradients = {
-            mid: {name: torch.zeros_like(value) for name, value in arrays.items()} for mid, arrays in params.items()
-        }
+        gradients: dict[str, dict[str, Any]] = {mid: dict.fromkeys(arrays) for mid, arrays in params.items()}
         wanted = loss_groups(losses, leaves, groups)
         for position, (loss, names) in enumerate(wanted):
             if not (loss.requires_grad and names):
@@ -92,9 +92,20 @@ class TorchBackend(Backend):
             sources = [leaves[mid][name] for mid, name in names]
             found = torch.autograd.grad(loss, sources, retain_graph=position + 1 < len(wanted), allow_unused=True)
             for (mid, name), gradient in zip(names, found, strict=True):
-                if gradient is not None:
-                    gradients[mid][name] = gradient
+                gradients[mid][name] = gradient
+        for mid, arrays in gradients.items():
+            for name, gradient in arrays.items():
+                if gradient is None:
+                    arrays[name] = torch.zeros_like(params[mid][name])
         return gradients, _detached(aux)
+
+    def squared_norm(self, vector: Any) -> Any:
+        return self._large.squared_norm(vector) if is_large(vector) else super().squared_norm(vector)
+
+    def optimizer_update(self, spec: Any, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        if is_large(arguments["params"]):
+            return self._large.optimizer_update(spec, **arguments)
+        return super().optimizer_update(spec, **arguments)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         # A function mode on every operation; not worth its microseconds where the default device is the right one.

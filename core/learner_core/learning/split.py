@@ -45,12 +45,14 @@ class SplitStep:
         """
         step, xp = self._step, self._step.xp
         with step.context() as context:
+            context.reads_values = sizes is not None and step.learner.backend.reads_are_free
             floats, ints = step.lines(inputs, s)
             gradients, losses = step.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
             parts: list[Any] = []
-            for mid in step.plans:
-                for vector in step._join(mid, gradients[mid]).values():
-                    parts.append(self._own(context, mid, vector))
+            for mid, plan in step.plans.items():
+                for optimizer in plan.optimizers.values():
+                    pieces = [xp.reshape(gradients[mid][name], (-1,)) for name in optimizer.layout.names]
+                    parts += [self._own(context, mid, piece) for piece in pieces]
             tail: list[tuple[str, Any, tuple[int, ...]]] = []
             for kind, key, value in self._rest(context, losses):
                 tail.append((kind, key, tuple(xp.shape(value))))
@@ -58,10 +60,13 @@ class SplitStep:
             self._tail = tail
             return xp.concat(parts, 0)
 
-    def apply(self, s: Any, carry: Mapping[str, Any], inputs: Mapping[str, Any], flat: Any) -> dict[str, Any]:
+    def apply(
+        self, s: Any, carry: Mapping[str, Any], inputs: Mapping[str, Any], flat: Any, *, eager: bool = False
+    ) -> dict[str, Any]:
         """The next carry, from the sum of all learners' vectors; the same on each of them."""
         step, xp = self._step, self._step.xp
         with step.context() as context:
+            context.reads_values = eager and step.learner.backend.reads_are_free
             floats, ints = step.lines(inputs, s)
             step._bind(carry, context, floats)
             sizes = [o.layout.size for plan in step.plans.values() for o in plan.optimizers.values()]
@@ -107,5 +112,7 @@ class SplitStep:
 
     def _own(self, context: StepContext, module_id: str, value: Any) -> Any:
         """The value, or zero where no row of the module is this learner's: it may have computed anything then."""
-        xp = self._step.xp
-        return xp.where(context.share[module_id] > 0, value, xp.zeros_like(value))
+        xp, counts = self._step.xp, context.share[module_id] > 0
+        if context.reads_values and bool(counts):
+            return value
+        return xp.where(counts, value, xp.zeros_like(value))

@@ -8,11 +8,13 @@ a non-finite gradient, an early stop) leaves every array of that module as it wa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_value
+from ..maths.optimizers import OptimizerSpec, clip_by_value, clip_factor
 from .context import ConfigView, StepContext
 from .minibatch import load_batch, table_line
 from .parameters import FlatLayout
@@ -174,7 +176,7 @@ class UpdateStep:
         # Measured before any hook or clip: clipping by value would make a usable number of an infinity.
         self._measure(context, raw, gate)
         if learner._default_gradients:
-            self._apply(out, carry, context, self._clip(context, raw, gate), gate, floats, inputs)
+            self._apply(out, carry, context, raw, self._clips(context, gate), gate, floats, inputs)
         else:
 
             def apply(final: Mapping[str, Mapping[str, Any]]) -> None:
@@ -182,7 +184,7 @@ class UpdateStep:
                 for mid, vectors in flat.items():
                     for vector in vectors.values():
                         gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.all(xp.isfinite(vector)))
-                self._apply(out, carry, context, flat, gate, floats, inputs)
+                self._apply(out, carry, context, flat, {}, gate, floats, inputs)
 
             context.apply = apply
             learner.apply_gradients(learner.postprocess_gradients(gradients))
@@ -320,7 +322,7 @@ class UpdateStep:
         xp = self.xp
         for mid, vectors in flat.items():
             for name, vector in vectors.items():
-                norm = gate[mid]["norms"][name] = xp.sqrt(xp.sum(xp.square(vector)))
+                norm = gate[mid]["norms"][name] = xp.sqrt(self.learner.backend.squared_norm(vector))
                 if context.reads_values and bool(xp.isfinite(norm)):
                     continue
                 # A module steps with all of its optimizers or with none. Not by the norm: whether that overflows
@@ -338,23 +340,21 @@ class UpdateStep:
             return new if bool(go) else old
         return self.xp.where(go, new, old)
 
-    def _clip(
-        self, context: StepContext, flat: Mapping[str, Mapping[str, Any]], gate: Mapping[str, Any]
-    ) -> dict[str, dict[str, Any]]:
-        """The default clipping, on flat vectors: the same maths as ``postprocess_gradients_for_module``."""
+    def _clips(self, context: StepContext, gate: Mapping[str, Any]) -> dict[tuple[str, str], Callable[[Any], Any]]:
+        """(module, optimizer) -> the default clipping, elementwise: as ``postprocess_gradients_for_module`` clips."""
         xp = self.xp
-        out: dict[str, dict[str, Any]] = {mid: {} for mid in flat}
-        for mid, vectors in flat.items():
+        clips: dict[tuple[str, str], Callable[[Any], Any]] = {}
+        for mid, plan in self.plans.items():
             config = context.config[mid]
-            for name, vector in vectors.items():
-                clipped = {name: vector}
-                if config.grad_clip is not None and config.grad_clip_by == "global_norm":
-                    norm = gate[mid]["norms"][name]
-                    clipped, _ = clip_by_global_norm(xp, clipped, config.grad_clip, norm=norm)
-                elif config.grad_clip is not None and config.grad_clip_by == "value":
-                    clipped = clip_by_value(xp, clipped, config.grad_clip)
-                out[mid].update(clipped)
-        return out
+            if config.grad_clip is None or config.grad_clip_by not in ("global_norm", "value"):
+                continue
+            for name in plan.optimizers:
+                if config.grad_clip_by == "value":
+                    clips[mid, name] = functools.partial(_clipped, xp, bound=config.grad_clip)
+                else:
+                    factor = clip_factor(xp, gate[mid]["norms"][name], config.grad_clip)
+                    clips[mid, name] = functools.partial(operator.mul, factor)
+        return clips
 
     def _apply(
         self,
@@ -362,6 +362,7 @@ class UpdateStep:
         carry: Mapping[str, Any],
         context: StepContext,
         gradients: Mapping[str, Mapping[str, Any]],
+        clips: Mapping[tuple[str, str], Callable[[Any], Any]],
         gate: dict[str, Any],
         floats: Any,
         inputs: Mapping[str, Any],
@@ -383,6 +384,7 @@ class UpdateStep:
                     slots=slots,
                     lr=floats[self.table.floats["lr", mid, name]],
                     corrections=[corrections[start + i] for i in range(num)],
+                    clip=clips.get((mid, name)),
                 )
                 out[key] = self._choose(context, go, new, carry[key])
                 for slot, value in new_slots.items():
@@ -416,6 +418,10 @@ class UpdateStep:
                 out[key] = self._choose(context, go, xp.astype(value, carry[key].dtype), carry[key])
         if self.plans:
             out["stopped"] = xp.stack([gate[mid]["stopped"] for mid in self.plans], 0)
+
+
+def _clipped(xp: Any, vector: Any, *, bound: Any) -> Any:
+    return clip_by_value(xp, {"": vector}, bound)[""]
 
 
 def _weighted(loss: Any, weight: Any) -> Any:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from ..errors import ConfigError, did_you_mean
 from ..xp import Array, Namespace
 
-__all__ = ["OptimizerSpec", "clip_by_global_norm", "clip_by_norm", "clip_by_value"]
+__all__ = ["OptimizerSpec", "clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_factor"]
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
@@ -257,7 +257,7 @@ def clip_by_global_norm(
         return {}, xp.zeros(())
     if norm is None:
         norm = xp.sqrt(sum(xp.sum(xp.square(g)) for g in gradients.values()))
-    factor = _clip_factor(xp, norm, max_norm)
+    factor = clip_factor(xp, norm, max_norm)
     return {name: g * factor for name, g in gradients.items()}, norm
 
 
@@ -272,7 +272,7 @@ def clip_by_norm(xp: Namespace, gradients: Mapping[str, Array], max_norm: Any) -
     Returns:
         The scaled gradients; the factor is that of :func:`clip_by_global_norm`.
     """
-    return {name: g * _clip_factor(xp, xp.sqrt(xp.sum(xp.square(g))), max_norm) for name, g in gradients.items()}
+    return {name: g * clip_factor(xp, xp.sqrt(xp.sum(xp.square(g))), max_norm) for name, g in gradients.items()}
 
 
 def clip_by_value(xp: Namespace, gradients: Mapping[str, Array], max_value: Any) -> dict[str, Array]:
@@ -289,7 +289,8 @@ def clip_by_value(xp: Namespace, gradients: Mapping[str, Array], max_value: Any)
     return {name: xp.clip(g, -max_value, max_value) for name, g in gradients.items()}
 
 
-def _clip_factor(xp: Namespace, norm: Array, max_norm: Any) -> Array:
+def clip_factor(xp: Namespace, norm: Array, max_norm: Any) -> Array:
+    """What gradients of this norm are multiplied by so that it is at most ``max_norm``: float[], at most 1."""
     return xp.minimum(max_norm / (norm + 1e-6), 1.0)
 
 
