@@ -1,6 +1,6 @@
 """An operating system that fails when told to, or writes down what it was asked (rows 4 and 5 of the reliability plan).
 
-Stands in for the module `os` inside learner_core.state.files.
+Stands in for the module `os` inside learner_core.state.atomic (saving) or learner_core.state.files (loading).
 """
 
 from __future__ import annotations

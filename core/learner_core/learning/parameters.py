@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, StateError, did_you_mean
+from ..state.threads import batches, for_each
 
 __all__ = ["FlatLayout", "as_numbers", "match_names", "of_shape"]
 
@@ -78,10 +79,13 @@ class FlatLayout:
     def from_host(self, arrays: Mapping[str, np.ndarray], dtype: Any) -> np.ndarray:
         """Flat numpy vector of arrays that ``check`` has passed, in memory of its own, aligned to 64 bytes."""
         vector = _aligned(self.size, np.dtype(dtype))
-        start = 0
-        for name, size in zip(self.names, self.sizes, strict=True):
-            vector[start : start + size] = arrays[name].reshape(-1)
-            start += size
+        targets = self.to_host(vector)
+
+        def copy(names: list[str]) -> None:
+            for name in names:
+                targets[name][...] = arrays[name]
+
+        for_each(copy, list(batches(self.names, lambda name: targets[name].nbytes)), nbytes=vector.nbytes)
         return vector
 
 

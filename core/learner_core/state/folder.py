@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, FormatError, StateError, StateIOError
-from .files import PathLike, damaged_payloads, load_state, read_layout, save_state, sweep_temporaries, sync_folder
+from .atomic import PathLike, sweep_temporaries, sync_folder
+from .files import damaged_payloads, load_state, read_layout, save_state
 
 __all__ = ["Checkpoint", "CheckpointFolder"]
 

@@ -6,15 +6,15 @@ on reading everything that is not exactly as the specification says. Nothing rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgpack
 import numpy as np
 import xxhash
 
-from ..errors import FormatError, StateError
-from .dtypes import allocate, blocks, dtype_from_name
+from ..errors import StateError
+from .dtypes import blocks
 from .layout import (
     CHUNK_NBYTES,
     HEADER_NBYTES,
@@ -25,13 +25,13 @@ from .layout import (
     parse_header,
     payload_nbytes,
 )
-from .manifest import Layout, Reference, parse_manifest
+from .manifest import Layout, parse_manifest
+from .payloads import Memory, read_tree
+from .threads import batches, for_each
 from .wire import MAX_NODES
 from .writer import Writer
 
-__all__ = ["Encoded", "build", "decode", "encode", "resolve", "verified"]
-
-_BLOCK = 1 << 18
+__all__ = ["Encoded", "decode", "encode"]
 
 
 class Encoded:
@@ -92,15 +92,18 @@ def encode(tree: Any, *, info: Mapping[str, Any] | None = None, chunk_nbytes: in
     packable = writer.pack(tree, "", 0)
     about = Writer()
     provenance = about.plain(dict(info or {}))
-    payloads: list[Payload] = []
-    for source, (name, shape) in zip(writer.sources, writer.payloads, strict=True):
-        checksums: list[Any] = []
-        for at, piece in _pieces(source, chunk_nbytes):
-            if at == len(checksums):
-                checksums.append(xxhash.xxh3_64())
-            checksums[at].update(piece)
-        digests = tuple(checksum.intdigest() for checksum in checksums)
-        payloads.append(Payload(name, tuple(shape), payload_nbytes(name, shape), digests))
+    checksums: list[tuple[int, ...]] = [()] * len(writer.sources)
+
+    def hash_all(indices: list[int]) -> None:
+        for index in indices:
+            checksums[index] = _checksums(writer.sources[index], chunk_nbytes)
+
+    sizes = [payload_nbytes(name, shape) for name, shape in writer.payloads]
+    for_each(hash_all, list(batches(range(len(sizes)), sizes.__getitem__)), nbytes=sum(sizes))
+    payloads = [
+        Payload(name, tuple(shape), nbytes, digests)
+        for (name, shape), nbytes, digests in zip(writer.payloads, sizes, checksums, strict=True)
+    ]
     entries = [[one.dtype_name, one.shape, one.checksums] for one in payloads]
     nodes = writer.nodes + about.nodes + 8 + sum(4 + len(one.shape) + len(one.checksums) for one in payloads)
     document = {"info": provenance, "chunk_nbytes": chunk_nbytes, "tree": packable, "arrays": entries}
@@ -113,6 +116,16 @@ def encode(tree: Any, *, info: Mapping[str, Any] | None = None, chunk_nbytes: in
         )
     layout = Layout({}, None, payloads, chunk_nbytes, len(manifest))
     return Encoded(header(file_nbytes=layout.file_nbytes, manifest=manifest) + manifest, writer.sources, layout)
+
+
+def _checksums(source: Any, chunk_nbytes: int) -> tuple[int, ...]:
+    """XXH3-64 of each chunk of a payload."""
+    checksums: list[Any] = []
+    for at, piece in _pieces(source, chunk_nbytes):
+        if at == len(checksums):
+            checksums.append(xxhash.xxh3_64())
+        checksums[at].update(piece)
+    return tuple(checksum.intdigest() for checksum in checksums)
 
 
 def _pieces(source: Any, chunk_nbytes: int) -> Iterator[tuple[int, memoryview]]:
@@ -150,102 +163,4 @@ def decode(buffer: Any, *, copy: bool = True) -> Any:
     manifest_nbytes, checksum = parse_header(bytes(view[:HEADER_NBYTES]), file_nbytes=len(view))
     manifest = bytes(view[HEADER_NBYTES : HEADER_NBYTES + manifest_nbytes])
     layout = parse_manifest(manifest, checksum=checksum, file_nbytes=len(view))
-    return verified(view, layout, copy=copy)
-
-
-def verified(view: memoryview, layout: Layout, *, copy: bool) -> Any:
-    """The tree of a file whose header and manifest have been read; every checksum is verified first.
-
-    Args:
-        view: The whole file, format "B".
-        layout: What its manifest says.
-        copy: As for `decode`.
-
-    Returns:
-        The tree.
-
-    Raises:
-        FormatError: the bytes of a payload, or those before it, are damaged.
-    """
-    contents: list[Any] = [None] * len(layout.payloads)
-    paths = layout.paths()
-    for chunk in layout.chunks:
-        payload, start = layout.payloads[chunk.payload], chunk.start
-        if view[start - len(chunk.gap) : start] != chunk.gap:
-            raise FormatError("the bytes before its data are damaged", path=paths[chunk.payload])
-        data = view[start : start + chunk.nbytes]
-        if len(payload.checksums) == 1 and not copy:
-            contents[chunk.payload] = data.toreadonly()
-            digest = xxhash.xxh3_64_intdigest(data)
-        else:
-            if chunk.number == 0:
-                contents[chunk.payload] = allocate(payload.nbytes)
-            offset = chunk.number * layout.chunk_nbytes
-            digest = _copy(data, contents[chunk.payload][offset : offset + chunk.nbytes])
-        if digest != payload.checksums[chunk.number]:
-            raise FormatError(f"chunk {chunk.number} of its data is damaged: wrong checksum", path=paths[chunk.payload])
-    values = [build(payload, *pair) for payload, *pair in zip(layout.payloads, contents, paths, strict=True)]
-    return resolve(layout.tree, values.__getitem__)
-
-
-def _copy(source: memoryview, target: memoryview) -> int:
-    """Copy bytes and return the checksum of the copy, each block hashed while it is in the processor's cache."""
-    if len(source) <= _BLOCK:
-        target[:] = source
-        return xxhash.xxh3_64_intdigest(target)
-    checksum = xxhash.xxh3_64()
-    for start in range(0, len(source), _BLOCK):
-        target[start : start + _BLOCK] = source[start : start + _BLOCK]
-        checksum.update(target[start : start + _BLOCK])
-    return checksum.intdigest()
-
-
-def build(payload: Payload, content: memoryview | None, path: str) -> Any:
-    """The value of a payload.
-
-    Args:
-        payload: The payload.
-        content: Its bytes, already verified; None when it has none.
-        path: Its path, for messages.
-
-    Returns:
-        An array on the memory of `content`, or a str or bytes.
-
-    Raises:
-        FormatError: a str that is not UTF-8, or a bool that is neither 0 nor 1.
-    """
-    data = content if content is not None else memoryview(bytearray())
-    if payload.dtype_name == "bytes":
-        return bytes(data)
-    if payload.dtype_name == "str":
-        try:
-            return str(data, "utf-8")
-        except UnicodeDecodeError as error:
-            raise FormatError(f"this string is not UTF-8: {error}", path=path) from None
-    raw = np.frombuffer(data, np.uint8)
-    if payload.dtype_name == "bool" and raw.size and raw.max() > 1:
-        raise FormatError("a bool is neither 0 nor 1", path=path)
-    return raw.view(dtype_from_name(payload.dtype_name)).reshape(payload.shape)
-
-
-def resolve(tree: Any, value_of: Callable[[int], Any]) -> Any:
-    """Put payloads into a tree of references.
-
-    Args:
-        tree: `Layout.tree`; its containers are reused.
-        value_of: Gives the value of a payload by its index.
-
-    Returns:
-        The tree.
-    """
-    if type(tree) is Reference:
-        return value_of(tree.index)
-    if type(tree) is dict:
-        for key, value in tree.items():
-            if type(value) in (dict, list, Reference):
-                tree[key] = resolve(value, value_of)
-    elif type(tree) is list:
-        for index, value in enumerate(tree):
-            if type(value) in (dict, list, Reference):
-                tree[index] = resolve(value, value_of)
-    return tree
+    return read_tree(Memory(view), layout, copy=copy)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import PathLike, damaged_payloads, load_state, read_layout
+from .atomic import PathLike
+from .files import damaged_payloads, load_state, read_layout
 from .layout import VERSION
 from .manifest import Layout, Reference
 from .tree import Difference, describe, diff, flatten

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from learner_core import FormatError, StateError, StateIOError, load_state, save_state
-from learner_core.state import files
+from learner_core.state import atomic, files
 
 from support.faulty_os import FAULTS, FaultyOS, Recorder, after_power_loss
 from support.states import assert_identical
@@ -104,10 +104,10 @@ def test_kill_a_program_that_saves(tmp_path, rng, full):
 @pytest.mark.parametrize("existing", [True, False])
 def test_a_fault_at_every_call_of_save(tmp_path, monkeypatch, fault, existing):
     path = tmp_path / "a"
-    monkeypatch.setattr(files, "_STRIDE", 8192)  # so that even these small states take several writes
+    monkeypatch.setattr(atomic, "_STRIDE", 8192)  # so that even these small states take several writes
     counting = FaultyOS()
     with monkeypatch.context() as patch:
-        patch.setattr(files, "os", counting)
+        patch.setattr(atomic, "os", counting)
         save_state(path, state(1))
     assert {"open", "writev", "posix_fadvise", "fsync", "replace", "close"} <= set(counting.calls)
     assert counting.calls.count("writev") > 2
@@ -119,7 +119,7 @@ def test_a_fault_at_every_call_of_save(tmp_path, monkeypatch, fault, existing):
         system = FaultyOS(call, fault)
         raised: StateIOError | None = None
         with monkeypatch.context() as patch:
-            patch.setattr(files, "os", system)
+            patch.setattr(atomic, "os", system)
             try:
                 save_state(path, state(2))
             except StateIOError as error:
@@ -227,7 +227,7 @@ def test_an_interrupt_leaves_no_temporary(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         system = FaultyOS()
         system.writev = interrupted
-        patch.setattr(files, "os", system)
+        patch.setattr(atomic, "os", system)
         with pytest.raises(KeyboardInterrupt):
             save_state(tmp_path / "a", state(2))
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
@@ -248,12 +248,12 @@ def test_a_symbolic_link_is_followed(tmp_path):
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[object, ...]], dict[str, bytes]]:
     """What saving state 2 over state 1 asked of the operating system, and the folder before."""
     path = tmp_path / "a"
-    monkeypatch.setattr(files, "_STRIDE", 8192)
+    monkeypatch.setattr(atomic, "_STRIDE", 8192)
     save_state(path, state(1))
     old = {"a": path.read_bytes()}
     recorder = Recorder()
     with monkeypatch.context() as patch:
-        patch.setattr(files, "os", recorder)
+        patch.setattr(atomic, "os", recorder)
         save_state(path, state(2))
     return recorder.log, old
 

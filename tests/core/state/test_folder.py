@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from learner_core import ConfigError, StateError, StateIOError, save_state
-from learner_core.state import files
+from learner_core.state import atomic
 from learner_core.state.folder import CheckpointFolder
 
 
@@ -137,7 +137,7 @@ def test_a_temporary_swept_before_it_is_locked_is_made_again(tmp_path, monkeypat
             swept[0].unlink()
         flock(descriptor, operation)
 
-    monkeypatch.setattr(files.fcntl, "flock", flock_after_a_sweeper)
+    monkeypatch.setattr(atomic.fcntl, "flock", flock_after_a_sweeper)
     save_state(tmp_path / "a", state(1))
     assert swept
     assert names(tmp_path) == ["a"]
@@ -158,7 +158,7 @@ def test_a_full_disk_removes_no_checkpoint(tmp_path, monkeypatch):
     def full(descriptor, buffers):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "writev", full)
+    monkeypatch.setattr(atomic.os, "writev", full)
     with pytest.raises(StateIOError, match="No space left on device"):
         folder.save(3, state(3))
     assert names(tmp_path) == ["checkpoint-00000001.lcstate", "checkpoint-00000002.lcstate"]

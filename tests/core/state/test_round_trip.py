@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from learner_core import FormatError, StateError, load_state, save_state
 from learner_core.state import dtypes
-from learner_core.state.files import write_atomically
+from learner_core.state.atomic import write_atomically
 from learner_core.state.format import decode, encode
 from learner_core.state.wire import MAX_DEPTH, MAX_NODES
 

@@ -1,0 +1,172 @@
+"""The payloads of a state file, read, verified and put into the tree (docs/format.md, sections 1.3 and 3).
+
+From memory or from a file: the walk is the same, a `Source` says how bytes are fetched. Large files are worked on by
+several threads, block by block, each hashed while it is in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+
+from ..errors import FormatError
+from .dtypes import allocate, dtype_from_name
+from .layout import Chunk, Payload
+from .manifest import Layout, Reference
+from .threads import batches, for_each
+
+__all__ = ["BLOCK_NBYTES", "Memory", "Source", "build", "read_tree", "resolve"]
+
+#: What is read or copied before it is hashed: it fits the cache, and numpy and xxhash let go of the interpreter's lock.
+BLOCK_NBYTES = 1 << 19
+
+
+class Source(Protocol):
+    """Where a file's bytes come from."""
+
+    def piece(self, start: int, nbytes: int) -> bytes | memoryview:
+        """A few bytes from offset ``start``."""
+
+    def fill(self, target: memoryview, start: int) -> None:
+        """Fill ``target``, at most a block, with the bytes from offset ``start``."""
+
+
+class Memory:
+    """A whole file in memory.
+
+    Args:
+        view: Its bytes, format "B".
+    """
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def piece(self, start: int, nbytes: int) -> memoryview:
+        return self._view[start : start + nbytes]
+
+    def fill(self, target: memoryview, start: int) -> None:
+        if len(target) < BLOCK_NBYTES:
+            target[:] = self._view[start : start + len(target)]
+        else:  # unlike the assignment, this lets other threads go on meanwhile
+            source = np.frombuffer(self._view, np.uint8, len(target), start)
+            np.copyto(np.frombuffer(target, np.uint8), source)
+
+
+def read_tree(source: Source, layout: Layout, *, copy: bool = True) -> Any:
+    """The tree of a file whose header and manifest have been read; every checksum is verified first.
+
+    Args:
+        source: The file.
+        layout: What its manifest says.
+        copy: Whether arrays get writable memory of their own. Without, they are read-only views of `source`, which
+            must be a `Memory` (but for arrays longer than a chunk, 1 GiB, which lie in pieces).
+
+    Returns:
+        The tree.
+
+    Raises:
+        FormatError: the bytes of a payload, or those before it, are damaged; the first such payload is named.
+    """
+    payloads, paths = layout.payloads, layout.paths()
+    contents: list[memoryview | None] = [None] * len(payloads)
+    allocating = threading.Lock()
+
+    def verify(chunk: Chunk) -> None:
+        payload, at = payloads[chunk.payload], chunk.payload
+        if source.piece(chunk.start - len(chunk.gap), len(chunk.gap)) != chunk.gap:
+            raise FormatError("the bytes before its data are damaged", path=paths[at])
+        whole = len(payload.checksums) == 1
+        if whole and not copy:
+            data = memoryview(source.piece(chunk.start, chunk.nbytes))
+            contents[at] = data.toreadonly()
+            digest = xxhash.xxh3_64_intdigest(data)
+        else:
+            if whole:
+                content = contents[at] = allocate(payload.nbytes)
+            else:
+                with allocating:  # whoever comes first: chunks of one payload may be read by several threads
+                    content = contents[at] = contents[at] or allocate(payload.nbytes)
+            offset = chunk.number * layout.chunk_nbytes
+            digest = _fill(source, content[offset : offset + chunk.nbytes], chunk.start)
+        if digest != payload.checksums[chunk.number]:
+            raise FormatError(f"chunk {chunk.number} of its data is damaged: wrong checksum", path=paths[at])
+
+    def verify_all(chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            verify(chunk)
+
+    turns = list(batches(layout.chunks, lambda chunk: chunk.nbytes))
+    for_each(verify_all, turns, nbytes=sum(payload.nbytes for payload in payloads))
+    values: list[Any] = []
+    for index, payload in enumerate(payloads):
+        values.append(build(payload, contents[index], paths[index]))
+        contents[index] = None  # long bytes and str have just been copied: let go of the first copy
+    return resolve(layout.tree, values.__getitem__)
+
+
+def _fill(source: Source, target: memoryview, start: int) -> int:
+    """Fill ``target`` from offset ``start`` and return the checksum of what is in it now."""
+    if len(target) <= BLOCK_NBYTES:
+        source.fill(target, start)
+        return xxhash.xxh3_64_intdigest(target)
+    checksum = xxhash.xxh3_64()
+    for offset in range(0, len(target), BLOCK_NBYTES):
+        block = target[offset : offset + BLOCK_NBYTES]
+        source.fill(block, start + offset)
+        checksum.update(block)
+    return checksum.intdigest()
+
+
+def build(payload: Payload, content: memoryview | None, path: str) -> Any:
+    """The value of a payload.
+
+    Args:
+        payload: The payload.
+        content: Its bytes, already verified; None when it has none.
+        path: Its path, for messages.
+
+    Returns:
+        An array on the memory of `content`, or a str or bytes.
+
+    Raises:
+        FormatError: a str that is not UTF-8, or a bool that is neither 0 nor 1.
+    """
+    data = content if content is not None else memoryview(bytearray())
+    if payload.dtype_name == "bytes":
+        return bytes(data)
+    if payload.dtype_name == "str":
+        try:
+            return str(data, "utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"this string is not UTF-8: {error}", path=path) from None
+    raw = np.frombuffer(data, np.uint8)
+    if payload.dtype_name == "bool" and raw.size and raw.max() > 1:
+        raise FormatError("a bool is neither 0 nor 1", path=path)
+    return raw.view(dtype_from_name(payload.dtype_name)).reshape(payload.shape)
+
+
+def resolve(tree: Any, value_of: Callable[[int], Any]) -> Any:
+    """Put payloads into a tree of references.
+
+    Args:
+        tree: `Layout.tree`; its containers are reused.
+        value_of: Gives the value of a payload by its index.
+
+    Returns:
+        The tree.
+    """
+    if type(tree) is Reference:
+        return value_of(tree.index)
+    if type(tree) is dict:
+        for key, value in tree.items():
+            if type(value) in (dict, list, Reference):
+                tree[key] = resolve(value, value_of)
+    elif type(tree) is list:
+        for index, value in enumerate(tree):
+            if type(value) in (dict, list, Reference):
+                tree[index] = resolve(value, value_of)
+    return tree
