@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from learner_core.group.learner_group import LearnerGroup
 from learner_core_algorithms import PPOConfig
 
 from support.learners import OBS
+from support.runners import gone
 
 
 def ppo_config(backend: str, *, precision: str = "float32", compile: bool | None = False, **learners: Any) -> Any:
@@ -37,12 +37,4 @@ def groups() -> Iterator[Callable[..., LearnerGroup]]:
     for group in made:
         pids = [member.pid for member in group._learners._members]
         group.shutdown()
-        assert not [pid for pid in pids if _runs(pid)]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        assert gone(pids)

@@ -35,8 +35,11 @@ def test_two_learners_train_as_one() -> None:
 
 def test_sampling_and_learning_in_processes_of_their_own() -> None:
     with _config(IMPALAConfig(), 2, 1).build() as algo:
-        for _ in range(2):
+        # How far the runner gets ahead is the machine's affair; sooner or later it does.
+        for _ in range(30):
             results = algo.train()
+            if algo.iteration >= 2 and results["throughput"]["policy_lag_mean"] > 0:
+                break
         state = algo.get_state()
     assert results["throughput"]["policy_lag_mean"] > 0
     kept, runners = state["extra"]["throughput"], state["env_runners"]

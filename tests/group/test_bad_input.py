@@ -102,17 +102,17 @@ def test_a_host_that_cannot_be_reached(address: str) -> None:
     notes = Notes(address, free_port(), deadline=start + 1.0, who="rank 1 of 2")
     with pytest.raises(lc.LearnerGroupError, match=r"rank 1 of 2 could not reach .* does a firewall"):
         notes.get("order.1", "rank 0")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_notes_are_left_and_found() -> None:
     server = NoteServer("127.0.0.1", free_port())
     try:
         address, port = server._server.server_address[:2]
-        notes = Notes(str(address), port, deadline=time.monotonic() + 5, who="rank 0 of 1")
+        notes = Notes(str(address), port, deadline=time.monotonic() + 60, who="rank 0 of 1")
         notes.put("place.0", {"host": "a"})
         assert notes.get("place.0", "rank 0") == {"host": "a"}
-        late = Notes(str(address), port, deadline=time.monotonic() + 0.2, who="rank 0 of 2")
+        late = Notes(str(address), port, deadline=time.monotonic() + 1.0, who="rank 0 of 2")
         with pytest.raises(lc.LearnerGroupError, match="rank 0 of 2 waited for rank 1 for"):
             late.get("place.1", "rank 1")
     finally:

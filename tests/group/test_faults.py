@@ -23,11 +23,14 @@ from learner_core_algorithms.ppo.learner import PPOLearner
 
 from .conftest import ppo_config
 from support.learners import assert_states_equal, ppo_batch
+from support.runners import gone
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Make = Callable[..., LearnerGroup]
-TIMEOUT = 5.0
+TIMEOUT = 6.0
+#: Of what is to take bounded time: generous, for a machine may be busy; far below the minutes of a hang.
+BOUND = 2 * TIMEOUT + 60
 
 
 class Faulty(PPOLearner):
@@ -98,7 +101,7 @@ def test_a_lost_learner_is_named_in_bounded_time(
     start = time.monotonic()
     with pytest.raises(lc.WorkerLostError, match=r"learner 1 of 2 (died|gave no sign of life)") as lost:
         group.update_from_batch(batch=_batch(1))
-    assert time.monotonic() - start < 2 * TIMEOUT + 10
+    assert time.monotonic() - start < BOUND
     assert lost.value.rank == 1
     assert lost.value.exitcode == -signal.SIGKILL
     with pytest.raises(lc.LearnerGroupError, match="of no more use: learner 1 of 2"):
@@ -140,7 +143,7 @@ def test_an_exception_on_one_learner_names_it_with_its_traceback(groups: Make, t
     start = time.monotonic()
     with pytest.raises(lc.LearnerGroupError, match=r"(?s)learner 1 failed in update.*a hook of rank 1 failed.*_fault"):
         group.update_from_batch(batch=_batch(1))
-    assert time.monotonic() - start < 2 * TIMEOUT + 10
+    assert time.monotonic() - start < BOUND
 
 
 class Listener:
@@ -201,13 +204,13 @@ def test_after_a_restart_the_newest_memory_is_read(groups: Make) -> None:
 
 
 def test_a_learner_stopped_within_a_large_message_holds_nobody_up(groups: Make) -> None:
-    group = groups(ppo_config("torch", num_learners=2, collective="torch", timeout_s=2.0))
+    group = groups(ppo_config("torch", num_learners=2, collective="torch", timeout_s=4.0))
     os.kill(group.foreach_learner(lambda learner: os.getpid())[1], signal.SIGSTOP)
     much = np.zeros(4_000_000)
     start = time.monotonic()
     with pytest.raises(lc.WorkerLostError, match="learner 1 of 2 gave no sign of life"):
         group.foreach_learner(lambda learner: much.sum())
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < BOUND
 
 
 def test_losses_while_starting_are_repaired(groups: Make, tmp_path: Any, listener: Listener) -> None:
@@ -250,10 +253,7 @@ input()
     assert len(pids) == 2
     driver.kill()
     driver.communicate()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        time.sleep(0.05)
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    assert gone(pids)
 
 
 @pytest.mark.slow
@@ -285,7 +285,7 @@ def test_faults_at_any_moment(groups: Make, backend: str, collective: str, size:
             usual = 0.5 * usual + 0.5 * taken
             stormy.update_from_batch(batch=_batch(1000 + fault))  # notices the one that was hit at the very end
             calm.update_from_batch(batch=_batch(1000 + fault))
-        assert taken < 3 * TIMEOUT + 20
+        assert taken < 3 * TIMEOUT + BOUND
     for state in stormy.foreach_learner(lambda learner: learner.get_state()):
         assert_states_equal(calm.get_state(), state, atol=1e-4)
     for number in (signal.SIGKILL, signal.SIGSTOP):

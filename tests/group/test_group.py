@@ -15,6 +15,7 @@ import pytest
 from gymnasium.spaces import Discrete
 
 import learner_core as lc
+from learner_core.group import processes
 from learner_core.group.learner_group import LearnerGroup
 from learner_core.group.processes import ProcessFleet
 from learner_core.group.remote import RemoteLearners
@@ -170,13 +171,12 @@ def test_learners_that_fell_out_of_step_are_noticed_and_repaired(groups: Make) -
             group.update_from_batch(batch=batch)
 
 
-def test_what_cannot_be_is_refused_before_anything_starts() -> None:
-    start = time.monotonic()
+def test_what_cannot_be_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "nursery_for", lambda *arguments: pytest.fail("something was started"))
     with pytest.raises(lc.LearnerGroupError, match="need 128 GPUs, this machine shows"):
         ppo_config("torch", num_learners=2, num_gpus_per_learner=64).build_learner_group()
     with pytest.raises(lc.LearnerGroupError, match=r"reduces Torch's arrays only.*learner-core horovod build"):
         ppo_config("tf", num_learners=2, collective="torch").build_learner_group()
-    assert time.monotonic() - start < 2
 
 
 def test_a_learner_that_cannot_be_built_is_an_error_of_the_group() -> None:
@@ -191,6 +191,6 @@ def test_a_group_that_was_shut_down_refuses(groups: Make) -> None:
     start = time.monotonic()
     group.shutdown()
     group.shutdown()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     with pytest.raises(lc.LearnerGroupError, match="shut down"):
         group.get_weights()

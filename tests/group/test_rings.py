@@ -41,7 +41,7 @@ def test_a_deadline_ends_every_rank() -> None:
     start = time.monotonic()
     with pytest.raises(LearnerGroupError, match=r"rank 0 ended .*within 0\.2 s"):
         ring_check.check_ring("torch", ["torch", "torch"], timeout_s=0.2)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 60
 
 
 def test_torch_distributed_reduces_torch_only_and_says_what_does() -> None:

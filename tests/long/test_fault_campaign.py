@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.campaign import Campaign, LostError, Outcome, table
+from support.campaign import Campaign, LostError, Outcome, line, table
 from support.faults import draw
 
 pytestmark = pytest.mark.slow
@@ -20,10 +20,14 @@ def test_no_fault_is_lost_without_a_word(tmp_path: Path) -> None:
     backend = os.environ.get("LC_BACKEND", "torch")
     seed = int(os.environ.get("LC_SEED") or int.from_bytes(os.urandom(3), "little"))
     campaign, outcomes, lost = Campaign(backend, tmp_path), list[Outcome](), list[str]()
+    print(f"seed {seed}")
     for number in range(int(os.environ.get("LC_FAULTS", "150"))):
         try:
             outcomes.append(campaign.run(draw(seed, number, backend)))
         except LostError as error:
             lost.append(f"{number}: {error}")
+            print(f"LOST {lost[-1]}", flush=True)
+            continue
+        print(line(outcomes[-1]), flush=True)
     print(f"\nseed {seed}\n{table(outcomes)}")
     assert not lost, "\n".join(lost)

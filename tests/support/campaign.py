@@ -41,7 +41,7 @@ from learner_core_algorithms import PPOConfig
 from .faults import NUM_UPDATES, NUMBERS, SIGNALS, Fault, FaultyLearner, claim, draw
 from .learners import OBS, flat_state, ppo_batch
 
-__all__ = ["Campaign", "LostError", "Outcome", "table"]
+__all__ = ["Campaign", "LostError", "Outcome", "line", "table"]
 
 TIMEOUT_S = 3.0
 #: Rows of the batches; two steps each, in which every one of four learners has a row.
@@ -461,6 +461,17 @@ def _deadline(seconds: float) -> Iterator[None]:
 # ---------------------------------------------------------------------- the whole
 
 
+def line(outcome: Outcome) -> str:
+    """One fault and what came of it, as a line."""
+    fault = outcome.fault
+    took = "" if outcome.recovery_s is None else f"{outcome.recovery_s:.2f} s"
+    return (
+        f"{fault.number:4} {fault.kind:5} {fault.phase:10} rank {fault.rank}/{fault.size} {fault.collective:8}"
+        f" {'async' if fault.asynchronous else 'block'} {'restart' if fault.restart else '':7}"
+        f" {outcome.result:9} {took}"
+    )
+
+
 def table(outcomes: list[Outcome]) -> str:
     """Markdown: what came of the faults, and how long recovery took."""
     lines = [
@@ -506,13 +517,7 @@ def main() -> int:
                 print(f"LOST {number}: {error}", flush=True)
                 continue
             outcomes.append(outcome)
-            took = "" if outcome.recovery_s is None else f"{outcome.recovery_s:.2f} s"
-            print(
-                f"{number:4} {fault.kind:5} {fault.phase:10} rank {fault.rank}/{fault.size} {fault.collective:8}"
-                f" {'async' if fault.asynchronous else 'block'} {'restart' if fault.restart else '':7}"
-                f" {outcome.result:9} {took}",
-                flush=True,
-            )
+            print(line(outcome), flush=True)
             if given.only is not None:
                 print("\n".join(outcome.said))
     print(table(outcomes))

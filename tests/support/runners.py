@@ -13,6 +13,8 @@ import numpy as np
 from .sampling import SPEC, CountEnv, runner_config
 
 SPECS = {"default_policy": SPEC}
+#: Bound of what is to take bounded time: generous, for a machine may be busy; far below the minutes of a hang.
+BOUND_S = 60.0
 
 
 class FaultyEnv(CountEnv):
@@ -94,7 +96,7 @@ def running(numbers: Iterable[int]) -> list[int]:
     return [pid for pid in numbers if os.path.exists(f"/proc/{pid}")]
 
 
-def gone(numbers: Iterable[int], timeout_s: float = 10.0) -> bool:
+def gone(numbers: Iterable[int], timeout_s: float = 60.0) -> bool:
     """Whether these processes end within the timeout."""
     numbers, deadline = list(numbers), time.monotonic() + timeout_s
     while running(numbers) and time.monotonic() < deadline:

@@ -4,6 +4,10 @@ With ``num_env_runners`` >= 1 runners are processes that go on with the newest w
 updates go through the learners' queue. With ``num_env_runners=0`` the same steps are taken one after the other, so that
 a run is a function of its seed and resumes bit for bit.
 
+With ranks (``launcher="spmd"``) every rank cuts its own fragments, and all of them take every step of a round together:
+they tell each other how many sequences wait, so that each knows its part of the next batch, and an update is made at
+once by all. Runner processes, if there are any, sample on meanwhile.
+
 One round, in the order that matters:
 
 1. Fragments that have come are cut into sequences, which wait with the version of the weights that acted. A version is
@@ -17,15 +21,14 @@ One round, in the order that matters:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..group.results import merge_results
 from ..sampling.circular_replay import CircularReplay
-from ..sampling.fragments import WaitingSequences, fragment_to_sequences
+from ..sampling.fragments import WaitingSequences, fragment_to_sequences, join_sequences
 from ..sampling.rollout import per_module
 from .algorithm import Algorithm
 from .throughput import Throughput
@@ -41,11 +44,6 @@ class AsynchronousAlgorithm(Algorithm):
 
     def setup(self) -> None:
         config: Any = self.config
-        if self.ranks is not None:
-            raise ConfigError(
-                f'{type(config).__name__} with launcher="spmd": ranks of an asynchronous algorithm would come to their '
-                'updates at different times; use launcher="local" or "ray" with num_learners and num_env_runners'
-            )
         self._asynchronous = config.num_env_runners > 0
         self._length = int(config.sequence_length)
         self._batch_sequences = config.train_batch_size // self._length
@@ -111,16 +109,23 @@ class AsynchronousAlgorithm(Algorithm):
     def _next_batch(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The oldest sequences as a batch, once one module has enough of them; (batch, what is known of it)."""
         enough = self._batch_sequences
-        if all(len(waiting) < enough for waiting in self._waiting.values()):
+        everybodys = self.gather([len(waiting) for waiting in self._waiting.values()])
+        counts = dict(zip(self._waiting, zip(*everybodys, strict=True), strict=True))  # of every rank
+        if all(sum(of_module) < enough for of_module in counts.values()):
             return None
         batch: dict[str, Any] = {}
         versions = []
         for module_id, waiting in self._waiting.items():
-            if len(waiting):
-                batch[module_id], part = waiting.take(min(enough, len(waiting)))
+            own = _deal(enough, counts[module_id])[self.rank]
+            if own:
+                batch[module_id], part = waiting.take(own)
                 versions.append(part)
         timesteps = sum(int(columns["loss_mask"].sum()) for columns in batch.values())
-        return batch, {"versions": np.concatenate(versions), "num_timesteps": timesteps}
+        parts = self.gather((timesteps, np.concatenate([np.zeros(0, np.int64), *versions])))
+        return batch, {
+            "versions": np.concatenate([part for _, part in parts]),
+            "num_timesteps": sum(n for n, _ in parts),
+        }
 
     def _uses(self, batch: dict[str, Any], info: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """What is to be learned from, now that this batch has come."""
@@ -211,6 +216,28 @@ class AsynchronousAlgorithm(Algorithm):
             "sent": [version, weights if behind else None],
         }
 
+    def extra_state_of(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Of another number of ranks: what theirs had sampled is dealt out, nothing twice."""
+        if len(states) == self.num_ranks:
+            return states[self.rank]
+        own = states[self.rank :: self.num_ranks]
+        waiting = {}
+        for module_id in states[0]["waiting"]:
+            parts = [state["waiting"][module_id] for state in own]
+            parts = [part for part in parts if len(part["versions"])]
+            waiting[module_id] = {
+                "batch": join_sequences([part["batch"] for part in parts]) if parts else None,
+                "versions": np.concatenate([np.zeros(0, np.int64), *(part["versions"] for part in parts)]),
+            }
+        # Batches are everybody's, and each rank has its rows of them.
+        batches = []
+        for place, (_, info, uses_left) in enumerate(states[0]["replay"]["batches"]):
+            rows = [state["replay"]["batches"][place][0] for state in own]
+            names = dict.fromkeys(name for part in rows for name in part)
+            joined = {name: join_sequences([part[name] for part in rows if name in part]) for name in names}
+            batches.append([joined, info, uses_left])
+        return {**states[0], "waiting": waiting, "replay": {**states[0]["replay"], "batches": batches}}
+
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         self._absorb(self.learner_group.poll())
         self._in_flight.clear()
@@ -232,6 +259,20 @@ class AsynchronousAlgorithm(Algorithm):
             self._sent = (version, self.learner_group.get_weights())
         if self.env_runners is not None:
             self.env_runners.set_weights(self._sent[1], version=version)
+
+
+def _deal(wanted: int, have: Sequence[int]) -> list[int]:
+    """Up to ``wanted`` of what each has, as evenly as can be, the first before the last."""
+    taken = [0] * len(have)
+    left = min(wanted, sum(have))
+    while left:
+        some = [rank for rank, count in enumerate(have) if taken[rank] < count]
+        each = max(1, left // len(some))
+        for rank in some:
+            number = min(each, have[rank] - taken[rank], left)
+            taken[rank] += number
+            left -= number
+    return taken
 
 
 def _columns(learner: Any) -> dict[str, set[str]]:

@@ -6,7 +6,7 @@ how a run goes on, its counters, episodes and normalisers, is that of all ranks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError
@@ -69,6 +69,10 @@ class RankedRun:
         answer: T = self.ranks.on_each(function)
         return answer
 
+    def gather(self, value: T) -> list[T]:
+        """Every rank's ``value``, in rank order, on every rank."""
+        return [value] if self.ranks is None else self.ranks.gather(value)
+
     def runner_config(self) -> Any:
         """The configuration of this rank's environment runners."""
         return self.config if not self.rank else self.config.replaced(seed=self.seed)
@@ -120,7 +124,12 @@ class RankedRun:
         """This rank's part of a checkpoint of any number of ranks: its own, else rank 0's without its environments."""
         own = {name: state[name] for name in ("env_runner", "env_runners", "extra")}
         parts = state.get("ranks") or [own]
-        return parts[self.rank] if self.rank < len(parts) else {**parts[0], "env_runner": None}
+        part = parts[self.rank] if self.rank < len(parts) else {**parts[0], "env_runner": None}
+        return {**part, "extra": self.extra_state_of([other["extra"] for other in parts])}
+
+    def extra_state_of(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """This rank's extra state out of those of a checkpoint's ranks: its own, else rank 0's."""
+        return states[self.rank] if self.rank < len(states) else states[0]
 
     def count_from(self, lifetime_steps: int) -> None:
         """After a restore: counters go on from there, whatever runners there are now, with the same normalisers."""

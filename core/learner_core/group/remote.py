@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import cloudpickle
 
 from ..errors import LearnerCoreError, LearnerGroupError, WorkerLostError
-from ..learning.build import resolve_modules
+from ..learning.resolve import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec
 from ..plugins.manager import get_manager, notify
 from .collectives import load_collective
@@ -31,6 +31,10 @@ _RESCUE_S = 10.0
 _MOST_RESTARTS = 3
 #: All that takes time is done before learners meet; sockets that do not answer may be tried more than once.
 _MEETING_TIMEOUTS = 4
+
+
+class _NotMetError(LearnerGroupError):
+    """All learners live, and they have not become a ring."""
 
 
 class RemoteLearners:
@@ -75,7 +79,10 @@ class RemoteLearners:
     # ------------------------------------------------------------------ starting
 
     def _start(self, state: Mapping[str, Any] | None = None) -> None:
-        """Start all learners, with this state; one lost on the way is started again where losses are repaired."""
+        """Start all learners, with this state.
+
+        Where losses are repaired, one that is lost on the way is started again, and so are all that did not meet.
+        """
         attempts = _MOST_RESTARTS if self._config.restart_failed_learners else 0
         self._started = False
         for attempt in range(attempts + 1):
@@ -84,7 +91,7 @@ class RemoteLearners:
                 if state is not None:
                     self._request("call", [{"function": cloudpickle.dumps(_setter(state))}] * self._size)
                 break
-            except WorkerLostError as error:
+            except (WorkerLostError, _NotMetError) as error:
                 if attempt == attempts:
                     raise
                 self._clear(error)
@@ -94,9 +101,10 @@ class RemoteLearners:
         self._restarts += len(self._lost_ranks)
         self._lost_ranks.clear()
 
-    def _clear(self, error: WorkerLostError) -> None:
-        """Make room for a new ring after a loss."""
-        self._lost_ranks.append(error.rank or 0)
+    def _clear(self, error: LearnerGroupError) -> None:
+        """Make room for a new ring after a loss, or after learners that did not meet."""
+        if isinstance(error, WorkerLostError):
+            self._lost_ranks.append(error.rank or 0)
         for member in self._members:
             member.ending(_GRACE_S)
         self._broken = None
@@ -260,7 +268,7 @@ class RemoteLearners:
             f"timeout_s={self._config.timeout_s:g} s: is a firewall between their machines, or between them and here?"
         )
         self._break(text)
-        raise LearnerGroupError(text)
+        raise _NotMetError(text)
 
     def _settle(self) -> None:
         """Somebody may have interrupted the driver while it waited; those answers are nobody's any more."""
@@ -324,6 +332,8 @@ class RemoteLearners:
                     error.add_note("the group could not be rebuilt from the others' state and is of no more use")
         else:
             self._break(text)
+            if operation == "join" and broken:
+                raise _NotMetError(f"{text}\n{trace}") from error
         raise error
 
     # ------------------------------------------------------------------ losses and the end
@@ -366,8 +376,9 @@ class RemoteLearners:
         self._clear(error)
         try:
             self._start(saved["state"])
-        except BaseException:
+        except BaseException as failure:
             self._break("it could not be restarted")
+            failure.add_note(f"this befell the group while it was being rebuilt, because {error}")
             raise
         answer: dict[str, Any] | None = saved["answer"]
         return answer

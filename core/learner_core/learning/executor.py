@@ -477,6 +477,8 @@ def _counts(plan: MinibatchPlan, mask: np.ndarray | None) -> np.ndarray:
     """int64[steps]: rows (timesteps) of each step that count."""
     if mask is None:
         return plan.rows
+    if not len(mask):  # all the rows are others'
+        return np.zeros(len(plan.rows), np.int64)
     weights = mask.reshape(len(mask), -1).sum(axis=1)
     real = np.arange(plan.indices.shape[1]) < plan.rows[:, None]
     counts: np.ndarray = np.ceil((weights[plan.indices] * real).sum(axis=1)).astype(np.int64)

@@ -15,7 +15,7 @@ from .columns import Columns, tree_map
 from .rollout import Rollout
 from .sequences import rollout_to_sequences
 
-__all__ = ["WaitingSequences", "fragment_to_sequences"]
+__all__ = ["WaitingSequences", "fragment_to_sequences", "join_sequences"]
 
 
 def fragment_to_sequences(rollout: Rollout, wanted: Collection[str] | None = None) -> dict[str, Columns]:
@@ -79,7 +79,7 @@ class WaitingSequences:
             taken.append((part, versions))
             missing -= len(versions)
         self._count -= count
-        return _joined([part for part, _ in taken]), np.concatenate([versions for _, versions in taken])
+        return join_sequences([part for part, _ in taken]), np.concatenate([versions for _, versions in taken])
 
     def get_state(self) -> dict[str, Any]:
         """Plain data; nothing waits any less for it."""
@@ -100,7 +100,8 @@ def _cut(batch: dict[str, Columns], rows: slice) -> dict[str, Columns]:
     return {name: tree_map(lambda leaf: leaf[rows], column) for name, column in batch.items()}
 
 
-def _joined(parts: list[dict[str, Columns]]) -> dict[str, Columns]:
+def join_sequences(parts: list[dict[str, Columns]]) -> dict[str, Columns]:
+    """The sequences [B, ...] of several batches with the same columns, one batch after the other."""
     if len(parts) == 1:
         return parts[0]
     first, *rest = parts

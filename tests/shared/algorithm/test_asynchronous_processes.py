@@ -33,8 +33,11 @@ def rows_that_wait(state: Any) -> int:
 
 def test_nothing_is_lost_over_a_checkpoint(training_backend_name: str, tmp_path: Any) -> None:
     with small(IMPALAConfig(), training_backend_name, broadcast_interval=2).build() as algo:
-        for _ in range(3):
+        # How far the runners get ahead is the machine's affair; sooner or later they do.
+        for _ in range(30):
             results = algo.train()
+            if algo.iteration >= 3 and results["throughput"]["policy_lag_mean"] > 0:
+                break
         algo.save(tmp_path / "checkpoint")
         state = lc.load_state(tmp_path / "checkpoint")["state"]
     assert results["throughput"]["policy_lag_mean"] > 0
@@ -55,14 +58,19 @@ def test_nothing_is_lost_over_a_checkpoint(training_backend_name: str, tmp_path:
     assert after["env_runners"]["counts"]["num_env_steps_sampled_lifetime"] == counted
 
 
-class _Slow:
-    """A learner whose updates take a while."""
+class _Held:
+    """Updates that begin once one has been dropped, or 0.03 s after the last."""
 
-    def __init__(self, update: Any) -> None:
-        self._update = update
+    def __init__(self, algo: Any, wait_for_drops: bool) -> None:
+        self._algo, self._wait_for_drops = algo, wait_for_drops
+        self._update = algo.learner_group._queue._update
 
     def __call__(self, **arguments: Any) -> Any:
         time.sleep(0.03)
+        deadline = time.monotonic() + 60
+        while self._wait_for_drops and not self._algo._throughput.num_updates_dropped_lifetime:
+            assert time.monotonic() < deadline, "nothing was dropped"
+            time.sleep(0.01)
         return self._update(**arguments)
 
 
@@ -73,7 +81,7 @@ def test_a_queue_that_is_full(training_backend_name: str, queue_full: str) -> No
         queue_full=queue_full, max_requests_in_flight_per_learner=2
     )
     with config.build() as algo:
-        algo.learner_group._queue._update = _Slow(algo.learner_group._queue._update)
+        algo.learner_group._queue._update = _Held(algo, queue_full == "drop")
         algo.train()
         state = algo.get_state()
     kept = state["extra"]["throughput"]

@@ -41,11 +41,19 @@ class HorovodRendezvous(Rendezvous):
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
+        class Server(RendezvousHTTPServer):
+            # Ranks ask for each other's addresses a hundred times a second, each time over a new connection: with the
+            # default of 5, a server on a busy machine lets some fall, and a rank tries again after a second or three.
+            request_queue_size = 1024
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A rank that ends in the middle of a request is told of by whoever misses it."""
+
         self._places = list(places) if places is not None else [Place(_HOST, "127.0.0.1", "lo")] * size
         self._hosts = [place.host for place in self._places]
         self._timeout_s = timeout_s
-        self._server: Any = RendezvousHTTPServer((_own_address(self._places[0].address), 0), RendezvousHandler, 0)
-        self._server.daemon_threads = True
+        self._server: Any = Server((_own_address(self._places[0].address), 0), RendezvousHandler, 0)
         slots = ",".join(f"{host}:{self._hosts.count(host)}" for host in dict.fromkeys(self._hosts))
         self._server.init(get_host_assignments(parse_hosts(slots), size))
         # Its end is noticed at the next poll; the default of 0.5 s would be most of a warm start.

@@ -39,6 +39,7 @@ class Notes:
         self._deadline = deadline
         self._who = who
         self._begin = time.monotonic()
+        self._reached = False
 
     def put(self, name: str, value: Any) -> None:
         """Leave a note of plain values.
@@ -46,7 +47,8 @@ class Notes:
         Raises:
             LearnerGroupError: the board could not be reached in time.
         """
-        self._until(lambda: self._request("PUT", name, json.dumps(value).encode()) is not None, lambda: "")
+        said = json.dumps(value).encode()
+        self._until(lambda: self._request("PUT", name, said) is not None, lambda: "waited to be heard")
 
     def get(self, name: str, of: str) -> Any:
         """Wait for a note.
@@ -82,21 +84,23 @@ class Notes:
                 break
             time.sleep(_POLL_S)
         waited = f"{time.monotonic() - self._begin:.0f} s"
-        if trouble is not None:
+        if trouble is not None and not self._reached:
             raise LearnerGroupError(
                 f"{self._who} could not reach {self._address}:{self._port} within {waited} "
                 f"({type(trouble).__name__}: {trouble}): does rank 0 run there, and does a firewall let the port "
                 "through?"
             )
-        raise LearnerGroupError(f"{self._who} {waited_for()} for {waited}: it did not come; see its own output")
+        at = f" ({self._address}:{self._port} no longer answers: {trouble})" if trouble is not None else ""
+        raise LearnerGroupError(f"{self._who} {waited_for()} for {waited}{at}: it did not come; see its own output")
 
     def _request(self, method: str, name: str, body: bytes | None) -> bytes | None:
-        patience = min(_REQUEST_S, max(self._deadline - time.monotonic(), 0.1))
+        patience = min(_REQUEST_S, max(self._deadline - time.monotonic(), 1.0))
         connection = http.client.HTTPConnection(self._address, self._port, timeout=patience)
         try:
             connection.request(method, f"/{_SCOPE}/{name}", body)
             answer = connection.getresponse()
             content = answer.read()
+            self._reached = True
             return content if answer.status == 200 else None
         finally:
             connection.close()
