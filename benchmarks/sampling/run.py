@@ -25,7 +25,7 @@ import numpy as np
 
 import learner_core
 from learner_core import numpy_xp
-from learner_core.learning.build import resolve_modules
+from learner_core.learning.resolve import resolve_modules
 from learner_core.sampling.runner_group import EnvRunnerGroup
 from learner_core_algorithms import PPOConfig
 

@@ -26,7 +26,7 @@ def _config(launcher: str, **env_runners: Any) -> Any:
 
 
 def _group(config: Any) -> Any:
-    from learner_core.learning.build import resolve_modules
+    from learner_core.learning.resolve import resolve_modules
     from learner_core.sampling.runner_group import EnvRunnerGroup
 
     frozen = config.copy().freeze()

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import numpy_xp
 from ..errors import ConfigError, LearnerCoreError, StateError
-from ..learning.build import resolve_modules
+from ..learning.resolve import resolve_modules
 from ..sampling.normalize import RunningNormalizer
 from ..state.files import load_state
 

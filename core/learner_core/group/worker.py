@@ -133,7 +133,7 @@ class LearnerWorker:
     ) -> dict[str, Any]:
         """Make the Learner; the ring is joined later, by all together."""
         os.environ.update(environment)
-        from learner_core.learning.build import resolve_backend
+        from learner_core.learning.resolve import resolve_backend
         from learner_core.learning.ring import Ring
 
         settings = cloudpickle.loads(config)

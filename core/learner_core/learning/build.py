@@ -12,25 +12,20 @@ In order:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config.agents import is_multi_agent, is_parallel
-from ..errors import ConfigError, SpaceError, StateError, did_you_mean
+from ..errors import ConfigError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec
 from ..schedules import parse as parse_schedule
-from . import learner_state
-from .agent_specs import agent_specs
 from .batch import ColumnSpec, standard_columns
-from .context import ConfigView, StepContext
 from .executor import Executor
 from .explore import explore_step, pads_safely
 from .parameters import FlatLayout, match_names
-from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModule, RLModuleSpec
+from .rl_module import RLModule
 from .sequences import Sequences, obs_leaf
 from .step import ModulePlan, OptimizerPlan, UpdateStep
 from .tables import CorrectionTable, TableLayout
@@ -38,10 +33,7 @@ from .tables import CorrectionTable, TableLayout
 if TYPE_CHECKING:
     from .learner import Learner
 
-__all__ = ["LearnerBuild", "resolve_backend", "resolve_modules"]
-
-#: Settings that no step reads, which may change at any time though they are not of ``.training()``.
-_HOST_SETTINGS = ("policies_to_train",)
+__all__ = ["LearnerBuild"]
 
 
 class LearnerBuild:
@@ -98,7 +90,7 @@ class LearnerBuild:
 
     def register_variable(self, module_id: str, name: str, value: Any, trainable: bool) -> None:
         """See ``Learner.register_variable``."""
-        self._known(module_id)
+        self.known(module_id)
         if name in self._values[module_id] or name in self._host_variables[module_id]:
             raise ConfigError(f"register_variable: module {module_id!r} has {name!r} already")
         try:
@@ -119,7 +111,7 @@ class LearnerBuild:
         self, module_id: str, name: str, optimizer: OptimizerSpec, params: list[str], lr: Any
     ) -> None:
         """See ``Learner.register_optimizer``."""
-        self._known(module_id)
+        self.known(module_id)
         where = f"register_optimizer({module_id!r}, {name!r})"
         if name in self._registered[module_id]:
             raise ConfigError(f"{where}: there is an optimizer of that name already")
@@ -141,7 +133,8 @@ class LearnerBuild:
             parse_schedule(lr, where)
         self._registered[module_id][name] = (optimizer, chosen, lr)
 
-    def _known(self, module_id: str) -> None:
+    def known(self, module_id: str) -> None:
+        """Raise ConfigError unless there is such a module."""
         if module_id not in self.modules:
             raise ConfigError(f"unknown module_id {module_id!r}.{did_you_mean(module_id, self.modules)}")
 
@@ -286,236 +279,3 @@ class LearnerBuild:
             fits = self.modules[module_id].actions_in_space
             self._checked_spaces[module_id] = self._learner.module_specs[module_id].action_space if fits else None
         return self._checked_spaces[module_id]
-
-    # ------------------------------------------------------------------ between updates
-
-    def host_context(self) -> StepContext:
-        """A context on the current parameters, for uses outside a step."""
-        learner, xp = self._learner, self._learner.xp
-        context = StepContext(xp)
-        context.compute_dtype = learner.compute_dtype
-        for mid, plan in self.plans.items():
-            params: dict[str, Any] = {}
-            for name, optimizer in plan.optimizers.items():
-                params.update(optimizer.layout.split(xp, learner._carry[f"params/{mid}/{name}"]))
-            if plan.frozen.names:
-                params.update(plan.frozen.split(xp, learner._carry[f"frozen/{mid}"]))
-            context.params[mid] = params
-            context.targets[mid] = (
-                plan.targets.split(xp, learner._carry[f"targets/{mid}"]) if plan.targets.names else {}
-            )
-            context.buffers[mid] = {name: learner._carry[f"buffers/{mid}/{name}"] for name in plan.buffers}
-            context.batch[mid] = {}
-            context.config[mid] = ConfigView(learner.config.for_module(mid), {})
-            context.sequences[mid] = plan.sequences
-        return context
-
-    def update_parameters(self, fn: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
-        """See ``Learner.update_parameters``."""
-        learner, xp = self._learner, self._learner.xp
-        context = self.host_context()
-        changed: dict[str, Any] = {}
-        for mid, plan in self.plans.items():
-            before = context.params[mid]
-            after = fn(mid, dict(before))
-            if not isinstance(after, Mapping) or set(after) != set(before):
-                raise StateError("update_parameters: fn must return the same parameter names", path=f"rl_module/{mid}")
-            after = dict(after)
-            for name, old in before.items():
-                new = after[name] = xp.astype(xp.asarray(after[name]), old.dtype)
-                if tuple(xp.shape(new)) != tuple(xp.shape(old)):
-                    raise StateError(
-                        f"update_parameters: shape {tuple(xp.shape(new))} instead of {tuple(xp.shape(old))}",
-                        path=f"rl_module/{mid}/{name}",
-                    )
-            for name, optimizer in plan.optimizers.items():
-                changed[f"params/{mid}/{name}"] = xp.stop_gradient(optimizer.layout.join(xp, after))
-            if plan.frozen.names:
-                changed[f"frozen/{mid}"] = xp.stop_gradient(plan.frozen.join(xp, after))
-        learner._carry.update(changed)
-
-    def update_targets(self, fn: Callable[[str, dict[str, Any], dict[str, Any]], dict[str, Any]]) -> None:
-        """See ``Learner.update_targets``."""
-        learner, xp = self._learner, self._learner.xp
-        context = self.host_context()
-        changed: dict[str, Any] = {}
-        for mid, plan in self.plans.items():
-            if not plan.targets.names:
-                continue
-            before = context.targets[mid]
-            after = dict(fn(mid, dict(context.params[mid]), dict(before)))
-            if all(after.get(name) is old for name, old in before.items()):
-                continue
-            for name, old in before.items():
-                shape = tuple(xp.shape(after[name])) if name in after else None
-                if shape != tuple(xp.shape(old)):
-                    raise StateError(
-                        f"update_targets: shape {shape} instead of {tuple(xp.shape(old))}", path=f"targets/{mid}/{name}"
-                    )
-            changed[f"targets/{mid}"] = xp.stop_gradient(plan.targets.join(xp, after))
-        learner._carry.update(changed)
-
-    def trainable_variable(self, module_id: str, name: str) -> Any:
-        """The value of a trained variable on the host: a float, or an array if it has a shape."""
-        if name not in self.trainable_variables.get(module_id, {}):
-            return None
-        value = self._learner.backend.to_numpy({"x": self.host_context().params[module_id][name]})["x"]
-        return float(value) if value.ndim == 0 else value
-
-    def set_config(self, settings: Mapping[str, Any]) -> None:
-        """See ``Learner.set_config``."""
-        learner = self._learner
-        known = learner.config.settings()
-        for name in settings:
-            setting = known.get(name)
-            if setting is not None and setting.method != "training" and name not in _HOST_SETTINGS:
-                raise ConfigError(
-                    f"{name}={settings[name]!r} was fixed when the learner was built (.{setting.method}()); build a "
-                    "new learner from a changed config and give it this one's state"
-                )
-            self._refuse_starting_value(name, settings[name])
-        config = learner.config.replaced(**settings)
-        before = learner.config
-        for module_id in config.policies_to_train or ():
-            self._known(module_id)
-        traced_only = all(
-            set(settings) <= {*_HOST_SETTINGS, *traced} and config.for_module(mid).traced_fields() == traced
-            for mid, traced in self.traced.items()
-        )
-        learner.config = config
-        if traced_only:
-            return
-        try:
-            self._rebuild(learner.module_specs)
-        except Exception:
-            learner.config = before
-            learner._build = self
-            raise
-
-    def _refuse_starting_value(self, name: str, value: Any) -> None:
-        """A setting that is a variable by now would be changed without effect."""
-        variable = self._learner.config.starting_values.get(name)
-        for mid in self.plans:
-            if variable in self._learner._host_variables[mid]:
-                how = f"learner.variables[{mid!r}][{variable!r}] = ..."
-            elif variable in self.trainable_variables[mid]:
-                how = f"learner.update_parameters(lambda module_id, params: {{**params, {variable!r}: ...}})"
-            else:
-                continue
-            raise ConfigError(
-                f"{name}={value!r} is only where learning started: by now it is the variable {variable!r}, which "
-                f"moves and is saved with the state. To change that: {how}"
-            )
-
-    def change_modules(
-        self, specs: dict[str, RLModuleSpec], settings: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> None:
-        """Rebuild with other modules, new ones with settings of their own; those that stay keep their state."""
-        learner = self._learner
-        before, config = learner.module_specs, learner.config
-        learner.config = config.with_modules(specs, settings)
-        learner.module_specs = specs
-        try:
-            self._rebuild(specs)
-        except Exception:
-            learner.module_specs, learner.config = before, config
-            learner._build = self
-            raise
-
-    def _rebuild(self, specs: Mapping[str, RLModuleSpec]) -> None:
-        learner = self._learner
-        state = learner.get_state()
-        saved = (learner._carry, learner._optimizer_steps, learner._host_variables)
-        try:
-            LearnerBuild(learner).run()
-            learner_state.restore_shared(learner, state)
-        except Exception:
-            learner._carry, learner._optimizer_steps, learner._host_variables = saved
-            raise
-
-
-def resolve_backend(config: Any, learner_class: type) -> Any:
-    """The configured backend, loaded and bound to device and precision.
-
-    Raises:
-        ConfigError: the class is written for another framework, or the backend only serves policies.
-        PluginNotFoundError, BackendNotInstalledError: there is no such backend, or its framework is missing.
-    """
-    from ..plugins.discovery import load
-
-    wanted = getattr(learner_class, "framework", None)
-    if wanted is not None and wanted != config.framework_name:
-        raise ConfigError(
-            f"{learner_class.__name__} is written for framework {wanted!r}, the config says "
-            f"{config.framework_name!r}: set .framework({wanted!r})"
-        )
-    backend_class = load("learner_core.backends", config.framework_name)
-    backend = backend_class(device=config.device, precision=config.precision)
-    if not backend.trains:
-        raise ConfigError(
-            f"backend {backend.name!r} serves policies and cannot train; use .framework('torch') or ('tf')"
-        )
-    return backend
-
-
-def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None) -> dict[str, RLModuleSpec]:
-    """module id -> complete specification, from an explicit one, the configuration's, or the algorithm's default.
-
-    Args:
-        config: the configuration.
-        env: environment (or vector environment) whose single spaces are taken; ``None``: the configured one.
-        module_spec: RLModuleSpec, MultiRLModuleSpec or ``None``.
-        like: specifications to take missing spaces from.
-    """
-    if module_spec is None and (is_multi_agent(config) or is_parallel(env)):
-        module_spec = MultiRLModuleSpec(agent_specs(config, env))
-        env = None
-    spec = module_spec if module_spec is not None else config.rl_module_spec
-    masked = False
-    spaces = [config.observation_space, config.action_space]
-    if env is not None:
-        spaces = [
-            getattr(env, "single_observation_space", None) or env.observation_space,
-            getattr(env, "single_action_space", None) or env.action_space,
-        ]
-    elif like:
-        first = next(iter(like.values()))
-        spaces = [first.observation_space, first.action_space]
-        masked = first.masked
-    specs = (
-        dict(spec.rl_module_specs)
-        if isinstance(spec, MultiRLModuleSpec)
-        else {DEFAULT_MODULE_ID: spec or RLModuleSpec()}
-    )
-    for module_id, one in specs.items():
-        if not isinstance(one, RLModuleSpec):
-            raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")
-    complete = all(one.observation_space is not None and one.action_space is not None for one in specs.values())
-    if not complete and None in spaces:
-        if config.env is None:
-            raise SpaceError(
-                "the spaces are not known: pass env= to the build call, set .environment(...), or give "
-                "observation_space and action_space"
-            )
-        from ..config.environments import make_env
-
-        made = make_env(config)
-        try:
-            if is_parallel(made):
-                raise ConfigError(
-                    f"{type(made).__name__} is an environment of several agents: say who plays them, by "
-                    '.multi_agent(policies=["shared"]) for one module, or a module for each'
-                )
-            spaces = [made.observation_space, made.action_space]
-        finally:
-            made.close()
-    specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
-    return {
-        module_id: one.filled(
-            module_class=None if one.module_class is not None else config.get_module_class(),
-            observation_space=spaces[0],
-            action_space=spaces[1],
-            model=config.module_settings(),
-        )
-        for module_id, one in specs.items()
-    }

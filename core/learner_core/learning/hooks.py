@@ -6,6 +6,7 @@ marked H run on the host, once per update or at build. All are called with keywo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 from ..errors import ConfigError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
+from . import host_parameters
 from .batch import ColumnSpec
 from .context import ModuleViews, StepContext
 from .ring import Ring
@@ -35,6 +37,7 @@ class LearnerHooks:
         backend: the Backend that computes.
         xp: its array namespace.
         float_dtype: its dtype of parameters and losses.
+        compute_dtype: the narrower one that modules compute in, or ``None``.
         module_specs: module id -> complete RLModuleSpec.
         results: module id -> metric -> value, of the last update.
     """
@@ -43,9 +46,11 @@ class LearnerHooks:
     backend: Any
     xp: Any
     float_dtype: Any
+    compute_dtype: Any
     module_specs: dict[str, RLModuleSpec]
     results: dict[str, dict[str, float]]
     _build: LearnerBuild
+    _carry: dict[str, Any]
     _context: StepContext | None
     _host_variables: dict[str, dict[str, float]]
     _num_updates: int
@@ -136,14 +141,14 @@ class LearnerHooks:
 
     def update_parameters(self, fn: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
         """Replace parameters from a host hook: ``fn(module_id, params) -> params`` on the backend's arrays."""
-        self._build.update_parameters(fn)
+        host_parameters.update_parameters(self, fn)
 
     def update_targets(self, fn: Callable[[str, dict[str, Any], dict[str, Any]], dict[str, Any]]) -> None:
         """Replace targets from a host hook: ``fn(module_id, params, targets) -> targets`` on the backend's arrays.
 
         For targets that move once in some updates; those that move at every step belong in ``after_step``.
         """
-        self._build.update_targets(fn)
+        host_parameters.update_targets(self, fn)
 
     # ------------------------------------------------------------------ hooks: a step (T)
 
@@ -219,14 +224,16 @@ class LearnerHooks:
     @property
     def module(self) -> ModuleViews:
         """module id -> view bound to the step's parameters (outside a step: to the current ones)."""
-        return ModuleViews(self._build.modules, self._context or self._build.host_context())
+        return ModuleViews(self._build.modules, self._context or host_parameters.host_context(self))
 
     _module = module
 
     @property
     def variables(self) -> Mapping[str, Any]:
         """module id -> name -> array in a step; on the host a float that hooks may assign."""
-        return Variables(self._host_variables, self._context, self._build.trainable_variable)
+        return Variables(
+            self._host_variables, self._context, functools.partial(host_parameters.trainable_variable, self)
+        )
 
     def noise(self, name: str, shape: tuple[int, ...] = ()) -> Any:
         """Standard normal noise, the same on every backend and at every minibatch padding.

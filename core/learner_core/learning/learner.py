@@ -16,12 +16,13 @@ from ..maths import noise as noise_maths
 from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
 from ..schedules import value_at
 from ..state.tree import copy_tree
-from . import learner_state
+from . import learner_state, rebuild
 from .batch import check_batch, split_modules
-from .build import LearnerBuild, resolve_backend, resolve_modules
+from .build import LearnerBuild
 from .context import StepContext
 from .hooks import LearnerHooks
 from .plan import MinibatchPlan, make_plan
+from .resolve import resolve_backend, resolve_modules
 from .results import reduce_metrics
 from .ring import ALONE, Ring
 from .rl_module import RLModuleSpec, check_module_id
@@ -64,7 +65,7 @@ class Learner(LearnerHooks):
         self.timesteps: dict[str, int] = {"num_env_steps_sampled_lifetime": 0}
         self._context: StepContext | None = None
         self._host_variables: dict[str, dict[str, float]] = {}
-        self._carry: dict[str, Any] = {}
+        self._carry = {}
         self._optimizer_steps: dict[tuple[str, str], int] = {}
         self._num_updates = 0
         self._num_steps = 0
@@ -270,7 +271,7 @@ class Learner(LearnerHooks):
         Raises:
             ConfigError: unknown, ill-typed, or fixed when the learner was built; nothing has changed.
         """
-        self._build.set_config(settings)
+        rebuild.set_config(self, settings)
 
     # ------------------------------------------------------------------ modules
 
@@ -290,7 +291,7 @@ class Learner(LearnerHooks):
             raise ConfigError(f"module {module_id!r} exists already")
         spec = resolve_modules(self.config, None, module_spec, like=self.module_specs)
         own = {} if settings is None else {module_id: dict(settings)}
-        self._build.change_modules({**self.module_specs, module_id: next(iter(spec.values()))}, own)
+        rebuild.change_modules(self, {**self.module_specs, module_id: next(iter(spec.values()))}, own)
         self._tell_built()
 
     def remove_module(self, module_id: str) -> None:
@@ -302,7 +303,7 @@ class Learner(LearnerHooks):
         self._one_module(module_id)
         if len(self.module_specs) == 1:
             raise ConfigError(f"module {module_id!r} is the only one and cannot be removed")
-        self._build.change_modules({mid: spec for mid, spec in self.module_specs.items() if mid != module_id})
+        rebuild.change_modules(self, {mid: spec for mid, spec in self.module_specs.items() if mid != module_id})
         self._tell_built()
 
     # ------------------------------------------------------------------ state

@@ -22,8 +22,8 @@ from learner_core.errors import LearnerGroupError, NonFiniteError
 from learner_core.group.collectives import Collective, Place, load_collective
 from learner_core.group.devices import gpu_environment, interface_of, visible_gpus
 from learner_core.group.worker import parameter_digest
-from learner_core.learning.build import resolve_backend
 from learner_core.learning.meeting import Meeting
+from learner_core.learning.resolve import resolve_backend
 from learner_core.learning.ring import Ring
 from learner_core.state.format import decode, encode
 

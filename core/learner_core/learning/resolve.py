@@ -1,0 +1,104 @@
+"""What a configuration means: its backend, and complete specifications of its modules.
+
+Needs a configuration. Refuses backends that cannot train, classes written for another framework, and modules whose
+spaces nobody knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..config.agents import is_multi_agent, is_parallel
+from ..errors import ConfigError, SpaceError
+from .agent_specs import agent_specs
+from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec
+
+__all__ = ["resolve_backend", "resolve_modules"]
+
+
+def resolve_backend(config: Any, learner_class: type) -> Any:
+    """The configured backend, loaded and bound to device and precision.
+
+    Raises:
+        ConfigError: the class is written for another framework, or the backend only serves policies.
+        PluginNotFoundError, BackendNotInstalledError: there is no such backend, or its framework is missing.
+    """
+    from ..plugins.discovery import load
+
+    wanted = getattr(learner_class, "framework", None)
+    if wanted is not None and wanted != config.framework_name:
+        raise ConfigError(
+            f"{learner_class.__name__} is written for framework {wanted!r}, the config says "
+            f"{config.framework_name!r}: set .framework({wanted!r})"
+        )
+    backend_class = load("learner_core.backends", config.framework_name)
+    backend = backend_class(device=config.device, precision=config.precision)
+    if not backend.trains:
+        raise ConfigError(
+            f"backend {backend.name!r} serves policies and cannot train; use .framework('torch') or ('tf')"
+        )
+    return backend
+
+
+def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None) -> dict[str, RLModuleSpec]:
+    """module id -> complete specification, from an explicit one, the configuration's, or the algorithm's default.
+
+    Args:
+        config: the configuration.
+        env: environment (or vector environment) whose single spaces are taken; ``None``: the configured one.
+        module_spec: RLModuleSpec, MultiRLModuleSpec or ``None``.
+        like: specifications to take missing spaces from.
+    """
+    if module_spec is None and (is_multi_agent(config) or is_parallel(env)):
+        module_spec = MultiRLModuleSpec(agent_specs(config, env))
+        env = None
+    spec = module_spec if module_spec is not None else config.rl_module_spec
+    masked = False
+    spaces = [config.observation_space, config.action_space]
+    if env is not None:
+        spaces = [
+            getattr(env, "single_observation_space", None) or env.observation_space,
+            getattr(env, "single_action_space", None) or env.action_space,
+        ]
+    elif like:
+        first = next(iter(like.values()))
+        spaces = [first.observation_space, first.action_space]
+        masked = first.masked
+    specs = (
+        dict(spec.rl_module_specs)
+        if isinstance(spec, MultiRLModuleSpec)
+        else {DEFAULT_MODULE_ID: spec or RLModuleSpec()}
+    )
+    for module_id, one in specs.items():
+        if not isinstance(one, RLModuleSpec):
+            raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")
+    complete = all(one.observation_space is not None and one.action_space is not None for one in specs.values())
+    if not complete and None in spaces:
+        if config.env is None:
+            raise SpaceError(
+                "the spaces are not known: pass env= to the build call, set .environment(...), or give "
+                "observation_space and action_space"
+            )
+        from ..config.environments import make_env
+
+        made = make_env(config)
+        try:
+            if is_parallel(made):
+                raise ConfigError(
+                    f"{type(made).__name__} is an environment of several agents: say who plays them, by "
+                    '.multi_agent(policies=["shared"]) for one module, or a module for each'
+                )
+            spaces = [made.observation_space, made.action_space]
+        finally:
+            made.close()
+    specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
+    return {
+        module_id: one.filled(
+            module_class=None if one.module_class is not None else config.get_module_class(),
+            observation_space=spaces[0],
+            action_space=spaces[1],
+            model=config.module_settings(),
+        )
+        for module_id, one in specs.items()
+    }
