@@ -190,11 +190,11 @@ TASKS = {
                 "surround": False, "max_cycles": 60, "tag_reward": 0.01, "catch_reward": 1.0, "urgency_reward": -0.05,
             },
             policies=("pursuer_0", "pursuer_1"),
-            steps=100_000,
+            steps=50_000,
             target=1.0,
             env_runners={"num_envs_per_env_runner": 8, "inference": "numpy"},
             training={
-                **_PPO, "lr": [[0, 1e-3], [100_000, 2e-4]], "gamma": 0.95, "lambda_": 0.9, "train_batch_size": 1024,
+                **_PPO, "lr": [[0, 1e-3], [50_000, 2e-4]], "gamma": 0.95, "lambda_": 0.9, "train_batch_size": 1024,
                 "minibatch_size": 256, "num_epochs": 6, "entropy_coeff": 0.01,
             },
         ),
