@@ -1,4 +1,4 @@
-"""Vectors beyond the caches: the neutral optimizers' numbers, in memory that is used again only when nobody reads it."""
+"""Vectors beyond the caches: the neutral optimizers' numbers, in memory used again only when nobody reads it."""
 
 from __future__ import annotations
 

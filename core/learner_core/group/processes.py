@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..errors import ConfigError
 from ..plugins.hookspecs import hookimpl
 from .devices import gpu_environment
 from .launchers import Ending, Learners, Member
@@ -168,6 +169,8 @@ class LocalLauncher:
         """As :meth:`Launcher.make_learners`."""
         if not config.num_learners:
             return LocalLearners(config, env)
+        if not hasattr(os, "memfd_create"):
+            raise ConfigError(f"num_learners={config.num_learners} needs Linux; take num_learners=0 here")
         from .remote import RemoteLearners
 
         return RemoteLearners(config, env, ProcessFleet(config))

@@ -99,7 +99,8 @@ def _write_all(descriptor: int, buffers: Iterable[Any]) -> None:
             if len(batch) < _BATCH and size < _STRIDE:
                 continue
             _write_batch(descriptor, batch)
-            with contextlib.suppress(OSError):
+            # macOS has no such call: AttributeError.
+            with contextlib.suppress(OSError, AttributeError):
                 # Starts writing to the disk what would otherwise wait for fsync (15 % of a save of 80 MB). Dirty pages
                 # stay in the cache, whatever the name says.
                 os.posix_fadvise(descriptor, position, size, os.POSIX_FADV_DONTNEED)

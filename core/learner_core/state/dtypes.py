@@ -110,8 +110,9 @@ def allocate(nbytes: int) -> memoryview:
     """
     if nbytes < _MAPPED_NBYTES:
         return view_bytes(np.empty(nbytes, np.uint8))
+    touched = getattr(mmap, "MAP_POPULATE", 0)  # Linux has it
     try:
-        return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
+        return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | touched))
     except (OSError, OverflowError, ValueError) as error:
         raise MemoryError(f"{nbytes} bytes cannot be allocated") from error
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["batches", "for_each"]
+__all__ = ["batches", "for_each", "num_processors"]
 
 _MOST = 4  # memory is shared: beyond, more of them hardly help and only take processors from others
 _WORTH_NBYTES = 1 << 22  # below, starting threads costs more than they save
@@ -35,7 +35,7 @@ def for_each(work: Callable[[T], None], items: Sequence[T], *, nbytes: int) -> N
         BaseException: what ``work`` raised for the first item it failed on, as a loop over the items would have; of
             the items behind that one some have been worked on, some have not.
     """
-    num_threads = min(_MOST, len(items), len(os.sched_getaffinity(0))) if nbytes >= _WORTH_NBYTES else 1
+    num_threads = min(_MOST, len(items), num_processors()) if nbytes >= _WORTH_NBYTES else 1
     if num_threads <= 1:
         for item in items:
             work(item)
@@ -55,6 +55,11 @@ def for_each(work: Callable[[T], None], items: Sequence[T], *, nbytes: int) -> N
         turns.stop()
         _join(helpers)
     turns.raise_failure()
+
+
+def num_processors() -> int:
+    """Processors that this process may run on; where the system does not say, all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Turns:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learner_core.errors import LearnerGroupError
+from learner_core.state.threads import num_processors
 
 from .source import PATCH, VERSION
 
@@ -149,7 +150,7 @@ def cmake_version() -> str | None:
 
 def num_jobs() -> int:
     """Compilers to run side by side: one per core, and one per 2 GB of memory (TensorFlow's headers need that)."""
-    cores = len(os.sched_getaffinity(0))
+    cores = num_processors()
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
