@@ -70,6 +70,11 @@ class Ending:
 class Member(Protocol):
     """The driver's end of one learner process.
 
+    It may also have ``rescue()``, which asks it, past its main thread, for its state before the update that it is held
+    up in, and neither waits nor raises. ``receive`` then gives ``LearnerWorker.rescue``'s answer under the key
+    ``worker.RESCUED``, before the request's own or after it; without, a loss is repaired only from those that come out
+    of the broken ring in time.
+
     Attributes:
         rank: its place among the others.
         pid: its process id on its own machine, 0 while that is unknown.

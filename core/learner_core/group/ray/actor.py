@@ -1,7 +1,8 @@
 """One Ray actor that hosts a worker, and the driver's end of it.
 
-An actor answers requests one after the other; beside that, in threads of its own, it gives signs of life when asked
-and holds one call that never returns, so that its end, by whatever death, is the end of that call.
+An actor answers requests one after the other; beside that, in threads of its own, it gives signs of life when asked,
+hands out what can be rescued, and holds one call that never returns, so that its end, by whatever death, is the end of
+that call.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from learner_core.errors import LearnerGroupError
 
 from ..launchers import Ending
+from ..worker import RESCUED
 from .cluster import import_ray
 
 __all__ = ["Actor", "Host", "RayMember", "start_actor", "wait_for"]
@@ -37,8 +39,8 @@ class Host:
 
     Args:
         make: pickled; makes the worker, an object with ``handle(operation, argument) -> (good, answer)``, and perhaps
-            with ``post(value)``, for what is to be known at once, and ``progress``, a number that changes while it
-            gets on.
+            with ``post(value)``, for what is to be known at once, ``rescue()``, for what is wanted of it while it is
+            held up, and ``progress``, a number that changes while it gets on.
         sys_path: of the driver; what exists here and is not yet there is appended.
     """
 
@@ -58,11 +60,11 @@ class Host:
         if self._worker is None:
             return _pickled((False, self._failed))
         good, answer = self._worker.handle(operation, argument)
-        try:
-            return _pickled((good, answer))
-        except Exception as error:
-            failed = LearnerGroupError(f"the answer to {operation} cannot be sent: {type(error).__name__}: {error}")
-            return _pickled((False, (failed, traceback.format_exc())))
+        return _answer(operation, good, answer)
+
+    def rescue(self) -> tuple[bytes, list[np.ndarray]]:
+        """What ``handle`` would answer if it were not held up: past the thread that is."""
+        return _answer("rescue", True, {RESCUED: None if self._worker is None else self._worker.rescue()})
 
     def post(self, value: Any) -> None:
         """Something to know while a request is being answered."""
@@ -78,6 +80,14 @@ class Host:
     def live(self) -> None:
         """Never returns."""
         self._end.wait()
+
+
+def _answer(operation: str, good: bool, answer: Any) -> tuple[bytes, list[np.ndarray]]:
+    try:
+        return _pickled((good, answer))
+    except Exception as error:
+        failed = LearnerGroupError(f"the answer to {operation} cannot be sent: {type(error).__name__}: {error}")
+        return _pickled((False, (failed, traceback.format_exc())))
 
 
 def _pickled(value: Any) -> tuple[bytes, list[np.ndarray]]:
@@ -147,10 +157,16 @@ class Actor:
         Raises:
             EOFError: there is none: the actor has ended.
         """
+        return self._get(self.answers.popleft())
+
+    def awaited(self) -> list[Any]:
+        """References of which one must have come before there is something to take, or its end to see."""
+        return [self.answers[0] if self.answers else self.live]
+
+    def _get(self, reference: Any) -> tuple[bool, Any]:
         ray = import_ray()
-        answer = self.answers.popleft()
         try:
-            good, found = _unpickled(*ray.get(answer))
+            good, found = _unpickled(*ray.get(reference))
         except ray.exceptions.RayTaskError as error:
             return False, (LearnerGroupError(f"an actor failed: {error}"), str(error))
         except ray.exceptions.RayError as error:
@@ -218,6 +234,15 @@ class RayMember(Actor):
         super().__init__(handle)
         self.rank = rank
         self.waiting = False
+        self._rescue: Any = None
+
+    def rescue(self) -> None:
+        """As :meth:`Member.rescue`."""
+        self._rescue = self.handle.rescue.options(concurrency_group="pulse").remote()
+
+    def awaited(self) -> list[Any]:
+        """As :meth:`Actor.awaited`: what is rescued comes when it comes, before the answer or behind it."""
+        return [*super().awaited(), *([] if self._rescue is None else [self._rescue])]
 
     def send(self, operation: str, argument: Mapping[str, Any]) -> None:
         """As :meth:`Member.send`."""
@@ -226,17 +251,25 @@ class RayMember(Actor):
 
     def receive(self) -> tuple[bool, Any]:
         """As :meth:`Member.receive`."""
+        if self._rescue is not None and import_ray().wait([self._rescue], timeout=0)[0]:
+            rescue, self._rescue = self._rescue, None
+            return self._get(rescue)
         return self.take()
+
+    def close(self) -> None:
+        """As :meth:`Member.close`."""
+        super().close()
+        self._rescue = None
 
 
 def wait_for(actors: Sequence[Any], timeout_s: float) -> list[Any]:
     """Those of the actors whose oldest answer, or end, has come; as soon as there is one."""
     ray = import_ray()
-    pending = {(actor.answers[0] if actor.answers else actor.live): actor for actor in actors}
+    pending = {reference: actor for actor in actors for reference in actor.awaited()}
     if not pending or not ray.wait(list(pending), timeout=timeout_s)[0]:
         return []
     ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
-    return [pending[reference] for reference in ready]
+    return list(dict.fromkeys(pending[reference] for reference in ready))
 
 
 def _reason(text: str, host: str, pid: int) -> str:
