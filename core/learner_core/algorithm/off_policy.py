@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from operator import methodcaller
 from typing import Any
 
+from ..config.off_policy_config import OffPolicyConfig
+from ..errors import ConfigError
 from ..group.results import merge_results
 from ..sampling.replay import ReplayBuffer
 from ..sampling.rollout import join_lanes
@@ -30,6 +32,17 @@ class OffPolicyAlgorithm(Algorithm):
 
     def setup(self) -> None:
         config: Any = self.config
+        missing = [name for name in OffPolicyConfig.settings() if not hasattr(config, name)]
+        if missing:
+            raise ConfigError(
+                f"{type(config).__name__}: OffPolicyAlgorithm reads the settings {', '.join(missing)}, which it has "
+                "not; let it inherit from learner_core.config.OffPolicyConfig, which has them"
+            )
+        if config.prioritized_replay and not hasattr(config.get_learner_class(), "td_errors"):
+            raise ConfigError(
+                f"prioritized_replay=True: {config.get_learner_class().__name__} has no td_errors(batch), float[B] on "
+                "the host, to draw by"
+            )
         self.replay = ReplayBuffer(
             config.buffer_capacity,
             self.seed,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .algorithm_config import AlgorithmConfig
 from .environments import make_env
+from .off_policy_config import OffPolicyConfig
 from .settings import Setting
 from .validation import FloatOrSchedule, Range
 
-__all__ = ["AlgorithmConfig", "FloatOrSchedule", "Range", "Setting", "make_env"]
+__all__ = ["AlgorithmConfig", "FloatOrSchedule", "OffPolicyConfig", "Range", "Setting", "make_env"]

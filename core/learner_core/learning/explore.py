@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BatchError
+from ..errors import BatchError, did_you_mean
 from .batch import ColumnSpec
 from .context import StepContext
 from .step import UpdateStep
@@ -150,9 +150,10 @@ def _run(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[str,
         name = error.args[0]
         if name in {column.split("/", 1)[0] for specs in declared.values() for column in specs}:
             raise
+        standard = {column.split("/", 1)[0] for specs in learner._build.standard.values() for column in specs}
         raise BatchError(
             f"a hook of {type(learner).__name__} reads {name!r}, which is no standard column; "
-            "override batch_spec() to declare it",
+            f"override batch_spec() to declare it.{did_you_mean(name, standard)}",
             column=str(name),
         ) from error
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from ..maths.optimizers import OptimizerSpec, clip_by_value, clip_factor
 from .context import ConfigView, StepContext
 from .minibatch import load_batch, table_line
@@ -268,6 +270,7 @@ class UpdateStep:
                     context.new_buffers[mid] = dict(outputs["buffers"])
                 fwd_out[mid] = outputs
             losses = learner.compute_losses(fwd_out=fwd_out, batch=context.batch)
+            _check_scalars(type(learner).__name__, losses)
             losses = {mid: _weighted(loss, weights[mid]) for mid, loss in losses.items()}
             aux = {
                 "losses": losses,
@@ -422,6 +425,20 @@ class UpdateStep:
 
 def _clipped(xp: Any, vector: Any, *, bound: Any) -> Any:
     return clip_by_value(xp, {"": vector}, bound)[""]
+
+
+def _check_scalars(whose: str, losses: Mapping[str, Any]) -> None:
+    """Refuse losses that are one number per row: every backend would say something else about them, and later."""
+    for module_id, loss in losses.items():
+        parts = loss if isinstance(loss, Mapping) else {"": loss}
+        for name, part in parts.items():
+            shape = tuple(getattr(part, "shape", ()))
+            if math.prod(shape) != 1:
+                of = f"optimizer {name!r}, " if name else ""
+                raise ConfigError(
+                    f"{whose}: the loss of {of}module {module_id!r} has shape {shape}, expected a scalar, "
+                    "self.mean(loss) for instance"
+                )
 
 
 def _weighted(loss: Any, weight: Any) -> Any:
