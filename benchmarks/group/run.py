@@ -16,17 +16,19 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent
-sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from peer_environments import peer_python  # noqa: E402
-from work import WORKS, Work  # noqa: E402
+from machine import output, processor
+from peer_environments import peer_python
+from peer_process import PeerProcess
+from work import WORKS, Work
+
+FOLDER = Path(__file__).parent
 
 #: name -> (script, arguments, sizes).
 PEERS: dict[str, tuple[str, list[str], list[int]]] = {
@@ -39,42 +41,17 @@ PEERS: dict[str, tuple[str, list[str], list[int]]] = {
 REFERENCE = "rllib"
 
 
-class Peer:
+class Peer(PeerProcess):
     """A running peer and what it has measured."""
 
     def __init__(self, name: str) -> None:
         script, arguments, self.sizes = PEERS[name]
-        self.name = name
         python = str(peer_python(".venv-rllib")) if name == "rllib" else sys.executable
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        path = os.pathsep.join([str(FOLDER), str(FOLDER / "peers"), os.environ.get("PYTHONPATH", "")]).rstrip(":")
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        self.process = subprocess.Popen(
-            [python, str(FOLDER / "peers" / script), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **threads, **quiet, "PYTHONPATH": path},
-        )
+        command = [python, str(FOLDER / "peers" / script), *arguments]
+        super().__init__(name, command, folders=[FOLDER, FOLDER / "peers"], environment=quiet)
         self.facts: dict[str, Any] = {}
         self.rounds: dict[int, list[dict[str, float]]] = {size: [] for size in self.sizes}
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a line, wait for the answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"peer {self.name!r} ended with status {self.process.wait()}; its messages are above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        """End it."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
 
 
 def measure(work: Work, names: list[str], rounds: int) -> list[Peer]:
@@ -165,7 +142,7 @@ def main() -> int:
     given = parser.parse_args()
     about = {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "machine": f"{_processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
+        "machine": f"{processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
         "versions": _versions(given.peers),
         "command": " ".join(["python benchmarks/group/run.py", *sys.argv[1:]]),
         "threads": "1 a learner; Torch uncompiled, as it is for the first 20,000 steps of a run; TensorFlow compiled",
@@ -195,20 +172,9 @@ def _versions(peers: list[str]) -> str:
     asked = [(sys.executable, ("torch", "tensorflow-cpu", "horovod", "numpy"))]
     if "rllib" in peers:
         asked.append((str(peer_python(".venv-rllib")), ("ray", "torch")))
-    commit = _output(["git", "-C", str(FOLDER), "rev-parse", "--short", "HEAD"])
-    said = [_output([python, "-c", code % (names,)]) for python, names in asked]
+    commit = output(["git", "-C", str(FOLDER), "rev-parse", "--short", "HEAD"])
+    said = [output([python, "-c", code % (names,)]) for python, names in asked]
     return f"learner-core {commit}, {said[0]}" + (f"; RLlib's: {said[1]}" if len(said) > 1 else "")
-
-
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from machine import processor
 from peer_environments import peer_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,18 +44,6 @@ def turn(side: str, seconds: float, warmup: float) -> dict[str, Any]:
     load.append(os.getloadavg()[0])
     figures: dict[str, Any] = json.loads(lines[-1].removeprefix("FIGURES "))
     return {"side": side, **figures, "load_before_after": [round(value, 1) for value in load]}
-
-
-def _machine() -> str:
-    model = platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return f"{model}, {os.cpu_count()} cores"
 
 
 def _median(turns: list[dict[str, Any]], side: str, name: str) -> float | None:
@@ -120,7 +108,7 @@ def main() -> int:
     result = {
         "command": f"python benchmarks/throughput/run.py --rounds {given.rounds} --seconds {given.seconds:g}",
         "date": datetime.date.today().isoformat(),
-        "machine": _machine(),
+        "machine": f"{processor()}, {os.cpu_count()} cores",
         "note": given.note,
         "versions": {**versions, "ray": "2.60.0"},
         "rounds": given.rounds,

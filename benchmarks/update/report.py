@@ -6,10 +6,11 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from machine import output, processor
 
 __all__ = ["write"]
 
@@ -61,28 +62,16 @@ def _about(began: str, others: str) -> dict[str, str]:
     code = "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in %r), sep=', ')"
     mine = code % (("torch", "tensorflow-cpu", "numpy"),)
     theirs = code % (("stable-baselines3", "torch"),)
-    commit = _output(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"])
+    commit = output(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"])
     return {
         "date": began,
-        "machine": f"{_processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
+        "machine": f"{processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "ours": f"learner-core {commit}, {_output([sys.executable, '-c', mine])}",
-        "others": _output([others, "-c", theirs]),
+        "ours": f"learner-core {commit}, {output([sys.executable, '-c', mine])}",
+        "others": output([others, "-c", theirs]),
         "command": "make bench" if sys.argv[1:] == [] else "python benchmarks/run.py " + " ".join(sys.argv[1:]),
         "threads": "1",
     }
-
-
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _markdown(about: dict[str, str], found: dict[str, Any], reference: str) -> str:

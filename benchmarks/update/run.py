@@ -14,14 +14,15 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from peer_process import PeerProcess
 from report import write
 from workloads import WORKLOADS, Workload
 
@@ -50,44 +51,28 @@ class DifferentWorkError(RuntimeError):
     """Two peers do not compute the same update."""
 
 
-@dataclass
-class Process:
-    """A running peer and what it has measured."""
+class Peer(PeerProcess):
+    """A running peer and what it has measured.
 
-    name: str
-    process: subprocess.Popen[str]
-    facts: dict[str, Any] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
+    Args:
+        name: one of ``PEERS``.
+        others: the Python of other libraries' peers.
+        cache: folder of its caches; ``None``: where they always are.
+    """
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a line, wait for the answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"peer {self.name!r} ended with status {self.process.wait()}; its messages are above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-def start(name: str, others: str, cache: str | None) -> Process:
-    """Start a peer with one thread everywhere and its caches in ``cache``; ``None``: where they always are."""
-    script, options = PEERS[name]
-    python = sys.executable if options else others
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    caches = {}
-    if cache is not None:
-        caches = {"LEARNER_CORE_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
-    environment = {**os.environ, **threads, **caches, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [python, str(FOLDER / "peers" / script)]
-    pipe = subprocess.PIPE
-    return Process(name, subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
+    def __init__(self, name: str, others: str, cache: str | None) -> None:
+        script, options = PEERS[name]
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+        if cache is not None:
+            environment |= {"LEARNER_CORE_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
+        command = [sys.executable if options else others, str(FOLDER / "peers" / script)]
+        super().__init__(name, command, folders=[FOLDER], environment=environment)
+        self.facts: dict[str, Any] = {}
+        self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
 
 
-def check_same_work(processes: list[Process]) -> None:
+def check_same_work(processes: list[Peer]) -> None:
     """All peers agree with the first on parameters, loss and gradient norm.
 
     Raises:
@@ -108,12 +93,12 @@ def check_same_work(processes: list[Process]) -> None:
             )
 
 
-def measure(workload: Workload, names: list[str], rounds: int, others: str, cache: str | None) -> list[Process]:
+def measure(workload: Workload, names: list[str], rounds: int, others: str, cache: str | None) -> list[Peer]:
     """Build, check and time the peers on one workload."""
-    processes: list[Process] = []
+    processes: list[Peer] = []
     try:
         for name in names:
-            process = start(name, others, cache)
+            process = Peer(name, others, cache)
             processes.append(process)
             process.facts = process.ask(do="build", workload=workload.name, options=PEERS[name][1])
             process.facts |= process.ask(do="check")
@@ -127,10 +112,9 @@ def measure(workload: Workload, names: list[str], rounds: int, others: str, cach
                 process.cpu_seconds.append(answer["cpu_s"])
     finally:
         for process in processes:
-            if process.process.stdin is not None:
-                process.process.stdin.close()
+            process.hang_up()
         for process in processes:
-            process.process.wait()
+            process.close()
     return processes
 
 

@@ -12,17 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SETTINGS", "WORKLOADS", "Workload", "initial_weights", "rollout"]
-
-#: What every peer trains with; the value loss is ``value_coeff * mean((value - target)^2)``.
-SETTINGS = {
-    "lr": 3e-4,
-    "clip_param": 0.2,
-    "value_coeff": 0.5,
-    "entropy_coeff": 0.01,
-    "max_grad_norm": 0.5,
-    "adam_eps": 1e-5,
-}
+__all__ = ["WORKLOADS", "Workload", "initial_weights", "rollout"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ import time
 from typing import Any
 
 import numpy as np
-from work import SETTINGS, WORKS, batch, memory_mb, serve
+from ppo_settings import SETTINGS
+from work import WORKS, batch, memory_mb, serve
 
 
 class DDP:

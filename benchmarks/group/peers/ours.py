@@ -9,7 +9,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from work import SETTINGS, WORKS, batch, memory_mb, serve
+from ppo_settings import training
+from work import WORKS, batch, memory_mb, serve
 
 from learner_core_algorithms import PPOConfig
 from learner_core_algorithms.ppo.learner import PPOLearner
@@ -70,19 +71,8 @@ class LearnerCore:
             observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (work.obs,), np.float32),
             action_space=gymnasium.spaces.Discrete(work.actions),
         )
-        config.training(
-            lr=SETTINGS["lr"],
-            clip_param=SETTINGS["clip_param"],
-            vf_loss_coeff=SETTINGS["value_coeff"],
-            entropy_coeff=SETTINGS["entropy_coeff"],
-            use_kl_loss=False,
-            normalize_advantages="off",
-            grad_clip=SETTINGS["max_grad_norm"],
-            optimizer={"kind": "adam", "eps": SETTINGS["adam_eps"]},
-            train_batch_size=work.batch,
-            minibatch_size=work.minibatch,
-            num_epochs=work.epochs,
-        )
+        sizes = {"batch": work.batch, "minibatch": work.minibatch, "epochs": work.epochs}
+        config.training(**training(**sizes, normalize_advantages="off"))
         return config.learners(
             num_learners=size, num_cpus_per_learner=1, collective=self._collective, learner_class=TimedLearner
         )

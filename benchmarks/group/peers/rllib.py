@@ -9,10 +9,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import ray
+from ppo_settings import SETTINGS
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from work import SETTINGS, WORKS, batch, memory_mb, serve
+from work import WORKS, batch, memory_mb, serve
 
 
 class RLlib:

@@ -10,8 +10,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from ppo_settings import training
 from serve import serve
-from workloads import SETTINGS, Workload, first_rows, initial_weights, rollout
+from workloads import Workload, first_rows, initial_weights, rollout
 
 
 class LearnerCore:
@@ -37,19 +38,8 @@ class LearnerCore:
         config = PPOConfig().framework(backend, compile=options["compile"], device="cpu").rl_module(model=model)
         observations, actions = _spaces(workload)
         config.environment(None, observation_space=observations, action_space=actions)
-        config.training(
-            lr=SETTINGS["lr"],
-            clip_param=SETTINGS["clip_param"],
-            vf_loss_coeff=SETTINGS["value_coeff"],
-            entropy_coeff=SETTINGS["entropy_coeff"],
-            use_kl_loss=False,
-            normalize_advantages="minibatch",
-            grad_clip=SETTINGS["max_grad_norm"],
-            optimizer={"kind": "adam", "eps": SETTINGS["adam_eps"]},
-            train_batch_size=workload.batch,
-            minibatch_size=workload.minibatch,
-            num_epochs=workload.epochs,
-        )
+        sizes = {"batch": workload.batch, "minibatch": workload.minibatch, "epochs": workload.epochs}
+        config.training(**training(**sizes, normalize_advantages="minibatch"))
         self.columns = rollout(workload)
         self._make(config)
         self._reset()

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from ppo_settings import SETTINGS
 from serve import serve
 from torch import nn
-from workloads import SETTINGS, Workload, first_rows, initial_weights, rollout
+from workloads import Workload, first_rows, initial_weights, rollout
 
 
 class Agent(nn.Module):

@@ -7,10 +7,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from ppo_settings import SETTINGS
 from serve import serve
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
-from workloads import SETTINGS, Workload, first_rows, initial_weights, rollout
+from workloads import Workload, first_rows, initial_weights, rollout
 
 
 class Spaces(gymnasium.Env[Any, Any]):
