@@ -79,3 +79,17 @@ def small_sac(backend: str, **env_config: str) -> Any:
         .training(train_batch_size=8, learning_starts=10, timesteps_per_iteration=14, buffer_capacity=50)
         .rl_module(model={"hidden": [8], "activation": "relu"})
     )
+
+
+def assert_same(left: Any, right: Any, path: str = "") -> None:
+    """Trees with the same keys and equal values, NaN equal to NaN; what ``train()`` returned, a state."""
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), path
+        for key in left:
+            assert_same(left[key], right[key], f"{path}/{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), path
+        for index, (one, other) in enumerate(zip(left, right, strict=True)):
+            assert_same(one, other, f"{path}[{index}]")
+    else:
+        np.testing.assert_array_equal(left, right, err_msg=path)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 import learner_core as lc
 from learner_core_algorithms import APPOConfig, IMPALAConfig
 
-from support.algorithms import make_random_env
+from support.algorithms import assert_same, make_random_env
 
 
 def small(config: Any, backend: str, **training: Any) -> Any:
@@ -32,19 +31,6 @@ def appo(backend: str) -> Any:
     return small(
         APPOConfig(), backend, circular_buffer_num_batches=3, use_kl_loss=True, target_network_update_freq=3, tau=0.5
     )
-
-
-def assert_same(left: Any, right: Any, path: str = "") -> None:
-    if isinstance(left, dict):
-        assert left.keys() == right.keys(), path
-        for key in left:
-            assert_same(left[key], right[key], f"{path}/{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), path
-        for index, (one, other) in enumerate(zip(left, right, strict=True)):
-            assert_same(one, other, f"{path}[{index}]")
-    else:
-        np.testing.assert_array_equal(left, right, err_msg=path)
 
 
 @pytest.mark.parametrize("make", [impala, appo])

@@ -13,7 +13,7 @@ import learner_core as lc
 from learner_core.algorithm.policies import make_policy
 from learner_core.sampling.make_runner import give_weights, make_runner
 
-from support.algorithms import small_ppo, small_sac
+from support.algorithms import assert_same, small_ppo, small_sac
 from support.runners import pids, running
 from support.sampling import same_tree
 
@@ -25,19 +25,6 @@ def _ppo(backend: str, number: int = 2) -> Any:
 
 def _sac(backend: str, number: int = 2) -> Any:
     return small_sac(backend).environment("Pendulum-v1", env_config={}).env_runners(num_env_runners=number)
-
-
-def _same(left: Any, right: Any, path: str = "") -> None:
-    if isinstance(left, dict):
-        assert left.keys() == right.keys(), path
-        for key in left:
-            _same(left[key], right[key], f"{path}/{key}")
-    elif isinstance(left, list):
-        assert len(left) == len(right), path
-        for index, (one, other) in enumerate(zip(left, right, strict=True)):
-            _same(one, other, f"{path}[{index}]")
-    else:
-        np.testing.assert_array_equal(left, right, err_msg=path)
 
 
 @pytest.mark.parametrize("make", [_ppo, _sac], ids=["ppo", "sac"])
@@ -58,7 +45,7 @@ def test_resuming_with_processes_is_bit_identical(training_backend_name: str, ma
         for _ in range(2):
             resumed_last = again.train()
         resumed = again.get_state()
-    _same(uninterrupted, resumed)
+    assert_same(uninterrupted, resumed)
     assert last["learners"] == resumed_last["learners"]
     assert last["env_runners"] == resumed_last["env_runners"]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 import learner_core as lc
 from learner_core_algorithms import PPOConfig, SACConfig
 
-from support.algorithms import small_sac
+from support.algorithms import assert_same, small_sac
 
 
 def _ppo(backend: str) -> Any:
@@ -34,19 +33,6 @@ def _sac(backend: str) -> Any:
     )
 
 
-def _assert_same(left: Any, right: Any, path: str = "") -> None:
-    if isinstance(left, dict):
-        assert left.keys() == right.keys(), path
-        for key in left:
-            _assert_same(left[key], right[key], f"{path}/{key}")
-    elif isinstance(left, list):
-        assert len(left) == len(right), path
-        for index, (one, other) in enumerate(zip(left, right, strict=True)):
-            _assert_same(one, other, f"{path}[{index}]")
-    else:
-        np.testing.assert_array_equal(left, right, err_msg=path)
-
-
 @pytest.mark.parametrize("make", [_ppo, _sac], ids=["ppo", "sac"])
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_resuming_is_bit_identical(training_backend_name: str, make: Any, stop_after: int, tmp_path: Any) -> None:
@@ -61,7 +47,7 @@ def test_resuming_is_bit_identical(training_backend_name: str, make: Any, stop_a
         for _ in range(2):
             resumed_last = again.train()
         resumed = again.get_state()
-    _assert_same(uninterrupted, resumed)
+    assert_same(uninterrupted, resumed)
     assert last["learners"] == resumed_last["learners"]
     assert last["env_runners"] == resumed_last["env_runners"]
 
@@ -73,7 +59,7 @@ def test_restore_obeys_an_older_state(training_backend_name: str, tmp_path: Any)
         old = algo.get_state()
         algo.train()
         algo.restore(tmp_path / "old")
-        _assert_same(old, algo.get_state())
+        assert_same(old, algo.get_state())
 
 
 def test_a_callable_environment_must_be_given_again_or_be_importable(training_backend_name: str, tmp_path: Any) -> None:

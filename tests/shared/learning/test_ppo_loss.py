@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
 
 from learner_core.errors import ConfigError
 from learner_core.maths import optimizers
@@ -14,25 +13,9 @@ from learner_core_algorithms import PPOConfig
 from learner_core_algorithms.ppo.learner import PPOLearner
 
 from support.learners import OBS, build_on_spaces, flat_state, ppo_batch, states_differ
+from support.loss_checks import MID, SPACES, check_step, keeping_gradients
 from support.mutants import mutated
-from support.oracles import adam, adaptive_kl, finite_differences, ppo_loss, standardise
-
-SPACES = {
-    "discrete": Discrete(3),
-    "shifted": Discrete(3, start=-1),
-    "continuous": Box(-np.inf, np.inf, (2,), np.float32),
-}
-MID = "default_policy"
-
-
-def keeping_gradients(learner_class: Any) -> Any:
-    class Keeps(learner_class):
-        def compute_gradients(self, loss_fn: Any, params: Any) -> Any:
-            gradients, aux = super().compute_gradients(loss_fn, params)
-            self.kept = gradients
-            return gradients, aux
-
-    return Keeps
+from support.oracles import adam, adaptive_kl, ppo_loss, standardise
 
 
 def build(backend: str, space: Any, learner_class: Any = PPOLearner, **training: Any) -> Any:
@@ -63,15 +46,7 @@ def check(backend: str, space: Any, learner_class: Any = PPOLearner, rows: int =
     ready = dict(batch)
     if config.normalize_advantages == "batch":
         ready["advantages"] = standardise(batch["advantages"])
-    results = learner.update_from_batch(batch=batch)[MID]
-    assert results["total_loss"] == pytest.approx(ppo_loss(params, ready, settings), abs=1e-13)
-    expected = finite_differences(lambda p: ppo_loss(p, ready, settings), params)
-    kept = learner.backend.to_numpy(learner.kept[MID])
-    for name, gradient in expected.items():
-        np.testing.assert_allclose(kept[name], gradient, rtol=0, atol=2e-9, err_msg=name)
-    stepped = adam(params, {name: kept[name] for name in params}, {}, lr=config.lr)
-    for name, value in learner.get_module_state()[MID].items():
-        np.testing.assert_allclose(value, stepped[name], rtol=0, atol=1e-15, err_msg=name)
+    check_step(learner, batch, params, lambda p: ppo_loss(p, ready, settings), atol=1e-13)
 
 
 OPTIONS: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
 
 from learner_core_algorithms import APPOConfig, IMPALAConfig
 from learner_core_algorithms.appo.learner import APPOLearner
@@ -14,27 +14,10 @@ from learner_core_algorithms.impala import learner as impala_module
 from learner_core_algorithms.impala.learner import IMPALALearner
 
 from support.learners import OBS, build_on_spaces
+from support.loss_checks import MID, SPACES, check_step, keeping_gradients
 from support.mutants import mutated
-from support.oracles import adam, finite_differences
 from support.vtrace_learners import sequence_batch, start_of, tiny_sequences
 from support.vtrace_oracles import appo_loss, impala_loss
-
-SPACES = {
-    "discrete": Discrete(3),
-    "shifted": Discrete(3, start=-1),
-    "continuous": Box(-np.inf, np.inf, (2,), np.float32),
-}
-MID = "default_policy"
-
-
-def keeping_gradients(learner_class: Any) -> Any:
-    class Keeps(learner_class):
-        def compute_gradients(self, loss_fn: Any, params: Any) -> Any:
-            gradients, aux = super().compute_gradients(loss_fn, params)
-            self.kept = gradients
-            return gradients, aux
-
-    return Keeps
 
 
 def build(config: Any, backend: str, space: Any, learner_class: Any, **training: Any) -> Any:
@@ -69,14 +52,7 @@ def check(
             return impala_loss(p, params, batch, settings)
         return appo_loss(p, params, target, batch, settings)
 
-    results = learner.update_from_batch(batch=batch)[MID]
-    assert results["total_loss"] == pytest.approx(loss(params), abs=1e-12)
-    kept = learner.backend.to_numpy(learner.kept[MID])
-    for name, gradient in finite_differences(loss, params).items():
-        np.testing.assert_allclose(kept[name], gradient, rtol=0, atol=2e-9, err_msg=name)
-    stepped = adam(params, {name: kept[name] for name in params}, {}, lr=learner.config.lr)
-    for name, value in learner.get_module_state()[MID].items():
-        np.testing.assert_allclose(value, stepped[name], rtol=0, atol=1e-15, err_msg=name)
+    check_step(learner, batch, params, loss, atol=1e-12)
 
 
 BOUNDS = {"vtrace_clip_rho_threshold": 0.9, "vtrace_clip_c_threshold": 0.7, "vtrace_clip_pg_rho_threshold": 1.2}
