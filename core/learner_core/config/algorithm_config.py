@@ -66,7 +66,7 @@ class AlgorithmConfig(CommonSettings):
 
         Args:
             env: Name, or callable(env_config) -> environment.
-            settings: ``env_config observation_space action_space``.
+            settings: ``env_config observation_space action_space action_mask_in_info``.
 
         Returns:
             This config.

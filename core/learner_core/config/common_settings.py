@@ -26,6 +26,7 @@ class CommonSettings(Settings):
             "env_config": "env_config",
             "observation_space": "observation_space",
             "action_space": "action_space",
+            "action_mask_in_info": "action_mask_in_info",
         },
         "framework": {
             "name": "framework_name",
@@ -75,6 +76,10 @@ class CommonSettings(Settings):
 
     action_space: Any = None
     """A gymnasium space, for learning without an environment (offline data); None: the environment's."""
+
+    action_mask_in_info: bool = False
+    """The environment says which discrete actions it allows under info["action_mask"], as Taxi-v4 does, or by a method
+    action_masks(); forbidden ones are never taken then. A mask in the observation needs no setting."""
 
     # ---- framework -----------------------------------------------------------------------------------------------
     framework_name: str = "torch"

@@ -19,7 +19,8 @@ def make_env(config: Any, **kwargs: Any) -> Any:
     """Make one environment from ``config.env`` and ``config.env_config``.
 
     Args:
-        config: An AlgorithmConfig, or anything with ``env`` and ``env_config``.
+        config: An AlgorithmConfig, or anything with ``env`` and ``env_config``; with ``action_mask_in_info``, masks
+            are moved into the observations.
         kwargs: More keywords for ``gymnasium.make`` of a named environment (``render_mode``).
 
     Returns:
@@ -29,6 +30,15 @@ def make_env(config: Any, **kwargs: Any) -> Any:
         ConfigError: No environment was configured.
         EnvError: It does not exist, needs an extra, or raised.
     """
+    made = _make(config, **kwargs)
+    if not getattr(config, "action_mask_in_info", False):
+        return made
+    from .info_masks import with_info_masks
+
+    return with_info_masks(made)
+
+
+def _make(config: Any, **kwargs: Any) -> Any:
     env, env_config = config.env, dict(config.env_config)
     if env is None:
         raise ConfigError("No environment: set .environment(env) with a name or a callable, or hand one over as env=.")

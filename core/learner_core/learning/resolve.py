@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..config.agents import is_multi_agent, is_parallel
+from ..config.info_masks import with_info_masks
 from ..errors import ConfigError, SpaceError
 from .agent_specs import agent_specs
 from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec
@@ -50,6 +51,8 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         module_spec: RLModuleSpec, MultiRLModuleSpec or ``None``.
         like: specifications to take missing spaces from.
     """
+    if env is not None and getattr(config, "action_mask_in_info", False):
+        env = with_info_masks(env)
     if module_spec is None and (is_multi_agent(config) or is_parallel(env)):
         module_spec = MultiRLModuleSpec(agent_specs(config, env))
         env = None

@@ -276,6 +276,7 @@ class EnvRunner(RunnerBase):
             num_envs=num_envs,
             vectorization=getattr(self._config, "vectorization", "auto"),
             max_restarts=self._max_restarts,
+            action_mask_in_info=bool(getattr(self._config, "action_mask_in_info", False)),
         )
 
     def _close_evaluation(self) -> None:

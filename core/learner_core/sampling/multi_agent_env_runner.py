@@ -341,7 +341,10 @@ class MultiAgentEnvRunner(RunnerBase):
         def make() -> Any:
             if hasattr(env, "step"):
                 return env
-            return make_env(SimpleNamespace(env=env, env_config=dict(getattr(self._config, "env_config", None) or {})))
+            config = self._config
+            env_config = dict(getattr(config, "env_config", None) or {})
+            masked = bool(getattr(config, "action_mask_in_info", False))
+            return make_env(SimpleNamespace(env=env, env_config=env_config, action_mask_in_info=masked))
 
         lanes = AgentLanes(make, num_envs, max_restarts=self._max_restarts, whose=self._whose)
         return AgentGame(lanes, self.players, self._mapping, first=first, stride=runners * num_envs)

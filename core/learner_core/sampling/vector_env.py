@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..config.environments import make_env
+from ..config.info_masks import InfoMasks, with_info_masks
 from ..errors import ConfigError, EnvError
 from .gym_lanes import GymLanes
 from .lanes import Lanes
@@ -31,6 +32,7 @@ def make_lanes(
     num_envs: int = 1,
     vectorization: str = "auto",
     max_restarts: int = 10,
+    action_mask_in_info: bool = False,
 ) -> Lanes:
     """Make N environments of one kind.
 
@@ -41,6 +43,7 @@ def make_lanes(
         num_envs: Number of lanes.
         vectorization: "auto" (native where there is one, else "sync"), "native", "sync" or "async".
         max_restarts: Rebuilds allowed before ``EnvError``.
+        action_mask_in_info: Masks of actions are moved into the observations; single environments only.
 
     Returns:
         Lanes, not reset yet.
@@ -55,10 +58,12 @@ def make_lanes(
         raise ConfigError(f"vectorization={vectorization!r}: expected 'auto', 'native', 'sync' or 'async'")
     if num_envs < 1:
         raise ConfigError(f"num_envs={num_envs}: expected at least 1")
+    if action_mask_in_info and not isinstance(env, str) and hasattr(env, "step"):
+        env = with_info_masks(env)
     if isinstance(env, gym.vector.VectorEnv):
         return GymLanes(_first_then([env], None), max_restarts=max_restarts)
     ready: list[Any] = []
-    if isinstance(env, gym.Env):
+    if isinstance(env, gym.Env | InfoMasks):
         if num_envs == 1 and vectorization in ("auto", "sync"):
             ready, make = [env], None
         elif env.spec is None:
@@ -67,11 +72,12 @@ def make_lanes(
                 "made by gymnasium.make; give its id, or a callable that makes it"
             )
         else:
-            spec = env.spec
-            make = partial(gym.make, spec)
-    else:
-        make = partial(make_env, SimpleNamespace(env=env, env_config=dict(env_config or {})))
-    native = _native(env if isinstance(env, str) else None, dict(env_config or {}), num_envs)
+            env, env_config = _same_again, {"spec": env.spec}
+    if not ready:
+        made_from = SimpleNamespace(env=env, env_config=dict(env_config or {}), action_mask_in_info=action_mask_in_info)
+        make = partial(make_env, made_from)
+    by_name = env if isinstance(env, str) and not action_mask_in_info else None
+    native = _native(by_name, dict(env_config or {}), num_envs)
     if vectorization == "native" and native is None:
         raise ConfigError(f"vectorization='native', but {env!r} has no vectorised form of its own")
     try:
@@ -94,6 +100,13 @@ def make_lanes(
         raise
     except Exception as error:
         raise EnvError(f"environment {env!r} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _same_again(settings: Mapping[str, Any]) -> Any:
+    """Another environment like one that gymnasium.make made."""
+    import gymnasium as gym
+
+    return gym.make(settings["spec"])
 
 
 def _native(env_id: str | None, settings: dict[str, Any], num_envs: int) -> Callable[[], Any] | None:
