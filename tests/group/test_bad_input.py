@@ -66,6 +66,15 @@ def test_places_that_launchers_give() -> None:
     assert find_world({**BY_HAND, **horovod}, NONE).served
     mpi = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
     assert find_world(mpi, SpmdOptions.of({"rendezvous": "a:1"})).local_rank == 1
+    here = {**mpi, "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_NAMESPACE": "prterun-a-7@1"}
+    one, same = find_world(here, NONE), find_world({**here, "OMPI_COMM_WORLD_RANK": "0"}, NONE)
+    assert (one.address, one.port) == (same.address, same.port) and one.address == "127.0.0.1"
+    assert find_world({**here, "PMIX_NAMESPACE": "prterun-a-8@1"}, NONE).port != one.port
+    assert find_world({**here, "MASTER_ADDR": "b", "MASTER_PORT": "5"}, NONE).port == 5
+    hydra = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+    assert find_world(hydra, NONE).port == find_world({**hydra, "PMI_RANK": "0"}, NONE).port
+    with pytest.raises(lc.LearnerGroupError, match="set MASTER_ADDR and MASTER_PORT"):
+        find_world({**hydra, "MPI_LOCALNRANKS": "1", "MPI_LOCALRANKID": "0"}, NONE)
     slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_NTASKS_PER_NODE": "2(x2)"}
     assert find_world(slurm, SpmdOptions.of({"rendezvous": "a:1"})).rank == 2
 

@@ -43,7 +43,10 @@ from .learners import OBS, flat_state, ppo_batch
 
 __all__ = ["Campaign", "LostError", "Outcome", "line", "table"]
 
-TIMEOUT_S = 3.0
+#: For signs of life; the default, where a busy machine may not let a process that compiles give any for 3 s.
+TIMEOUT_S, BUSY_TIMEOUT_S = 3.0, 10.0
+#: Processes that want to run, for each core, from which on a machine is busy.
+BUSY = 4.0
 #: Rows of the batches; two steps each, in which every one of four learners has a row.
 ROWS = (32, 31, 22, 20)
 #: Longest that one call may take (noticing a stop, a new ring), times the machine's load on each core if above one.
@@ -131,7 +134,7 @@ class Campaign:
         numbers = fault.kind in NUMBERS
         expected = self.expected(fault.compile, fault if numbers else None)
         config = self._config(compile=fault.compile, fault={**asdict(fault), "once": str(once)})
-        config.learners(num_learners=fault.size, collective=fault.collective, timeout_s=TIMEOUT_S)
+        config.learners(num_learners=fault.size, collective=fault.collective, timeout_s=_timeout_s())
         config.learners(restart_failed_learners=fault.restart, max_requests_in_flight_per_learner=2)
         calls = _Calls(outcome, once)
         with _listening(calls):
@@ -229,6 +232,10 @@ class Campaign:
             raise LostError("the error has no traceback of the learner's")
         if fault.restart and fault.kind != "raise" and not all("rebuilt" in said for said in outcome.said):
             raise LostError("restart_failed_learners=True, and yet an error")
+
+
+def _timeout_s() -> float:
+    return TIMEOUT_S if os.getloadavg()[0] / (os.cpu_count() or 1) < BUSY else BUSY_TIMEOUT_S
 
 
 @contextlib.contextmanager
@@ -344,12 +351,12 @@ class _Striker:
             write = Segment.write
 
             def struck(segment: Any, batch: Any) -> Any:
-                Segment.write = write  # type: ignore[method-assign]
+                Segment.write = write
                 out = write(segment, batch)
                 self._hit(pid)
                 return out
 
-            Segment.write = struck  # type: ignore[method-assign]
+            Segment.write = struck
 
     def after_update(self) -> None:
         if self._timer is not None and not self._fault.asynchronous:

@@ -8,6 +8,7 @@ compilation may take a minute. How processes are started and reached is the flee
 from __future__ import annotations
 
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -103,8 +104,8 @@ class RemoteLearners:
 
     def _clear(self, error: LearnerGroupError) -> None:
         """Make room for a new ring after a loss, or after learners that did not meet."""
-        if isinstance(error, WorkerLostError):
-            self._lost_ranks.append(error.rank or 0)
+        if isinstance(error, WorkerLostError) and error.rank is not None:
+            self._lost_ranks.append(error.rank)
         for member in self._members:
             member.ending(_GRACE_S)
         self._broken = None
@@ -214,8 +215,6 @@ class RemoteLearners:
             (state,) = self.foreach(lambda learner: learner.get_state(), ranks=[0])
             self.foreach(lambda learner: learner.set_state(state), ranks=range(1, self._size))
             if len(set(self._frameworks)) == 1:
-                import warnings
-
                 warnings.warn(
                     f"after update {self._updates} the learners' parameters differed; all have rank 0's state now",
                     RuntimeWarning,
@@ -321,7 +320,11 @@ class RemoteLearners:
         if not isinstance(error, LearnerCoreError):
             cause, error = error, LearnerGroupError(f"{text}\n{trace}")
             error.__cause__ = cause
-        if self._config.restart_failed_learners and operation == "update" and not broken:
+        if self._config.restart_failed_learners and operation == "update" and broken:
+            self._save_what_can_be(self._members)
+            self._break(text)
+            raise WorkerLostError(text) from error
+        if self._config.restart_failed_learners and operation == "update":
             try:
                 self._lost(self._members[rank], operation, what)
             except WorkerLostError as lost:
@@ -352,10 +355,12 @@ class RemoteLearners:
         text = f"learner {member.rank} of {self._size} {what}{cause} during {operation}"
         notify(get_manager(), "learner_group_worker_lost", rank=member.rank, exitcode=code, reason=text)
         if self._config.restart_failed_learners and self._started:
-            survivors = [m for m in self._members if m is not member]
-            self._salvage = salvage(self._fleet, survivors, self._answers, self._config.timeout_s + _RESCUE_S)
+            self._save_what_can_be([m for m in self._members if m is not member])
         self._break(text)
         raise WorkerLostError(text, rank=member.rank, exitcode=code)
+
+    def _save_what_can_be(self, survivors: Sequence[Member]) -> None:
+        self._salvage = salvage(self._fleet, survivors, self._answers, self._config.timeout_s + _RESCUE_S)
 
     def _restart(self, error: WorkerLostError, attempt: int) -> dict[str, Any] | None:
         """A new ring from the highest applied state.
@@ -380,6 +385,8 @@ class RemoteLearners:
             self._break("it could not be restarted")
             failure.add_note(f"this befell the group while it was being rebuilt, because {error}")
             raise
+        if error.rank is None:
+            warnings.warn(f"no learner was lost, and yet the ring broke; it was rebuilt ({error})", RuntimeWarning, 4)
         answer: dict[str, Any] | None = saved["answer"]
         return answer
 

@@ -21,6 +21,8 @@ __all__ = ["HorovodPlugin", "HorovodRendezvous", "learner_core_collective"]
 PLUGIN_API = 1
 
 _HOST = "localhost"
+#: Least seconds that Gloo waits for a peer.
+_PATIENCE_S = 30
 _MODULES = {"torch": "torch", "tf": "tensorflow"}
 
 
@@ -32,7 +34,7 @@ class HorovodRendezvous(Rendezvous):
 
     Args:
         size: number of ranks.
-        timeout_s: after which Gloo gives a silent peer up.
+        timeout_s: after which Gloo gives a silent peer up, if that is more than half a minute.
         places: where the ranks are; ``None``: all on this host. Ranks of one host need not be neighbours.
     """
 
@@ -41,7 +43,7 @@ class HorovodRendezvous(Rendezvous):
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-        class Server(RendezvousHTTPServer):
+        class Server(RendezvousHTTPServer):  # type: ignore[misc]  # Horovod has no types
             # Ranks ask for each other's addresses a hundred times a second, each time over a new connection: with the
             # default of 5, a server on a busy machine lets some fall, and a rank tries again after a second or three.
             request_queue_size = 1024
@@ -79,7 +81,9 @@ class HorovodRendezvous(Rendezvous):
             "HOROVOD_GLOO_RENDEZVOUS_ADDR": str(address),
             "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
             "HOROVOD_GLOO_IFACE": self._places[rank].interface,
-            "HOROVOD_GLOO_TIMEOUT_SECONDS": str(max(1, round(self._timeout_s))),
+            # Who is gone is noticed by the signs of life, and its connections end with it; one that a busy machine does
+            # not let go on is not gone.
+            "HOROVOD_GLOO_TIMEOUT_SECONDS": str(max(_PATIENCE_S, round(self._timeout_s))),
             "HOROVOD_CONTROLLER": "gloo",
             "HOROVOD_CPU_OPERATIONS": "gloo",
         }

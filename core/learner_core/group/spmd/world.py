@@ -1,11 +1,14 @@
 """Which rank this process is, from the environment that a launcher has left: Horovod's, Torch's, MPI's, SLURM's.
 
-Reads variables only. Refuses a process that nobody has started as a rank, and places that contradict themselves.
+Reads variables only (and, where MPI gives the job no name, the number of the parent process). Refuses a process that
+nobody has started as a rank, and places that contradict themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +27,9 @@ _LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
     "MPICH or Intel MPI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     "SLURM": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 }  # fmt: skip
+_MPI = ("Open MPI", "MPICH or Intel MPI")
+#: Below those that Linux gives to outgoing connections.
+_PORTS = range(20_000, 32_000)
 _BY_HAND = (
     "start the script by `horovodrun -np N python SCRIPT`, or start every rank with RANK, WORLD_SIZE, MASTER_ADDR and "
     "MASTER_PORT set (docs/deployment.md)"
@@ -114,6 +120,8 @@ def _meeting_point(environment: Mapping[str, str], options: SpmdOptions, launche
     horovod = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT")
     if launcher == "horovodrun" and all(name in environment for name in horovod):
         return environment[horovod[0]], _number(environment, horovod[1]), True
+    if not {"MASTER_ADDR", "MASTER_PORT"} & set(environment) and _on_one_machine(environment, launcher):
+        return "127.0.0.1", _port_of_job(environment), False
     if "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
         raise LearnerGroupError(
             f'launcher="spmd" under {launcher}: set MASTER_ADDR and MASTER_PORT on every rank, an address of rank 0\'s '
@@ -123,6 +131,18 @@ def _meeting_point(environment: Mapping[str, str], options: SpmdOptions, launche
     if "TORCHELASTIC_RUN_ID" in environment:
         port += 1  # torchrun itself listens at MASTER_PORT
     return environment["MASTER_ADDR"], port, False
+
+
+def _on_one_machine(environment: Mapping[str, str], launcher: str) -> bool:
+    """Whether an MPI launcher says that all ranks run here."""
+    _, size, _, local_size = _LAUNCHERS[launcher]
+    return launcher in _MPI and environment.get(local_size) == environment[size]
+
+
+def _port_of_job(environment: Mapping[str, str]) -> int:
+    """The same on all ranks that one ``mpirun`` has started here, and hardly ever that of another's."""
+    job = environment.get("PMIX_NAMESPACE") or f"the children of {os.getppid()}"
+    return _PORTS[zlib.crc32(job.encode()) % len(_PORTS)]
 
 
 def _number(environment: Mapping[str, str], name: str, *, default: int | None = None) -> int:
