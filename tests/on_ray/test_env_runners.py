@@ -14,13 +14,25 @@ import pytest
 
 import learner_core as lc
 from learner_core import numpy_xp
-from learner_core_algorithms import PPOConfig
+from learner_core.sampling.rollout import per_module
+from learner_core_algorithms import APPOConfig, IMPALAConfig, PPOConfig
+
+from support.parallel_envs import make_crossing
+from support.sampling import same_tree
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def _config(launcher: str, **env_runners: Any) -> Any:
+def _everybody(agent: str) -> str:
+    return "m"
+
+
+def _config(launcher: str, kind: str = "plain", **env_runners: Any) -> Any:
     config = PPOConfig().environment("CartPole-v1").learners(launcher=launcher).debugging(seed=3)
+    if kind == "memory":
+        config.rl_module(model={"hidden": [4], "recurrent": "gru", "recurrent_size": 3})
+    if kind == "agents":
+        config.environment(make_crossing).multi_agent(policies=["m"], policy_mapping_fn=_everybody)
     settings = {"num_env_runners": 2, "num_envs_per_env_runner": 2, "normalize_observations": True, **env_runners}
     return config.env_runners(**settings)
 
@@ -39,27 +51,31 @@ def _group(config: Any) -> Any:
     return group, weights
 
 
+def _columns(rollout: Any) -> dict[str, Any]:
+    return {mid: {k: np.array(v) for k, v in part.columns.items()} for mid, part in per_module(rollout).items()}
+
+
 def _scaled(weights: Any, factor: float) -> Any:
     return {mid: {name: factor * value for name, value in params.items()} for mid, params in weights.items()}
 
 
-def test_actors_sample_what_processes_sample(cluster: Any) -> None:
-    there, weights = _group(_config("ray"))
-    here, _ = _group(_config("local"))
+@pytest.mark.parametrize("kind", ["plain", "memory", "agents"])
+def test_actors_sample_what_processes_sample(cluster: Any, kind: str) -> None:
+    there, weights = _group(_config("ray", kind))
+    here, _ = _group(_config("local", kind))
     try:
         for step in range(3):
             for group in (there, here):
                 group.set_weights(_scaled(weights, 1.0 + step), version=step)
             for one, other in zip(there.sample(20), here.sample(20), strict=True):
-                for name, column in other.columns.items():
-                    np.testing.assert_array_equal(one.columns[name], column, err_msg=name)
+                assert same_tree(_columns(one), _columns(other))
         assert there.metrics()["num_env_steps_sampled_lifetime"] == here.metrics()["num_env_steps_sampled_lifetime"]
         state = there.get_state()
-        expected = [r.columns["obs"].copy() for r in there.sample(5)]
+        expected = [_columns(rollout) for rollout in there.sample(5)]
         assert there.set_state(state) == "exact"
         there.set_weights(_scaled(weights, 3.0), version=3)
         for one, again in zip(there.sample(5), expected, strict=True):
-            np.testing.assert_array_equal(one.columns["obs"], again)
+            assert same_tree(_columns(one), again)
     finally:
         there.close()
         here.close()
@@ -102,3 +118,41 @@ def test_where_there_is_no_room_the_error_says_what_there_is(cluster: Any) -> No
         lc.EnvError, match=r"(?s)not started environment runner \d in 2 s.* It has 4 CPU; free are 0 CPU"
     ):
         _group(config)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "backend"),
+    [
+        ("impala", "torch"),
+        pytest.param("impala", "tf", marks=pytest.mark.slow),
+        pytest.param("appo", "torch", marks=pytest.mark.slow),
+        pytest.param("appo", "tf", marks=pytest.mark.slow),
+    ],
+)
+def test_asynchronous_algorithms_lose_nothing(cluster: Any, tmp_path: Any, algorithm: str, backend: str) -> None:
+    """Two learners and two runners over two nodes; a runner dies; a checkpoint goes on."""
+    config = {"impala": IMPALAConfig, "appo": APPOConfig}[algorithm]()
+    config.environment("CartPole-v1").framework(backend, compile=False).rl_module(model={"hidden": [8]})
+    config.env_runners(num_env_runners=2, num_envs_per_env_runner=4, rollout_fragment_length=5)
+    config.training(train_batch_size=20, timesteps_per_iteration=200)
+    where = {"placement": "SPREAD", "num_cpus_per_env_runner": 0.5, "start_timeout_s": 300.0}
+    collective = "torch" if backend == "torch" else "horovod"
+    config.learners(num_learners=2, launcher="ray", launcher_options=where, collective=collective, timeout_s=60.0)
+    with config.build() as algo:
+        assert len({member.host for member in algo.learner_group._learners._members}) == 2
+        algo.train()
+        os.kill(algo.env_runners._elsewhere.remotes[0].handle.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while algo.train()["env_runners"]["num_env_runner_restarts_lifetime"] < 1:
+            assert time.monotonic() < deadline
+        algo.save(tmp_path / "checkpoint")
+        state = lc.load_state(tmp_path / "checkpoint")["state"]
+    kept = state["extra"]["throughput"]
+    assert kept["num_updates_lifetime"] == state["learner"]["counters"]["num_updates"]
+    batch = state["extra"]["waiting"]["default_policy"]["batch"]
+    waiting = 0 if batch is None else int(batch["loss_mask"].sum())
+    waiting += sum(int(np.count_nonzero(f["rollout"]["columns"]["valid"])) for f in state["env_runners"]["fragments"])
+    sampled = state["env_runners"]["counts"]["num_env_steps_sampled_lifetime"]
+    assert sampled == kept["num_env_steps_trained_lifetime"] + waiting
+    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint") as again:
+        assert again.train()["throughput"]["num_updates_lifetime"] > kept["num_updates_lifetime"]

@@ -195,6 +195,9 @@ class _Run:
         ):
             if self._stop.is_empty:
                 report.say("No stop condition: trains until Ctrl-C, which saves.")
+            if config.launcher not in ("local", "spmd") and not config.num_learners + config.num_env_runners:
+                here = "learner and environments are in this process: give --set num_learners=N or num_env_runners=N"
+                report.say(f"--launcher {config.launcher} has nothing to start; {here}.")
             with without_startup_messages():
                 algorithm = config.build()
             try:

@@ -21,6 +21,8 @@ __all__ = ["RayOptions", "connect", "describe_room", "import_ray", "make_room"]
 
 #: Seconds for a cluster's address to take a connection.
 _KNOCK_S = 10.0
+#: Addresses of clusters that were started here.
+_own: set[str] = set()
 
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
@@ -120,8 +122,11 @@ def connect(config: Any, options: RayOptions) -> Any:
         else:
             _start(ray, config, options, quiet)
     except Exception as error:
-        where = f"the cluster of RAY_ADDRESS={address}" if address else "a Ray of our own on this machine"
-        raise LearnerGroupError(f'launcher="ray": {where}: {type(error).__name__}: {error}') from error
+        where, advice = "a Ray of our own on this machine", ""
+        if address:
+            where = f"the cluster of RAY_ADDRESS={address}"
+            advice = " (`ray start --head` starts one; without RAY_ADDRESS a new one is started here)"
+        raise LearnerGroupError(f'launcher="ray": {where}: {type(error).__name__}: {error}{advice}') from error
     return ray
 
 
@@ -153,6 +158,7 @@ def _start(ray: Any, config: Any, options: RayOptions, quiet: dict[str, Any]) ->
             raise
         ray.shutdown()
         ray.init(**arguments)
+    _own.add(ray.get_runtime_context().gcs_address)
 
 
 def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: str) -> Any:
@@ -162,17 +168,26 @@ def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: st
         A placement group, ready.
 
     Raises:
-        LearnerGroupError: not in ``start_timeout_s``; says what was asked for and what there is.
+        LearnerGroupError: not in ``start_timeout_s``, or, in a Ray that was started here, never: at once. Says what was
+            asked for and what there is.
     """
     ray = import_ray()
-    group = ray.util.placement_group(list(bundles), strategy=options.placement)
-    if group.wait(options.start_timeout_s):
-        return group
-    ray.util.remove_placement_group(group)
+    found = f"has found no room for {len(bundles)} in {options.start_timeout_s:g} s"
+    if ray.get_runtime_context().gcs_address in _own and not _fits(bundles, ray.cluster_resources()):
+        found = f"was started here, does not grow, and has no room for {len(bundles)}"
+    else:
+        group = ray.util.placement_group(list(bundles), strategy=options.placement)
+        if group.wait(options.start_timeout_s):
+            return group
+        ray.util.remove_placement_group(group)
     raise LearnerGroupError(
-        f"{what} need {_listed(bundles[0])} each (placement {options.placement}), and Ray has found no room for "
-        f"{len(bundles)} in {options.start_timeout_s:g} s. {describe_room()}"
+        f"{what} need {_listed(bundles[0])} each (placement {options.placement}), and Ray {found}. {describe_room()}"
     )
+
+
+def _fits(bundles: Sequence[dict[str, float]], total: dict[str, float]) -> bool:
+    wanted = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for bundle in bundles for name in bundle}
+    return all(amount <= total.get(name, 0.0) + 1e-6 for name, amount in wanted.items())
 
 
 def describe_room() -> str:
