@@ -22,7 +22,7 @@ from ..plugins.discovery import load
 from ..plugins.manager import get_manager, notify
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
-from ..state.files import load_state, save_state
+from ..state.files import load_mapping, save_state
 from .agents import AgentModules, agent_means
 from .policies import make_policy
 from .ranks import RankedRun
@@ -271,6 +271,19 @@ class Algorithm(AgentModules, RankedRun):
         Raises:
             StateError: it does not fit; says the path, and nothing has changed.
         """
+        self._take_state(state)
+        self._show_weights()
+
+    def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
+        """``set_state`` of the state in it, which is let go of before the runners' copies of the weights are made."""
+        if type(self).set_state is not Algorithm.set_state:  # a subclass's own is heard
+            self.set_state(checkpoint.pop("state"))
+            return
+        self._take_state(checkpoint.pop("state"))
+        self._show_weights()
+
+    def _take_state(self, state: Mapping[str, Any]) -> None:
+        """``set_state``, but that the runners still have other weights."""
         for key in ("learner", "env_runner", "env_runners", "algorithm", "extra"):
             if key not in state:
                 raise StateError("missing", path=key)
@@ -287,6 +300,9 @@ class Algorithm(AgentModules, RankedRun):
         self._earlier_steps = 0
         if self.ranks is not None or state.get("ranks"):
             self.count_from(self.num_env_steps_sampled_lifetime)
+
+    def _show_weights(self) -> None:
+        """Give the runners what they had when the state was taken."""
         if self.env_runners is not None:
             version = max(self.env_runners.weights_version, 0)  # the same weights under their old number
             self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
@@ -328,7 +344,9 @@ class Algorithm(AgentModules, RankedRun):
         Raises:
             StateError: no such file, damaged, or of another run; nothing has changed.
         """
-        self.set_state(self.on_each(lambda: _read(path))["state"])
+        own = type(self).set_state is not Algorithm.set_state
+        map_learner = not own and self.learner_group.copies_states
+        self._go_on_from(self.on_each(lambda: _read(path, map_learner=map_learner)))
 
     @classmethod
     def from_checkpoint(cls, path: Any, *, framework: str | None = None, **settings: Any) -> Algorithm:
@@ -343,21 +361,22 @@ class Algorithm(AgentModules, RankedRun):
             StateError: no such file, damaged, or no checkpoint.
             ConfigError: a stored setting cannot be restored here; says which to give.
         """
-        tree = _read(path)
+        tree = _read(path, map_learner=False)  # what learners will do with it is not known yet
         if framework is not None:
             settings["framework_name"] = framework
         config = AlgorithmConfig.from_dict(tree["config"], **settings)
         algorithm: Algorithm = config.build()
         try:
-            algorithm.set_state(tree["state"])
+            algorithm._go_on_from(tree)
         except BaseException:
             algorithm.stop()
             raise
         return algorithm
 
 
-def _read(path: Any) -> dict[str, Any]:
-    tree = load_state(path)
+def _read(path: Any, *, map_learner: bool) -> dict[str, Any]:
+    """A checkpoint; the learners' part as views of the file, for learners that copy what they are given."""
+    tree = load_mapping(path, is_mapped=lambda place: map_learner and place.startswith("state/learner/"))
     if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
         raise StateError(f"{path}: is a state file but no checkpoint of an Algorithm; Learner.load_state reads those")
     if tree.get("schema") != _SCHEMA:

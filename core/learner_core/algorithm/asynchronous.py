@@ -251,9 +251,7 @@ class AsynchronousAlgorithm(Algorithm):
         version, weights = state["sent"]
         self._sent = (int(version), weights)
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of any backend."""
-        super().set_state(state)
+    def _show_weights(self) -> None:
         version, weights = self._sent
         if weights is None:  # the learners' own, which are those of the state by now
             self._sent = (version, self.learner_group.get_weights())

@@ -187,8 +187,12 @@ class LearnerGroup:
         """Read a file that ``save_state`` of a group or a learner wrote, on any backend; see ``Learner.set_state``."""
         from ..state.files import load_state
 
-        copied = self._first(lambda learner: learner._copies_states)
-        return self.set_state(load_state(path, mmap=copied), strict=strict)
+        return self.set_state(load_state(path, mmap=self.copies_states), strict=strict)
+
+    @property
+    def copies_states(self) -> bool:
+        """Whether ``set_state`` may be given arrays that are read-only views of a file."""
+        return bool(self._first(lambda learner: learner._copies_states))
 
     def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
         """Add a module on every learner; see ``Learner.add_module``."""

@@ -16,7 +16,16 @@ import numpy as np
 
 from ..errors import StateError
 
-__all__ = ["BLOCK_NBYTES", "DTYPE_NAMES", "allocate", "blocks", "dtype_from_name", "name_of", "view_bytes"]
+__all__ = [
+    "BLOCK_NBYTES",
+    "DTYPE_NAMES",
+    "MAPPED_NBYTES",
+    "allocate",
+    "blocks",
+    "dtype_from_name",
+    "name_of",
+    "view_bytes",
+]
 
 _NATIVE = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
@@ -33,8 +42,8 @@ DTYPE_NAMES = _NATIVE | _ML_DTYPES
 BLOCK_NBYTES = 1 << 22
 """Non-contiguous and big-endian arrays are converted in blocks of about this size, never as a whole."""
 
-
-_MAPPED_NBYTES = 1 << 25  # from here on malloc maps every block anew in any case; below it reuses warm pages
+MAPPED_NBYTES = 1 << 25
+"""From here on malloc maps every block anew in any case; below it reuses warm pages."""
 
 
 @functools.cache
@@ -108,7 +117,7 @@ def allocate(nbytes: int) -> memoryview:
     Raises:
         MemoryError: there is not so much.
     """
-    if nbytes < _MAPPED_NBYTES:
+    if nbytes < MAPPED_NBYTES:
         return view_bytes(np.empty(nbytes, np.uint8))
     touched = getattr(mmap, "MAP_POPULATE", 0)  # Linux has it
     try:

@@ -11,7 +11,7 @@ import errno
 import mmap as mmaps
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import xxhash
@@ -21,10 +21,10 @@ from .atomic import PathLike, write_atomically
 from .format import encode
 from .layout import HEADER_NBYTES, Chunk, parse_header
 from .manifest import Layout, parse_manifest
-from .payloads import BLOCK_NBYTES, Memory, read_tree
+from .payloads import BLOCK_NBYTES, read_tree
 from .threads import batches, for_each
 
-__all__ = ["damaged_payloads", "load_state", "read_layout", "save_state"]
+__all__ = ["damaged_payloads", "load_mapping", "load_state", "read_layout", "save_state"]
 
 _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux; Python has no name for it
 
@@ -69,9 +69,26 @@ def load_state(path: PathLike, *, mmap: bool = False) -> Any:
     """
     with _opened(path) as (descriptor, nbytes):
         layout = _layout(descriptor, nbytes)
-        if mmap:
-            return read_tree(Memory(_mapped(descriptor, nbytes)), layout, copy=False)
-        return read_tree(_File(descriptor), layout)
+        return read_tree(_MappedFile(descriptor, nbytes) if mmap else _File(descriptor), layout, copy=not mmap)
+
+
+def load_mapping(path: PathLike, *, is_mapped: Callable[[str], bool]) -> Any:
+    """As `load_state`, mapping some arrays and reading the others.
+
+    Args:
+        path: A file that `save_state` wrote.
+        is_mapped: Whether the array at a path in the tree (``state/learner/...``) is to be a read-only view.
+
+    Returns:
+        The tree.
+
+    Raises:
+        FormatError: as `load_state`.
+        StateIOError: as `load_state`.
+    """
+    with _opened(path) as (descriptor, nbytes):
+        layout = _layout(descriptor, nbytes)
+        return read_tree(_MappedFile(descriptor, nbytes), layout, copy=lambda place: not is_mapped(place))
 
 
 def read_layout(path: PathLike) -> Layout:
@@ -151,22 +168,37 @@ class _File:
     def piece(self, start: int, nbytes: int) -> bytes:
         return _read(self._descriptor, start, nbytes)
 
+    def view(self, start: int, nbytes: int) -> memoryview:
+        return memoryview(self.piece(start, nbytes))
+
     def fill(self, target: memoryview, start: int) -> None:
         _read_into(self._descriptor, start, target)
 
 
-def _mapped(descriptor: int, nbytes: int) -> memoryview:
-    """The whole file, read into the page cache: a disk that fails is an error here instead of a signal later."""
-    try:
-        mapped = mmaps.mmap(descriptor, nbytes, access=mmaps.ACCESS_READ)
-    except ValueError:
-        raise FormatError("truncated while it was being read") from None
-    try:
-        mapped.madvise(_POPULATE_READ)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # EINVAL: Linux before 5.14 reads page by page, when it is asked to
-            raise OSError(errno.EIO, "the disk did not deliver all of the file") from error
-    return memoryview(mapped)
+class _MappedFile(_File):
+    """As `_File`, but that views are of the page cache.
+
+    Args:
+        descriptor: Of the file.
+        nbytes: Its size.
+    """
+
+    def __init__(self, descriptor: int, nbytes: int) -> None:
+        super().__init__(descriptor)
+        try:
+            self._mapped = mmaps.mmap(descriptor, nbytes, access=mmaps.ACCESS_READ)
+        except ValueError:
+            raise FormatError("truncated while it was being read") from None
+
+    def view(self, start: int, nbytes: int) -> memoryview:
+        # Read into the page cache first: a disk that fails is an error here instead of a signal later.
+        page = start - start % mmaps.PAGESIZE
+        try:
+            self._mapped.madvise(_POPULATE_READ, page, start + nbytes - page)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: Linux before 5.14 reads page by page, when it is asked to
+                raise OSError(errno.EIO, "the disk did not deliver all of the file") from error
+        return memoryview(self._mapped)[start : start + nbytes]
 
 
 def _layout(descriptor: int, nbytes: int) -> Layout:

@@ -6,7 +6,6 @@ several threads, block by block, each hashed while it is in the processor's cach
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ import numpy as np
 import xxhash
 
 from ..errors import FormatError
-from .dtypes import allocate, dtype_from_name
+from .dtypes import MAPPED_NBYTES, allocate, dtype_from_name
 from .layout import Chunk, Payload
 from .manifest import Layout, Reference
 from .threads import batches, for_each
@@ -30,6 +29,9 @@ class Source(Protocol):
 
     def piece(self, start: int, nbytes: int) -> bytes | memoryview:
         """A few bytes from offset ``start``."""
+
+    def view(self, start: int, nbytes: int) -> memoryview:
+        """Bytes from offset ``start`` as they lie; only asked for where no copy is wanted."""
 
     def fill(self, target: memoryview, start: int) -> None:
         """Fill ``target``, at most a block, with the bytes from offset ``start``."""
@@ -48,6 +50,8 @@ class Memory:
     def piece(self, start: int, nbytes: int) -> memoryview:
         return self._view[start : start + nbytes]
 
+    view = piece
+
     def fill(self, target: memoryview, start: int) -> None:
         if len(target) < BLOCK_NBYTES:
             target[:] = self._view[start : start + len(target)]
@@ -56,14 +60,14 @@ class Memory:
             np.copyto(np.frombuffer(target, np.uint8), source)
 
 
-def read_tree(source: Source, layout: Layout, *, copy: bool = True) -> Any:
+def read_tree(source: Source, layout: Layout, *, copy: bool | Callable[[str], bool] = True) -> Any:
     """The tree of a file whose header and manifest have been read; every checksum is verified first.
 
     Args:
         source: The file.
         layout: What its manifest says.
-        copy: Whether arrays get writable memory of their own. Without, they are read-only views of `source`, which
-            must be a `Memory` (but for arrays longer than a chunk, 1 GiB, which lie in pieces).
+        copy: Whether arrays get writable memory of their own, or which do, by their path. Others are read-only views
+            of `source` (but for arrays longer than a chunk, 1 GiB, which lie in pieces).
 
     Returns:
         The tree.
@@ -73,23 +77,27 @@ def read_tree(source: Source, layout: Layout, *, copy: bool = True) -> Any:
     """
     payloads, paths = layout.payloads, layout.paths()
     contents: list[memoryview | None] = [None] * len(payloads)
-    allocating = threading.Lock()
+    copied = [copy(path) for path in paths] if callable(copy) else [copy] * len(paths)
+    copied = [own or len(payload.checksums) != 1 for own, payload in zip(copied, payloads, strict=True)]
+    for index, payload in enumerate(payloads):
+        # malloc gives each thread memory of its own, which nobody else uses again once the thread has gone: so the
+        # caller asks for it, and threads only touch it. What is mapped and populated at once is left to them, unless
+        # they share it.
+        if copied[index] and (payload.nbytes < MAPPED_NBYTES or len(payload.checksums) > 1):
+            contents[index] = allocate(payload.nbytes)
 
     def verify(chunk: Chunk) -> None:
         payload, at = payloads[chunk.payload], chunk.payload
         if source.piece(chunk.start - len(chunk.gap), len(chunk.gap)) != chunk.gap:
             raise FormatError("the bytes before its data are damaged", path=paths[at])
-        whole = len(payload.checksums) == 1
-        if whole and not copy:
-            data = memoryview(source.piece(chunk.start, chunk.nbytes))
+        if not copied[at]:
+            data = source.view(chunk.start, chunk.nbytes)
             contents[at] = data.toreadonly()
             digest = xxhash.xxh3_64_intdigest(data)
         else:
-            if whole:
+            content = contents[at]
+            if content is None:
                 content = contents[at] = allocate(payload.nbytes)
-            else:
-                with allocating:  # whoever comes first: chunks of one payload may be read by several threads
-                    content = contents[at] = contents[at] or allocate(payload.nbytes)
             offset = chunk.number * layout.chunk_nbytes
             digest = _fill(source, content[offset : offset + chunk.nbytes], chunk.start)
         if digest != payload.checksums[chunk.number]:
