@@ -13,7 +13,7 @@ import numpy as np
 __all__ = ["HiddenVelocities", "MaskedGrid"]
 
 
-class HiddenVelocities(gym.ObservationWrapper):  # type: ignore[type-arg]  # generic in what it does not change
+class HiddenVelocities(gym.ObservationWrapper):
     """CartPole that shows the cart's place and the pole's angle, not how fast they move: that must be remembered."""
 
     _SHOWN = (0, 2)

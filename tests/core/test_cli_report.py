@@ -47,7 +47,7 @@ def _moment(**changes: float | None) -> Moment:
         "steps_per_second": 50.0,
         "episode_return": 20.0,
     }
-    return Moment(**(values | changes))  # type: ignore[arg-type]  # a table of test values
+    return Moment(**(values | changes))
 
 
 def test_stop_conditions() -> None:

@@ -120,7 +120,7 @@ def test_a_wrong_setting_is_refused_and_changes_nothing(method: str, settings: d
 def test_attributes_are_checked_too() -> None:
     config = ToyConfig()
     with pytest.raises(ConfigError, match="Did you mean 'lr'"):
-        config.learning_rate = 1  # type: ignore[attr-defined]
+        config.learning_rate = 1
     with pytest.raises(ConfigError, match=r"ToyConfig\.training\(gamma=\.\.\.\)"):
         config.gamma = 2
     with pytest.raises(ConfigError, match="deleted"):
@@ -132,7 +132,7 @@ def test_attributes_are_checked_too() -> None:
 def test_numbers_of_numpy_become_plain() -> None:
     config = ToyConfig().training(lr=np.float32(0.5), num_atoms=np.int64(3), gamma=np.array(0.5))
     assert [type(value) for value in (config.lr, config.num_atoms, config.gamma)] == [float, int, float]
-    config.debug = np.bool_(True)  # type: ignore[assignment]  # that is the point
+    config.debug = np.bool_(True)
     assert config.debug is True
 
 
@@ -199,7 +199,7 @@ def test_freezing_checks_contents_and_combinations() -> None:
     with pytest.raises(ConfigError, match=r"'walkr' is not a policy. Did you mean 'walker'"):
         ToyConfig().multi_agent(policies=["walker"], policies_to_train=["walkr"]).freeze()
     config = ToyConfig().training(entropy_coeff=[[0, 1], [1, 0]])
-    config.entropy_coeff[0][1] = -1  # type: ignore[index]  # a list here
+    config.entropy_coeff[0][1] = -1
     with pytest.raises(ConfigError, match="entropy_coeff"):
         config.freeze()
 

@@ -56,7 +56,7 @@ def test_import_stays_within_its_budget() -> None:
     attempts = [_python(FIRST_IMPORT) for _ in range(3)]
     roots = {name.partition(".")[0] for name in attempts[0]["loaded"]}
     assert not roots & {"torch", "tensorflow", "keras", "jax", "gymnasium", "matplotlib", "ray", "horovod"}
-    seconds = min(float(attempt["seconds"]) for attempt in attempts)  # type: ignore[arg-type]
-    megabytes = min(float(attempt["total_mb"]) for attempt in attempts)  # type: ignore[arg-type]
+    seconds = min(float(attempt["seconds"]) for attempt in attempts)
+    megabytes = min(float(attempt["total_mb"]) for attempt in attempts)
     assert seconds <= 0.25
     assert megabytes <= 45

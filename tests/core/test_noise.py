@@ -78,7 +78,7 @@ def test_literal_draws_never_change() -> None:
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (5,), (2, 3)])
 @pytest.mark.parametrize("draw", [noise.normals, noise.uniforms])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_row_does_not_depend_on_the_number_of_rows(draw, shape, dtype) -> None:  # type: ignore[no-untyped-def]
+def test_a_row_does_not_depend_on_the_number_of_rows(draw, shape, dtype) -> None:
     many = draw(0, 1, 2, 50, shape, dtype)
     assert many.shape == (50, *shape)
     assert many.dtype == dtype

@@ -14,7 +14,7 @@ from learner_core_algorithms import SACConfig
 
 
 def _set_up(config: lc.AlgorithmConfig) -> None:
-    OffPolicyAlgorithm.setup(SimpleNamespace(config=config, seed=0))  # type: ignore[arg-type]  # all that it reads
+    OffPolicyAlgorithm.setup(SimpleNamespace(config=config, seed=0))  # all that it reads
 
 
 def test_settings_that_the_loop_reads_are_missed_by_name() -> None:

@@ -46,7 +46,7 @@ def test_is_immutable() -> None:
     with pytest.raises(AttributeError, match="immutable"):
         del spec.kind
     with pytest.raises(TypeError):
-        spec.hyper["eps"] = 1.0  # type: ignore[index]
+        spec.hyper["eps"] = 1.0
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_corrections_are_literal() -> None:
 @pytest.mark.parametrize("step", [0, -1, [1, 0]])
 def test_steps_count_from_one(step: object) -> None:
     with pytest.raises(ConfigError, match="1-based"):
-        OptimizerSpec().corrections(step)  # type: ignore[arg-type]
+        OptimizerSpec().corrections(step)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def groups(cluster: Cluster) -> Iterator[Callable[..., LearnerGroup]]:
         pids = [member.pid for member in group._learners._members]
         group.shutdown()
         # Ray gives a process that is stopped five seconds.
-        wait_until(lambda: not any(map(runs, pids)), lambda: [pid for pid in pids if runs(pid)])  # noqa: B023
+        wait_until(lambda pids=pids: not any(map(runs, pids)), lambda pids=pids: [pid for pid in pids if runs(pid)])
 
 
 def strike(kind: str, rank: int, *, step: int = 3, held_up: bool = False) -> Callable[[Any], None]:

@@ -229,9 +229,9 @@ def test_other_shapes_are_flattened(xp: Any, mode: str, shape: tuple[int, ...], 
     [
         (lambda: MLP("pi", 4, [8], activation="tahn"), "activation='tahn'.*Did you mean 'tanh'"),
         (lambda: MLP("pi", 4, [8], init="ortogonal"), "init='ortogonal'.*'orthogonal'"),
-        (lambda: MLP("pi", 4, 64), r"hidden=64.*\[64, 64\]"),  # type: ignore[arg-type]
+        (lambda: MLP("pi", 4, 64), r"hidden=64.*\[64, 64\]"),
         (lambda: MLP("pi", 4, [0]), "pi.*at least 1, got 0"),
-        (lambda: MLP("pi", 4, [2.5]), "pi.*got 2.5"),  # type: ignore[list-item]
+        (lambda: MLP("pi", 4, [2.5]), "pi.*got 2.5"),
         (lambda: ConvStack("cnn", (4, 84, 84)), r"conv_filters\[0\]=\(32, 8, 4\).*height=4 width=84"),
         (lambda: make_encoder("pi", (4, 84, 84), {}), r"conv_filters\[0\].*height, width, channels"),
         (lambda: ConvStack("cnn", (84, 84)), "height, width, channels"),

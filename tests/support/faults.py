@@ -110,7 +110,7 @@ class FaultyLearner(PPOLearner):
         self._strike("build")
         if self._ring.size == 1 or self._ring.reduce.__name__ == "reduce":
             return
-        collective = self._ring.reduce.__self__  # type: ignore[attr-defined]  # a bound method of the collective
+        collective = self._ring.reduce.__self__
         init, allreduce, close = collective.init, collective.allreduce_flat_, collective.close
 
         def join(**arguments: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -86,7 +87,7 @@ def assert_identical(expected: Any, got: Any, path: str = "") -> None:
         assert got == expected, path
 
 
-def forge(document: Any, payloads: list[bytes] = []) -> bytes:  # noqa: B006 - never changed
+def forge(document: Any, payloads: Sequence[bytes] = ()) -> bytes:
     """A file whose checksums all match, around any manifest: what an attacker would send.
 
     Args:
@@ -100,7 +101,7 @@ def forge(document: Any, payloads: list[bytes] = []) -> bytes:  # noqa: B006 - n
     return header(file_nbytes=64 + len(manifest) + len(body), manifest=manifest) + manifest + bytes(body)
 
 
-def manifest_of(tree: Any, arrays: list[Any] = [], **changes: Any) -> dict[str, Any]:  # noqa: B006 - never changed
+def manifest_of(tree: Any, arrays: Any = (), **changes: Any) -> dict[str, Any]:
     """A manifest with the usual keys."""
     return {"info": {}, "chunk_nbytes": 4096, "tree": tree, "arrays": arrays} | changes
 

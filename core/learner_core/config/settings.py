@@ -17,7 +17,7 @@ import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, get_args, get_origin
+from typing import Any, ClassVar, Self, cast, get_args, get_origin
 
 from learner_core.errors import ConfigError
 
@@ -82,6 +82,8 @@ class Settings:
 
     # method -> {keyword: field}; a field named nowhere is set by .training()
     _METHODS: ClassVar[dict[str, dict[str, str]]] = {}
+    # Of this very class: a subclass makes its own.
+    _settings_table: ClassVar[dict[str, Setting]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -104,10 +106,11 @@ class Settings:
     def settings(cls) -> dict[str, Setting]:
         """All settings of this class by field name, in the order they are declared."""
         table: dict[str, Setting] | None = cls.__dict__.get("_settings_table")
-        if table is None or len(table) != len(dataclasses.fields(cls)):  # type: ignore[arg-type]  # a subclass is one
+        fields = dataclasses.fields(cast(Any, cls))  # a subclass is a dataclass
+        if table is None or len(table) != len(fields):
             where = {field: (method, key) for method, keys in cls._METHODS.items() for key, field in keys.items()}
             table = {}
-            for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # as above
+            for field in fields:
                 owner = next(base for base in cls.__mro__ if field.name in inspect.get_annotations(base))
                 method, keyword = where.get(field.name, ("training", field.name))
                 default = field.default
@@ -118,7 +121,7 @@ class Settings:
                 table[field.name] = Setting(
                     field.name, method, keyword, _resolve(owner, field.name, field.type), default, owner
                 )
-            cls._settings_table = table  # type: ignore[attr-defined]  # a cache of this very class
+            cls._settings_table = table
         return table
 
     @classmethod

@@ -60,8 +60,7 @@ class Segment:
                 others.append((path, value))
         new = self._reserve(end)
         for _, value, offset in arrays:
-            target = np.frombuffer(self._map, value.dtype, value.size, offset).reshape(value.shape)  # type: ignore[arg-type]
-            np.copyto(target, value)
+            np.copyto(np.ndarray(value.shape, value.dtype, self._map, offset), value)
         layout = {
             "arrays": [(path, value.dtype.str, value.shape, offset) for path, value, offset in arrays],
             "others": others,

@@ -69,7 +69,7 @@ class MaskedEnv(gym.Env):
 def _runner(make: Any, **settings: Any) -> EnvRunner:
     spec = RLModuleSpec(ActorCriticModule, model={"hidden": [4]})
     runner = EnvRunner(runner_config(make, max_env_restarts=0, **settings), spec, seed=5)
-    runner.set_weights(runner.policy.module.init(np.random.default_rng(0)))  # type: ignore[attr-defined]
+    runner.set_weights(runner.policy.module.init(np.random.default_rng(0)))
     return runner
 
 
@@ -118,7 +118,9 @@ def test_an_environment_that_allows_nothing_is_named(kind: str) -> None:
 
 
 def test_normalisation_leaves_masks_alone_and_a_state_goes_on() -> None:
-    make = lambda config: MaskedEnv(SPACES["multi"], key="observation")  # noqa: E731
+    def make(config: Any) -> MaskedEnv:
+        return MaskedEnv(SPACES["multi"], key="observation")
+
     runner = _runner(make, normalize_observations=True)
     assert runner.sample(9).columns["action_mask"].dtype == bool
     state = runner.get_state()

@@ -99,16 +99,16 @@ def test_every_plain_kind_of_attribute_comes_back() -> None:
     first, second = PlainEnv(), PlainEnv()
     first.reset(seed=0)
     second.reset(seed=1)
-    first.kind, first.table[7] = Kind.NIGHT, {"new": [True]}  # type: ignore[assignment,index]
+    first.kind, first.table[7] = Kind.NIGHT, {"new": [True]}
     first.frames.append(np.full(2, 7.0))
-    first.late = 5  # type: ignore[attr-defined]
-    second.early = 6  # type: ignore[attr-defined]
+    first.late = 5
+    second.early = 6
     draws = [first.old.rand(), *(rng.random() for rng in first.rngs)]
     assert draws[0] == np.random.RandomState(5).rand()
     state = save_env(first)[0]
     assert state is not None
     restore_env(second, decode(encode(state).tobytes()))
-    assert second.kind is Kind.NIGHT and second.table == first.table and second.late == 5  # type: ignore[attr-defined]
+    assert second.kind is Kind.NIGHT and second.table == first.table and second.late == 5
     assert not hasattr(second, "early")
     assert second.words.tolist() == [["ab", "c"]] and type(second.word) is np.str_ and second.word == "d"
     assert [frame.tolist() for frame in second.frames] == [[1, 1], [7, 7]] and second.frames.maxlen == 2
@@ -132,8 +132,8 @@ def test_every_plain_kind_of_attribute_comes_back() -> None:
 def test_what_cannot_be_saved_exactly_is_not_saved(attribute: Any, reason: str) -> None:
     env = CountEnv()
     env.reset(seed=0)
-    env.array = np.zeros(3)  # type: ignore[attr-defined]
-    env.extra = attribute(env)  # type: ignore[attr-defined]
+    env.array = np.zeros(3)
+    env.extra = attribute(env)
     state, got = save_env(env)
     assert state is None and got == reason
 

@@ -448,7 +448,7 @@ def test_a_state_goes_on_to_the_last_bit() -> None:
 def test_environments_that_cannot_be_saved_begin_new_episodes_the_same_in_every_run() -> None:
     def opaque(env_config: dict[str, Any]) -> Crossing:
         env = Crossing(PARTS)
-        env.window = object()  # type: ignore[attr-defined]  # nothing that could be saved
+        env.window = object()  # nothing that could be saved
         return env
 
     runner = make_agents_runner(opaque, {"m": "a"})

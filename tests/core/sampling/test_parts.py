@@ -119,7 +119,7 @@ def test_numpy_policy_copies_its_weights_and_needs_them() -> None:
     after = policy.compute_actions(obs, noise=None, explore=False)
     assert all(np.array_equal(before[name], after[name]) for name in before)
     with pytest.raises(StateError, match=r"pi\.weight: expected an array"):
-        policy.set_weights({"pi.weight": object()})  # type: ignore[dict-item]
+        policy.set_weights({"pi.weight": object()})
 
 
 def test_a_module_with_an_initial_state_must_return_the_next_one() -> None:

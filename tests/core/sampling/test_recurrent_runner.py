@@ -31,7 +31,7 @@ def _runner(env: Any, num_envs: int = 2, *, kind: str = "lstm", shared: bool = F
     model = {"hidden": [4], "recurrent": kind, "recurrent_size": 3, "vf_share_layers": shared}
     spec = RLModuleSpec(ActorCriticModule, model=model)
     runner = EnvRunner(runner_config(env, num_envs, **settings), spec, seed=7)
-    module = runner.policy.module  # type: ignore[attr-defined]  # a NumpyPolicy has one
+    module = runner.policy.module
     runner.set_weights({name: 3.0 * value for name, value in module.init(np.random.default_rng(1)).items()})
     return runner
 

@@ -107,13 +107,16 @@ class Announced(gym.Env):
         return (5 + 3 * self.np_random.normal(size=3)).astype(np.float32)
 
 
+def _announced(config: Any) -> Announced:
+    return Announced()
+
+
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
 
 
 def test_statistics_are_those_of_everything_that_all_have_seen(groups: Make) -> None:
-    env = lambda config: Announced()  # noqa: E731
-    group = groups(env, 2, 3, **NORMALIZED)
-    plain = [make_runner(env, 3, worker_index=index) for index in (1, 2)]
+    group = groups(_announced, 2, 3, **NORMALIZED)
+    plain = [make_runner(_announced, 3, worker_index=index) for index in (1, 2)]
     seen = [runner._obs.copy() for runner in plain]
     for _ in range(3):
         group.sample(20)
@@ -136,7 +139,7 @@ def test_statistics_are_those_of_everything_that_all_have_seen(groups: Make) -> 
 
 
 def test_asynchronous_statistics_count_everything_once(groups: Make) -> None:
-    group = groups(lambda config: Announced(), 2, 3, **NORMALIZED, max_requests_in_flight_per_env_runner=2)
+    group = groups(_announced, 2, 3, **NORMALIZED, max_requests_in_flight_per_env_runner=2)
     group.request(7)
     for _ in range(12):
         group.ready(5.0)
@@ -235,12 +238,11 @@ def test_nothing_is_lost_when_an_asynchronous_group_is_saved(groups: Make) -> No
 
 
 def test_a_group_goes_on_from_its_state_as_if_it_had_never_stopped(groups: Make) -> None:
-    env = lambda config: Announced()  # noqa: E731
-    group = groups(env, **NORMALIZED)
+    group = groups(_announced, **NORMALIZED)
     group.sample(13)
     state = decode(encode(group.get_state()).tobytes())
     expected = [group.sample(9) for _ in range(2)]
-    again = groups(env, **NORMALIZED)
+    again = groups(_announced, **NORMALIZED)
     again.sample(3)
     assert again.set_state(state) == "exact"
     for rollouts in expected:
@@ -323,7 +325,7 @@ def test_a_broadcast_that_missed_a_fragment_does_not_lose_it() -> None:
     from learner_core.sampling.normalize import merge_moments
     from learner_core.sampling.runner_server import RunnerServer, make_setup
 
-    config = group_config(lambda config: Announced(), 1, 3, **NORMALIZED)
+    config = group_config(_announced, 1, 3, **NORMALIZED)
     weights = {"default_policy": make_runner(config.env, 3).policy.module.init(np.random.default_rng(1))}
     server = RunnerServer(iter([(0, weights), *[None] * 9]).__next__)
     server.build(setup=make_setup(config, {"default_policy": SPEC}, None), worker_index=1)

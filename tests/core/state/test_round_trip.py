@@ -255,7 +255,7 @@ def test_info_holds_plain_values_only():
     with pytest.raises(StateError, match="info"):
         encode(1, info={"a": np.zeros(3)})
     with pytest.raises(StateError, match="info"):
-        encode(1, info={1: 2})  # type: ignore[dict-item]
+        encode(1, info={1: 2})
 
 
 # What stock parts make of a file ------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_the_plan_takes_from_every_shard_in_proportion(shard_rows: list[int]) ->
                 num_rows=total, minibatch=4, num_epochs=2, shuffle=True, seed=1, update=2, stream=3,
                 shard_rows=shard_rows, own=(rank * each, (rank + 1) * each),
             )  # fmt: skip
-            share = Ring(rank, size, meeting=object()).share(own)  # type: ignore[arg-type]
+            share = Ring(rank, size, meeting=object()).share(own)
             parts.append((share, sum(shard_rows[: rank * each])))
         for step in range(plan.num_steps):
             line = np.concatenate([s.indices[step, : s.rows[step]] + offset for s, offset in parts])

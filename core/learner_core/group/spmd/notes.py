@@ -106,11 +106,20 @@ class Notes:
             connection.close()
 
 
+class _Board(http.server.ThreadingHTTPServer):
+    """The server, with the notes on it: path -> what was written."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address, _Handler)
+        self.notes: dict[str, bytes] = {}
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Board
     timeout = _REQUEST_S
 
     def do_GET(self) -> None:
-        value = self.server.notes.get(self.path)  # type: ignore[attr-defined]
+        value = self.server.notes.get(self.path)
         self.send_response(404 if value is None else 200)
         self.send_header("Content-Length", str(len(value or b"")))
         self.end_headers()
@@ -118,7 +127,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         length = min(int(self.headers.get("Content-Length", 0)), 1 << 20)
-        self.server.notes[self.path] = self.rfile.read(length)  # type: ignore[attr-defined]
+        self.server.notes[self.path] = self.rfile.read(length)
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -136,7 +145,7 @@ class NoteServer:
 
     def __init__(self, address: str, port: int) -> None:
         try:
-            self._server = http.server.ThreadingHTTPServer((address, port), _Handler)
+            self._server = _Board((address, port))
         except (OSError, OverflowError) as error:
             what = {
                 errno.EADDRINUSE: f"port {port} is in use on {address}: choose another MASTER_PORT",
@@ -145,7 +154,6 @@ class NoteServer:
             raise LearnerGroupError(
                 f"launcher=\"spmd\": {what}, or give launcher_options={{'rendezvous': 'HOST:PORT'}} ({error})"
             ) from error
-        self._server.notes = {}  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="spmd-notes", daemon=True)
         self._thread.start()
 
