@@ -276,7 +276,8 @@ class Backend:
 
         Args:
             spec: The optimizer, ``learner_core.maths.optimizers.OptimizerSpec``.
-            params, gradients: float[size].
+            params: float[size].
+            gradients: float[size].
             slots: slot name -> float[size].
             lr: 0-d.
             corrections: ``spec.num_corrections`` 0-d arrays.
