@@ -15,7 +15,9 @@ import pytest
 
 import learner_core as lc
 from learner_core.sampling.recording import RECORDING_FORMAT
-from learner_core_algorithms import BCConfig, PPOConfig, SACConfig
+from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfig, SACConfig
+
+from support.parallel_envs import make_signals
 
 
 def _ppo(folder: Path) -> Any:
@@ -53,7 +55,56 @@ def _bc(folder: Path) -> Any:
     )
 
 
-ALGORITHMS = {"ppo": _ppo, "sac": _sac, "bc": _bc}
+def _asynchronous(config: Any, **training: Any) -> Any:
+    """Without processes, so that it is deterministic: sequences are left over, and weights are of some age."""
+    return (
+        config.environment("CartPole-v1")
+        .env_runners(num_envs_per_env_runner=3, rollout_fragment_length=5)
+        .training(train_batch_size=20, timesteps_per_iteration=30, lr=[[0, 1e-2], [300, 1e-3]], **training)
+        .rl_module(model={"hidden": [8]})
+    )
+
+
+def _impala(folder: Path) -> Any:
+    return _asynchronous(IMPALAConfig(), broadcast_interval=3)
+
+
+def _appo(folder: Path) -> Any:
+    settings = {"circular_buffer_num_batches": 3, "use_kl_loss": True, "target_network_update_freq": 3, "tau": 0.5}
+    return _asynchronous(APPOConfig(), **settings)
+
+
+def _memory(folder: Path) -> Any:
+    """PPO with an LSTM; sequences that go on over episodes."""
+    return (
+        PPOConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_envs_per_env_runner=2, normalize_observations=True)
+        .training(train_batch_size=24, minibatch_size=8, num_epochs=2, max_seq_len=4, burn_in=1)
+        .rl_module(model={"hidden": [4], "recurrent": "lstm", "recurrent_size": 3, "vf_share_layers": True})
+    )
+
+
+def _agents(folder: Path) -> Any:
+    """Two agents, each with a module and settings of its own."""
+    return (
+        PPOConfig()
+        .environment(make_signals)
+        .env_runners(num_envs_per_env_runner=2)
+        .training(train_batch_size=24, minibatch_size=10, num_epochs=2, lr=0.01)
+        .rl_module(model={"hidden": [8]})
+        .multi_agent(policies=["speaker", "listener"], settings={"speaker": {"lr": 0.02, "clip_param": 0.1}})
+    )
+
+
+#: Taken up from every step in ``make test``; the others from a random one.
+SHORT = {"ppo": _ppo, "sac": _sac, "bc": _bc}
+ALGORITHMS = {**SHORT, "impala": _impala, "appo": _appo, "ppo-memory": _memory, "ppo-agents": _agents}
+EVERY_STEP = [*SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS if name not in SHORT)]
+#: Metrics of time.
+TIMED = ("_per_second", "learner_utilization")
+#: Iterations of a long run.
+STEPS = {"ppo": 30, "sac": 200, "bc": 40, "impala": 30, "appo": 30, "ppo-memory": 20, "ppo-agents": 20}
 
 
 def _differences(left: Any, right: Any, path: str = "") -> list[str]:
@@ -72,14 +123,17 @@ def _differences(left: Any, right: Any, path: str = "") -> list[str]:
 
 
 def _untimed(results: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in results.items() if name != "timers"}
+    """Without what depends on the clock: how busy learners were, how many steps a second."""
+    kept = {name: value for name, value in results.items() if name not in ("timers", "throughput")}
+    counted = {k: v for k, v in results.get("throughput", {}).items() if not k.endswith(TIMED)}
+    return {**kept, "throughput": counted}
 
 
 def _config(algorithm: str, backend: str, folder: Path, compile: bool | None, seed: int) -> Any:
     return ALGORITHMS[algorithm](folder).framework(backend, compile=compile).debugging(seed=seed)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", EVERY_STEP)
 def test_every_step(training_backend_name: str, algorithm: str, tmp_path: Path) -> None:
     """From each checkpoint one step leads to the next one's state: so, by induction, does every later one."""
     seed, steps = secrets.randbelow(10**6), 6
@@ -122,11 +176,10 @@ def test_a_random_step(training_backend_name: str, algorithm: str, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_twenty_random_steps(training_backend_name: str, algorithm: str, tmp_path: Path) -> None:
-    steps = {"ppo": 30, "sac": 200, "bc": 40}[algorithm]
     for place in range(20):
         folder = tmp_path / str(place)
         folder.mkdir()
-        _stop_anywhere(algorithm, training_backend_name, folder, steps=steps, compile=False)
+        _stop_anywhere(algorithm, training_backend_name, folder, steps=STEPS[algorithm], compile=False)
 
 
 @pytest.mark.slow
