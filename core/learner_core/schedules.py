@@ -30,11 +30,6 @@ class Schedule:
 
     points: tuple[tuple[float, float], ...]
 
-    @property
-    def is_constant(self) -> bool:
-        """Whether the value is the same at every timestep."""
-        return all(value == self.points[0][1] for _, value in self.points)
-
     def value_at(self, timestep: float) -> float:
         """Evaluate the schedule.
 

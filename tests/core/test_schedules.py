@@ -27,14 +27,8 @@ def test_values_on_between_and_beyond_the_points() -> None:
 
 def test_a_number_is_a_constant() -> None:
     s = schedules.parse(3e-4)
-    assert s.is_constant
     assert s.value_at(0) == s.value_at(10**12) == 3e-4
     assert s.to_plain() == 3e-4
-
-
-def test_flat_points_are_constant_and_a_slope_is_not() -> None:
-    assert schedules.parse([[0, 2.0], [9, 2]]).is_constant
-    assert not schedules.parse([[0, 2.0], [9, 1]]).is_constant
 
 
 @pytest.mark.parametrize(

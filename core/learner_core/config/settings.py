@@ -130,13 +130,11 @@ class Settings:
         order = [*cls._METHODS, "training"]
         return sorted(cls.settings().values(), key=lambda setting: order.index(setting.method))
 
-    @classmethod
-    def schedule_fields(cls) -> tuple[str, ...]:
-        """Names of the fields that take a float or a schedule."""
-        return tuple(name for name, setting in cls.settings().items() if is_schedule_type(setting.annotation))
-
     def traced_fields(self) -> tuple[str, ...]:
-        """Names of the training settings whose value is a float or a schedule: 0-d arrays in a step, in field order."""
+        """Names of the training settings whose value is a float or a schedule: 0-d arrays in a step, in field order.
+
+        Changing one of the others recompiles the step.
+        """
         return tuple(
             name
             for name, setting in self.settings().items()
@@ -146,11 +144,6 @@ class Settings:
                 or (is_schedule_type(setting.annotation) and isinstance(getattr(self, name), list))
             )
         )
-
-    def static_fields(self) -> tuple[str, ...]:
-        """Names of all other settings: changing one of them recompiles the step."""
-        traced = set(self.traced_fields())
-        return tuple(name for name in self.settings() if name not in traced)
 
     # ---- setting -------------------------------------------------------------------------------------------------
 

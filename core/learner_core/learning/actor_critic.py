@@ -228,11 +228,3 @@ class ActorCriticModule(PolicyModule):
         if self.shared is None and isinstance(self.pi, Trunk):
             return {"action_dist_inputs": self._dist_inputs(params, self.pi.apply(self.xp, params, batch["obs"]))}
         return {name: value for name, value in self.forward_train(params, batch).items() if name != "vf_preds"}
-
-    def compute_values(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
-        """State values of ``batch["obs"]``: float[B], or [B, T] of sequences."""
-        state: dict[str, Any] = {}
-        if self.shared is None:
-            return self.xp.squeeze(self._answer(self.vf, params, batch, state), -1)
-        features = self._answer(self.shared, params, batch, state)
-        return self.xp.squeeze(self.vf_head.apply(self.xp, params, features), -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -30,8 +30,3 @@ def reduce_metrics(
         elif weight > 0:
             results[module_id][name] = total / weight
     return results
-
-
-def total_of(results: Mapping[str, Mapping[str, float]], name: str) -> float:
-    """Sum of a metric over all modules."""
-    return sum(metrics.get(name, 0.0) for module_id, metrics in results.items() if module_id != "__all__")

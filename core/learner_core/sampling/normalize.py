@@ -140,7 +140,6 @@ class RunningNormalizer:
     def __init__(self, example: Columns, *, clip: float = 10.0, epsilon: float = 1e-8) -> None:
         self.clip = float(clip)
         self.epsilon = float(epsilon)
-        self.frozen = False
         self.moments: dict[str, RunningMoments] = {
             path: RunningMoments(np.shape(leaf))
             for path, leaf in tree_paths(example, "obs")
@@ -148,31 +147,20 @@ class RunningNormalizer:
         }
         self._affine: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def freeze(self) -> None:
-        """Stop learning (evaluation); ``normalize`` goes on with what there is."""
-        self.frozen = True
-
-    def unfreeze(self) -> None:
-        """Learn again."""
-        self.frozen = False
-
     def refresh(self) -> None:
         """Somebody has changed ``moments`` from outside."""
         self._affine.clear()
 
-    def update(self, obs: Columns, rows: np.ndarray | None = None) -> None:
-        """Take in observations; nothing happens while frozen.
+    def update(self, obs: Columns) -> None:
+        """Take in observations.
 
         Args:
             obs: Tree of arrays [B, ...].
-            rows: bool[B], the rows that count; ``None`` for all.
         """
-        if self.frozen:
-            return
         for path, leaf in tree_paths(obs, "obs"):
             moments = self.moments.get(path)
             if moments is not None:
-                moments.update(leaf if rows is None else leaf[rows])
+                moments.update(leaf)
         self._affine.clear()
 
     def normalize(self, obs: Columns) -> Columns:
@@ -203,14 +191,6 @@ class RunningNormalizer:
         np.maximum(scaled, -self.clip, out=scaled)
         result: np.ndarray = scaled.astype(np.float32)
         return result
-
-    def merge(self, other: Mapping[str, Any]) -> None:
-        """Add the statistics of another runner's state (or of a difference of states) to these."""
-        for path, moments in self.moments.items():
-            addition = RunningMoments(moments.mean.shape)
-            addition.set_state(_parts(other, ("moments",), "")["moments"][path], path=f"moments/{path}")
-            moments.combine(addition.count, addition.mean, addition.m2)
-        self._affine.clear()
 
     def get_state(self) -> dict[str, Any]:
         """``{"moments": {leaf path: {"count", "mean", "m2"}}}``: copies, plain arrays. Paths: "obs", "obs/position"."""
