@@ -1,13 +1,20 @@
 """State files against safetensors, np.savez and torch.save: paired, alternating, in one process.
 
-    python benchmarks/serialisation.py [--sizes 4 80 800] [--rounds N] [--folder DIR]
+    python benchmarks/serialisation.py [--sizes 4 80 800] [--rounds N] [--folder DIR] [--json FILE]
 
 Needs safetensors and torch beside learner-core. In every round each library does the same work once, in an order drawn
 afresh (whoever follows a library inherits its dirty pages and its freed memory) and after a sync; a ratio compares
 times of the same round, so that what else the machine does strikes both. Told are the median and the quartiles. Above
 1: learner-core is faster. Every library writes float32 arrays of the same values, and what it reads back is compared.
 "file" includes fsync of the file for all, and of the folder for learner-core. On a machine that others use too,
---processor-time tells more than the clock on the wall (but leaves out waiting for the disk).
+--processor-time tells more than the clock on the wall (but leaves out waiting for the disk, and hides what several
+processors gain).
+
+What is decoded needs memory, and whether malloc has it at hand decides more than the library does. So all is measured
+twice, each in a process of its own: "cold", where malloc returns what is freed and asks the kernel for fresh, cleared
+pages every time, as in a process that restores once; and "warm", where it keeps what is freed and gives it out again,
+as in a process that decodes over and over (arrays of 32 MB and more it never keeps: at 800 MB both are cold). Files
+are measured cold.
 """
 
 from __future__ import annotations
@@ -19,6 +26,8 @@ import io
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,6 +40,16 @@ import torch
 
 from learner_core import load_state, save_state
 from learner_core.state.format import decode, encode
+
+#: How glibc's malloc is told; for every library alike.
+MEMORY = {
+    "cold": {"MALLOC_MMAP_THRESHOLD_": "131072"},
+    "warm": {
+        "MALLOC_MMAP_THRESHOLD_": "33554432",
+        "MALLOC_TRIM_THRESHOLD_": "4000000000",
+        "MALLOC_TOP_PAD_": "400000000",
+    },
+}
 
 Tree = dict[str, np.ndarray[Any, Any]]
 OURS = "learner-core"
@@ -188,6 +207,16 @@ def report(title: str, times: dict[str, dict[str, list[float]]], megabytes: floa
     return figures
 
 
+def in_process(memory: str, options: list[str] | None = None) -> Any:
+    """Measure in a process whose malloc is told so from its beginning; what it wrote with --json."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "figures.json"
+        extra = ["--memory", memory, "--json", str(path)] if options is None else []
+        command = [sys.executable, __file__, *(sys.argv[1:] if options is None else options), *extra]
+        subprocess.run(command, check=True, env={**os.environ, **MEMORY[memory]})
+        return json.loads(path.read_text()) if path.exists() else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[4, 80, 800], help="megabytes of float32")
@@ -196,31 +225,42 @@ def main() -> None:
     parser.add_argument("--largest-file", type=int, default=800, help="megabytes; larger sizes in memory only")
     parser.add_argument("--processor-time", action="store_true", help="instead of the time on the wall")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--memory", choices=sorted(MEMORY), help="measure only so (default: both, one by one)")
     arguments = parser.parse_args()
+    if arguments.memory is None:
+        both = {memory: in_process(memory) for memory in MEMORY}
+        if arguments.json:
+            arguments.json.write_text(json.dumps(both, indent=1) + "\n")
+        return
+    if any(os.environ.get(name) != value for name, value in MEMORY[arguments.memory].items()):
+        in_process(arguments.memory, sys.argv[1:])
+        return
     torch.set_num_threads(1)
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "safetensors", "torch")}
-    print(f"{versions}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
-    figures: dict[str, Any] = {"versions": versions}
+    print(f"\n{versions}, {len(os.sched_getaffinity(0))} processors, load {os.getloadavg()[0]:.1f}, {arguments.memory}")
+    figures: dict[str, Any] = {"versions": versions, "load_average_before": os.getloadavg()[0]}
+    figures["num_cpus"] = len(os.sched_getaffinity(0))
     clock = time.process_time if arguments.processor_time else time.perf_counter
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for size in arguments.sizes:
             tree = arrays(size)
             rounds = arguments.rounds or max(5, min(30, 1500 // size))
             megabytes = sum(array.nbytes for array in tree.values()) / 1e6
+            title = f"{size} MB in memory"
             times = measure(memory_work(tree), tree, rounds=rounds, clock=clock)
-            figures[f"{size} MB in memory"] = report(f"{size} MB in memory, {rounds} rounds", times, megabytes)
-            if size > arguments.largest_file:
+            figures[title] = report(f"{size} MB in memory, {arguments.memory}, {rounds} rounds", times, megabytes)
+            if size > arguments.largest_file or arguments.memory == "warm":
                 continue
             times = measure(file_work(tree, Path(folder)), tree, rounds=rounds, clock=clock)
             figures[f"{size} MB file"] = report(f"{size} MB file, fsync included, {rounds} rounds", times, megabytes)
-        if arguments.largest_file < 240:
-            return
-        tree = learner_state(20_000_000)
-        megabytes = sum(array.nbytes for array in tree.values()) / 1e6
-        rounds = arguments.rounds or 9
-        times = measure(file_work(tree, Path(folder)), tree, rounds=rounds, clock=clock)
-        title = f"a learner of 20 M parameters with Adam ({megabytes:.0f} MB), file, fsync included, {rounds} rounds"
-        figures["learner"] = report(title, times, megabytes)
+        if arguments.largest_file >= 240 and arguments.memory == "cold":
+            tree = learner_state(20_000_000)
+            megabytes = sum(array.nbytes for array in tree.values()) / 1e6
+            rounds = arguments.rounds or 9
+            times = measure(file_work(tree, Path(folder)), tree, rounds=rounds, clock=clock)
+            title = f"20 M parameters with Adam's moments ({megabytes:.0f} MB), file, fsync included, {rounds} rounds"
+            figures["20 M parameters, file"] = report(title, times, megabytes)
+    figures["load_average_after"] = os.getloadavg()[0]
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))
 
