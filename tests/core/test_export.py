@@ -13,7 +13,8 @@ from learner_core import numpy_xp
 from learner_core.errors import ConfigError, StateError
 from learner_core.exporting import export as export_file
 from learner_core.exporting.onnx_file import build_model, sample_observations, write_onnx
-from learner_core.exporting.onnx_xp import Graph, OnnxNamespace
+from learner_core.exporting.onnx_graph import Graph
+from learner_core.exporting.onnx_xp import OnnxNamespace
 from learner_core.exporting.source import ExportedPolicy, nest
 from learner_core.learning.actor_critic import PolicyModule
 

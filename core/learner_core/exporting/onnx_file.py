@@ -11,7 +11,8 @@ import numpy as np
 
 from .. import numpy_xp, spaces
 from ..errors import ConfigError
-from .onnx_xp import OPSET, ROWS, Graph, OnnxNamespace
+from .onnx_graph import OPSET, ROWS, Graph
+from .onnx_xp import OnnxNamespace
 from .source import ExportedPolicy, nest, require, sample_state
 
 __all__ = ["build_model", "write_onnx"]
