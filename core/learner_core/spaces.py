@@ -20,6 +20,7 @@ from .xp import Array, DType, Namespace
 __all__ = [
     "SpaceEncoder",
     "action_spec",
+    "alike",
     "check_actions",
     "encode",
     "encoded_size",
@@ -143,6 +144,23 @@ def leaves(space: Any) -> dict[Path, tuple[tuple[int, ...], np.dtype[Any]]]:
         SpaceError: A space that is not supported.
     """
     return {leaf.path: (leaf.shape, np.dtype(leaf.dtype)) for leaf in _leaves(space)}
+
+
+def alike(first: Any, second: Any) -> bool:
+    """Whether one network fits both spaces: the same parts, Boxes of the same shapes whatever their bounds and dtype.
+
+    Args:
+        first: A space.
+        second: Another one.
+    """
+    ours, theirs = parts(first), parts(second)
+    if list(ours) != list(theirs):
+        return False
+    pairs = [(space, theirs[path]) for path, space in ours.items()]
+    return all(
+        one.shape == other.shape if type(one).__name__ == type(other).__name__ == "Box" else one == other
+        for one, other in pairs
+    )
 
 
 def parts(space: Any) -> dict[Path, Any]:

@@ -151,7 +151,7 @@ def check_batch(
             if not spec.required:
                 continue
             raise BatchError(
-                f"missing; expected {_shape(spec)} {spec.dtype}.{did_you_mean(name, columns)}",
+                f"missing; expected {_shape(spec)} {spec.dtype}.{did_you_mean(name, set(columns) - set(specs))}",
                 module_id=module_id,
                 column=name,
             )

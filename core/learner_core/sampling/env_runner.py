@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StateError
+from ..errors import SpaceError, StateError
 from ..maths.action_masks import split_mask
-from ..spaces import to_columns
+from ..spaces import alike, to_columns
 from .actions import ActionDoor
 from .columns import Columns, tree_map, tree_paths
 from .episodes import Episode, EpisodeTracker
@@ -78,7 +78,8 @@ class EnvRunner(RunnerBase):
         # What the environment shows may have a mask of actions in it; a network sees the rest.
         self._shown_space = self.lanes.observation_space
         self.observation_space, self._mask = split_mask(self._shown_space, self.action_space)
-        self.policy: Policy = policy if policy is not None else NumpyPolicy(self._with_spaces(module_spec))
+        spec = self._with_spaces(module_spec)
+        self.policy: Policy = policy if policy is not None else NumpyPolicy(spec)
         self._door = ActionDoor(self.action_space)
         # As the environment gives them: what a normaliser takes in.
         self._raw_example = example = to_columns(self._shown_space, self._shown_space.sample())
@@ -285,12 +286,20 @@ class EnvRunner(RunnerBase):
             self._evaluation_lanes = None
 
     def _with_spaces(self, spec: Any) -> Any:
-        return spec.filled(
+        filled = spec.filled(
             module_class=None,
             observation_space=self._shown_space,
             action_space=self.action_space,
             model=None,
         )
+        for what in ("observation_space", "action_space"):
+            given, own = getattr(filled, what), getattr(self, what)
+            if not alike(given, own):
+                raise SpaceError(
+                    f"the environment has {what} {own}, but the module's is {given}; leave it out of RLModuleSpec to "
+                    "take the environment's"
+                )
+        return filled
 
     def _set_seed(self, seed: int) -> None:
         self.seed = seed
