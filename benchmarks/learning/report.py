@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tasks import SEEDS, TASKS, Task
+from tasks import TASKS, Task
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "learning"
 #: What ours has to reach of the peer's mean return where a task has no target of its own.
@@ -76,9 +76,10 @@ def verdict(task: Task, backend: str, results: list[dict[str, Any]], runs: Runs)
     ours = mean_return([result for result in results if result["seed"] in seeds])
     theirs = mean_return([result for result in peer if result["seed"] in seeds])
     reached = "yes" if ours - theirs >= (SHARE - 1.0) * abs(theirs) else "no"
-    if len(seeds) < len(SEEDS):
-        reached += f" so far ({len(seeds)} of {len(SEEDS)} seeds)"
-    return asked, f"{reached}: {ours:.0f} against {theirs:.0f}"
+    if len(seeds) < len(task.seeds):
+        reached += f" so far ({len(seeds)} of {len(task.seeds)} seeds)"
+    spread = [float(np.std([r["final"]["episode_return_mean"] for r in some])) for some in (results, peer)]
+    return asked, f"{reached}: {ours:.0f} (spread of seeds {spread[0]:.0f}) against {theirs:.0f} ({spread[1]:.0f})"
 
 
 def table(runs: Runs) -> list[str]:
@@ -117,7 +118,7 @@ def missing(runs: Runs) -> list[str]:
             continue  # its policies are trained as a part of the task that imitates them
         backends = [*("torch", "tf"), *(("sb3",) if task.peer is not None else ())]
         for backend in backends:
-            seeds = set(SEEDS) - {result["seed"] for result in runs[task.name].get(backend, [])}
+            seeds = set(task.seeds) - {result["seed"] for result in runs[task.name].get(backend, [])}
             if seeds:
                 out.append(f"{task.name} on {NAMES[backend]}, seed {', '.join(map(str, sorted(seeds)))}")
     return out
@@ -154,6 +155,20 @@ def narrow(runs: Runs) -> list[str]:
                         f"{shown(final['episode_return_mean'])} (its last training episodes: "
                         f"{shown(result['curve'][-1][1])})"
                     )
+    return out
+
+
+def sampled(runs: Runs) -> list[str]:
+    """Beside a peer: what training episodes, whose actions are sampled, came to."""
+    out = []
+    for task in TASKS.values():
+        told = []
+        for backend, library in NAMES.items():
+            ends = [result["curve"][-1][1] for result in runs[task.name].get(backend, [])]
+            if ends:
+                told.append(f"{library} {np.mean(ends):.0f} (spread of seeds {np.std(ends):.0f})")
+        if task.peer is not None and told:
+            out.append(f"{task.name}: {', '.join(told)}")
     return out
 
 
@@ -195,6 +210,7 @@ evaluation episodes. Dotted: what the final policy has to reach; dash-dotted: wh
 
 {NEWLINE.join(notes)}
 
+- Beside SB3, the curves' last points, which no single most likely action decides: {listed(sampled(runs))}.
 - Not run: {listed(missing(runs))}.
 - Made with other settings than tasks.py has now: {listed(stale(runs))}.
 - Passed narrowly, by less than a tenth of a standard deviation: {listed(narrow(runs))}.

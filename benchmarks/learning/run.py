@@ -209,10 +209,10 @@ def write(result: dict[str, Any], folder: Path) -> Path:
 
 
 def _run_all(names: list[str], backends: list[str], seeds: list[int]) -> int:
-    """Every run that has no result yet, each in its own process; returns how many failed."""
+    """Every run that has no result yet, each in its own process; no ``seeds``: each task's. Returns how many failed."""
     failed = 0
     for name in names:
-        for seed in seeds:
+        for seed in seeds or TASKS[name].seeds:
             for backend in backends:
                 if result_path(name, backend, seed).exists() or (backend == "sb3" and TASKS[name].peer is None):
                     continue
@@ -235,7 +235,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     given = parser.parse_args()
     if given.all:
-        failed = _run_all(given.task or list(TASKS), given.backend or [*BACKENDS, "sb3"], given.seed or list(SEEDS))
+        failed = _run_all(given.task or list(TASKS), given.backend or [*BACKENDS, "sb3"], given.seed or [])
         return 1 if failed else 0
     if not given.task:
         parser.error("--task or --all")
