@@ -130,7 +130,7 @@ def test_where_there_is_no_room_the_error_says_what_there_is(cluster: Any) -> No
     ],
 )
 def test_asynchronous_algorithms_lose_nothing(cluster: Any, tmp_path: Any, algorithm: str, backend: str) -> None:
-    """Two learners and two runners over two nodes; a runner dies; a checkpoint goes on."""
+    """Two learners and two runners over two nodes; a runner dies; the checkpoint has every step."""
     config = {"impala": IMPALAConfig, "appo": APPOConfig}[algorithm]()
     config.environment("CartPole-v1").framework(backend, compile=False).rl_module(model={"hidden": [8]})
     config.env_runners(num_env_runners=2, num_envs_per_env_runner=4, rollout_fragment_length=5)
@@ -154,5 +154,3 @@ def test_asynchronous_algorithms_lose_nothing(cluster: Any, tmp_path: Any, algor
     waiting += sum(int(np.count_nonzero(f["rollout"]["columns"]["valid"])) for f in state["env_runners"]["fragments"])
     sampled = state["env_runners"]["counts"]["num_env_steps_sampled_lifetime"]
     assert sampled == kept["num_env_steps_trained_lifetime"] + waiting
-    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint") as again:
-        assert again.train()["throughput"]["num_updates_lifetime"] > kept["num_updates_lifetime"]
