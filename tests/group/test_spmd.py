@@ -42,7 +42,7 @@ def test_ranks_compute_what_one_learner_with_their_shards_computes(
     backend: str, collective: str, size: int, updates: int
 ) -> None:
     """Even and uneven rows, a rank with none, SAC, a module on one rank alone."""
-    answers = [_said(ended) for ended in _run(size, "equality", backend, collective, str(updates), timeout_s=600)]
+    answers = [_said(ended) for ended in _run(size, "equality", backend, collective, str(updates), timeout_s=3000)]
     for answer in answers:
         assert "error" not in answer, answer
         assert answer.pop("ppo float32") <= 2e-6
