@@ -59,7 +59,7 @@ def _scaled(weights: Any, factor: float) -> Any:
     return {mid: {name: factor * value for name, value in params.items()} for mid, params in weights.items()}
 
 
-@pytest.mark.parametrize("kind", ["plain", "memory", "agents"])
+@pytest.mark.parametrize("kind", ["plain"])
 def test_actors_sample_what_processes_sample(cluster: Any, kind: str) -> None:
     there, weights = _group(_config("ray", kind))
     here, _ = _group(_config("local", kind))
