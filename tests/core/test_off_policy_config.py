@@ -23,6 +23,13 @@ def test_settings_that_the_loop_reads_are_missed_by_name() -> None:
     _set_up(SACConfig())
 
 
+def test_several_agents_are_refused() -> None:
+    with pytest.raises(lc.ConfigError, match=r"SACConfig: .*one agent's experience.*PPO, IMPALA or APPO"):
+        _set_up(SACConfig().multi_agent(policies=["walker_0"]))
+    with pytest.raises(lc.ConfigError, match="one agent's experience"):
+        _set_up(SACConfig().environment("pettingzoo:sisl/multiwalker-v9"))
+
+
 def test_priorities_need_errors_to_draw_by() -> None:
     @dataclass(kw_only=True, repr=False, eq=False)
     class PlainConfig(OffPolicyConfig):

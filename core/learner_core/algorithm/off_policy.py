@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from operator import methodcaller
 from typing import Any
 
+from ..config.agents import is_multi_agent
 from ..config.off_policy_config import OffPolicyConfig
 from ..errors import ConfigError
 from ..group.results import merge_results
@@ -37,6 +38,11 @@ class OffPolicyAlgorithm(Algorithm):
             raise ConfigError(
                 f"{type(config).__name__}: OffPolicyAlgorithm reads the settings {', '.join(missing)}, which it has "
                 "not; let it inherit from learner_core.config.OffPolicyConfig, which has them"
+            )
+        if is_multi_agent(config):
+            raise ConfigError(
+                f"{type(config).__name__}: the replay buffer holds one agent's experience; for several agents take "
+                "PPO, IMPALA or APPO"
             )
         if config.prioritized_replay and not hasattr(config.get_learner_class(), "td_errors"):
             raise ConfigError(
