@@ -31,8 +31,9 @@ class Wide(gym.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 def large_network():
+    # Each vector (parameters, m, v) is over 32 MB: smaller ones malloc may keep for itself when they are freed.
     config = PPOConfig().framework(backend, compile=False).environment(Wide).env_runners(num_envs_per_env_runner=1)
-    config.training(train_batch_size=8, minibatch_size=8, num_epochs=1).rl_module(model={"hidden": [1600, 1600]})
+    config.training(train_batch_size=8, minibatch_size=8, num_epochs=1).rl_module(model={"hidden": [2100, 2100]})
     return config.build()
 
 def filled_replay():
