@@ -13,7 +13,6 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,39 +20,15 @@ import numpy as np
 from ..backend import PythonLoop, PythonSplitLoop
 from ..errors import CompileError
 from .batch import ColumnSpec
-from .plan import MinibatchPlan, statistics_of
+from .plan import MinibatchPlan
 from .split import SplitStep
+from .step_inputs import Known, Shapes, StepInputs
 
 if TYPE_CHECKING:
     from .learner import Learner
     from .step import UpdateStep
 
 __all__ = ["Executor"]
-
-#: Of every step: module id -> rows that count; "statistics/module/column" -> mean and deviation.
-_Known = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Static shapes of one executable.
-
-    Attributes:
-        minibatch: module id -> rows of a step.
-        capacity: module id -> rows of data.
-        steps: lines of plan and tables.
-    """
-
-    minibatch: dict[str, int]
-    capacity: dict[str, int]
-    steps: int
-
-    def dummy_plans(self) -> dict[str, MinibatchPlan]:
-        """Plans of full minibatches, for tracing."""
-        return {
-            mid: MinibatchPlan(np.zeros((self.steps, m), np.int64), np.full(self.steps, m, np.int64))
-            for mid, m in self.minibatch.items()
-        }
 
 
 class Executor:
@@ -82,11 +57,10 @@ class Executor:
     ) -> None:
         self._learner = learner
         self._step = step
-        self._specs = specs
+        self._inputs = StepInputs(learner, step, specs=specs, noise=noise)
         self._ring = ring = learner._ring
         #: module id -> rows that this learner takes of a full minibatch.
         self._minibatch = {mid: ring.width(size) for mid, size in minibatch.items()}
-        self._noise = dict(noise)
         self.mask_safe = mask_safe
         self._split = SplitStep(step)
         self._eager: Any = PythonLoop(step.body)
@@ -114,8 +88,11 @@ class Executor:
             left = {mid: batch[mid] % m for mid, m in self._minibatch.items()}
             if all(left.values()):
                 self._shapes["short"] = Shapes(minibatch=left, capacity=left, steps=1)
-        self._buffers: dict[str, np.ndarray] = {}
         self.compile_seconds = 0.0
+
+    def dtype_of(self, spec: ColumnSpec) -> Any:
+        """numpy dtype of a column."""
+        return self._inputs.dtype_of(spec)
 
     # ------------------------------------------------------------------ choosing an executable
 
@@ -145,8 +122,11 @@ class Executor:
             compiled = {}
             for kind, shapes in self._shapes.items():
                 plans = shapes.dummy_plans()
-                known: _Known = ({mid: plan.rows for mid, plan in plans.items()}, self._blank_statistics(shapes.steps))
-                inputs = self._static_inputs(kind, self._dummy(shapes.capacity), plans, plans, known, 0)
+                known: Known = (
+                    {mid: plan.rows for mid, plan in plans.items()},
+                    self._inputs.blank_statistics(shapes.steps),
+                )
+                inputs = self._inputs.static(kind, shapes, self._inputs.dummy(shapes.capacity), plans, plans, known, 0)
                 compiled[kind] = self._make_loop((self._start(carry), inputs))
             self._compiled = compiled
         except CompileError:
@@ -181,7 +161,8 @@ class Executor:
             full = self._shapes["full"]
             capacity = {mid: math.ceil(full.capacity[mid] / m) * m for mid, m in widths.items()}
             self._shapes["full"] = Shapes(minibatch=widths, capacity=capacity, steps=full.steps)
-            self._compiled, self._buffers = {}, {}
+            self._compiled = {}
+            self._inputs.forget()
 
     def _make_loop(self, example: tuple[dict[str, Any], dict[str, Any]]) -> Any:
         learner, ring = self._learner, self._ring
@@ -221,8 +202,8 @@ class Executor:
         plans = {mid: self._ring.share(plan) for mid, plan in whole.items()}
         steps = next(iter(plans.values())).num_steps
         most = most_rows or {mid: len(next(iter(columns.values()))) for mid, columns in data.items()}
-        counts = {mid: self._counts(mid, data, plans[mid], whole[mid]) for mid in plans}
-        statistics = self._statistics(data, plans, whole)
+        counts = {mid: self._inputs.counts(mid, data, plans[mid], whole[mid]) for mid in plans}
+        statistics = self._inputs.statistics(data, plans, whole)
         totals: np.ndarray | None = None
         start = 0
         self._stopped = np.zeros(max(len(self._step.plans), 1), np.bool_)
@@ -272,7 +253,7 @@ class Executor:
         data: Mapping[str, Mapping[str, np.ndarray]],
         plans: Mapping[str, MinibatchPlan],
         whole: Mapping[str, MinibatchPlan],
-        known: _Known,
+        known: Known,
         first_step: int,
         kind: str,
     ) -> np.ndarray:
@@ -280,10 +261,10 @@ class Executor:
         steps = next(iter(plans.values())).num_steps
         carry = self._start(learner._carry, self._stopped)
         if kind != "eager":
-            inputs = self._static_inputs(kind, data, plans, whole, known, first_step)
+            inputs = self._inputs.static(kind, self._shapes[kind], data, plans, whole, known, first_step)
             carry = self._compiled[kind](carry, inputs, 0, steps)
         else:
-            inputs = self._exact_inputs(data, plans, whole, known, first_step)
+            inputs = self._inputs.exact(data, plans, whole, known, first_step)
             carry = self._eager(carry, inputs, 0, steps)
         host = learner.backend.to_numpy({name: carry.pop(name) for name in ("metrics", "applied", "stopped")})
         learner._carry = carry
@@ -303,186 +284,6 @@ class Executor:
             "metrics": np.zeros((2, num_metrics), self._learner.backend.numpy_float_dtype),
         }
         return {**carry, **self._learner.backend.from_numpy(fresh)}
-
-    # ------------------------------------------------------------------ inputs
-
-    def _tables(
-        self, plans: Mapping[str, MinibatchPlan], counts: Mapping[str, np.ndarray], first_step: int, capacity: int
-    ) -> dict[str, np.ndarray]:
-        learner, dtype = self._learner, self._learner.backend.numpy_float_dtype
-        ints: dict[tuple[str, ...], np.ndarray] = {}
-        for mid, plan in plans.items():
-            ints["rows", mid] = plan.rows
-            ints["count", mid] = counts[mid]
-            ints["step", mid] = first_step + np.arange(plan.num_steps, dtype=np.int64)
-        steps = {key: learner._optimizer_steps[key] for key in self._step.corrections.index}
-        return {
-            "floats": self._step.table.float_table(capacity, learner._float_values(), dtype),
-            "ints": self._step.table.int_table(capacity, ints),
-            "corrections": self._step.corrections.table(capacity + 1, steps, dtype),
-        }
-
-    def _static_inputs(
-        self,
-        kind: str,
-        data: Mapping[str, Mapping[str, np.ndarray]],
-        plans: Mapping[str, MinibatchPlan],
-        whole: Mapping[str, MinibatchPlan],
-        known: _Known,
-        first_step: int,
-    ) -> dict[str, Any]:
-        """Inputs of the compiled loop, in buffers of capacity size that are reused from update to update."""
-        shapes = self._shapes[kind]
-        counts, statistics = known
-        arrays: dict[str, np.ndarray] = {}
-        for mid, plan in plans.items():
-            columns = data.get(mid, {})
-            rows = len(next(iter(columns.values()))) if columns else 0
-            capacity, width = shapes.capacity[mid], shapes.minibatch[mid]
-            idx = self._buffer(f"{kind}/idx/{mid}", (shapes.steps, width), np.int64)
-            indices = plan.indices[:, :width]
-            gathered = rows > capacity
-            if gathered:
-                flat = indices.reshape(-1)
-                idx[: plan.num_steps] = np.arange(flat.size).reshape(indices.shape)
-            else:
-                idx[: plan.num_steps] = indices
-            arrays[f"idx/{mid}"] = idx
-            for name in self._step.plans[mid].columns:
-                spec = self._specs[mid][name]
-                buffer = self._buffer(f"{kind}/data/{mid}/{name}", (capacity, *spec.shape), self.dtype_of(spec))
-                source = columns.get(name)
-                if source is None:
-                    buffer[...] = 1 if name == "loss_mask" else 0
-                elif gathered:
-                    np.take(source, flat, axis=0, out=buffer[: flat.size])
-                else:
-                    buffer[:rows] = source
-                arrays[f"data/{mid}/{name}"] = buffer
-        for key, shape in self._noise.items():
-            mid = key.split("/", 1)[0]
-            buffer = self._buffer(
-                f"{kind}/noise/{key}",
-                (shapes.steps, shapes.minibatch[mid], *shape),
-                self._learner.backend.numpy_float_dtype,
-            )
-            self._draw_noise(buffer, key, whole[mid], first_step)
-            arrays[f"noise/{key}"] = buffer
-        for key, lines in statistics.items():
-            arrays[key] = np.concatenate([lines, np.zeros((shapes.steps - len(lines), 2), lines.dtype)])
-        arrays.update(self._tables(plans, counts, first_step, shapes.steps))
-        return dict(self._learner.backend.from_numpy(arrays))
-
-    def _counts(
-        self, mid: str, data: Mapping[str, Mapping[str, np.ndarray]], own: MinibatchPlan, whole: MinibatchPlan
-    ) -> np.ndarray:
-        """int64[steps]: rows (timesteps) of every whole minibatch that count."""
-        meeting = self._ring.meeting
-        mask = data.get(mid, {}).get("loss_mask")
-        if meeting is None or mid not in data:
-            return _counts(whole, mask)
-        # Either all learners have a mask or none has.
-        return whole.rows if mask is None else meeting.sum(_counts(own, mask)).astype(np.int64)
-
-    def _statistics(
-        self,
-        data: Mapping[str, Mapping[str, np.ndarray]],
-        plans: Mapping[str, MinibatchPlan],
-        whole: Mapping[str, MinibatchPlan],
-    ) -> dict[str, np.ndarray]:
-        """float[steps, 2]: mean and standard deviation of a column over every whole minibatch."""
-        tables: dict[str, np.ndarray] = {}
-        meeting = self._ring.meeting
-        for mid, column in sorted(self._step.statistics):
-            lines = np.zeros((whole[mid].num_steps, 2), np.float64)
-            columns = data.get(mid, {})
-            if column in columns:
-                mask = columns.get("loss_mask")
-                if meeting is None:
-                    lines = statistics_of(columns[column], whole[mid], mask)
-                else:
-                    lines = statistics_of(columns[column], plans[mid], mask, meeting.sum)
-            tables[f"statistics/{mid}/{column}"] = lines.astype(self._learner.backend.numpy_float_dtype)
-        return tables
-
-    def _blank_statistics(self, steps: int) -> dict[str, np.ndarray]:
-        dtype = self._learner.backend.numpy_float_dtype
-        return {f"statistics/{mid}/{column}": np.zeros((steps, 2), dtype) for mid, column in self._step.statistics}
-
-    def _draw_noise(self, buffer: np.ndarray, key: str, whole: MinibatchPlan, first_step: int) -> None:
-        """Fill float[steps, rows, *shape]: a row's noise goes by its place in the whole minibatch."""
-        bounds = [edge.tolist() for edge in self._ring.bounds(whole)]
-        for line, (rows, first, last) in enumerate(zip(whole.rows.tolist(), *bounds, strict=True)):
-            drawn = self._learner._draw(key, first_step + line, rows, buffer.shape[2:])
-            buffer[line, : last - first] = drawn[first:last]
-
-    def _exact_inputs(
-        self,
-        data: Mapping[str, Mapping[str, np.ndarray]],
-        plans: Mapping[str, MinibatchPlan],
-        whole: Mapping[str, MinibatchPlan],
-        known: _Known,
-        first_step: int,
-    ) -> dict[str, Any]:
-        """Inputs of the uncompiled loop: the data as they are, and each step's true number of rows."""
-        counts, statistics = known
-        arrays: dict[str, np.ndarray] = {}
-        sizes: dict[str, list[int]] = {}
-        steps = next(iter(plans.values())).num_steps
-        for mid, plan in plans.items():
-            columns = data.get(mid, {})
-            if not columns or not len(next(iter(columns.values()))):
-                columns = self._dummy(dict.fromkeys(plans, 1))[mid]
-            arrays[f"idx/{mid}"] = plan.indices
-            for name in self._step.plans[mid].columns:
-                if name in columns:
-                    arrays[f"data/{mid}/{name}"] = columns[name]
-            sizes[mid] = plan.rows.tolist()
-        for key, shape in self._noise.items():
-            mid = key.split("/", 1)[0]
-            width = plans[mid].indices.shape[1]
-            buffer = np.zeros((steps, width, *shape), self._learner.backend.numpy_float_dtype)
-            self._draw_noise(buffer, key, whole[mid], first_step)
-            arrays[f"noise/{key}"] = buffer
-        arrays.update(statistics)
-        arrays.update(self._tables(plans, counts, first_step, steps))
-        return {**self._learner.backend.from_numpy(arrays), "sizes": sizes}
-
-    def _buffer(self, key: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        buffer = self._buffers.get(key)
-        if buffer is None:
-            buffer = self._buffers[key] = np.zeros(shape, dtype)
-        return buffer
-
-    def dtype_of(self, spec: ColumnSpec) -> Any:
-        """numpy dtype of a column."""
-        return self._learner.backend.numpy_float_dtype if spec.dtype == "float" else np.dtype(spec.dtype)
-
-    def _dummy(self, rows: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:
-        """A batch of the right shapes, for tracing."""
-        out: dict[str, dict[str, np.ndarray]] = {}
-        for mid, plan in self._step.plans.items():
-            out[mid] = {
-                name: np.full(
-                    (rows[mid], *self._specs[mid][name].shape),
-                    1 if name == "loss_mask" else 0,
-                    self.dtype_of(self._specs[mid][name]),
-                )
-                for name in plan.columns
-            }
-        return out
-
-
-def _counts(plan: MinibatchPlan, mask: np.ndarray | None) -> np.ndarray:
-    """int64[steps]: rows (timesteps) of each step that count."""
-    if mask is None:
-        return plan.rows
-    if not len(mask):  # all the rows are others'
-        return np.zeros(len(plan.rows), np.int64)
-    weights = mask.reshape(len(mask), -1).sum(axis=1)
-    real = np.arange(plan.indices.shape[1]) < plan.rows[:, None]
-    counts: np.ndarray = np.ceil((weights[plan.indices] * real).sum(axis=1)).astype(np.int64)
-    return counts
 
 
 def _where(error: BaseException) -> str:
