@@ -52,14 +52,18 @@ def _group(config: Any) -> Any:
 
 
 def _columns(rollout: Any) -> dict[str, Any]:
-    return {mid: {k: np.array(v) for k, v in part.columns.items()} for mid, part in per_module(rollout).items()}
+    return {module_id: _copied(part.columns) for module_id, part in per_module(rollout).items()}
+
+
+def _copied(tree: Any) -> Any:
+    return {name: _copied(value) for name, value in tree.items()} if isinstance(tree, dict) else np.array(tree)
 
 
 def _scaled(weights: Any, factor: float) -> Any:
     return {mid: {name: factor * value for name, value in params.items()} for mid, params in weights.items()}
 
 
-@pytest.mark.parametrize("kind", ["plain"])
+@pytest.mark.parametrize("kind", ["plain", "memory", "agents"])
 def test_actors_sample_what_processes_sample(cluster: Any, kind: str) -> None:
     there, weights = _group(_config("ray", kind))
     here, _ = _group(_config("local", kind))
