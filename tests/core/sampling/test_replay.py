@@ -108,7 +108,7 @@ def test_n_step_rows_by_hand() -> None:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_n_step_rows_against_a_walk_over_the_history(data: Any) -> None:
     lanes = data.draw(st.integers(1, 3))
