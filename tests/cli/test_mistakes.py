@@ -75,10 +75,10 @@ def test_a_path_below_some_level(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_algorithms_without_a_memory_say_so(tmp_path: Path) -> None:
     memory = {"recurrent": "gru"}
     with pytest.raises(lc.ConfigError, match=r"SAC learns from single steps.*PPO, IMPALA and APPO have"):
-        SACConfig().environment("Pendulum-v1").rl_module(model=memory).build_learner()
+        SACConfig().framework("tf").environment("Pendulum-v1").rl_module(model=memory).build_learner()
     columns = {"obs": np.zeros((8, 4), np.float32), "actions": np.zeros(8, np.int64)}
     lc.save_state(tmp_path / "rows.lcstate", {"format": "learner_core/recording", "columns": columns})
-    config = BCConfig().environment("CartPole-v1").training(input_path=str(tmp_path / "rows.lcstate"))
+    config = BCConfig().framework("tf").environment("CartPole-v1").training(input_path=str(tmp_path / "rows.lcstate"))
     with pytest.raises(lc.ConfigError, match=r"learns from sequences.*holds single steps"):
         config.rl_module(model=memory).build()
 
@@ -87,7 +87,18 @@ def test_a_resumed_run_with_another_network_says_what_it_had(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    small = ["--set", "train_batch_size=32", "--set", "num_epochs=1", "--set", "num_envs_per_env_runner=2", "--quiet"]
+    # On TensorFlow: this suite's process has loaded it, to read TensorBoard's files, and may not load Torch as well.
+    small = [
+        "--backend",
+        "tf",
+        "--set",
+        "train_batch_size=32",
+        "--set",
+        "num_epochs=1",
+        "--set",
+        "num_envs_per_env_runner=2",
+        "--quiet",
+    ]
     assert main(["train", "ppo", "--env", "CartPole-v1", "--out", str(run), "--stop-iterations", "1", *small]) == 0
     settings = (run / "config.toml").read_bytes()
     for change, said in (("model.hidden=[32]", "model={'hidden': [64, 64]"), ("env=Acrobot-v1", "env='CartPole-v1'")):
