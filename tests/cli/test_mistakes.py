@@ -89,17 +89,7 @@ def test_a_resumed_run_with_another_network_says_what_it_had(
 ) -> None:
     run = tmp_path / "run"
     # Not the default, as above.
-    small = [
-        "--backend",
-        "tf",
-        "--set",
-        "train_batch_size=32",
-        "--set",
-        "num_epochs=1",
-        "--set",
-        "num_envs_per_env_runner=2",
-        "--quiet",
-    ]
+    small = "--backend tf --quiet --set train_batch_size=32 --set num_epochs=1 --set num_envs_per_env_runner=2".split()
     assert main(["train", "ppo", "--env", "CartPole-v1", "--out", str(run), "--stop-iterations", "1", *small]) == 0
     settings = (run / "config.toml").read_bytes()
     for change, said in (("model.hidden=[32]", "model={'hidden': [64, 64]"), ("env=Acrobot-v1", "env='CartPole-v1'")):
