@@ -15,9 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, StateError, did_you_mean
+from ..state.dtypes import map_memory
 from ..state.threads import batches, for_each
 
 __all__ = ["FlatLayout", "as_numbers", "match_names", "of_shape"]
+
+
+#: From here on vectors get pages of their own: what malloc keeps of the old state would come on top of the new one.
+_MAPPED_NBYTES = 1 << 20
 
 
 class FlatLayout:
@@ -92,6 +97,8 @@ class FlatLayout:
 def _aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray:
     """Uninitialised memory that TensorFlow can take over as it is: its kernels need it to begin at 64 bytes."""
     nbytes = size * dtype.itemsize
+    if nbytes >= _MAPPED_NBYTES:
+        return np.frombuffer(map_memory(nbytes), dtype)
     memory = np.empty(nbytes + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + nbytes].view(dtype)

@@ -23,6 +23,7 @@ __all__ = [
     "allocate",
     "blocks",
     "dtype_from_name",
+    "map_memory",
     "name_of",
     "view_bytes",
 ]
@@ -117,8 +118,21 @@ def allocate(nbytes: int) -> memoryview:
     Raises:
         MemoryError: there is not so much.
     """
-    if nbytes < MAPPED_NBYTES:
-        return view_bytes(np.empty(nbytes, np.uint8))
+    return view_bytes(np.empty(nbytes, np.uint8)) if nbytes < MAPPED_NBYTES else map_memory(nbytes)
+
+
+def map_memory(nbytes: int) -> memoryview:
+    """Memory of its own from the operating system, which gets it back as soon as nobody refers to it.
+
+    Args:
+        nbytes: How much, in bytes; not 0. It begins at a page.
+
+    Returns:
+        The memory (format "B"), writable, all zero.
+
+    Raises:
+        MemoryError: there is not so much.
+    """
     touched = getattr(mmap, "MAP_POPULATE", 0)  # Linux has it
     try:
         return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | touched))

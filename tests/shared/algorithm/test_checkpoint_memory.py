@@ -31,7 +31,7 @@ class Wide(gym.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 def large_network():
-    # Each vector (parameters, m, v) is over 32 MB: smaller ones malloc may keep for itself when they are freed.
+    # Each vector (parameters, m, v) is over 32 MB: what malloc keeps of smaller ones makes the measurement uncertain.
     config = PPOConfig().framework(backend, compile=False).environment(Wide).env_runners(num_envs_per_env_runner=1)
     config.training(train_batch_size=8, minibatch_size=8, num_epochs=1).rl_module(model={"hidden": [2100, 2100]})
     return config.build()
