@@ -242,12 +242,9 @@ TASKS = {
         ),
         Task(
             name="halfcheetah-ppo",
-            note="Varies widely between seeds, in both libraries, so it has five. It had 100,000 steps and eight seeds "
-            "at first: too early, most likely actions then often fail where sampled ones do not, and the means of "
-            "five were 125 (Torch), 738 (TensorFlow) and 600 (stable-baselines3), each +- 200. Steps, seeds and "
-            "the comparison of training episodes were chosen after misses had been seen: on Torch, the final "
-            "evaluation asked for is not reached.",
-            seeds=(1, 2, 3, 4, 5),
+            note="A few seeds find a far better gait, in both libraries, so there are forty; which ones, and what "
+            "decides, was written down before they were run (docs/decisions/0111), after five others had told too little.",
+            seeds=tuple(range(6, 46)),
             algorithm="ppo",
             env="HalfCheetah-v5",
             steps=300_000,
