@@ -243,7 +243,7 @@ TASKS = {
         Task(
             name="halfcheetah-ppo",
             note="A few seeds find a far better gait, in both libraries, so there are forty; which ones, and what "
-            "decides, was written down before they were run (docs/decisions/0111), after five others had told too little.",
+            "decides, was written down before they were run (decision 0111), after five others had told too little.",
             seeds=tuple(range(6, 46)),
             algorithm="ppo",
             env="HalfCheetah-v5",
