@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, StateError, did_you_mean
-from ..state.dtypes import map_memory
+from ..state.dtypes import view_bytes
+from ..state.memory import map_memory, touch
 from ..state.threads import batches, for_each
 
 __all__ = ["FlatLayout", "as_numbers", "match_names", "of_shape"]
@@ -88,6 +89,8 @@ class FlatLayout:
 
         def copy(names: list[str]) -> None:
             for name in names:
+                if vector.nbytes >= _MAPPED_NBYTES:
+                    touch(view_bytes(targets[name]))
                 targets[name][...] = arrays[name]
 
         for_each(copy, list(batches(self.names, lambda name: targets[name].nbytes)), nbytes=vector.nbytes)

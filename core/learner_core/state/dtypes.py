@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +18,8 @@ from ..errors import StateError
 __all__ = [
     "BLOCK_NBYTES",
     "DTYPE_NAMES",
-    "MAPPED_NBYTES",
-    "allocate",
     "blocks",
     "dtype_from_name",
-    "map_memory",
     "name_of",
     "view_bytes",
 ]
@@ -42,9 +38,6 @@ DTYPE_NAMES = _NATIVE | _ML_DTYPES
 
 BLOCK_NBYTES = 1 << 22
 """Non-contiguous and big-endian arrays are converted in blocks of about this size, never as a whole."""
-
-MAPPED_NBYTES = 1 << 25
-"""From here on malloc maps every block anew in any case; below it reuses warm pages."""
 
 
 @functools.cache
@@ -100,44 +93,6 @@ def view_bytes(array: np.ndarray[Any, Any]) -> memoryview:
     """
     flat: Any = array.reshape(-1).view(np.uint8)
     return memoryview(flat)
-
-
-def allocate(nbytes: int) -> memoryview:
-    """Writable memory that nobody else refers to.
-
-    Large blocks are mapped and touched in one system call: numpy would ask for huge pages, and where memory is
-    fragmented the kernel then moves pages about for seconds (800 MB in arrays of 66 MB, on a busy machine: 13.8 s with
-    `np.empty`, 2.9 s this way; on a quiet one there is no difference).
-
-    Args:
-        nbytes: How much, in bytes.
-
-    Returns:
-        The memory (format "B"), not initialised.
-
-    Raises:
-        MemoryError: there is not so much.
-    """
-    return view_bytes(np.empty(nbytes, np.uint8)) if nbytes < MAPPED_NBYTES else map_memory(nbytes)
-
-
-def map_memory(nbytes: int) -> memoryview:
-    """Memory of its own from the operating system, which gets it back as soon as nobody refers to it.
-
-    Args:
-        nbytes: How much, in bytes; not 0. It begins at a page.
-
-    Returns:
-        The memory (format "B"), writable, all zero.
-
-    Raises:
-        MemoryError: there is not so much.
-    """
-    touched = getattr(mmap, "MAP_POPULATE", 0)  # Linux has it
-    try:
-        return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | touched))
-    except (OSError, OverflowError, ValueError) as error:
-        raise MemoryError(f"{nbytes} bytes cannot be allocated") from error
 
 
 def blocks(array: np.ndarray[Any, Any]) -> Iterator[memoryview]:

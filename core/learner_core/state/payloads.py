@@ -13,9 +13,10 @@ import numpy as np
 import xxhash
 
 from ..errors import FormatError
-from .dtypes import MAPPED_NBYTES, allocate, dtype_from_name
+from .dtypes import dtype_from_name
 from .layout import Chunk, Payload
 from .manifest import Layout, Reference
+from .memory import MAPPED_NBYTES, allocate, touch
 from .threads import batches, for_each
 
 __all__ = ["BLOCK_NBYTES", "Memory", "Source", "build", "read_tree", "resolve"]
@@ -81,9 +82,8 @@ def read_tree(source: Source, layout: Layout, *, copy: bool | Callable[[str], bo
     copied = [own or len(payload.checksums) != 1 for own, payload in zip(copied, payloads, strict=True)]
     for index, payload in enumerate(payloads):
         # malloc gives each thread memory of its own, which nobody else uses again once the thread has gone: so the
-        # caller asks for it, and threads only touch it. What is mapped and populated at once is left to them, unless
-        # they share it.
-        if copied[index] and (payload.nbytes < MAPPED_NBYTES or len(payload.checksums) > 1):
+        # caller asks for it, and threads only fill it.
+        if copied[index]:
             contents[index] = allocate(payload.nbytes)
 
     def verify(chunk: Chunk) -> None:
@@ -96,10 +96,10 @@ def read_tree(source: Source, layout: Layout, *, copy: bool | Callable[[str], bo
             digest = xxhash.xxh3_64_intdigest(data)
         else:
             content = contents[at]
-            if content is None:
-                content = contents[at] = allocate(payload.nbytes)
+            assert content is not None
             offset = chunk.number * layout.chunk_nbytes
-            digest = _fill(source, content[offset : offset + chunk.nbytes], chunk.start)
+            fresh = payload.nbytes >= MAPPED_NBYTES
+            digest = _fill(source, content[offset : offset + chunk.nbytes], chunk.start, fresh=fresh)
         if digest != payload.checksums[chunk.number]:
             raise FormatError(f"chunk {chunk.number} of its data is damaged: wrong checksum", path=paths[at])
 
@@ -116,14 +116,16 @@ def read_tree(source: Source, layout: Layout, *, copy: bool | Callable[[str], bo
     return resolve(layout.tree, values.__getitem__)
 
 
-def _fill(source: Source, target: memoryview, start: int) -> int:
-    """Fill ``target`` from offset ``start`` and return the checksum of what is in it now."""
+def _fill(source: Source, target: memoryview, start: int, *, fresh: bool) -> int:
+    """Fill ``target`` (``fresh``: just mapped) from offset ``start``; the checksum of what is in it now."""
     if len(target) <= BLOCK_NBYTES:
         source.fill(target, start)
         return xxhash.xxh3_64_intdigest(target)
     checksum = xxhash.xxh3_64()
     for offset in range(0, len(target), BLOCK_NBYTES):
         block = target[offset : offset + BLOCK_NBYTES]
+        if fresh:
+            touch(block)
         source.fill(block, start + offset)
         checksum.update(block)
     return checksum.intdigest()
