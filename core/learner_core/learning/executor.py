@@ -21,8 +21,9 @@ from ..backend import PythonLoop, PythonSplitLoop
 from ..errors import CompileError
 from .batch import ColumnSpec
 from .plan import MinibatchPlan
+from .segment import Segment
 from .split import SplitStep
-from .step_inputs import Known, Shapes, StepInputs
+from .step_inputs import Shapes, StepInputs
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -121,12 +122,7 @@ class Executor:
         try:
             compiled = {}
             for kind, shapes in self._shapes.items():
-                plans = shapes.dummy_plans()
-                known: Known = (
-                    {mid: plan.rows for mid, plan in plans.items()},
-                    self._inputs.blank_statistics(shapes.steps),
-                )
-                inputs = self._inputs.static(kind, shapes, self._inputs.dummy(shapes.capacity), plans, plans, known, 0)
+                inputs = self._inputs.static(self._inputs.dummy(shapes), kind, shapes)
                 compiled[kind] = self._make_loop((self._start(carry), inputs))
             self._compiled = compiled
         except CompileError:
@@ -199,28 +195,20 @@ class Executor:
             first_step: lifetime minibatch step of the first line, which keys the noise.
             most_rows: module id -> most rows of data that any learner holds; ``None``: all hold the same.
         """
-        plans = {mid: self._ring.share(plan) for mid, plan in whole.items()}
-        steps = next(iter(plans.values())).num_steps
+        update = self._inputs.segment(data, whole, first_step)
         most = most_rows or {mid: len(next(iter(columns.values()))) for mid, columns in data.items()}
-        counts = {mid: self._inputs.counts(mid, data, plans[mid], whole[mid]) for mid in plans}
-        statistics = self._inputs.statistics(data, plans, whole)
         totals: np.ndarray | None = None
         start = 0
         self._stopped = np.zeros(max(len(self._step.plans), 1), np.bool_)
-        while start < steps:
-            stop, kind = self._segment(whole, start, steps, most)
-            own, all_ = ({mid: plan.lines(start, stop) for mid, plan in of.items()} for of in (plans, whole))
-            known = (
-                {mid: lines[start:stop] for mid, lines in counts.items()},
-                {key: lines[start:stop] for key, lines in statistics.items()},
-            )
-            sums = self._run_segment(data, own, all_, known, first_step + start, kind)
+        while start < update.num_steps:
+            stop, kind = self._reach(whole, start, update.num_steps, most)
+            sums = self._run_segment(update.lines(start, stop), kind)
             totals = sums if totals is None else totals + sums
             start = stop
         assert totals is not None
         return totals
 
-    def _segment(
+    def _reach(
         self, whole: Mapping[str, MinibatchPlan], start: int, steps: int, most_rows: Mapping[str, int]
     ) -> tuple[int, str]:
         """The longest run of steps from ``start`` that one executable can take: (stop, "full", "short" or "eager").
@@ -248,24 +236,14 @@ class Executor:
                     length = min(length, max(1, shapes.capacity[mid] // shapes.minibatch[mid]))
         return start + length, kind
 
-    def _run_segment(
-        self,
-        data: Mapping[str, Mapping[str, np.ndarray]],
-        plans: Mapping[str, MinibatchPlan],
-        whole: Mapping[str, MinibatchPlan],
-        known: Known,
-        first_step: int,
-        kind: str,
-    ) -> np.ndarray:
+    def _run_segment(self, segment: Segment, kind: str) -> np.ndarray:
         learner = self._learner
-        steps = next(iter(plans.values())).num_steps
         carry = self._start(learner._carry, self._stopped)
         if kind != "eager":
-            inputs = self._inputs.static(kind, self._shapes[kind], data, plans, whole, known, first_step)
-            carry = self._compiled[kind](carry, inputs, 0, steps)
+            inputs = self._inputs.static(segment, kind, self._shapes[kind])
+            carry = self._compiled[kind](carry, inputs, 0, segment.num_steps)
         else:
-            inputs = self._inputs.exact(data, plans, whole, known, first_step)
-            carry = self._eager(carry, inputs, 0, steps)
+            carry = self._eager(carry, self._inputs.exact(segment), 0, segment.num_steps)
         host = learner.backend.to_numpy({name: carry.pop(name) for name in ("metrics", "applied", "stopped")})
         learner._carry = carry
         self._stopped = host["stopped"]

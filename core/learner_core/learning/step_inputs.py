@@ -14,15 +14,13 @@ import numpy as np
 
 from .batch import ColumnSpec
 from .plan import MinibatchPlan, statistics_of
+from .segment import Segment
 
 if TYPE_CHECKING:
     from .learner import Learner
     from .step import UpdateStep
 
-__all__ = ["Known", "Shapes", "StepInputs"]
-
-#: Of every step: module id -> rows that count; "statistics/module/column" -> mean and deviation.
-Known = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+__all__ = ["Shapes", "StepInputs"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,6 @@ class Shapes:
     minibatch: dict[str, int]
     capacity: dict[str, int]
     steps: int
-
-    def dummy_plans(self) -> dict[str, MinibatchPlan]:
-        """Plans of full minibatches, for tracing."""
-        return {
-            mid: MinibatchPlan(np.zeros((self.steps, m), np.int64), np.full(self.steps, m, np.int64))
-            for mid, m in self.minibatch.items()
-        }
 
 
 class StepInputs:
@@ -76,15 +67,38 @@ class StepInputs:
         """The static shapes are others from now on."""
         self._buffers = {}
 
-    def _tables(
-        self, plans: Mapping[str, MinibatchPlan], counts: Mapping[str, np.ndarray], first_step: int, capacity: int
-    ) -> dict[str, np.ndarray]:
+    def segment(
+        self, data: Mapping[str, Mapping[str, np.ndarray]], whole: Mapping[str, MinibatchPlan], first_step: int
+    ) -> Segment:
+        """All steps of an update; with several learners each tells the others of its rows what must be known of all.
+
+        Args:
+            data: as in ``Segment``.
+            whole: as in ``Segment``; lines without rows for absent modules.
+            first_step: as in ``Segment``.
+        """
+        plans = {mid: self._ring.share(plan) for mid, plan in whole.items()}
+        counts = {mid: self._counts(data.get(mid), plans[mid], whole[mid]) for mid in plans}
+        return Segment(data, plans, whole, counts, self._statistics(data, plans, whole), first_step)
+
+    def dummy(self, shapes: Shapes) -> Segment:
+        """Full minibatches of blank rows, for tracing."""
+        plans = {
+            mid: MinibatchPlan(np.zeros((shapes.steps, m), np.int64), np.full(shapes.steps, m, np.int64))
+            for mid, m in shapes.minibatch.items()
+        }
+        data = {mid: self._blank(mid, rows) for mid, rows in shapes.capacity.items()}
+        blank = np.zeros((shapes.steps, 2), self._learner.backend.numpy_float_dtype)
+        statistics = {f"statistics/{mid}/{column}": blank for mid, column in self._step.statistics}
+        return Segment(data, plans, plans, {mid: plan.rows for mid, plan in plans.items()}, statistics)
+
+    def _tables(self, segment: Segment, capacity: int) -> dict[str, np.ndarray]:
         learner, dtype = self._learner, self._learner.backend.numpy_float_dtype
         ints: dict[tuple[str, ...], np.ndarray] = {}
-        for mid, plan in plans.items():
+        for mid, plan in segment.plans.items():
             ints["rows", mid] = plan.rows
-            ints["count", mid] = counts[mid]
-            ints["step", mid] = first_step + np.arange(plan.num_steps, dtype=np.int64)
+            ints["count", mid] = segment.counts[mid]
+            ints["step", mid] = segment.first_step + np.arange(plan.num_steps, dtype=np.int64)
         steps = {key: learner._optimizer_steps[key] for key in self._step.corrections.index}
         return {
             "floats": self._step.table.float_table(capacity, learner._float_values(), dtype),
@@ -92,21 +106,11 @@ class StepInputs:
             "corrections": self._step.corrections.table(capacity + 1, steps, dtype),
         }
 
-    def static(
-        self,
-        kind: str,
-        shapes: Shapes,
-        data: Mapping[str, Mapping[str, np.ndarray]],
-        plans: Mapping[str, MinibatchPlan],
-        whole: Mapping[str, MinibatchPlan],
-        known: Known,
-        first_step: int,
-    ) -> dict[str, Any]:
+    def static(self, segment: Segment, kind: str, shapes: Shapes) -> dict[str, Any]:
         """Inputs of the compiled loop, in buffers of capacity size that are reused from update to update."""
-        counts, statistics = known
         arrays: dict[str, np.ndarray] = {}
-        for mid, plan in plans.items():
-            columns = data.get(mid, {})
+        for mid, plan in segment.plans.items():
+            columns = segment.data.get(mid, {})
             rows = len(next(iter(columns.values()))) if columns else 0
             capacity, width = shapes.capacity[mid], shapes.minibatch[mid]
             idx = self._buffer(f"{kind}/idx/{mid}", (shapes.steps, width), np.int64)
@@ -136,25 +140,23 @@ class StepInputs:
                 (shapes.steps, shapes.minibatch[mid], *shape),
                 self._learner.backend.numpy_float_dtype,
             )
-            self._draw_noise(buffer, key, whole[mid], first_step)
+            self._draw_noise(buffer, key, segment.whole[mid], segment.first_step)
             arrays[f"noise/{key}"] = buffer
-        for key, lines in statistics.items():
+        for key, lines in segment.statistics.items():
             arrays[key] = np.concatenate([lines, np.zeros((shapes.steps - len(lines), 2), lines.dtype)])
-        arrays.update(self._tables(plans, counts, first_step, shapes.steps))
+        arrays.update(self._tables(segment, shapes.steps))
         return dict(self._learner.backend.from_numpy(arrays))
 
-    def counts(
-        self, mid: str, data: Mapping[str, Mapping[str, np.ndarray]], own: MinibatchPlan, whole: MinibatchPlan
-    ) -> np.ndarray:
-        """int64[steps]: rows (timesteps) of every whole minibatch that count."""
+    def _counts(self, columns: Mapping[str, np.ndarray] | None, own: MinibatchPlan, whole: MinibatchPlan) -> np.ndarray:
+        """int64[steps]: rows (timesteps) of one module that count, in every whole minibatch."""
         meeting = self._ring.meeting
-        mask = data.get(mid, {}).get("loss_mask")
-        if meeting is None or mid not in data:
+        mask = None if columns is None else columns.get("loss_mask")
+        if meeting is None or columns is None:
             return _counts_of(whole, mask)
         # Either all learners have a mask or none has.
         return whole.rows if mask is None else meeting.sum(_counts_of(own, mask)).astype(np.int64)
 
-    def statistics(
+    def _statistics(
         self,
         data: Mapping[str, Mapping[str, np.ndarray]],
         plans: Mapping[str, MinibatchPlan],
@@ -175,10 +177,6 @@ class StepInputs:
             tables[f"statistics/{mid}/{column}"] = lines.astype(self._learner.backend.numpy_float_dtype)
         return tables
 
-    def blank_statistics(self, steps: int) -> dict[str, np.ndarray]:
-        dtype = self._learner.backend.numpy_float_dtype
-        return {f"statistics/{mid}/{column}": np.zeros((steps, 2), dtype) for mid, column in self._step.statistics}
-
     def _draw_noise(self, buffer: np.ndarray, key: str, whole: MinibatchPlan, first_step: int) -> None:
         """Fill float[steps, rows, *shape]: a row's noise goes by its place in the whole minibatch."""
         bounds = [edge.tolist() for edge in self._ring.bounds(whole)]
@@ -186,23 +184,15 @@ class StepInputs:
             drawn = self._learner._draw(key, first_step + line, rows, buffer.shape[2:])
             buffer[line, : last - first] = drawn[first:last]
 
-    def exact(
-        self,
-        data: Mapping[str, Mapping[str, np.ndarray]],
-        plans: Mapping[str, MinibatchPlan],
-        whole: Mapping[str, MinibatchPlan],
-        known: Known,
-        first_step: int,
-    ) -> dict[str, Any]:
+    def exact(self, segment: Segment) -> dict[str, Any]:
         """Inputs of the uncompiled loop: the data as they are, and each step's true number of rows."""
-        counts, statistics = known
         arrays: dict[str, np.ndarray] = {}
         sizes: dict[str, list[int]] = {}
-        steps = next(iter(plans.values())).num_steps
-        for mid, plan in plans.items():
-            columns = data.get(mid, {})
+        steps = segment.num_steps
+        for mid, plan in segment.plans.items():
+            columns = segment.data.get(mid, {})
             if not columns or not len(next(iter(columns.values()))):
-                columns = self.dummy(dict.fromkeys(plans, 1))[mid]
+                columns = self._blank(mid, 1)
             arrays[f"idx/{mid}"] = plan.indices
             for name in self._step.plans[mid].columns:
                 if name in columns:
@@ -210,12 +200,12 @@ class StepInputs:
             sizes[mid] = plan.rows.tolist()
         for key, shape in self._noise.items():
             mid = key.split("/", 1)[0]
-            width = plans[mid].indices.shape[1]
+            width = segment.plans[mid].indices.shape[1]
             buffer = np.zeros((steps, width, *shape), self._learner.backend.numpy_float_dtype)
-            self._draw_noise(buffer, key, whole[mid], first_step)
+            self._draw_noise(buffer, key, segment.whole[mid], segment.first_step)
             arrays[f"noise/{key}"] = buffer
-        arrays.update(statistics)
-        arrays.update(self._tables(plans, counts, first_step, steps))
+        arrays.update(segment.statistics)
+        arrays.update(self._tables(segment, steps))
         return {**self._learner.backend.from_numpy(arrays), "sizes": sizes}
 
     def _buffer(self, key: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -228,19 +218,12 @@ class StepInputs:
         """numpy dtype of a column."""
         return self._learner.backend.numpy_float_dtype if spec.dtype == "float" else np.dtype(spec.dtype)
 
-    def dummy(self, rows: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:
-        """A batch of the right shapes, for tracing."""
-        out: dict[str, dict[str, np.ndarray]] = {}
-        for mid, plan in self._step.plans.items():
-            out[mid] = {
-                name: np.full(
-                    (rows[mid], *self._specs[mid][name].shape),
-                    1 if name == "loss_mask" else 0,
-                    self.dtype_of(self._specs[mid][name]),
-                )
-                for name in plan.columns
-            }
-        return out
+    def _blank(self, mid: str, rows: int) -> dict[str, np.ndarray]:
+        """Rows of one module that are all zeros, and count."""
+        return {
+            name: np.full((rows, *spec.shape), 1 if name == "loss_mask" else 0, self.dtype_of(spec))
+            for name, spec in ((name, self._specs[mid][name]) for name in self._step.plans[mid].columns)
+        }
 
 
 def _counts_of(plan: MinibatchPlan, mask: np.ndarray | None) -> np.ndarray:
