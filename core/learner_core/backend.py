@@ -8,19 +8,48 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .errors import CompileError, ConfigError, did_you_mean
 
-__all__ = ["Backend", "Loop", "PythonLoop", "PythonSplitLoop", "loss_groups"]
+__all__ = ["Backend", "BackendFacts", "FileFormat", "Loop", "PythonLoop", "PythonSplitLoop", "loss_groups"]
 
 Tree = Any
 #: ``loop(carry, inputs, start, stop) -> carry``: the steps start..stop-1 of the tables in ``inputs``.
 Loop = Callable[[dict[str, Any], dict[str, Any], int, int], dict[str, Any]]
 #: ``body(s, carry, inputs) -> carry``, pure.
 Body = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """Files that ``lc.export(..., to=name)`` writes.
+
+    Attributes:
+        policies: Suffixes of files that hold one whole policy.
+        weights: Suffixes of files that hold weights. Where there are such, a file of any other suffix is one of them.
+    """
+
+    policies: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendFacts:
+    """What a backend's plugin says of it while its framework is not imported: in the driver, say, which never does.
+
+    Attributes:
+        collectives: Collectives that sum this backend's arrays (``make_collective`` makes each), and the module that
+            each of them needs for that: it is imported in the process from which learners are forked.
+        exports: Formats of files that the backend writes, by the name that ``to=`` takes. Of two backends that have one
+            format, the first by name writes it.
+    """
+
+    collectives: Mapping[str, str] = field(default_factory=dict)
+    exports: Mapping[str, FileFormat] = field(default_factory=dict)
 
 
 def loss_groups(
@@ -54,7 +83,7 @@ def loss_groups(
                     f"module {mid!r}: a loss for optimizer {optimizer!r}, which is not registered."
                     f"{did_you_mean(optimizer, groups[mid])}"
                 )
-            pairs.append((value, [(mid, name) for name in groups[mid][optimizer]]))
+            pairs.append((value, [(mid, name) for name in groups[mid][optimizer] if name in params[mid]]))
     return pairs if total is None else [*pairs, (total, names)]
 
 
@@ -212,12 +241,40 @@ class Backend:
 
         Args:
             policy: ``learner_core.exporting.source.ExportedPolicy``.
-            path: the file.
+            path: the file; its suffix is one of ``FileFormat.policies``.
 
         Raises:
             ConfigError: this backend has no such format; by default always.
         """
         raise ConfigError(f"backend {self.name!r} exports no policies")
+
+    def export_weights(self, arrays: Mapping[str, np.ndarray], path: Any) -> None:
+        """Write named arrays as a file of this framework's own.
+
+        Args:
+            arrays: name -> array.
+            path: the file.
+
+        Raises:
+            ConfigError: this backend has no such format; by default always.
+        """
+        raise ConfigError(f"backend {self.name!r} exports no weights")
+
+    def read_weights(self, file: Any, what: str) -> dict[str, np.ndarray]:
+        """Read named arrays from a file of this framework's own, executing nothing of what it says.
+
+        Args:
+            file: open for reading bytes.
+            what: it is called so in errors.
+
+        Returns:
+            name -> array.
+
+        Raises:
+            StateError: it is no such file.
+            ConfigError: this backend reads none; by default always.
+        """
+        raise ConfigError(f"backend {self.name!r} reads no weights")
 
     def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A forward pass made fast for repeated calls without gradients; by default the function itself."""
@@ -250,7 +307,7 @@ class Backend:
         """One rank's end of a ring for this backend's arrays.
 
         Args:
-            name: ``"horovod"`` or ``"torch"``; a third party's collective may bring its own arrays' end instead.
+            name: the collective's; a third party's may bring its own end for these arrays instead.
 
         Returns:
             A ``learner_core.group.collectives.Collective``, or ``None``: this backend has none of that name.

@@ -31,7 +31,8 @@ CALLS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 REGISTRATION = {
-    "learner_core_algorithm", "learner_core_backend", "learner_core_collective", "learner_core_launcher",
+    "learner_core_algorithm", "learner_core_backend", "learner_core_backend_facts", "learner_core_collective",
+    "learner_core_launcher",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from learner_core.backend import BackendFacts, FileFormat
 from learner_core.plugins.hookspecs import hookimpl
 
 PLUGIN_API = 1
@@ -15,3 +16,12 @@ def learner_core_backend() -> Any:
     from .backend import TfBackend
 
     return TfBackend
+
+
+@hookimpl
+def learner_core_backend_facts() -> BackendFacts:
+    """Rings and file formats of TensorFlow."""
+    return BackendFacts(
+        collectives={"horovod": "horovod.tensorflow"},
+        exports={"keras": FileFormat(policies=(".keras",))},
+    )

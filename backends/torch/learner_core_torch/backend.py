@@ -127,14 +127,12 @@ class TorchBackend(Backend):
 
         export_policy(policy, path, self)
 
-    def save_state_dict(self, arrays: Mapping[str, np.ndarray], path: Any) -> None:
-        """Write arrays as a ``state_dict``; see ``exporting.py``."""
+    def export_weights(self, arrays: Mapping[str, np.ndarray], path: Any) -> None:
         from .exporting import save_state_dict
 
         save_state_dict(arrays, path, self)
 
-    def read_state_dict(self, file: Any, what: str) -> dict[str, np.ndarray]:
-        """Read a ``state_dict``, unpickling nothing; see ``exporting.py``."""
+    def read_weights(self, file: Any, what: str) -> dict[str, np.ndarray]:
         from .exporting import read_state_dict
 
         return read_state_dict(file, what)

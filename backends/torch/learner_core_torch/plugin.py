@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from learner_core.backend import BackendFacts, FileFormat
 from learner_core.plugins.hookspecs import hookimpl
 
 PLUGIN_API = 1
@@ -15,3 +16,12 @@ def learner_core_backend() -> Any:
     from .backend import TorchBackend
 
     return TorchBackend
+
+
+@hookimpl
+def learner_core_backend_facts() -> BackendFacts:
+    """Rings and file formats of Torch."""
+    return BackendFacts(
+        collectives={"horovod": "horovod.torch", "torch": "torch.distributed"},
+        exports={"torch": FileFormat(weights=(".pt", ".pth"), policies=(".pt2",))},
+    )

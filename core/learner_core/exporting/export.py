@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, did_you_mean
-from ..plugins.discovery import load
+from .formats import backend_for, default_suffix, export_formats
 from .source import ExportedPolicy, read_source, require
 
-__all__ = ["FORMATS", "export"]
-
-#: Format -> suffix of its files.
-FORMATS = {"safetensors": ".safetensors", "torch": ".pt", "keras": ".keras", "onnx": ".onnx"}
+__all__ = ["export"]
 
 
 def export(checkpoint_or_learner: Any, path: Any, to: str | None = None, *, module_id: str | None = None) -> Path:
@@ -55,15 +52,16 @@ def export(checkpoint_or_learner: Any, path: Any, to: str | None = None, *, modu
         policies = [policy for policy in policies if policy.module_id == module_id]
         if not policies:
             raise ConfigError(f"module_id={module_id!r}: there is no such module.{did_you_mean(module_id, known)}")
-    whole_policy = kind in ("keras", "onnx") or target.suffix == ".pt2"
+    file_format = export_formats()[kind]
+    whole_policy = not file_format.weights or target.suffix in file_format.policies
     if whole_policy and len(policies) > 1:
         raise ConfigError(
             f"to={kind!r} writes one policy; say which by module_id=: {', '.join(p.module_id for p in policies)}"
         )
     # The suffix is kept, because Keras goes by it.
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix or FORMATS[kind]}")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix or default_suffix(file_format)}")
     try:
-        _write(kind, policies, temporary, program=target.suffix == ".pt2")
+        _write(kind, policies, temporary, whole_policy=whole_policy)
         os.chmod(temporary, 0o666 & ~_umask())  # safetensors writes for its owner alone
         os.replace(temporary, target)
     except OSError as error:
@@ -81,17 +79,18 @@ def _umask() -> int:
 
 
 def _format(path: Path, to: str | None) -> str:
+    formats = export_formats()
     if to is None:
-        suffixes = {suffix: name for name, suffix in FORMATS.items()} | {".pt2": "torch", ".pth": "torch"}
-        if path.suffix not in suffixes:
-            raise ConfigError(f"{path}: say the format by to=; the suffix {path.suffix!r} does not. {sorted(FORMATS)}")
-        return suffixes[path.suffix]
-    if to not in FORMATS:
-        raise ConfigError(f"to={to!r} is no format.{did_you_mean(to, FORMATS)}")
+        for name, file_format in formats.items():
+            if path.suffix in (*file_format.weights, *file_format.policies):
+                return name
+        raise ConfigError(f"{path}: say the format by to=; the suffix {path.suffix!r} does not. {list(formats)}")
+    if to not in formats:
+        raise ConfigError(f"to={to!r} is no format.{did_you_mean(to, formats)}")
     return to
 
 
-def _write(kind: str, policies: list[ExportedPolicy], path: Path, *, program: bool) -> None:
+def _write(kind: str, policies: list[ExportedPolicy], path: Path, *, whole_policy: bool) -> None:
     if kind == "safetensors":
         require("safetensors", "export")
         from safetensors.numpy import save_file
@@ -103,13 +102,12 @@ def _write(kind: str, policies: list[ExportedPolicy], path: Path, *, program: bo
         from .onnx_file import write_onnx
 
         write_onnx(policies[0], path)
-    elif kind == "torch" and not program:
-        backend = load("learner_core.backends", "torch")()
-        backend.save_state_dict(_torch_arrays(policies, backend), path)
-    else:
+    elif whole_policy:
         policies[0].require_spec(kind)
-        backend = load("learner_core.backends", "torch" if kind == "torch" else "tf")()
-        backend.export_policy(policies[0], path)
+        backend_for(kind).export_policy(policies[0], path)
+    else:
+        backend = backend_for(kind)
+        backend.export_weights(_native_arrays(policies, backend), path)
 
 
 def named_arrays(policies: list[ExportedPolicy]) -> dict[str, np.ndarray]:
@@ -124,7 +122,7 @@ def named_arrays(policies: list[ExportedPolicy]) -> dict[str, np.ndarray]:
     return out
 
 
-def _torch_arrays(policies: list[ExportedPolicy], backend: Any) -> dict[str, np.ndarray]:
+def _native_arrays(policies: list[ExportedPolicy], backend: Any) -> dict[str, np.ndarray]:
     if len(policies) == 1 and policies[0].spec is not None and not policies[0].spec.is_neutral:
         module = policies[0].spec.build(backend.xp, backend)
         if policies[0].normalizer:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, StateError
-from ..plugins.discovery import load
+from .formats import backend_for
 
 __all__ = ["convert_ppo", "convert_sac", "import_sb3", "read_sb3"]
 
@@ -90,7 +90,7 @@ def read_sb3(path: Any) -> Arrays:
         StateError: it is no such file. Nothing in it is ever unpickled.
     """
     tensors: Arrays = {}
-    reader = load("learner_core.backends", "torch")()
+    reader = backend_for("torch")
     try:
         with zipfile.ZipFile(Path(path)) as archive:
             members = {info.filename: info for info in archive.infolist()}
@@ -103,7 +103,7 @@ def read_sb3(path: Any) -> Arrays:
                     raise StateError(f"{path}: {name} says it is {members[name].file_size} bytes large")
                 content = archive.read(name)
                 try:
-                    tensors.update(reader.read_state_dict(io.BytesIO(content), f"{path}: {name}"))
+                    tensors.update(reader.read_weights(io.BytesIO(content), f"{path}: {name}"))
                 except StateError:
                     # Older versions write an empty entry where a model has no variables.
                     if name == "policy.pth":

@@ -196,7 +196,7 @@ class TorchDistributed:
 
     def check(self, backend_name: str) -> None:
         """As :meth:`CollectivePlugin.check`."""
-        if backend_name != "torch":
+        if self.name not in discovery.backend_facts(backend_name).collectives:
             raise LearnerGroupError(
                 f'collective="torch" reduces Torch\'s arrays only, and the framework is {backend_name!r}: '
                 'use collective="horovod" (learner-core horovod build)'
@@ -204,7 +204,7 @@ class TorchDistributed:
 
     def preload(self, backend_name: str) -> None:
         """As :meth:`CollectivePlugin.preload`."""
-        importlib.import_module("torch.distributed")
+        importlib.import_module(discovery.backend_facts(backend_name).collectives[self.name])
 
     def open_rendezvous(self, size: int, *, timeout_s: float, places: Sequence[Place] | None = None) -> Rendezvous:
         """As :meth:`CollectivePlugin.open_rendezvous`."""

@@ -130,7 +130,7 @@ class Executor:
                 raise
             self._failed = True
         except Exception as error:
-            reason = _where(error)
+            reason = _where(error, apart_from=type(self._learner.backend))
             if config.compile:
                 raise CompileError(
                     f"compile=True, but the training step cannot be traced: {reason}. Remove what depends on values "
@@ -264,14 +264,15 @@ class Executor:
         return {**carry, **self._learner.backend.from_numpy(fresh)}
 
 
-def _where(error: BaseException) -> str:
-    """``file:line: reason`` of the innermost frame outside the core, the backends and installed libraries, if any."""
+def _where(error: BaseException, *, apart_from: type) -> str:
+    """``file:line: reason`` of the innermost frame outside the core, that class's package and installed libraries."""
+    ours = ("learner_core", apart_from.__module__.partition(".")[0])
     traceback = error.__traceback__
     place = ""
     while traceback is not None:
         filename = traceback.tb_frame.f_code.co_filename
         package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in ("learner_core", "learner_core_torch", "learner_core_tf") and "site-packages" not in filename:
+        if package not in ours and "site-packages" not in filename:
             place = f"{filename}:{traceback.tb_lineno}: "
         traceback = traceback.tb_next
     lines = str(error).strip().splitlines()

@@ -19,6 +19,7 @@ from typing import Any
 
 import pluggy
 
+from learner_core.backend import BackendFacts
 from learner_core.errors import BackendNotInstalledError, PluginError, PluginNotFoundError, did_you_mean
 
 from . import hookspecs
@@ -27,6 +28,7 @@ from .manager import HERE, Manager, PluginQuarantineWarning, get_manager, hook_n
 __all__ = [
     "GROUPS",
     "PluginInfo",
+    "backend_facts",
     "get_config",
     "list_algorithms",
     "list_backends",
@@ -47,6 +49,9 @@ GROUPS: dict[str, str | None] = {
     "learner_core.plugins": None,
 }
 """Entry-point group -> the hook that its plugins answer; None: told everything instead of being asked for something."""
+
+# Asked of a plugin that was chosen by name, as those are; it need not answer.
+_FACTS = "learner_core_backend_facts"
 
 # Framework's top-level module -> the extra of learner-core that installs it.
 _EXTRAS = {"torch": "torch", "tensorflow": "tf-cpu", "keras": "tf-cpu", "ray": "ray", "horovod": "horovod"}
@@ -91,6 +96,7 @@ class _Entry:
     version: str
     plugin: Any = None
     thing: Any = None
+    facts: BackendFacts | None = None
     error: PluginError | None = None
 
     @property
@@ -190,14 +196,7 @@ def load(group: str, name: str) -> Any:
         BackendNotInstalledError: Its framework is missing; the text has the command that installs it.
         PluginError: It is claimed twice, has another PLUGIN_API, raises, or does not answer the hook.
     """
-    entries = _entries(group)
-    claims = [entry for entry in entries if entry.name == name]
-    kind = group.partition(".")[2].removesuffix("s")
-    if not claims:
-        raise PluginNotFoundError(f"There is no {kind} {name!r}.{nearest(group, name)}", plugin=str(name))
-    if len(claims) > 1:
-        raise _duplicate(group, claims)
-    (entry,) = claims
+    entry = _chosen(group, name)
     if entry.thing is None:
         try:
             entry.thing = _ask(entry, _load_plugin(entry))
@@ -207,6 +206,26 @@ def load(group: str, name: str) -> Any:
         entry.error = None
         _tell(entry)
     return entry.thing
+
+
+def backend_facts(name: str) -> BackendFacts:
+    """What a backend says of itself; imports its plugin, not its framework.
+
+    Args:
+        name: The backend's name.
+
+    Raises:
+        PluginNotFoundError: No such backend; the text has the nearest name.
+        PluginError: Its plugin is broken, or claimed twice.
+    """
+    entry = _chosen("learner_core.backends", name)
+    if entry.facts is None:
+        plugin = _load_plugin(entry)
+        facts = _answer(entry, plugin, _FACTS) if hasattr(plugin, _FACTS) else BackendFacts()
+        if not isinstance(facts, BackendFacts):
+            raise _error(entry, f"{_FACTS}() must return learner_core.backend.BackendFacts, got {facts!r}.")
+        entry.facts = facts
+    return entry.facts
 
 
 def nearest(group: str, name: str) -> str:
@@ -287,6 +306,17 @@ def _entries(group: str) -> list[_Entry]:
     return [*_INDEX.installed[group], *_INDEX.here.get(group, [])]
 
 
+def _chosen(group: str, name: str) -> _Entry:
+    """The one entry of this name."""
+    claims = [entry for entry in _entries(group) if entry.name == name]
+    kind = group.partition(".")[2].removesuffix("s")
+    if not claims:
+        raise PluginNotFoundError(f"There is no {kind} {name!r}.{nearest(group, name)}", plugin=str(name))
+    if len(claims) > 1:
+        raise _duplicate(group, claims)
+    return claims[0]
+
+
 def _duplicate(group: str, claims: list[_Entry]) -> PluginError:
     owners = " and ".join(sorted(f"{entry.distribution} {entry.version} ({entry.value})" for entry in claims))
     return PluginError(
@@ -313,6 +343,14 @@ def _ask(entry: _Entry, plugin: Any) -> Any:
     hook = GROUPS[entry.group]
     if hook is None:
         raise PluginError(f"{entry.group}: these plugins are told, not asked; there is nothing to load.")
+    thing = _answer(entry, plugin, hook)
+    if entry.group == "learner_core.algorithms" and not hasattr(thing, "algorithm_name"):
+        raise _error(entry, f"{hook}() must return a subclass of AlgorithmConfig, got {thing!r}.")
+    return thing
+
+
+def _answer(entry: _Entry, plugin: Any, hook: str) -> Any:
+    """What the plugin of one entry answers to a registration hook."""
     asked = Manager()
     asked.register(plugin, entry.name, distribution=entry.distribution)
     caller: pluggy.HookCaller = getattr(asked.hook, hook)
@@ -324,14 +362,12 @@ def _ask(entry: _Entry, plugin: Any) -> Any:
         raise _blame(entry, error, f"{hook}()") from error
     if not answers:
         raise _error(entry, f"{hook}() returned None.")
-    if entry.group == "learner_core.algorithms" and not hasattr(answers[0], "algorithm_name"):
-        raise _error(entry, f"{hook}() must return a subclass of AlgorithmConfig, got {answers[0]!r}.")
     return answers[0]
 
 
 def _tell(entry: _Entry) -> None:
     """Let a plugin that was chosen by name hear the notification hooks it implements, too."""
-    heard = {name for name in hook_names() if name not in GROUPS.values()}
+    heard = {name for name in hook_names() if name not in (*GROUPS.values(), _FACTS)}
     if any(hasattr(getattr(entry.plugin, name, None), "learner_core_impl") for name in heard):
         manager = get_manager()
         if not manager.is_registered(entry.plugin):

@@ -51,6 +51,19 @@ def learner_core_backend() -> type:  # type: ignore[empty-body]  # a specificati
 
 
 @hookspec
+def learner_core_backend_facts() -> Any:
+    """Say what the backend can do, importing no framework. Group ``learner_core.backends``; optional.
+
+    Called by discovery, once per process, when a collective or an exporter asks for it; on the driver, which imports no
+    framework, and on workers.
+
+    Returns:
+        A ``learner_core.backend.BackendFacts``. Without the hook nothing is known beforehand: Horovod finds out in the
+        learners whether the backend has an end for it, and ``lc.export`` has no formats of this backend's.
+    """
+
+
+@hookspec
 def learner_core_algorithm() -> type:  # type: ignore[empty-body]  # a specification has no body
     """Return the config class. Group ``learner_core.algorithms``.
 

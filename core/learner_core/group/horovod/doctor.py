@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from learner_core.errors import LearnerCoreError
 from learner_core.group.ring_check import check_ring
+from learner_core.plugins.discovery import backend_facts
 
 from .build import BUILD_COMMAND, cached_wheel, installed_version
 from .tools import cmake_version, find_target, missing_tools
@@ -50,8 +51,8 @@ def examine(*, timeout_s: float = 60.0) -> Iterator[Finding]:
     rings = [("horovod", [name, name]) for name in names] if version else []
     if version and len(names) > 1:
         rings.append(("horovod", names))
-    if "torch" in names:
-        rings.append(("torch", ["torch", "torch"]))
+    for name in names:
+        rings += [(other, [name, name]) for other in backend_facts(name).collectives if other != "horovod"]
     for collective, backends in rings:
         what = f"{collective}: {' + '.join(backends)}"
         try:

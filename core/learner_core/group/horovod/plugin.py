@@ -11,10 +11,11 @@ from typing import Any
 
 from learner_core.errors import LearnerGroupError
 from learner_core.group.collectives import Collective, CollectivePlugin, Place, Rendezvous
+from learner_core.plugins import discovery
 from learner_core.plugins.hookspecs import hookimpl
 
 from .build import BUILD_COMMAND, installed_version
-from .tools import find_target
+from .tools import find_target, framework_of
 
 __all__ = ["HorovodPlugin", "HorovodRendezvous", "learner_core_collective"]
 
@@ -23,7 +24,6 @@ PLUGIN_API = 1
 _HOST = "localhost"
 #: Least seconds that Gloo waits for a peer.
 _PATIENCE_S = 30
-_MODULES = {"torch": "torch", "tf": "tensorflow"}
 
 
 class HorovodRendezvous(Rendezvous):
@@ -107,7 +107,9 @@ class HorovodPlugin:
 
     def preload(self, backend_name: str) -> None:
         """As :meth:`CollectivePlugin.preload`."""
-        importlib.import_module(f"horovod.{_MODULES[backend_name]}")
+        module = discovery.backend_facts(backend_name).collectives.get(self.name)
+        if module is not None:
+            importlib.import_module(module)
 
     def open_rendezvous(self, size: int, *, timeout_s: float, places: Sequence[Place] | None = None) -> Rendezvous:
         """As :meth:`CollectivePlugin.open_rendezvous`."""
@@ -129,16 +131,19 @@ def _own_address(peer: str) -> str:
 
 
 def _require(backend_name: str | None = None) -> None:
-    hint = f"run `{BUILD_COMMAND}`" + (', or use collective="torch"' if backend_name in (None, "torch") else "")
+    collectives = {} if backend_name is None else discovery.backend_facts(backend_name).collectives
+    others = "".join(f', or use collective="{name}"' for name in collectives if name != HorovodPlugin.name)
+    hint = f"run `{BUILD_COMMAND}`{others}"
     if importlib.util.find_spec("horovod") is None:
         raise LearnerGroupError(f'collective="horovod": Horovod is not installed: {hint}')
-    if backend_name not in ("torch", "tf"):
-        return
+    framework = framework_of(collectives.get(HorovodPlugin.name, ""))
+    if framework is None:
+        return  # Horovod is not built for it; whether the backend has an end of its own is seen in the learners
     version = installed_version() or ""
     local = version.partition("+")[2]
     if not local.startswith("lc"):
         return  # somebody's own build; importing it will tell
-    fits = find_target([backend_name]).version.partition("+")[2].partition(".")[2]
+    fits = find_target([framework]).version.partition("+")[2].partition(".")[2]
     if fits not in local:
         raise LearnerGroupError(
             f'collective="horovod": the installed Horovod {version} was not built for the {backend_name} that is '

@@ -21,7 +21,7 @@ from learner_core.state.threads import num_processors
 
 from .source import PATCH, VERSION
 
-__all__ = ["Target", "cache_folder", "cmake_version", "find_target", "missing_tools", "num_jobs"]
+__all__ = ["Target", "cache_folder", "cmake_version", "find_target", "framework_of", "missing_tools", "num_jobs"]
 
 _DISTRIBUTIONS = {"torch": ("torch",), "tf": ("tensorflow", "tensorflow-cpu", "tensorflow-gpu")}
 _MODULES = {"torch": "torch", "tf": "tensorflow"}
@@ -81,6 +81,11 @@ def find_target(frameworks: list[str] | None = None, *, gpu: bool = False) -> Ta
             f"{sys.executable} -m pip install 'learner-core[torch]'"
         )
     return Target(found, gpu)
+
+
+def framework_of(module: str) -> str | None:
+    """The framework that a module of Horovod is for (``horovod.tensorflow``: ``"tf"``); ``None`` for any other."""
+    return next((name for name, top in _MODULES.items() if module == f"horovod.{top}"), None)
 
 
 def _installed(framework: str) -> str | None:
