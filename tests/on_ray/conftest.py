@@ -75,6 +75,8 @@ def cluster(nodes: Cluster) -> Iterator[Cluster]:
     """The cluster, with two nodes; checked afterwards to hold no actor and no placement group."""
     if len(alive()) < 2:
         _started(lambda: nodes.add_node(**NODE))
+    # A node whose processors seem taken by an actor that has just ended is passed over when learners are placed.
+    wait_until(lambda: _processors(ray.available_resources()) == 2 * NODE["num_cpus"], ray.available_resources)
     yield nodes
     nothing_left()
 
@@ -95,6 +97,10 @@ def wait_until(condition: Callable[[], bool], what: Callable[[], Any]) -> None:
 def alive() -> list[Any]:
     """The nodes that Ray believes to live."""
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _processors(resources: dict[str, float]) -> float:
+    return resources.get("CPU", 0.0)
 
 
 def _left() -> list[str]:
