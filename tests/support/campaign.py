@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
-import signal
 import sys
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,8 @@ from learner_core_algorithms import PPOConfig
 
 from .faults import NUM_UPDATES, NUMBERS, SIGNALS, Fault, FaultyLearner, claim, draw
 from .learners import OBS, flat_state, ppo_batch
+from .leftovers import belongings, deadline, learners, nothing_left
+from .outcomes import LostError, Outcome, line, table
 
 __all__ = ["Campaign", "LostError", "Outcome", "line", "table"]
 
@@ -51,21 +51,6 @@ BUSY = 4.0
 ROWS = (32, 31, 22, 20)
 #: Longest that one call may take (noticing a stop, a new ring), times the machine's load on each core if above one.
 LIMIT_S = {"torch": 40.0, "tf": 90.0}
-
-
-@dataclass
-class Outcome:
-    """What came of a fault: "repaired", "reported", "skipped" (NaN) or "unnoticed" (nobody needed the lost one)."""
-
-    fault: Fault
-    result: str = "unnoticed"
-    recovery_s: float | None = None
-    longest_s: float = 0.0
-    said: list[str] = field(default_factory=list)
-
-
-class LostError(AssertionError):
-    """Something was lost without a word, or left behind."""
 
 
 class Campaign:
@@ -88,17 +73,17 @@ class Campaign:
         Raises:
             LostError: a guarantee did not hold; says the fault, with what repeats it.
         """
-        before = _belongings()
+        before = belongings()
         outcome = Outcome(fault)
         once = self.folder / f"struck-{fault.backend}-{fault.seed}-{fault.number}"
         once.unlink(missing_ok=True)
         try:
             limit = LIMIT_S[self.backend] * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-            with _deadline(6 * limit):
+            with deadline(6 * limit):
                 self._run(fault, outcome, once)
             if outcome.longest_s > limit:
                 raise LostError(f"a call took {outcome.longest_s:.1f} s, longer than {limit:.0f}")
-            _nothing_left(before)
+            self._check_left(before)
         except Exception as error:
             said = "; ".join(outcome.said)
             raise LostError(f"{type(error).__name__}: {error}\n  said: {said}\n  again: {fault}") from error
@@ -217,6 +202,9 @@ class Campaign:
         if calls.counted > calls.restarts:
             raise LostError(f"{calls.counted} restarts are in the results, {calls.restarts} were told to plugins")
 
+    def _check_left(self, before: dict[str, Any]) -> None:
+        nothing_left(before)
+
     def _check_report(self, fault: Fault, outcome: Outcome) -> None:
         """What was raised names the rank and the cause, and only a fault that may be an error was one."""
         outcome.result = "reported"
@@ -316,11 +304,11 @@ class _Striker:
         if self._fault.phase != "start":
             yield
             return
-        old, stop = set(_learners()), threading.Event()
+        old, stop = set(learners()), threading.Event()
 
         def watch() -> None:
             while not stop.is_set():
-                new = sorted(set(_learners()) - old)
+                new = sorted(set(learners()) - old)
                 if len(new) > self._fault.rank:
                     time.sleep(self._fault.delay_s * 3)
                     self._hit(new[self._fault.rank])
@@ -394,112 +382,6 @@ def _same(one: Any, other: Any, atol: float = 2e-6) -> None:
         x, y = np.asarray(value, np.float64), np.asarray(b[path], np.float64)
         if x.shape != y.shape or not np.allclose(x, y, rtol=0, atol=atol):
             raise LostError(f"{path} differs by {np.abs(x - y).max() if x.shape == y.shape else 'its shape'}")
-
-
-# ---------------------------------------------------------------------- what may be left behind
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):
-                found += [int(word) for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
-    return found
-
-
-def _nurseries() -> list[int]:
-    out = []
-    for pid in _children(os.getpid()):
-        with contextlib.suppress(OSError):
-            if b"learner_core.group.nursery" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                out.append(pid)
-    return out
-
-
-def _learners() -> list[int]:
-    return list(itertools.chain.from_iterable(_children(pid) for pid in _nurseries()))
-
-
-def _belongings() -> dict[str, Any]:
-    return {
-        "files in /dev/shm": set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set(),
-        "files of a ring": {
-            name for name in os.listdir(tempfile.gettempdir()) if name.startswith("learner-core-ring-")
-        },
-        "descriptors": len(os.listdir("/proc/self/fd")) - len(_nurseries()),
-        "threads": {t.name for t in threading.enumerate() if t.name.startswith(("horovod", "learner"))},
-    }
-
-
-def _nothing_left(before: dict[str, Any]) -> None:
-    deadline = time.monotonic() + 3
-    while True:
-        now = _belongings()
-        left = {
-            "learners": _learners(),
-            "files in /dev/shm": [n for n in now["files in /dev/shm"] - before["files in /dev/shm"] if "learner" in n],
-            "files of a ring": now["files of a ring"] - before["files of a ring"],
-            "descriptors": max(0, now["descriptors"] - before["descriptors"]),
-            "threads": now["threads"] - before["threads"],
-        }
-        left = {what: things for what, things in left.items() if things}
-        if not left:
-            return
-        if time.monotonic() > deadline:
-            raise LostError(f"left behind: {left}")
-        time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    def late(number: int, frame: Any) -> None:
-        raise LostError(f"hangs: not done after {seconds:.0f} s")
-
-    previous = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-# ---------------------------------------------------------------------- the whole
-
-
-def line(outcome: Outcome) -> str:
-    """One fault and what came of it, as a line."""
-    fault = outcome.fault
-    took = "" if outcome.recovery_s is None else f"{outcome.recovery_s:.2f} s"
-    return (
-        f"{fault.number:4} {fault.kind:5} {fault.phase:10} rank {fault.rank}/{fault.size} {fault.collective:8}"
-        f" {'async' if fault.asynchronous else 'block'} {'restart' if fault.restart else '':7}"
-        f" {outcome.result:9} {took}"
-    )
-
-
-def table(outcomes: list[Outcome]) -> str:
-    """Markdown: what came of the faults, and how long recovery took."""
-    lines = [
-        "| Fault | Count | Repaired | Reported | Same decision | Nobody needed it | s, median | s, most |",
-        "|---|" * 8,
-    ]
-    lines[1] = "|" + "---|" * 8
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        fault = outcome.fault
-        kind = "NaN or Inf" if fault.kind in NUMBERS else {"raise": "exception"}.get(fault.kind, fault.kind)
-        repair = (
-            "" if kind in ("NaN or Inf", "exception") else (", restarting" if fault.restart else ", not restarting")
-        )
-        groups.setdefault(f"{fault.backend}: {kind}{repair}", []).append(outcome)
-    for name, found in sorted(groups.items()):
-        counts = [sum(o.result == r for o in found) for r in ("repaired", "reported", "skipped", "unnoticed")]
-        times = sorted(o.recovery_s for o in found if o.recovery_s is not None and o.result in ("repaired", "reported"))
-        spread = f"{times[len(times) // 2]:.2f} | {times[-1]:.2f}" if times else " | "
-        lines.append(f"| {name} | {len(found)} | {' | '.join(map(str, counts))} | {spread} |")
-    return "\n".join(lines)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Several agents: what a runner records of each, who plays whom, that it resumes exactly, what it refuses."""
+"""Several agents: what a runner records of each, who plays whom, evaluation, normalisation, masks and memory."""
 
 from __future__ import annotations
 
@@ -10,43 +10,14 @@ import pytest
 from gymnasium import spaces
 
 from learner_core.config.agents import AgentMapping
-from learner_core.errors import ConfigError, EnvError, SpaceError, StateError
+from learner_core.errors import ConfigError, EnvError
 from learner_core.learning.rl_module import RLModuleSpec
 from learner_core.sampling.multi_agent_env_runner import MultiAgentEnvRunner
 from learner_core.sampling.rollout import per_module
-from learner_core.state.format import decode, encode
 
-from support.parallel_envs import PARTS, Crossing, Signals, make_agents_runner, make_crossing, make_signals, specs_for
-from support.sampling import CountEnv, LinearModule, same_tree
-
-#: a and c are played by one module, b by another.
-MODULES = {"m": "a", "n": "b"}
-
-
-def who(agent: str) -> str:
-    return "n" if agent == "b" else "m"
-
-
-def rows_of(rollout: Any, lane: int) -> list[tuple[Any, ...]]:
-    """The valid rows of a lane: (step, obs, reward, next_obs, terminated, truncated)."""
-    columns = rollout.columns
-    names = ("obs", "rewards", "next_obs", "terminateds", "truncateds")
-    return [(t, *[columns[n][t, lane].tolist() for n in names]) for t in np.flatnonzero(columns["valid"][:, lane])]
-
-
-def bytes_of(tree: Any) -> bytes:
-    encoded = encode(tree)
-    return encoded if isinstance(encoded, bytes) else b"".join(bytes(part) for part in encoded)
-
-
-def copied(tree: Any) -> Any:
-    """A state that has been written and read."""
-    return decode(bytes_of(tree))
-
-
-def crossing(num_envs: int = 2, **settings: Any) -> Any:
-    return make_agents_runner(make_crossing, MODULES, num_envs, policy_mapping_fn=who, **settings)
-
+from support.agents import MODULES, copied, crossing, rows_of
+from support.parallel_envs import PARTS, Crossing, Signals, make_agents_runner, make_crossing, make_signals
+from support.sampling import LinearModule, same_tree
 
 # ---- what is recorded ------------------------------------------------------------------------------------------------
 
@@ -209,96 +180,6 @@ def test_a_mapping_to_an_unknown_module_is_refused_at_once_or_where_it_happens()
         make_agents_runner(make_crossing, {"m": "a"}, policy_mapping_fn=lambda agent: {}[agent])
 
 
-# ---- refusals --------------------------------------------------------------------------------------------------------
-
-
-def test_spaces_that_are_not_the_modules() -> None:
-    with pytest.raises(SpaceError, match=r"agent 'b' has observation_space .*, but module 'm'.*policy_mapping_fn"):
-
-        def other(env_config: dict[str, Any]) -> Crossing:
-            env = Crossing(PARTS)
-            env.observation_spaces["b"] = spaces.Box(-1, 1, (5,), np.float32)
-            return env
-
-        make_agents_runner(other, {"m": "a"})
-
-
-def test_observations_that_are_not_the_spaces() -> None:
-    class Wrong(Crossing):
-        def _obs(self, agent: str) -> np.ndarray:
-            return np.zeros(7, np.float32) if agent == "c" else super()._obs(agent)
-
-    runner = make_agents_runner(lambda config: Wrong(PARTS), {"m": "a"})
-    with pytest.raises(EnvError, match=r"agent 'c', played by module 'm'.*expected shape \(3,\), got \(7,\)"):
-        runner.sample(6)
-
-
-def test_a_live_agent_that_is_shown_nothing() -> None:
-    class Mute(Crossing):
-        def step(self, actions: dict[str, Any]) -> Any:
-            obs, *rest = super().step(actions)
-            obs.pop("c", None)
-            return obs, *rest
-
-    runner = make_agents_runner(lambda config: Mute(PARTS), {"m": "a"})
-    with pytest.raises(EnvError, match=r"agent 'c' is in env\.agents but was given no observation"):
-        runner.sample(6)
-
-
-@pytest.mark.parametrize("what", ["observation", "final", "reward"])
-def test_numbers_that_are_not_finite(what: str) -> None:
-    class Bad(Crossing):
-        def step(self, actions: dict[str, Any]) -> Any:
-            obs, rewards, terminateds, truncateds, infos = super().step(actions)
-            if what == "reward":
-                rewards["b"] = float("nan")
-            elif what == "observation" and self.clock == 1:
-                obs["a"][0] = np.inf
-            elif what == "final" and self.clock == 2:
-                obs["b"][1] = np.nan
-            return obs, rewards, terminateds, truncateds, infos
-
-    runner = make_agents_runner(lambda config: Bad(PARTS), {"m": "a"})
-    with pytest.raises(EnvError, match="not finite"):
-        runner.sample(4)
-
-
-def test_environments_of_the_wrong_kind() -> None:
-    import pettingzoo
-
-    specs = specs_for(make_crossing({}), {"m": "a"})
-    makers = {"turn-based": lambda c: pettingzoo.make("aec", "classic/rps-v2"), "no PettingZoo": lambda c: CountEnv()}
-    for words, env in makers.items():
-        with pytest.raises(EnvError, match=words):
-            config = SimpleNamespace(env=env, env_config={}, num_envs_per_env_runner=1)
-            MultiAgentEnvRunner(config, specs, seed=0)
-    with pytest.raises(ConfigError, match="normalize_rewards"):
-        crossing(normalize_rewards=True)
-
-
-def test_an_environment_that_raises_is_rebuilt_and_its_episode_given_up() -> None:
-    memory: dict[str, Any] = {}
-
-    def falling(env_config: dict[str, Any]) -> Crossing:
-        return Crossing(PARTS, raises=(1, 3), memory=memory)
-
-    runner = make_agents_runner(falling, {"m": "a"}, 1)
-    rollout = runner.sample(10)["m"]
-    valid = rollout.columns["valid"]
-    assert valid[:4, 0].all() and not valid[4:7].any() and valid[7:, 0].all()
-    assert rollout.columns["truncateds"][6, 0]  # nothing is propagated across it
-    metrics = runner.metrics()
-    assert metrics["num_env_restarts_lifetime"] == metrics["num_episodes_lost_lifetime"] == 1
-    assert metrics["num_env_steps_sampled_lifetime"] == 7
-    assert metrics["num_agent_steps_sampled_lifetime"] == valid.sum()
-
-    def broken(env_config: dict[str, Any]) -> Crossing:
-        return Crossing(PARTS, raises=(0, 1), memory={})
-
-    with pytest.raises(EnvError, match="max_env_restarts=2"):
-        make_agents_runner(broken, {"m": "a"}, 1, max_env_restarts=2).sample(10)
-
-
 # ---- evaluation, normalisation, masks, memory ------------------------------------------------------------------------
 
 
@@ -421,95 +302,3 @@ def test_a_recurrent_modules_state_is_its_agents_own() -> None:
     other.set_state(state)
     again = other.sample(3)["m"].columns
     assert same_tree(again, columns)
-
-
-# ---- state -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_state_goes_on_to_the_last_bit() -> None:
-    runner = crossing(normalize_observations=True)
-    runner.sample(5)
-    state = copied(runner.get_state())
-    assert state["env_state"] == "exact"
-    expected = [runner.sample(7), runner.evaluate(2), runner.sample(3), runner.metrics()["episodes"]]
-    other = crossing(normalize_observations=True, seed=99)
-    other.sample(2)
-    assert other.set_state(state) == "exact"
-    got = [other.sample(7), other.evaluate(2), other.sample(3), other.metrics()["episodes"]]
-    for left, right in ((got[0], expected[0]), (got[2], expected[2])):
-        assert left.keys() == right.keys()
-        assert all(same_tree(left[m].columns, right[m].columns) for m in right)
-    assert got[3] == expected[3]
-    for part in ("game", "lanes", "normalizers"):
-        left, right = other.get_state()[part], runner.get_state()[part]
-        assert bytes_of({"x": left}) == bytes_of({"x": right})
-
-
-def test_environments_that_cannot_be_saved_begin_new_episodes_the_same_in_every_run() -> None:
-    def opaque(env_config: dict[str, Any]) -> Crossing:
-        env = Crossing(PARTS)
-        env.window = object()  # nothing that could be saved
-        return env
-
-    runner = make_agents_runner(opaque, {"m": "a"})
-    runner.sample(5)
-    state = runner.get_state()
-    assert state["env_state"] == "restarted" and "window" in runner.env_state_reason
-    samples = []
-    for _ in range(2):
-        other = make_agents_runner(opaque, {"m": "a"})
-        assert other.set_state(state) == "restarted"
-        samples.append(other.sample(4)["m"].columns)
-        assert other.metrics()["num_episodes_lost_lifetime"] == 2
-        assert other.metrics()["num_env_steps_sampled_lifetime"] == 10 + 8
-    assert same_tree(*samples)
-
-
-def test_states_that_do_not_fit_change_nothing() -> None:
-    runner = crossing()
-    runner.sample(3)
-    state = runner.get_state()
-    before = bytes_of(runner.get_state())
-    for wrong, words in (
-        ({**state, "num_envs": 3}, "expected 2 environments"),
-        ({**state, "normalizers": {"m": None}}, "expected the modules"),
-        ({k: v for k, v in state.items() if k != "game"}, "game missing"),
-        ({**state, "normalizers": {"m": {}, "n": None}}, "normalisation"),
-    ):
-        with pytest.raises(StateError, match=words):
-            runner.set_state(wrong)
-    assert bytes_of(runner.get_state()) == before
-
-
-# ---- changes in mid-run ----------------------------------------------------------------------------------------------
-
-
-def test_modules_come_and_go_while_episodes_go_on() -> None:
-
-    runner = make_agents_runner(make_crossing, {"m": "a"}, 1, normalize_observations=True)
-    runner.sample(2)
-    specs = specs_for(make_crossing({}), {"m": "a", "old": "a"})
-    weights = {mid: runner.players["m"].policy.module.init(np.random.default_rng(3)) for mid in specs}
-
-    def mapping(agent: str) -> str:
-        return "old" if agent == "a" else "m"
-
-    def change(specs: Any, **settings: Any) -> None:
-        config = SimpleNamespace(**{**vars(runner._config), "policies_to_train": None, **settings})
-        runner.set_modules(config, specs, weights=weights, statistics_of={"old": "m"})
-
-    count = runner.players["m"].normalizer.moments["obs"].count
-    change(specs, policy_mapping_fn=mapping, policies_to_train=["m"])
-    assert runner.players["old"].normalizer.moments["obs"].count == count
-    assert runner.take_statistics()["observations/old/obs"]["count"] == 0  # the others have it already
-    rollouts = runner.sample(4)
-    assert rollouts["m"].columns["valid"][:2, 0].all()  # a stays with m until the episode ends
-    assert rollouts["old"].columns["valid"][:, 0].tolist() == [False, False, True, True]
-    assert runner.players["old"].normalizer.moments["obs"].count == count  # it is not trained
-    runner.sample(1)
-    with pytest.raises(ConfigError, match="'a' to 'old'"):
-        change(specs_for(make_crossing({}), {"m": "a"}), policy_mapping_fn=mapping)
-    change(specs_for(make_crossing({}), {"m": "a"}), policy_mapping_fn=None)
-    assert list(runner.players) == ["m"]
-    assert runner.sample(1)["m"].columns["valid"][0, 0]  # in the middle of its episode
-    assert [a.module_id for a in runner.metrics()["episodes"][-1].agents] == ["m", "m", "m"]
