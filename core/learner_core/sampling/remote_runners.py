@@ -218,8 +218,7 @@ class RemoteRunners:
             remote.num_steps_lost += remote.pending[0].argument["num_steps"]
         if self.num_restarts >= self._max_restarts:
             self.broken = text
-            for other in self.remotes:
-                other.handle.kill()
+            kill_all(self.remotes)
             raise EnvRunnerLostError(
                 f"{text}; max_env_runner_restarts={self._max_restarts} restarts are used up",
                 worker_index=index,
@@ -228,7 +227,12 @@ class RemoteRunners:
         self.num_restarts += 1
         again = [request for request in remote.pending if not request.abandoned and not request.internal]
         building = again.pop(0) if again and again[0].operation == "build" else Request("build", {}, internal=True)
-        remote.handle = self._launcher.start(index)
+        try:
+            remote.handle = self._launcher.start(index)
+        except BaseException as error:
+            self.broken = f"{text}, and no other could be started: {type(error).__name__}: {error}"
+            kill_all(self.remotes)
+            raise
         remote.handle.last_sign = remote.handle.last_move = time.monotonic()
         remote.pending.clear()
         remote.pending.append(building)

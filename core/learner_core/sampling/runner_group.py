@@ -102,6 +102,10 @@ class EnvRunnerGroup:
         if self._launcher is not None:
             self._launcher.publish(weights, self._version)
 
+    def forget_weights(self) -> None:
+        """Let go of weights that the runner in this process has not taken yet, because others are about to come."""
+        self._weights = None
+
     def set_local_weights(self, weights: Weights) -> None:
         """Give weights to the runner in this process alone, to evaluate them."""
         self._weights = weights
@@ -126,14 +130,16 @@ class EnvRunnerGroup:
             return [self.local.sample(num_steps, explore=explore, random_actions=random_actions)]
         runners.drain()
         asked = [self._ask(runners, remote, num_steps, explore, random_actions) for remote in runners.remotes]
-        answers = runners.wait_for(asked)
-        # In runner order, whoever was first.
-        self._merge([answer["statistics"] for answer in answers])
-        for answer in answers:
-            self._episodes.extend(answer["episodes"])
-        for remote in runners.remotes:
-            remote.num_told = remote.num_requested
-        return [answer["rollout"] for answer in answers]
+        try:
+            runners.wait_for(asked)
+        finally:
+            # What others have seen was seen, whoever fails. In runner order, whoever was first.
+            came = [pair for pair in zip(runners.remotes, asked, strict=True) if pair[1].answer is not None]
+            self._merge([request.answer["statistics"] for _, request in came])
+            for remote, request in came:
+                self._episodes.extend(request.answer["episodes"])
+                remote.num_told = request.argument["number"]
+        return [request.answer["rollout"] for request in asked]
 
     def request(self, num_steps: int) -> None:
         """Let every runner sample on its own, one fragment after the other; ``ready`` hands them out.

@@ -19,11 +19,13 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cloudpickle
 
+from ..errors import EnvError
 from ..group.nursery import Nursery, nursery_for
 from .runner_memory import FragmentReader, FragmentWriter, WeightsBoard, WeightsReader
 from .runner_server import RunnerServer
@@ -111,8 +113,6 @@ def _dumps(kind: str, answer: Any) -> bytes:
     try:
         return bytes(cloudpickle.dumps((kind, answer)))
     except Exception as error:
-        from ..errors import EnvError
-
         text = f"the answer cannot be sent: {type(error).__name__}: {error}"
         return pickle.dumps(("error", (EnvError(text), text)))
 
@@ -182,7 +182,12 @@ class ProcessRunner:
         self._pulse, their_pulse = socket.socketpair()
         self._files, their_files = socket.socketpair()
         with theirs, their_pulse, their_files:
-            self.pid = nursery.fork([end.fileno() for end in (theirs, their_pulse, their_files)], list(sys.path))
+            try:
+                self.pid = nursery.fork([end.fileno() for end in (theirs, their_pulse, their_files)], list(sys.path))
+            except BaseException:
+                for end in (self.channel, self._pulse, self._files):
+                    end.close()
+                raise
         for end in (self.channel, self._pulse):
             end.setblocking(False)
         self._reader = FragmentReader(self._receive_descriptor)
@@ -238,10 +243,21 @@ class ProcessRunner:
             end = _LENGTH.size + length
             if len(self._in) < end:
                 break
-            kind, answer = pickle.loads(bytes(self._in[_LENGTH.size : end]))
+            message = bytes(self._in[_LENGTH.size : end])
             del self._in[:end]
-            answers.append((kind != "error", self._reader.read(answer) if kind == "fragment" else answer))
+            answers.append(self._read(message))
         return answers
+
+    def _read(self, message: bytes) -> tuple[bool, Any]:
+        """An answer; one that cannot be read is a failed one, for each request has its own."""
+        try:
+            kind, answer = pickle.loads(message)
+            return kind != "error", self._reader.read(answer) if kind == "fragment" else answer
+        except Exception as error:
+            failed = EnvError(
+                f"what runner {self.worker_index} answers cannot be read: {type(error).__name__}: {error}"
+            )
+            return False, (failed, traceback.format_exc())
 
     def _hear(self) -> None:
         with contextlib.suppress(OSError):

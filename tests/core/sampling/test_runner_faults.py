@@ -16,7 +16,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from learner_core.errors import EnvError, EnvRunnerLostError
+from learner_core.errors import EnvError, EnvRunnerLostError, LearnerGroupError
 from learner_core.plugins.hookspecs import hookimpl
 from learner_core.plugins.manager import get_manager
 
@@ -24,6 +24,7 @@ from support import runners as support_runners
 from support.runners import BOUND_S, faulty, gone, group_of, pids, running, weights
 
 cloudpickle.register_pickle_by_value(support_runners)
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Make = Callable[..., Any]
 TESTS = str(Path(__file__).resolve().parents[2])
@@ -173,6 +174,51 @@ def test_an_environment_that_keeps_raising_ends_in_its_own_error(groups: Make) -
     group.request(10)
     with pytest.raises(EnvError, match="never works"):
         group.ready(5.0)
+
+
+def test_what_the_others_have_seen_is_kept_where_one_fails(groups: Make) -> None:
+    group = groups(faulty(), max_env_restarts=0)
+    assert group.metrics()["episodes"] == []
+
+    def break_the_second(runner: Any) -> None:
+        for env in runner.lanes.environments() if runner.worker_index == 2 else []:
+            env.unwrapped.fault = "always"
+
+    group.foreach_runner(break_the_second)
+    with pytest.raises(EnvError, match="never works"):
+        group.sample(10)
+    metrics = group.metrics()
+    assert metrics["num_episodes_lifetime"] == len(metrics["episodes"]) == 2
+    assert metrics["num_fragments_lost_lifetime"] == 1
+
+
+class Unreadable:
+    """Can be sent and not be read."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_an_answer_that_cannot_be_read_fails_its_own_request_alone(groups: Make) -> None:
+    group = groups(faulty(), 1)
+    with pytest.raises(EnvError, match=r"what runner 1 answers cannot be read: ValueError: .*no number"):
+        group.foreach_runner(lambda runner: Unreadable())
+    assert group.foreach_runner(lambda runner: runner.worker_index) == [1]
+
+
+def test_without_a_replacement_the_runners_are_of_no_more_use(groups: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = groups(faulty())
+
+    def refuse(*_: Any) -> int:
+        raise LearnerGroupError("there is no nursery")
+
+    monkeypatch.setattr("learner_core.group.nursery.Nursery.fork", refuse)
+    os.kill(pids(group)[0], signal.SIGKILL)
+    with pytest.raises(LearnerGroupError, match="no nursery"):
+        group.sample(10)
+    with pytest.raises(EnvRunnerLostError, match=r"runner 1 of 2 died.*no other could be started: .*no nursery"):
+        group.sample(10)
+    assert gone(pids(group))
 
 
 def test_too_many_losses_end_in_an_error_that_names_the_runner(groups: Make, tmp_path: Path) -> None:
