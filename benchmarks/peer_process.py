@@ -42,9 +42,18 @@ class PeerProcess:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a line, wait for the answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        self.send(**request)
+        return self.receive()
+
+    def send(self, **request: Any) -> None:
+        """Send a line."""
+        assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """Wait for the answer to the oldest line that has none."""
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"peer {self.name!r} ended with status {self.process.wait()}; its messages are above")

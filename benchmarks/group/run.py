@@ -1,12 +1,12 @@
 """Groups of one and two learners beside RLlib's LearnerGroup and torch DDP: the same update, in one run, in turns.
 
-    python benchmarks/group/run.py [--works 20k 20M] [--peers ...] [--rounds N] [--out FOLDER]
+    python benchmarks/group/run.py [--works 20k 20M] [--peers ...] [--rounds N] [--blocks N] [--out FOLDER]
 
-Every peer is a process that holds a group of each size; learners have one thread each. Round by round every peer makes
-one update with each size, in an order that rotates, so that what else the machine does strikes all of them. RLlib and
-DDP get the same columns, networks of the same size and the same number of minibatch steps; their initial weights and
-permutations are their own. The environment of RLlib, ``.venv-rllib``, is made when it is missing. Under six minutes on
-two quiet cores.
+Every group has the machine to itself: it is started, makes its share of the updates and is ended before the next is
+started, for idle groups poll and send signs of life, which on two processors is felt. All take their turn in every
+block, in an order that rotates. Learners have one thread each. RLlib and DDP get the same columns, networks of the same
+size and the same number of minibatch steps; their initial weights and permutations are their own. The environment of
+RLlib, ``.venv-rllib``, is made when it is missing.
 """
 
 from __future__ import annotations
@@ -23,54 +23,23 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from group_peers import FOLDER, PEERS, Peer
 from machine import output, processor
 from peer_environments import peer_python
-from peer_process import PeerProcess
 from work import WORKS, Work
 
-FOLDER = Path(__file__).parent
-
-#: name -> (script, arguments, sizes).
-PEERS: dict[str, tuple[str, list[str], list[int]]] = {
-    "torch, torch": ("ours.py", ["torch", "torch"], [1, 2]),
-    "torch, horovod": ("ours.py", ["torch", "horovod"], [2]),
-    "tf, horovod": ("ours.py", ["tf", "horovod"], [1, 2]),
-    "rllib": ("rllib.py", [], [1, 2]),
-    "ddp": ("ddp.py", [], [1, 2]),
-}
 REFERENCE = "rllib"
 
 
-class Peer(PeerProcess):
-    """A running peer and what it has measured."""
-
-    def __init__(self, name: str) -> None:
-        script, arguments, self.sizes = PEERS[name]
-        python = str(peer_python(".venv-rllib")) if name == "rllib" else sys.executable
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        command = [python, str(FOLDER / "peers" / script), *arguments]
-        super().__init__(name, command, folders=[FOLDER, FOLDER / "peers"], environment=quiet)
-        self.facts: dict[str, Any] = {}
-        self.rounds: dict[int, list[dict[str, float]]] = {size: [] for size in self.sizes}
-
-
-def measure(work: Work, names: list[str], rounds: int) -> list[Peer]:
-    """Build all peers, one after the other, then take turns."""
-    peers: list[Peer] = []
-    try:
-        for name in names:
-            peer = Peer(name)
-            peers.append(peer)
-            peer.facts = peer.ask(do="build", work=work.name, sizes=peer.sizes)
-            print(f"  {name}: {json.dumps(peer.facts)}", flush=True)
-        for turn in range(rounds):
-            at = turn % len(peers)
-            for peer in peers[at:] + peers[:at]:
-                for size in peer.sizes:
-                    peer.rounds[size].append(peer.ask(do="round", size=size))
-    finally:
-        for peer in peers:
-            peer.close()
+def measure(work: Work, names: list[str], rounds: int, blocks: int) -> list[Peer]:
+    """Each group alone on the machine, for a share of the rounds; then all of them again, in another order."""
+    peers = [Peer(name) for name in names]
+    each = -(-rounds // blocks)
+    for block in range(blocks):
+        at = block * len(peers) // blocks
+        for peer in peers[at:] + peers[:at]:
+            for size in peer.sizes:
+                peer.measure(work, size, each)
     return peers
 
 
@@ -97,8 +66,8 @@ def evaluate(peers: list[Peer]) -> dict[str, Any]:
             if "slowest_s" in rounds[0]:
                 entry["overhead_ms"] = spread([1e3 * (each["seconds"] - each["slowest_s"]) for each in rounds])
             for name in ("starts", "memory", "submit_ms"):
-                if name in peer.facts:
-                    entry[name] = peer.facts[name][str(size)]
+                if name in peer.facts[size]:
+                    entry[name] = peer.facts[size][name]
             found[f"{peer.name} x{size}"] = entry
     return found
 
@@ -111,7 +80,7 @@ def markdown(about: dict[str, str], found: dict[str, Any]) -> str:
         lines += ["", f"## {work}: {result['num_parameters']} parameters", ""]
         lines.append(
             f"{w.num_steps} steps on {w.minibatch} rows an update; {result['rounds']} rounds; load {result['load']}. "
-            f"Ratio: {REFERENCE}'s time of the same round divided by this one's, same number of learners."
+            f"Ratio: {REFERENCE}'s time divided by this one's, round by round, same number of learners."
         )
         titles = ["", "ms, median (quartiles)", "least", "n=2 faster by", "ratio to RLlib", "overhead, ms"]
         titles += ["submit, ms", "start, s: first, warm", "RSS (PSS), MB"]
@@ -138,6 +107,7 @@ def main() -> int:
     parser.add_argument("--works", nargs="+", default=list(WORKS), choices=list(WORKS), metavar="NAME")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="NAME")
     parser.add_argument("--rounds", type=int, help="updates of each; by default by work")
+    parser.add_argument("--blocks", type=int, default=2, help="how often each is started")
     parser.add_argument("--out", type=Path, default=FOLDER.parent / "results" / "group")
     given = parser.parse_args()
     about = {
@@ -154,11 +124,11 @@ def main() -> int:
         rounds = given.rounds or work.rounds
         print(f"{name}: {rounds} rounds", flush=True)
         before = os.getloadavg()[0]
-        peers = measure(work, given.peers, rounds)
+        peers = measure(work, given.peers, rounds, given.blocks)
         found[name] = {
-            "rounds": rounds,
+            "rounds": len(peers[0].rounds[1]),
             "load": f"{before:.1f} to {os.getloadavg()[0]:.1f}",
-            "num_parameters": peers[0].facts["num_parameters"],
+            "num_parameters": peers[0].num_parameters,
             "peers": evaluate(peers),
         }
         (given.out / "group.json").write_text(json.dumps({"about": about, "works": found}, indent=1) + "\n")

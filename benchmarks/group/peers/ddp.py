@@ -24,48 +24,44 @@ class DDP:
     """See the module: the driver."""
 
     def __init__(self) -> None:
-        self._ranks: dict[int, list[subprocess.Popen[str]]] = {}
+        self._ranks: list[subprocess.Popen[str]] = []
         self._folder = tempfile.TemporaryDirectory()
 
-    def build(self, work: str, sizes: list[int]) -> dict[str, Any]:
-        """Rank processes for each size."""
-        facts: dict[str, Any] = {"starts": {}, "memory": {}}
-        for size in sizes:
-            began = time.perf_counter()
-            store = os.path.join(self._folder.name, f"{work}-{size}")
-            command = [sys.executable, __file__, work, store, str(size)]
-            pipe = subprocess.PIPE
-            self._ranks[size] = [
-                subprocess.Popen([*command, str(rank)], stdin=pipe, stdout=pipe, text=True) for rank in range(size)
-            ]
-            facts["num_parameters"] = self._ask(size)[0]["num_parameters"]
-            facts["starts"][size] = [time.perf_counter() - began]
-            self.round(size)
-            facts["memory"][size] = [memory_mb(rank.pid) for rank in self._ranks[size]]
-        return facts
+    def build(self, work: str, size: int, starts: int) -> dict[str, Any]:
+        """Rank processes; each start imports all, so one is enough."""
+        began = time.perf_counter()
+        command = [sys.executable, __file__, work, os.path.join(self._folder.name, "store"), str(size)]
+        pipe = subprocess.PIPE
+        self._ranks = [
+            subprocess.Popen([*command, str(rank)], stdin=pipe, stdout=pipe, text=True) for rank in range(size)
+        ]
+        num_parameters = self._ask()[0]["num_parameters"]
+        started = time.perf_counter() - began
+        self.round()
+        memory = [memory_mb(rank.pid) for rank in self._ranks]
+        return {"num_parameters": num_parameters, "starts": [started], "memory": memory}
 
-    def round(self, size: int) -> dict[str, Any]:
+    def round(self) -> dict[str, Any]:
         """One update."""
         began = time.perf_counter()
-        answers = self._ask(size)
+        answers = self._ask()
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "slowest_s": max(answer["seconds"] for answer in answers)}
 
-    def _ask(self, size: int) -> list[Any]:
-        for rank in self._ranks[size]:
+    def _ask(self) -> list[Any]:
+        for rank in self._ranks:
             assert rank.stdin is not None
             rank.stdin.write("go\n")
             rank.stdin.flush()
-        return [json.loads(rank.stdout.readline()) for rank in self._ranks[size] if rank.stdout is not None]
+        return [json.loads(rank.stdout.readline()) for rank in self._ranks if rank.stdout is not None]
 
     def close(self) -> None:
         """End the ranks."""
-        for ranks in self._ranks.values():
-            for rank in ranks:
-                if rank.stdin is not None:
-                    rank.stdin.close()
-            for rank in ranks:
-                rank.wait()
+        for rank in self._ranks:
+            if rank.stdin is not None:
+                rank.stdin.close()
+        for rank in self._ranks:
+            rank.wait()
         self._folder.cleanup()
 
 

@@ -20,31 +20,28 @@ class RLlib:
     """See the module."""
 
     def __init__(self) -> None:
-        self._groups: dict[int, Any] = {}
+        self._group: Any = None
 
-    def build(self, work: str, sizes: list[int]) -> dict[str, Any]:
-        """A group of each size; Ray runs before the clock does."""
-        if not ray.is_initialized():
-            ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        self._work = WORKS[work]
+    def build(self, work: str, size: int, starts: int) -> dict[str, Any]:
+        """A group, started twice at most; Ray runs before the clock does."""
+        ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        self._work, self._size = WORKS[work], size
         self._batch = MultiAgentBatch({"default_policy": SampleBatch(batch(self._work))}, self._work.batch)
-        facts: dict[str, Any] = {"starts": {}, "memory": {}}
-        for size in sizes:
-            starts = []
-            for turn in range(2):
-                began = time.perf_counter()
-                group = self._make(size)
-                starts.append(time.perf_counter() - began)
-                if turn < 1:
-                    group.shutdown()
-            self._groups[size] = group
-            facts["starts"][size] = starts
-            self.round(size)
-            pids = [each.get() for each in group.foreach_learner(_pid)]
-            facts["memory"][size] = [memory_mb(pid) for pid in pids]
-        weights = group.get_weights()["default_policy"]
-        facts["num_parameters"] = int(sum(np.size(value) for value in weights.values()))
-        return facts
+        seconds = []
+        for _ in range(min(starts, 2)):
+            if self._group is not None:
+                self._group.shutdown()
+            began = time.perf_counter()
+            self._group = self._make(size)
+            seconds.append(time.perf_counter() - began)
+        self.round()
+        weights = self._group.get_weights()["default_policy"]
+        pids = [each.get() for each in self._group.foreach_learner(_pid)]
+        return {
+            "starts": seconds,
+            "memory": [memory_mb(pid) for pid in pids],
+            "num_parameters": int(sum(np.size(value) for value in weights.values())),
+        }
 
     def _make(self, size: int) -> Any:
         work = self._work
@@ -70,25 +67,25 @@ class RLlib:
         spaces = dict.fromkeys(("__env__", "default_policy"), (observations, actions))
         return config.build_learner_group(spaces=spaces)
 
-    def round(self, size: int) -> dict[str, Any]:
+    def round(self) -> dict[str, Any]:
         """One update; ``minibatch_size`` is each learner's."""
         began = time.perf_counter()
-        results = self._groups[size].update(
+        results = self._group.update(
             batch=self._batch,
             num_epochs=self._work.epochs,
-            minibatch_size=self._work.minibatch // size,
+            minibatch_size=self._work.minibatch // self._size,
             shuffle_batch_per_epoch=True,
             timesteps={"num_env_steps_sampled_lifetime": 0},
         )
         seconds = time.perf_counter() - began
-        if len(results) != size:
-            raise RuntimeError(f"{len(results)} learners answered, of {size}")
+        if len(results) != self._size:
+            raise RuntimeError(f"{len(results)} learners answered, of {self._size}")
         return {"seconds": seconds}
 
     def close(self) -> None:
-        """End the groups and Ray."""
-        for group in self._groups.values():
-            group.shutdown()
+        """End the group and Ray."""
+        if self._group is not None:
+            self._group.shutdown()
         ray.shutdown()
 
 
