@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ LINES: dict[str, dict[str, Any]] = {
 }
 NEWLINE = "\n"
 NAMES = {"torch": "Torch", "tf": "TensorFlow", "sb3": "SB3"}
+#: Which of them are learner-core's.
+OURS = ("torch", "tf")
 
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -119,6 +122,18 @@ def table(runs: Runs) -> list[str]:
     return lines
 
 
+def of_ours(runs: Runs) -> Iterator[tuple[Task, str, list[dict[str, Any]]]]:
+    """(task, backend, results) of every task on each of our backends."""
+    for task in TASKS.values():
+        for backend in OURS:
+            yield task, backend, runs[task.name].get(backend, [])
+
+
+def which(task: Task, backend: str, seeds: list[int]) -> str:
+    """Names runs."""
+    return f"{task.name} on {NAMES[backend]}, seed {', '.join(map(str, seeds))}"
+
+
 def missing(runs: Runs) -> list[str]:
     """Runs that there is no result of."""
     out = []
@@ -126,53 +141,47 @@ def missing(runs: Runs) -> list[str]:
     for task in TASKS.values():
         if task.name in recorded and not runs[task.name]:
             continue  # its policies are trained as a part of the task that imitates them
-        backends = [*("torch", "tf"), *(("sb3",) if task.peer is not None else ())]
-        for backend in backends:
+        for backend in [*OURS, *(("sb3",) if task.peer is not None else ())]:
             seeds = set(task.seeds) - {result["seed"] for result in runs[task.name].get(backend, [])}
             if seeds:
-                out.append(f"{task.name} on {NAMES[backend]}, seed {', '.join(map(str, sorted(seeds)))}")
+                out.append(which(task, backend, sorted(seeds)))
     return out
 
 
 def stale(runs: Runs) -> list[str]:
     """Results of ours that were made with other settings than the task has now (older ones tell only their steps)."""
     out = []
-    for task in TASKS.values():
-        for backend in ("torch", "tf"):
-            seeds = [
-                result["seed"]
-                for result in runs[task.name].get(backend, [])
-                if result.get("settings", task.settings) != task.settings or result["steps"] != task.steps
-            ]
-            if seeds:
-                out.append(f"{task.name} on {NAMES[backend]}, seed {', '.join(map(str, seeds))}")
+    for task, backend, results in of_ours(runs):
+        seeds = [
+            result["seed"]
+            for result in results
+            if result.get("settings", task.settings) != task.settings or result["steps"] != task.steps
+        ]
+        if seeds:
+            out.append(which(task, backend, seeds))
     return out
 
 
 def narrow(runs: Runs) -> list[str]:
     """Seeds that reach their target with little to spare."""
     out = []
-    for task in TASKS.values():
-        if task.target is None:
-            continue
-        for backend in ("torch", "tf"):
-            for result in runs[task.name].get(backend, []):
-                final = result["final"]
-                spare = final["episode_return_mean"] - task.target
-                if 0.0 <= spare < NARROW * final["episode_return_std"]:
-                    out.append(
-                        f"{task.name} on {NAMES[backend]}, seed {result['seed']}, with "
-                        f"{shown(final['episode_return_mean'])} (its last training episodes: "
-                        f"{shown(result['curve'][-1][1])})"
-                    )
+    for task, backend, results in of_ours(runs):
+        for result in results if task.target is not None else ():
+            final = result["final"]
+            spare = final["episode_return_mean"] - task.target
+            if 0.0 <= spare < NARROW * final["episode_return_std"]:
+                out.append(
+                    f"{which(task, backend, [result['seed']])}, with {shown(final['episode_return_mean'])} (its last "
+                    f"training episodes: {shown(result['curve'][-1][1])})"
+                )
     return out
 
 
 def commits(runs: Runs) -> str:
     """Which code made the results of ours."""
-    ours = [result for backends in runs.values() for name in ("torch", "tf") for result in backends.get(name, [])]
-    known = sorted({result["commit"] for result in ours if result.get("commit")})
-    older = sum(not result.get("commit") for result in ours)
+    every = [result for _, _, results in of_ours(runs) for result in results]
+    known = sorted({result["commit"] for result in every if result.get("commit")})
+    older = sum(not result.get("commit") for result in every)
     told = ", ".join(known) if known else "none told"
     return f"{told} (each result's JSON has its own)" + (f"; {older} older results do not tell" if older else "")
 
