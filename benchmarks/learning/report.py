@@ -27,6 +27,8 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "learning"
 SHARE = 0.9
 #: A seed passes narrowly where its margin is less than this share of its episodes' standard deviation.
 NARROW = 0.1
+#: From so many seeds on their distribution is told instead of each.
+MANY = 10
 #: Runs of the two backends often lie on each other: one is drawn broad, the other dashed upon it.
 LINES: dict[str, dict[str, Any]] = {
     "torch": {"color": "#e4572e", "lw": 1.8, "alpha": 0.75},
@@ -51,15 +53,15 @@ def read(folder: Path) -> Runs:
     return runs
 
 
-def mean_return(results: list[dict[str, Any]]) -> float:
-    """Mean over seeds of the final evaluations' means."""
-    return float(np.mean([result["final"]["episode_return_mean"] for result in results]))
+def finals(results: list[dict[str, Any]]) -> list[float]:
+    """The final evaluations' means."""
+    return [float(result["final"]["episode_return_mean"]) for result in results]
 
 
-#: Beside a peer: what is compared of a result.
+#: Beside a peer: what is compared of a result. The first decides.
 MEASURES = {
+    "final evaluation": lambda result: finals([result])[0],
     "training episodes": lambda result: float(result["curve"][-1][1]),
-    "final evaluation": lambda result: float(result["final"]["episode_return_mean"]),
 }
 
 
@@ -73,11 +75,9 @@ def verdict(task: Task, backend: str, results: list[dict[str, Any]], runs: Runs)
     if backend == "sb3":
         return "", ""
     if task.target is not None:
-        reached = [result["final"]["episode_return_mean"] >= task.target for result in results]
-        return f">= {task.target:g}", "yes" if all(reached) else f"{sum(reached)} of {len(reached)} seeds"
+        return f">= {task.target:g}", _all_or_some([result >= task.target for result in finals(results)])
     if task.ceiling is not None:
-        under = [result["final"]["episode_return_mean"] < task.ceiling for result in results]
-        return f"< {task.ceiling:g}", "yes" if all(under) else f"{sum(under)} of {len(under)} seeds"
+        return f"< {task.ceiling:g}", _all_or_some([result < task.ceiling for result in finals(results)])
     peer = runs[task.name].get("sb3", [])
     asked = f">= {SHARE:.0%} of SB3"
     seeds = {result["seed"] for result in peer} & {result["seed"] for result in results}
@@ -86,13 +86,49 @@ def verdict(task: Task, backend: str, results: list[dict[str, Any]], runs: Runs)
     so_far = f"so far ({len(seeds)} of {len(task.seeds)} seeds) " if len(seeds) < len(task.seeds) else ""
     told = []
     for name, measure in MEASURES.items():
-        ours, theirs = ([measure(r) for r in some if r["seed"] in seeds] for some in (results, peer))
-        reached = "yes" if np.mean(ours) - np.mean(theirs) >= (SHARE - 1.0) * abs(np.mean(theirs)) else "no"
+        ours, theirs = (np.array([measure(r) for r in some if r["seed"] in seeds]) for some in (results, peer))
+        reached = "yes" if ours.mean() - theirs.mean() >= (SHARE - 1.0) * abs(theirs.mean()) else "no"
         told.append(
-            f"{name} {reached}: {np.mean(ours):.0f} (spread of seeds {np.std(ours):.0f}) against "
-            f"{np.mean(theirs):.0f} ({np.std(theirs):.0f})"
+            f"{name} {reached}: {ours.mean():.0f} (spread of seeds {ours.std():.0f}) against "
+            f"{theirs.mean():.0f} ({theirs.std():.0f}){quotient(ours, theirs)}"
         )
     return asked, so_far + "; ".join(told)
+
+
+def _all_or_some(reached: list[bool]) -> str:
+    return "yes" if all(reached) else f"{sum(reached)} of {len(reached)} seeds"
+
+
+def quotient(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """The quotient of two means, its 95 % bootstrap interval over seeds and that of the means of the middle halves."""
+    if min(len(ours), len(theirs)) < MANY:
+        return ""
+    rng = np.random.default_rng(0)
+    draws = [rng.choice(some, (10_000, len(some))).mean(axis=1) for some in (ours, theirs)]
+    low, high = np.percentile(draws[0] / draws[1], [2.5, 97.5])
+    middle = middle_half(ours) / middle_half(theirs)
+    return (
+        f", {ours.mean() / theirs.mean():.2f} of it (95 % interval {low:.2f} to {high:.2f}; of the middle half of the "
+        f"seeds {middle:.2f})"
+    )
+
+
+def middle_half(values: np.ndarray) -> float:
+    """Interquartile mean: a quarter of the values is left out at either end."""
+    cut = len(values) // 4
+    return float(np.sort(values)[cut : len(values) - cut].mean())
+
+
+def by_seed(results: list[dict[str, Any]]) -> str:
+    """Every seed's final return; of many, how they are distributed."""
+    if len(results) < MANY:
+        spreads = [result["final"]["episode_return_std"] for result in results]
+        return ", ".join(f"{shown(f)} +- {shown(s)}" for f, s in zip(finals(results), spreads, strict=True))
+    least, low, middle, high, most = np.percentile(finals(results), [0, 25, 50, 75, 100])
+    return (
+        f"{len(results)} seeds: median {shown(middle)}, quartiles {shown(low)} to {shown(high)}, all {shown(least)} to "
+        f"{shown(most)}"
+    )
 
 
 def table(runs: Runs) -> list[str]:
@@ -107,17 +143,13 @@ def table(runs: Runs) -> list[str]:
             results = sorted(runs[task.name].get(backend, []), key=lambda result: result["seed"])
             if not results:
                 continue
-            by_seed = ", ".join(
-                f"{shown(r['final']['episode_return_mean'])} +- {shown(r['final']['episode_return_std'])}"
-                for r in results
-            )
             asked, reached = verdict(task, backend, results, runs)
             trained = sorted({result["steps"] for result in results})
             steps = ", ".join(f"{count:,}" for count in trained) if task.steps else f"{task.iterations} iterations"
             cpu = np.mean([result["cpu_seconds"] for result in results])
             lines.append(
-                f"| {task.name} | {task.algorithm.upper()}, {task.env} | {steps} | {library} | {by_seed} | "
-                f"{shown(mean_return(results))} | {asked} | {reached} | {cpu:.0f} |"
+                f"| {task.name} | {task.algorithm.upper()}, {task.env} | {steps} | {library} | {by_seed(results)} | "
+                f"{shown(float(np.mean(finals(results))))} | {asked} | {reached} | {cpu:.0f} |"
             )
     return lines
 
@@ -203,9 +235,9 @@ def text(runs: Runs) -> str:
 
 Fixed settings (benchmarks/learning/tasks.py has every one of them), seeds and numbers of steps. A final return is the
 mean over evaluation episodes of the final policy with its most likely actions (100 episodes, 20 on HalfCheetah), +-
-their standard deviation. A task is reached where every seed reaches it. Beside SB3 the mean over seeds counts, of two
-measures: the last 100 training episodes, whose actions are sampled as the algorithm assumes, and the final evaluation,
-where one action that is most likely and wrong can end all of an episode's progress.
+their standard deviation. A task is reached where every seed reaches it. Beside SB3 the mean over seeds of the final
+evaluation decides, where one action that is most likely and wrong can end all of an episode's progress; the last 100
+training episodes, whose actions are sampled as the algorithm assumes, are told beside it.
 
 {NEWLINE.join(table(runs))}
 
