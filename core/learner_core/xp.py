@@ -33,6 +33,8 @@ import builtins
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from .nested import map_tree
+
 __all__ = ["Array", "Axis", "DType", "Namespace", "Shape", "map_tree"]
 
 Array: TypeAlias = Any
@@ -479,26 +481,3 @@ class Namespace(Protocol):
             LearnerCoreError: The namespace does not differentiate (numpy).
         """
         ...
-
-
-def map_tree(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """Apply a function to the leaves of equally built dicts, tuples and lists.
-
-    Args:
-        f: Called with one leaf of each tree.
-        tree: The tree whose structure counts; ``None`` is an empty tree, all else is a leaf.
-        rest: Trees of the same structure.
-
-    Returns:
-        The results in ``tree``'s structure.
-    """
-    if tree is None:
-        return None
-    if isinstance(tree, Mapping):
-        return {key: map_tree(f, tree[key], *(other[key] for other in rest)) for key in tree}
-    if isinstance(tree, (tuple, list)):
-        mapped = [map_tree(f, *branches) for branches in zip(tree, *rest, strict=True)]
-        if hasattr(tree, "_fields"):  # a namedtuple
-            return type(tree)(*mapped)
-        return type(tree)(mapped)
-    return f(tree, *rest)
