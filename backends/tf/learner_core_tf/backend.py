@@ -16,7 +16,7 @@ from learner_core.backend import Backend, Body, Loop, loss_groups
 from learner_core.errors import ConfigError
 
 from . import xp as tf_xp
-from .compile import CompiledLoop, SplitLoop
+from .compile import CompiledLoop, SplitLoop, traced
 
 __all__ = ["TfBackend"]
 
@@ -94,7 +94,7 @@ class TfBackend(Backend):
 
     def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # The number of rows varies between runners and evaluation; each is traced once.
-        compiled: Callable[..., Any] = tf.function(function, autograph=False)
+        compiled: Callable[..., Any] = traced(function)
         return compiled
 
     def make_split_loop(

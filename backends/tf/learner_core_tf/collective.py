@@ -16,6 +16,8 @@ import tensorflow as tf
 from learner_core.errors import LearnerGroupError
 from learner_core.group.collectives import Collective
 
+from .compile import traced
+
 __all__ = ["HorovodCollective", "make_collective"]
 
 
@@ -98,7 +100,7 @@ class HorovodCollective(Collective):
             return operation(flat)
         if (kind, name, root) not in self._functions:
             # A function per name: two nodes of one name in one graph would become "name" and "name_1".
-            self._functions[kind, name, root] = tf.function(operation, autograph=False)
+            self._functions[kind, name, root] = traced(operation)
         with _peers(), tf.device(self._device):
             return self._functions[kind, name, root](flat)
 

@@ -7,6 +7,7 @@ in the plain graph, where XLA's CPU kernels are the slower ones (28 against 37 m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,23 @@ import tensorflow as tf
 from learner_core.backend import Body
 from learner_core.errors import LearnerGroupError
 
-__all__ = ["CompiledLoop", "SplitLoop"]
+__all__ = ["CompiledLoop", "SplitLoop", "traced"]
+
+
+def traced(function: Callable[..., Any], *, jit_compile: bool | None = None) -> Any:
+    """A ``tf.function`` whose traces TensorFlow counts apart from those of other learners.
+
+    It counts by code object, which all learners of a process share, and from the fifth trace on warns of "retracing".
+    A partial has none, so it stands for itself alone; one function traced again and again is still warned of.
+
+    Args:
+        function: takes tensors, and lists of them.
+        jit_compile: whether XLA compiles it; ``None``: in whatever calls it.
+
+    Returns:
+        The function, not traced yet.
+    """
+    return tf.function(functools.partial(function), jit_compile=jit_compile, autograph=False)
 
 
 class CompiledLoop:
@@ -49,7 +66,7 @@ class CompiledLoop:
             return list(final[1:])
 
         zero = tf.constant(0, tf.int64)
-        self._function = tf.function(loop, jit_compile=self.xla, autograph=False)
+        self._function = traced(loop, jit_compile=self.xla)
         self._device = device
         # No step is taken, everything is traced and compiled.
         with tf.device(self._device):
@@ -111,11 +128,11 @@ class SplitLoop(CompiledLoop):
             return [out[name] for name in names]
 
         zero = tf.constant(0, tf.int64)
-        halves = [tf.function(half, jit_compile=True, autograph=False) for half in (first, second)]
+        halves = [traced(half, jit_compile=True) for half in (first, second)]
         # Not a trace more than the loop needs: this one it calls.
         trial = halves[0].get_concrete_function(zero, list(carry.values()), list(inputs.values()))
         if any("Conv" in operation.type for operation in trial.graph.get_operations()):
-            halves = [tf.function(half, jit_compile=False, autograph=False) for half in (first, second)]
+            halves = [traced(half, jit_compile=False) for half in (first, second)]
         length = trial.output_shapes
 
         def body(step: Any, now: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -145,5 +162,5 @@ def _has_convolution(body: Body, carry: dict[str, Any], inputs: dict[str, Any]) 
         )
         return [out[name] for name in carry]
 
-    graph = tf.function(one, autograph=False).get_concrete_function(list(carry.values()), list(inputs.values())).graph
+    graph = traced(one).get_concrete_function(list(carry.values()), list(inputs.values())).graph
     return any("Conv" in operation.type for operation in graph.get_operations())
