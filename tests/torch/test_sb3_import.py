@@ -93,6 +93,14 @@ def test_other_sizes_are_refused_by_name_and_change_nothing(case: str, changes: 
         np.testing.assert_array_equal(value, before[name])
 
 
+@pytest.mark.parametrize(
+    ("case", "into", "said"), [("sac", "ppo_discrete", "SACConfig"), ("ppo_box", "sac", "PPOConfig")]
+)
+def test_a_model_of_another_algorithm_is_refused_by_name(case: str, into: str, said: str) -> None:
+    with pytest.raises(lc.ConfigError, match=f"sb3_{case}.zip is a model of .*default_policy.*import it .*{said}"):
+        lc.import_sb3(GOLDEN / f"sb3_{case}.zip", learner_for(into))
+
+
 class Trap:
     """Unpickling it leaves a trace."""
 

@@ -60,6 +60,12 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
     is_sac = any(name.startswith("critic.") for name in tensors)
     used: set[str] = set()
     state = learner.get_state()
+    if is_sac != bool(state["targets"].get(module_id)):
+        theirs, own = ("SAC", "has no critics of actions") if is_sac else ("PPO (or A2C)", "has critics of actions")
+        raise ConfigError(
+            f"{path} is a model of {theirs}, and module {module_id!r} {own}: import it into a learner of "
+            f"{'SACConfig' if is_sac else 'PPOConfig'}"
+        )
     if is_sac:
         weights, targets, log_alpha = convert_sac(tensors, space, used)
     else:
