@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import ConfigError
-from .runner_process import LocalRunners
+from .local_runners import LocalRunners
 
 __all__ = ["Fragment", "RunnerHandle", "RunnerLauncher", "runner_launcher"]
 

@@ -1,9 +1,8 @@
-"""Runners as processes of this machine: forked warm, fed through shared memory, watched, ended in bounded time.
+"""A runner as a process of this machine: what it does from the fork to its end. ``local_runners`` is the driver's side.
 
-Needs Linux. A nursery (``learner_core.group.nursery``) has imported what runners need, no framework unless the backend
-answers observations, and forks them. Three sockets join a runner and the driver: requests and answers, signs of life,
-and descriptors of shared memory. A thread of its own sends the signs; it ends the process, and whatever processes its
-environments have started, when the driver is gone.
+Needs Linux. Three sockets join a runner and the driver: requests and answers, signs of life, and descriptors of shared
+memory. A thread of its own sends the signs; it ends the process, and whatever processes its environments have started,
+when the driver is gone.
 """
 
 from __future__ import annotations
@@ -16,28 +15,23 @@ import select
 import signal
 import socket
 import struct
-import sys
 import threading
-import time
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle
 
 from ..errors import EnvError
-from ..group.nursery import Nursery, nursery_for
-from .runner_memory import FragmentReader, FragmentWriter, WeightsBoard, WeightsReader
+from .runner_memory import FragmentWriter, WeightsReader
 from .runner_server import RunnerServer
 
-__all__ = ["LocalRunners", "ProcessRunner", "preload", "serve"]
+__all__ = ["LENGTH", "MOVED", "preload", "serve"]
 
-PULSE_S = 0.25
-_LENGTH = struct.Struct("<Q")
-_ALIVE, _MOVED = b".", b"!"
-
-
-# ---- the runner's side -----------------------------------------------------------------------------------------------
+_PULSE_S = 0.25
+#: How long the message is that follows, in bytes.
+LENGTH = struct.Struct("<Q")
+#: A sign of life, and one that says that the environments get on.
+_ALIVE, MOVED = b".", b"!"
 
 
 def preload(framework: str) -> None:
@@ -88,7 +82,7 @@ def serve(channel: int, pulse: int, descriptors: int) -> int:
         else:
             message = _dumps("answer" if good else "error", answer)
         try:
-            requests.sendall(_LENGTH.pack(len(message)) + message)
+            requests.sendall(LENGTH.pack(len(message)) + message)
         except OSError:
             _end()
 
@@ -118,7 +112,7 @@ def _dumps(kind: str, answer: Any) -> bytes:
 
 
 def _receive(requests: socket.socket) -> bytearray:
-    (length,) = _LENGTH.unpack(_exactly(requests, _LENGTH.size))
+    (length,) = LENGTH.unpack(_exactly(requests, LENGTH.size))
     return _exactly(requests, length)
 
 
@@ -136,12 +130,12 @@ def _exactly(requests: socket.socket, length: int) -> bytearray:
 def _live(pulse: socket.socket, server: RunnerServer) -> None:
     seen = None
     while True:
-        readable, _, _ = select.select([pulse], [], [], PULSE_S)
+        readable, _, _ = select.select([pulse], [], [], _PULSE_S)
         if readable and not pulse.recv(16):
             _end()
         progress = server.progress
         try:
-            pulse.send(_ALIVE if progress == seen else _MOVED, socket.MSG_DONTWAIT)
+            pulse.send(_ALIVE if progress == seen else MOVED, socket.MSG_DONTWAIT)
         except BlockingIOError:
             pass  # the driver is busy and has not read the last ones
         except OSError:
@@ -154,185 +148,3 @@ def _end() -> None:
     with contextlib.suppress(OSError):
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(0)
-
-
-# ---- the driver's side -----------------------------------------------------------------------------------------------
-
-
-class ProcessRunner:
-    """The driver's end of one runner process; a ``RunnerHandle``.
-
-    Args:
-        worker_index: which runner it is.
-        nursery: that forks it.
-        num_slots: how many fragments may be under way at once.
-
-    Raises:
-        LearnerGroupError: the nursery has died.
-    """
-
-    def __init__(self, worker_index: int, nursery: Nursery, num_slots: int) -> None:
-        self.worker_index = worker_index
-        self.ended = False
-        self.last_sign = self.last_move = time.monotonic()
-        self._nursery = nursery
-        self._num_slots = num_slots
-        self._num_samples = 0
-        self.channel, theirs = socket.socketpair()
-        self._pulse, their_pulse = socket.socketpair()
-        self._files, their_files = socket.socketpair()
-        with theirs, their_pulse, their_files:
-            try:
-                self.pid = nursery.fork([end.fileno() for end in (theirs, their_pulse, their_files)], list(sys.path))
-            except BaseException:
-                for end in (self.channel, self._pulse, self._files):
-                    end.close()
-                raise
-        for end in (self.channel, self._pulse):
-            end.setblocking(False)
-        self._reader = FragmentReader(self._receive_descriptor)
-        self._out = bytearray()
-        self._in = bytearray()
-
-    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
-        """As ``RunnerHandle.send``."""
-        if operation == "sample":
-            argument = {**argument, "slot": self._num_samples % self._num_slots}
-            self._num_samples += 1
-        message = pickle.dumps((operation, dict(argument)))
-        self._out += _LENGTH.pack(len(message)) + message
-        self._flush()
-
-    def give_board(self, board: WeightsBoard) -> None:
-        """Tell it where weights are found from now on."""
-        notice = board.notice()
-        if notice is not None:
-            with contextlib.suppress(OSError):
-                socket.send_fds(self._files, [b"w"], [notice[0]])
-                self.send("weights", notice[1])
-
-    def _flush(self) -> None:
-        try:
-            while self._out:
-                del self._out[: self.channel.send(self._out)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._out.clear()  # it has died; reading finds out how
-
-    @property
-    def wants_to_write(self) -> bool:
-        """Whether something waits to be sent."""
-        return bool(self._out)
-
-    def poll(self) -> list[tuple[bool, Any]]:
-        """As ``RunnerHandle.poll``."""
-        self._flush()
-        self._hear()
-        try:
-            while data := self.channel.recv(1 << 20):
-                self._in += data
-            self.ended = True
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.ended = True
-        answers = []
-        while len(self._in) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._in)
-            end = _LENGTH.size + length
-            if len(self._in) < end:
-                break
-            message = bytes(self._in[_LENGTH.size : end])
-            del self._in[:end]
-            answers.append(self._read(message))
-        return answers
-
-    def _read(self, message: bytes) -> tuple[bool, Any]:
-        """An answer; one that cannot be read is a failed one, for each request has its own."""
-        try:
-            kind, answer = pickle.loads(message)
-            return kind != "error", self._reader.read(answer) if kind == "fragment" else answer
-        except Exception as error:
-            failed = EnvError(
-                f"what runner {self.worker_index} answers cannot be read: {type(error).__name__}: {error}"
-            )
-            return False, (failed, traceback.format_exc())
-
-    def _hear(self) -> None:
-        with contextlib.suppress(OSError):
-            while signs := self._pulse.recv(4096):
-                self.last_sign = time.monotonic()
-                if _MOVED in signs:
-                    self.last_move = self.last_sign
-
-    def _receive_descriptor(self) -> int:
-        _, received, _, _ = socket.recv_fds(self._files, 16, 1)
-        return received[0]
-
-    def exit_code(self, timeout_s: float) -> int | None:
-        """As ``RunnerHandle.exit_code``."""
-        return self._nursery.exit_code(self.pid, timeout_s)
-
-    def kill(self) -> None:
-        """As ``RunnerHandle.kill``."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        if self._nursery.exit_code(self.pid, 0.0) is None:  # it may not lead a group yet; a pid is used again some day
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """As ``RunnerHandle.close``."""
-        for end in (self.channel, self._pulse, self._files):
-            end.close()
-        self._reader.close()
-
-
-class LocalRunners:
-    """Starts runners as processes of this machine; a ``RunnerLauncher``.
-
-    Args:
-        config: frozen configuration.
-        setup: what ``make_setup`` returned.
-        framework: the backend that answers observations in the runners; "" if numpy does.
-    """
-
-    def __init__(self, config: Any, setup: bytes, framework: str) -> None:
-        self._num_slots = int(getattr(config, "max_requests_in_flight_per_env_runner", 1))
-        self._setup = setup
-        self._framework = framework
-        self._board = WeightsBoard()
-        self._handles: dict[int, ProcessRunner] = {}
-
-    def start(self, worker_index: int) -> ProcessRunner:
-        """As ``RunnerLauncher.start``."""
-        module = "learner_core.sampling.runner_process"
-        nursery = nursery_for(self._framework, preload=f"{module}:preload", serve=f"{module}:serve")
-        handle = self._handles[worker_index] = ProcessRunner(worker_index, nursery, self._num_slots)
-        process = {"environment": dict(os.environ), "folder": os.getcwd(), "framework": self._framework}
-        handle.send("build", {"setup": self._setup, "worker_index": worker_index, "process": process})
-        handle.give_board(self._board)
-        return handle
-
-    def renew(self, setup: bytes) -> None:
-        """As ``RunnerLauncher.renew``."""
-        self._setup = setup
-
-    def publish(self, weights: Mapping[str, Mapping[str, Any]], version: int) -> None:
-        """As ``RunnerLauncher.publish``."""
-        if self._board.publish(weights, version):
-            for handle in self._handles.values():
-                handle.give_board(self._board)
-
-    def wait(self, handles: Sequence[Any], timeout_s: float) -> None:
-        """As ``RunnerLauncher.wait``."""
-        poll = select.poll()
-        for handle in handles:
-            poll.register(handle.channel, select.POLLIN | (select.POLLOUT if handle.wants_to_write else 0))
-        poll.poll(timeout_s * 1000)
-
-    def close(self) -> None:
-        """As ``RunnerLauncher.close``."""
-        self._board.close()
-        self._handles.clear()
