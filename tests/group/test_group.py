@@ -147,6 +147,13 @@ def test_refusals_of_all_leave_the_group_as_it_was(groups: Make) -> None:
         group.foreach_learner(lambda learner: 1 // 0)
     with pytest.raises(lc.LearnerGroupError, match="cannot be sent"):
         group.foreach_learner((item for item in ()).send)
+
+    class Unreadable:
+        def __reduce__(self) -> Any:
+            return int, ("no number",)
+
+    with pytest.raises(lc.LearnerGroupError, match="what learner 0 answers cannot be read: ValueError"):
+        group.foreach_learner(lambda learner: Unreadable())
     assert_states_equal(before, group.get_state())
     group.update_from_batch(batch=batch)
 

@@ -21,7 +21,7 @@ import learner_core as lc
 from learner_core.group.learner_group import LearnerGroup
 from learner_core.group.ray.cluster import RayOptions, connect
 
-from .conftest import Told, alive, largest_difference, ppo_config, strike, wait_until
+from .conftest import Told, alive, largest_difference, nothing_left, ppo_config, strike, wait_until
 from support.learners import assert_states_equal, ppo_batch
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -86,6 +86,13 @@ def test_two_nodes_compute_what_one_learner_computes(
         assert "died (process" in told.lost[0]
 
 
+class Unreadable:
+    """Can be sent and not be read."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
 def test_refusals_leave_the_group_as_it_was(groups: Make) -> None:
     options = {"placement": "STRICT_PACK", "start_timeout_s": 300.0}
     group = groups(ppo_config("torch", "torch", launcher_options=options, restart_failed_learners=True))
@@ -98,6 +105,8 @@ def test_refusals_leave_the_group_as_it_was(groups: Make) -> None:
         group.foreach_learner(lambda learner: (item for item in ()))
     with pytest.raises(ZeroDivisionError):
         group.foreach_learner(lambda learner: 1 // 0)
+    with pytest.raises(lc.LearnerGroupError, match=r"what an actor answers cannot be read: ValueError"):
+        group.foreach_learner(lambda learner: Unreadable())
     assert_states_equal(before, group.get_state())
     # One that fails alone is replaced, and the error is told.
     group.foreach_learner(strike("raise", 1))
@@ -126,6 +135,23 @@ def test_where_there_is_no_room_the_error_says_what_there_is(cluster: Any) -> No
         config.build_learner_group()
     with pytest.raises(lc.LearnerGroupError, match="num_learners=5 need 1 CPU, 1 GPU each"):
         config.learners(num_gpus_per_learner=1).build_learner_group()
+
+
+def test_nothing_is_left_where_an_actor_cannot_be_made(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from learner_core.group.ray import fleet
+
+    make, made = fleet.start_actor, list[Any]()
+
+    def refuse_the_second(*arguments: Any, **options: Any) -> Any:
+        if made:
+            raise RuntimeError("no second actor")
+        made.append(make(*arguments, **options))
+        return made[0]
+
+    monkeypatch.setattr(fleet, "start_actor", refuse_the_second)
+    with pytest.raises(RuntimeError, match="no second actor"):
+        ppo_config("torch", "torch").build_learner_group()
+    nothing_left()
 
 
 def test_a_client_outside_the_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

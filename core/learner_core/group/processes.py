@@ -10,11 +10,12 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LearnerGroupError
 from ..plugins.hookspecs import hookimpl
 from .devices import gpu_environment
 from .launchers import Ending, Learners, Member
@@ -48,7 +49,12 @@ class ProcessMember:
         with theirs, their_pulse, their_descriptors:
             # One duplicate each: the child owns what it is sent.
             numbers = [end.fileno() for end in (theirs, their_pulse, their_descriptors)]
-            self.pid = nursery.fork(numbers, list(sys.path))
+            try:
+                self.pid = nursery.fork(numbers, list(sys.path))
+            except BaseException:
+                for end in (ours, self.pulse, self.descriptors):
+                    end.close()
+                raise
         # A learner that is stopped in the middle of a large message must not hold the driver up for ever.
         limit = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
@@ -67,9 +73,14 @@ class ProcessMember:
     def receive(self) -> tuple[bool, Any]:
         """As :meth:`Member.receive`."""
         try:
-            good, answer = pickle.loads(self.channel.recv_bytes())
+            message = self.channel.recv_bytes()
         except OSError as error:
             raise EOFError(str(error)) from error
+        try:
+            good, answer = pickle.loads(message)
+        except Exception as error:  # the other learners' answers are still to be taken
+            text = f"what learner {self.rank} answers cannot be read: {type(error).__name__}: {error}"
+            return False, (LearnerGroupError(text), traceback.format_exc())
         return bool(good), answer
 
     def rescue(self) -> None:

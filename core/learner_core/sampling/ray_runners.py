@@ -1,4 +1,4 @@
-"""Environment runners as Ray actors: what ``runner_process`` does on one machine, over a cluster.
+"""Environment runners as Ray actors: what ``local_runners`` does on one machine, over a cluster.
 
 Needs Ray (``pip install "learner-core[ray]"``) where runners are started. Weights are one object of Ray's store for all
 runners: its reference goes with each request for a fragment, and at once to a runner that is sampling, so that it takes
@@ -8,6 +8,7 @@ the newest before its next fragment. Fragments come back as objects, copied once
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ class RunnerWorker:
             discovery.load("learner_core.backends", framework).limit_threads(1)
         self._fetch_timeout_s = fetch_timeout_s
         self._posted: Posted | None = None
+        self._posting = threading.Lock()
         self._taken = 0
         self._server = RunnerServer(self._newest)
 
@@ -48,9 +50,9 @@ class RunnerWorker:
 
     def post(self, weights: Posted) -> None:
         """There are newer weights; called from another thread than ``handle``."""
-        known = self._posted
-        if known is None or weights[0] > known[0]:
-            self._posted = weights
+        with self._posting:  # from two threads; the newest stay
+            if self._posted is None or weights[0] > self._posted[0]:
+                self._posted = weights
 
     def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bool, Any]:
         """As ``RunnerServer.handle``; a request for a fragment brings the newest weights with it."""

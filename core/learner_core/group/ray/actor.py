@@ -166,11 +166,16 @@ class Actor:
     def _get(self, reference: Any) -> tuple[bool, Any]:
         ray = import_ray()
         try:
-            good, found = _unpickled(*ray.get(reference))
+            sent = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             return False, (LearnerGroupError(f"an actor failed: {error}"), str(error))
         except ray.exceptions.RayError as error:
             raise EOFError(str(error)) from error
+        try:
+            good, found = _unpickled(*sent)
+        except Exception as error:
+            failed = LearnerGroupError(f"what an actor answers cannot be read: {type(error).__name__}: {error}")
+            return False, (failed, traceback.format_exc())
         return bool(good), found
 
     def post(self, value: Any) -> None:

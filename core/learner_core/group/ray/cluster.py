@@ -177,9 +177,14 @@ def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: st
         found = f"was started here, does not grow, and has no room for {len(bundles)}"
     else:
         group = ray.util.placement_group(list(bundles), strategy=options.placement)
-        if group.wait(options.start_timeout_s):
+        ready = False
+        try:
+            ready = group.wait(options.start_timeout_s)
+        finally:
+            if not ready:  # an interruption, too, gives back what was asked for
+                ray.util.remove_placement_group(group)
+        if ready:
             return group
-        ray.util.remove_placement_group(group)
     raise LearnerGroupError(
         f"{what} need {_listed(bundles[0])} each (placement {options.placement}), and Ray {found}. {describe_room()}"
     )

@@ -82,20 +82,18 @@ class RayFleet:
             bundle["GPU"] = float(config.num_gpus_per_learner)
         deadline = time.monotonic() + self._options.start_timeout_s
         self._room = make_room([bundle] * len(frameworks), self._options, f"num_learners={len(frameworks)}")
-        self._members = [
-            RayMember(
-                rank,
-                start_actor(
+        self._members = []
+        try:
+            for rank, framework in enumerate(frameworks):
+                place = PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=rank)
+                handle = start_actor(
                     functools.partial(StoreWorker, framework, collective),
                     num_cpus=config.num_cpus_per_learner,
                     num_gpus=config.num_gpus_per_learner,
                     resources=self._options.resources or None,
-                    scheduling_strategy=PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=rank),
-                ),
-            )
-            for rank, framework in enumerate(frameworks)
-        ]
-        try:
+                    scheduling_strategy=place,
+                )
+                self._members.append(RayMember(rank, handle))
             self._await_start(deadline)
         except BaseException:
             for member in self._members:
