@@ -65,11 +65,16 @@ def test_a_folder_beside_the_one_that_was_meant(
 
 def test_a_path_below_some_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = {"rl_module": {"default_policy": {"pi.0.weight": np.zeros((2, 3), np.float32)}}}
-    lc.save_state(tmp_path / "a.lcstate", {"state": {"learner": weights}, "more": 1})
-    assert main(["inspect", str(tmp_path / "a.lcstate"), "--only", "rl_module/", "--values"]) == 0
-    text = capsys.readouterr().out
-    assert "state/learner/rl_module/default_policy/pi.0.weight" in text
-    assert "more" not in text
+    config = {"settings": {"rl_module_spec": None}}
+    lc.save_state(tmp_path / "a.lcstate", {"config": config, "state": {"learner": weights}, "more": 1})
+    for prefix in ("rl_module/", "rl_module", "default_policy", "learner/rl_module"):  # whole names
+        assert main(["inspect", str(tmp_path / "a.lcstate"), "--only", prefix, "--values"]) == 0
+        text = capsys.readouterr().out
+        assert "state/learner/rl_module/default_policy/pi.0.weight" in text
+        assert "more" not in text
+        assert "rl_module_spec" not in text
+    assert main(["inspect", str(tmp_path / "a.lcstate"), "--only", "rl_mod"]) == 0  # no whole name
+    assert "rl_module_spec" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "a.lcstate"), "--only", "module"]) == 2
 
 
@@ -98,3 +103,20 @@ def test_a_resumed_run_with_another_network_says_what_it_had(
         assert "this run was started with " + said in text
         assert "rl_module/default_policy/pi" in text
     assert (run / "config.toml").read_bytes() == settings
+
+
+def test_an_offline_run_refuses_what_it_can_never_reach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {"obs": np.zeros((8, 4), np.float32), "actions": np.zeros(8, np.int64)}
+    lc.save_state(tmp_path / "rows.lcstate", {"format": "learner_core/recording", "columns": columns})
+    run = (
+        f"train bc --env CartPole-v1 --backend tf --set input_path={tmp_path}/rows.lcstate --out {tmp_path}/run".split()
+    )
+    assert main([*run, "--stop-timesteps", "100"]) == 2
+    assert "bc steps no environment; give --stop-iterations or --stop-seconds" in capsys.readouterr().err
+    assert main([*run, "--stop-return", "100"]) == 2
+    assert "--set evaluation.interval=N, or give --stop-iterations" in capsys.readouterr().err
+    assert main([*run, "--stop-iterations", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "rows" in text
+    assert "timesteps" not in text
+    assert not (tmp_path / "run" / "curve.png").exists()

@@ -11,7 +11,7 @@ import pytest
 import learner_core as lc
 from learner_core.cli.console import count, duration, number, parse_count, parse_duration, table
 from learner_core.cli.curve import draw_curve
-from learner_core.cli.report import Moment, StopConditions, flatten, make_report
+from learner_core.cli.report import Moment, StopConditions, flatten, make_report, moment_of
 from learner_core.cli.run_folder import RunFolder, find_checkpoints
 
 
@@ -115,3 +115,21 @@ def test_checkpoints_newest_first(tmp_path: Path) -> None:
 def test_no_curve_without_an_episode(tmp_path: Path) -> None:
     assert draw_curve([{"num_env_steps_sampled_lifetime": 1}], tmp_path / "curve.png", title="x") is False
     assert not list(tmp_path.iterdir())
+
+
+def test_an_offline_run_counts_rows_and_shows_its_evaluations() -> None:
+    results = {
+        "training_iteration": 3,
+        "num_env_steps_sampled_lifetime": 0,
+        "env_runners": {"num_episodes": 0},
+        "learners": {"__all__": {"num_rows_trained_lifetime": 12_345.0}},
+        "evaluation": {"episode_return_mean": 80.0, "episode_len_mean": 80.0},
+    }
+    moment = moment_of(results, seconds=10.0, steps_per_second=1234.5)
+    assert moment.progress == ("rows", 12_345)
+    assert StopConditions(episode_return=75).reached(moment) == "mean return 80.0 >= 75"
+    stream = io.StringIO()
+    with make_report("bc", StopConditions(), stream=stream) as report:
+        report.update(moment)
+    assert "rows   12.3k  return       80" in stream.getvalue()
+    assert "rows/s" in stream.getvalue()

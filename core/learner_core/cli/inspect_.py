@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or folder; two with --diff")
     parser.add_argument("--diff", action="store_true", help="show where two states differ, to the bit")
     parser.add_argument(
-        "--only", metavar="PREFIX", default="", help="only paths that begin so at some level: rl_module/"
+        "--only", metavar="PREFIX", default="", help="only paths that begin so at some level: rl_module"
     )
     parser.add_argument("--values", action="store_true", help="mean, deviation and range of every array")
     parser.add_argument("--json", action="store_true", help="one JSON object per file")
@@ -60,7 +60,8 @@ def _files(path: Path) -> Iterator[Path]:
     """The state files of a file, a checkpoint folder or a run folder."""
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise StateError(f"There is no {path}.{did_you_mean(path.name, siblings)}")
+        nearest = did_you_mean(path.name, siblings)
+        raise StateError(f"There is no {path}.{nearest if nearest.startswith(' Did') else ''}")
     checkpoints = find_checkpoints(path)
     newest = checkpoints[0] if checkpoints else path
     if newest.is_file():
@@ -82,13 +83,20 @@ def _may_be_state(file: Path) -> bool:
     return True
 
 
-def _begins(path: str, prefix: str) -> bool:
-    """Whether a path, or what is left of it below some level, begins so: checkpoints keep states below others."""
-    return f"/{path}".find(f"/{prefix}") >= 0
+def _chooser(prefix: str, paths: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a path, or what is left of it below some level, begins so: checkpoints keep states below others.
+
+    Whole names come first, so that ``rl_module`` is not ``rl_module_spec``; where there are none, any beginning counts.
+    """
+    whole = f"/{prefix.strip('/')}/"
+    if any(whole in f"/{path}/" for path in paths):
+        return lambda path: whole in f"/{path}/"
+    return lambda path: f"/{prefix}" in f"/{path}"
 
 
 def _only(report: FileReport, prefix: str) -> FileReport:
-    leaves = [leaf for leaf in report.leaves if _begins(leaf.path, prefix)]
+    chosen = _chooser(prefix, [leaf.path for leaf in report.leaves])
+    leaves = [leaf for leaf in report.leaves if chosen(leaf.path)]
     if prefix and not leaves:
         tops = {leaf.path.split("/")[0] for leaf in report.leaves}
         raise StateError(
@@ -98,11 +106,9 @@ def _only(report: FileReport, prefix: str) -> FileReport:
 
 
 def _values(file: Path, prefix: str) -> str:
-    arrays = {
-        path: leaf
-        for path, leaf in flatten(load_state(file, mmap=True)).items()
-        if _begins(path, prefix) and isinstance(leaf, np.ndarray)
-    }
+    leaves = flatten(load_state(file, mmap=True))
+    chosen = _chooser(prefix, leaves)
+    arrays = {path: leaf for path, leaf in leaves.items() if chosen(path) and isinstance(leaf, np.ndarray)}
     rows = [(path, *_statistics(array)) for path, array in arrays.items()]
     return table(rows, header=("array", "mean", "std", "min", "max", "not finite"))
 
@@ -118,7 +124,8 @@ def _statistics(array: np.ndarray[Any, Any]) -> tuple[str, ...]:
 
 def _diff(first: Path, second: Path, *, only: str, as_json: bool) -> int:
     trees = [_tree(path) for path in (first, second)]
-    found = [difference for difference in diff(*trees) if _begins(difference.path, only)]
+    chosen = _chooser(only, [path for tree in trees for path in flatten(tree)])
+    found = [difference for difference in diff(*trees) if chosen(difference.path)]
     if as_json:
         print(json.dumps([dataclasses.asdict(difference) for difference in found]))
     else:

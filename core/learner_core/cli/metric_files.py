@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .report import rows_of
 from .run_folder import RunFolder, write_text_atomically
 
 __all__ = ["MetricFiles", "read_rows"]
@@ -124,7 +125,7 @@ class _EventFile:
         for name, value in row.items():
             if isinstance(value, (int, float)) and math.isfinite(value):
                 summary.value.add(tag=name, simple_value=float(value))
-        event = self._event(wall_time=time.time(), step=int(row[_STEP]), summary=summary)
+        event = self._event(wall_time=time.time(), step=int(rows_of(row) or row[_STEP]), summary=summary)
         self._writer.write(event.SerializeToString())
         self._writer.flush()
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TextIO
 
 from .console import count, duration, number
 
-__all__ = ["Moment", "Report", "StopConditions", "flatten", "make_report", "moment_of"]
+__all__ = ["Moment", "Report", "StopConditions", "flatten", "make_report", "moment_of", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Moment:
         steps_per_second: Environment steps per second, over this session.
         episode_return: Mean return of recent training episodes; None while none has ended.
         episode_length: Their mean length; None while none has ended.
+        rows: Recorded rows an offline algorithm has learned from, which steps no environment; else None. Then
+            `steps_per_second` counts rows, and the episodes are those of the last evaluation.
     """
 
     iteration: int
@@ -94,11 +96,31 @@ class Moment:
     steps_per_second: float
     episode_return: float | None = None
     episode_length: float | None = None
+    rows: int | None = None
+
+    @property
+    def progress(self) -> tuple[str, int]:
+        """What the run counts, and how many: ("steps", 2048), or ("rows", 512) of an offline algorithm."""
+        return ("steps", self.timesteps) if self.rows is None else ("rows", self.rows)
+
+
+def rows_of(row: Mapping[str, Any]) -> int | None:
+    """How many recorded rows an offline algorithm has learned from.
+
+    Args:
+        row: Flat results, or a row of ``metrics.jsonl``.
+
+    Returns:
+        The number; None for an algorithm that samples.
+    """
+    rows = row.get("learners/__all__/num_rows_trained_lifetime")
+    return None if rows is None else int(rows)
 
 
 def moment_of(results: Mapping[str, Any], *, seconds: float, steps_per_second: float) -> Moment:
     """Read a :class:`Moment` from what ``Algorithm.train()`` returned."""
-    episodes = results.get("env_runners") or {}
+    rows = rows_of(flatten(results))
+    episodes = results.get("env_runners" if rows is None else "evaluation") or {}
     return Moment(
         iteration=int(results["training_iteration"]),
         timesteps=int(results["num_env_steps_sampled_lifetime"]),
@@ -106,6 +128,7 @@ def moment_of(results: Mapping[str, Any], *, seconds: float, steps_per_second: f
         steps_per_second=steps_per_second,
         episode_return=_finite(episodes.get("episode_return_mean")),
         episode_length=_finite(episodes.get("episode_len_mean")),
+        rows=rows,
     )
 
 
@@ -187,10 +210,11 @@ class _PlainReport:
         self._last, self._unshown = time.monotonic(), None
         if self._quiet:
             return
+        unit, done = moment.progress
         self.say(
-            f"iteration {moment.iteration:5d}  steps {count(moment.timesteps):>7}"
+            f"iteration {moment.iteration:5d}  {unit} {count(done):>7}"
             f"  return {number(moment.episode_return):>8}  length {number(moment.episode_length):>7}"
-            f"  {count(moment.steps_per_second):>6} steps/s"
+            f"  {count(moment.steps_per_second):>6} {unit}/s"
             f"  {duration(moment.seconds):>7}  left {duration(self._stop.time_left(moment))}"
         )
 
@@ -222,8 +246,9 @@ class _BarReport:
         self._progress.stop()
 
     def update(self, moment: Moment) -> None:
+        unit, done = moment.progress
         shown = (
-            f"return [bold]{number(moment.episode_return)}[/]  {count(moment.timesteps)} steps  "
+            f"return [bold]{number(moment.episode_return)}[/]  {count(done)} {unit}  "
             f"{count(moment.steps_per_second)}/s  left {duration(self._stop.time_left(moment))}"
         )
         fraction = self._stop.fraction(moment)

@@ -10,11 +10,12 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import learner_core as lc
+from learner_core.algorithm.offline import OfflineAlgorithm
 from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
 
@@ -23,7 +24,7 @@ from .curve import draw_curve
 from .interrupt import Interrupt
 from .metric_files import MetricFiles, read_rows
 from .quiet import without_startup_messages
-from .report import Moment, Report, StopConditions, flatten, make_report, moment_of
+from .report import Moment, Report, StopConditions, flatten, make_report, moment_of, rows_of
 from .run_folder import RunFolder, find_checkpoints, write_text_atomically
 from .settings import apply_assignments, apply_file, describe_settings, read_file, to_toml
 
@@ -201,6 +202,7 @@ class _Run:
             with without_startup_messages():
                 algorithm = config.build()
             try:
+                self._check_that_it_can_stop(algorithm)
                 restored = self._restore(algorithm, report)
                 self._remember(restored)
                 _on_first(algorithm, self._write_folder)
@@ -219,6 +221,19 @@ class _Run:
             drawn = draw_curve(rows, folder.curve_file, title=title, goal=goal)
             print(self._closing(done, evaluation, drawn))
         return 130 if interrupt.requested else 0
+
+    def _check_that_it_can_stop(self, algorithm: Any) -> None:
+        """Refuse a condition that an offline algorithm, which steps no environment, can never meet."""
+        if not isinstance(algorithm, OfflineAlgorithm):
+            return
+        instead = "--stop-iterations or --stop-seconds"
+        if self._stop.timesteps is not None:
+            raise ConfigError(f"--stop-timesteps: {self._config.algorithm_name} steps no environment; give {instead}.")
+        if self._stop.episode_return is not None and not self._config.evaluation_interval:
+            raise ConfigError(
+                f"--stop-return: {self._config.algorithm_name} plays no training episodes; let it evaluate every N "
+                f"iterations by --set evaluation.interval=N, or give {instead}."
+            )
 
     def _make_report(self, title: str) -> Report:
         if self._first:
@@ -282,6 +297,7 @@ class _Run:
             steps_per_second=float(last.get("steps_per_second", 0.0)),
             episode_return=last.get("env_runners/episode_return_mean"),
             episode_length=last.get("env_runners/episode_len_mean"),
+            rows=rows_of(last),
         )
 
     def _loop(self, algorithm: Any, report: Report, interrupt: Interrupt, restored: int) -> str:
@@ -291,15 +307,16 @@ class _Run:
         if reached is not None:
             return f"{reached}, reached before; give a further --stop-... to go on"
         earlier = before.seconds if before is not None else 0.0
-        first = before.timesteps if before is not None else 0
+        first = before.progress[1] if before is not None else 0
         start = last_save = time.monotonic()
         files = MetricFiles(self._folder, after_iteration=restored) if self._first else None
         try:
             while True:
                 results = algorithm.train()
                 seconds = time.monotonic() - start
-                speed = (int(results["num_env_steps_sampled_lifetime"]) - first) / max(seconds, 1e-9)
-                moment = self._moment = moment_of(results, seconds=earlier + seconds, steps_per_second=speed)
+                moment = moment_of(results, seconds=earlier + seconds, steps_per_second=0.0)
+                speed = (moment.progress[1] - first) / max(seconds, 1e-9)
+                moment = self._moment = replace(moment, steps_per_second=speed)
                 if files is not None:
                     files.write(
                         flatten(results)
@@ -339,11 +356,12 @@ class _Run:
         moment = self._moment
         rows: list[tuple[str, object]] = [("stopped", done)]
         if moment is not None:
+            unit, progress = moment.progress
             rows += [
                 ("iterations", moment.iteration),
-                ("timesteps", count(moment.timesteps)),
+                ("timesteps" if unit == "steps" else unit, count(progress)),
                 ("mean return", number(moment.episode_return)),
-                ("time", f"{duration(moment.seconds)} ({count(moment.steps_per_second)} steps/s)"),
+                ("time", f"{duration(moment.seconds)} ({count(moment.steps_per_second)} {unit}/s)"),
             ]
         if evaluation is not None:
             spread = f" +- {number(evaluation.get('episode_return_std'))}"
