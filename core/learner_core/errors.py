@@ -193,12 +193,13 @@ class WorkerLostError(LearnerGroupError):
         self.exitcode = exitcode
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str], *, nearest_only: bool = False) -> str:
     """Suggest the nearest known name.
 
     Args:
         name: What was asked for.
         known: The names that exist.
+        nearest_only: Whether to say nothing where no name is near: the others would be no help.
 
     Returns:
         ``" Did you mean 'x'?"``, or a list of what there is when nothing is near, or ``""`` when nothing exists.
@@ -207,4 +208,4 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]!r}?"
-    return f" There is: {', '.join(names)}." if names else ""
+    return f" There is: {', '.join(names)}." if names and not nearest_only else ""

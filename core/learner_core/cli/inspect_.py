@@ -60,8 +60,7 @@ def _files(path: Path) -> Iterator[Path]:
     """The state files of a file, a checkpoint folder or a run folder."""
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        nearest = did_you_mean(path.name, siblings)
-        raise StateError(f"There is no {path}.{nearest if nearest.startswith(' Did') else ''}")
+        raise StateError(f"There is no {path}.{did_you_mean(path.name, siblings, nearest_only=True)}")
     checkpoints = find_checkpoints(path)
     newest = checkpoints[0] if checkpoints else path
     if newest.is_file():

@@ -82,7 +82,7 @@ class AgentMapping:
             if len(self.module_ids) == 1:
                 return self.module_ids[0]
             raise ConfigError(
-                f"agent {agent_id!r}: there is no module of that name among {', '.join(self.module_ids)}; set "
+                f"agent {agent_id!r}: there is no module of that name; set "
                 f".multi_agent(policy_mapping_fn=...).{did_you_mean(str(agent_id), self.module_ids)}"
             )
         name = getattr(self.function, "__qualname__", repr(self.function))
@@ -92,8 +92,8 @@ class AgentMapping:
             raise ConfigError(f"policy_mapping_fn {name}({agent_id!r}) raised {error!r}") from error
         if module_id not in self.module_ids:
             raise ConfigError(
-                f"policy_mapping_fn {name} maps agent {agent_id!r} to {module_id!r}, which is no module; there are: "
-                f"{', '.join(self.module_ids)}.{did_you_mean(str(module_id), self.module_ids)}"
+                f"policy_mapping_fn {name} maps agent {agent_id!r} to {module_id!r}, which is no module."
+                f"{did_you_mean(str(module_id), self.module_ids)}"
             )
         return str(module_id)
 

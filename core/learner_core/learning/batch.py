@@ -118,7 +118,7 @@ def split_modules(batch: Any, module_ids: list[str]) -> dict[str, dict[str, Any]
         return {module_ids[0]: flatten_columns(batch)}
     unknown = sorted(str(key) for key in batch if key not in module_ids)
     raise BatchError(
-        f"there are {len(module_ids)} modules ({', '.join(module_ids)}), so the batch must be {{module_id: columns}}; "
+        f"there are {len(module_ids)} modules, so the batch must be {{module_id: columns}}; "
         f"not module ids: {', '.join(unknown)}.{did_you_mean(unknown[0], module_ids)}"
     )
 
@@ -150,8 +150,9 @@ def check_batch(
         if name not in columns:
             if not spec.required:
                 continue
+            meant = did_you_mean(name, set(columns) - set(specs), nearest_only=True)
             raise BatchError(
-                f"missing; expected {_shape(spec)} {spec.dtype}.{did_you_mean(name, set(columns) - set(specs))}",
+                f"missing; expected {_shape(spec)} {spec.dtype}.{meant}",
                 module_id=module_id,
                 column=name,
             )

@@ -158,13 +158,13 @@ def test_without_a_function_agents_map_to_their_own_module_or_the_only_one() -> 
     assert AgentMapping(None, ["a", "b"]).module_of("b", 0) == "b"
     assert AgentMapping(None, ["shared"]).module_of("b", 0) == "shared"
     with pytest.raises(
-        ConfigError, match=r"agent 'walker_3': there is no module of that name among walker_1.*walker_1"
+        ConfigError, match=r"agent 'walker_3': there is no module of that name; set .*Did you mean .walker_1"
     ):
         AgentMapping(None, ["walker_1", "b"]).module_of("walker_3", 0)
 
 
 def test_a_mapping_to_an_unknown_module_is_refused_at_once_or_where_it_happens() -> None:
-    with pytest.raises(ConfigError, match=r"maps agent 'a' to 'q', which is no module; there are: m, n"):
+    with pytest.raises(ConfigError, match=r"maps agent 'a' to 'q', which is no module\. There is: m, n"):
         make_agents_runner(make_crossing, MODULES, policy_mapping_fn=lambda agent: "q")
 
     def late(agent: str) -> str:
