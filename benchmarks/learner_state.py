@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peak_memory import nbytes, resident, start_peak
 
 OBS, ACTIONS = 64, 8
 
@@ -58,12 +59,6 @@ def ours(backend: str, parameters: int) -> Any:
     batch = {"obs": rng.uniform(-1, 1, (16, OBS)).astype(np.float32), "actions": rng.integers(0, ACTIONS, 16)}
     learner.update_from_batch(batch=batch)
     return learner
-
-
-def nbytes(tree: Any) -> int:
-    if isinstance(tree, dict):
-        return sum(map(nbytes, tree.values()))
-    return int(tree.nbytes) if isinstance(tree, np.ndarray) else 0
 
 
 def in_torch(parameters: int) -> tuple[Callable[[Path], None], Callable[[Path], None]]:
@@ -98,17 +93,6 @@ def seconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def resident(field: str) -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(field)) * 1024
-
-
-def start_peak() -> int:
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    return resident("VmRSS:")
 
 
 def measure_memory(backend: str, parameters: int, path: Path) -> dict[str, float]:

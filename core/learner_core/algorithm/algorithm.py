@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,13 @@ import numpy as np
 from ..config.algorithm_config import AlgorithmConfig
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
+from ..maths.initialisers import placeholders
 from ..plugins.discovery import load
 from ..plugins.manager import get_manager, notify
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
 from ..state.files import load_mapping, save_state
+from ..state.tree import copy_tree
 from .agents import AgentModules, agent_means
 from .policies import make_policy
 from .ranks import RankedRun
@@ -33,6 +36,8 @@ _FORMAT = "learner_core/algorithm"
 _SCHEMA = 1
 #: Episodes that the mean return is taken over.
 _WINDOW = 100
+#: Where in a checkpoint the learners' arrays and the columns of replay buffers are.
+_LARGE_PARTS = re.compile(r"state/(learner/|extra/(.*/)?storage/columns/)")
 
 
 class Algorithm(AgentModules, RankedRun):
@@ -305,6 +310,7 @@ class Algorithm(AgentModules, RankedRun):
         """Give the runners what they had when the state was taken."""
         if self.env_runners is not None:
             version = max(self.env_runners.weights_version, 0)  # the same weights under their old number
+            self.env_runners.forget_weights()
             self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
 
     def _set_own_state(self, part: Mapping[str, Any]) -> None:
@@ -344,9 +350,15 @@ class Algorithm(AgentModules, RankedRun):
         Raises:
             StateError: no such file, damaged, or of another run; nothing has changed.
         """
+        mapped = self._copies_states
+        self._go_on_from(self.on_each(lambda: _read(path, mapped=mapped)))
+
+    @property
+    def _copies_states(self) -> bool:
+        """Whether learners and replay buffers may be given views of a file: our own methods copy what they get."""
         own = type(self).set_state is not Algorithm.set_state
-        map_learner = not own and self.learner_group.copies_states
-        self._go_on_from(self.on_each(lambda: _read(path, map_learner=map_learner)))
+        extra = type(self).set_extra_state.__module__.partition(".")[0] != "learner_core"
+        return not own and not extra and self.learner_group.copies_states
 
     @classmethod
     def from_checkpoint(cls, path: Any, *, framework: str | None = None, **settings: Any) -> Algorithm:
@@ -361,12 +373,17 @@ class Algorithm(AgentModules, RankedRun):
             StateError: no such file, damaged, or no checkpoint.
             ConfigError: a stored setting cannot be restored here; says which to give.
         """
-        tree = _read(path, map_learner=False)  # what learners will do with it is not known yet
+        tree = _read(path, mapped=True)
         if framework is not None:
             settings["framework_name"] = framework
         config = AlgorithmConfig.from_dict(tree["config"], **settings)
-        algorithm: Algorithm = config.build()
+        with placeholders():
+            algorithm: Algorithm = config.build()
         try:
+            if not algorithm._copies_states:
+                tree["state"] = copy_tree(tree["state"])
+            elif algorithm.env_runners is not None:
+                algorithm.env_runners.forget_weights()  # those that it was built with
             algorithm._go_on_from(tree)
         except BaseException:
             algorithm.stop()
@@ -374,9 +391,9 @@ class Algorithm(AgentModules, RankedRun):
         return algorithm
 
 
-def _read(path: Any, *, map_learner: bool) -> dict[str, Any]:
-    """A checkpoint; the learners' part as views of the file, for learners that copy what they are given."""
-    tree = load_mapping(path, is_mapped=lambda place: map_learner and place.startswith("state/learner/"))
+def _read(path: Any, *, mapped: bool) -> dict[str, Any]:
+    """A checkpoint; if ``mapped``, what learners and replay buffers copy is views of the file."""
+    tree = load_mapping(path, is_mapped=lambda place: mapped and _LARGE_PARTS.match(place) is not None)
     if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
         raise StateError(f"{path}: is a state file but no checkpoint of an Algorithm; Learner.load_state reads those")
     if tree.get("schema") != _SCHEMA:

@@ -21,6 +21,7 @@ from ..errors import ConfigError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec
 from ..schedules import parse as parse_schedule
+from ..state.memory import trim
 from .batch import ColumnSpec, standard_columns
 from .executor import Executor
 from .explore import explore_step, pads_safely
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from .learner import Learner
 
 __all__ = ["LearnerBuild"]
+
+
+#: Parameters from which on it is worth it to ask malloc for what it keeps.
+_LARGE = 1 << 20
 
 
 class LearnerBuild:
@@ -142,10 +147,10 @@ class LearnerBuild:
 
     def _lay_out(self) -> None:
         learner, dtype = self._learner, self._learner.backend.numpy_float_dtype
-        carry: dict[str, np.ndarray] = {}
+        backend, carry = learner.backend, dict[str, Any]()
         optimizers: dict[tuple[str, str], OptimizerSpec] = {}
         for mid, module in self.modules.items():
-            values = self._values[mid]
+            values = self._values.pop(mid)  # each array goes as soon as it is in a vector
             shapes = {name: value.shape for name, value in values.items()}
             plans: dict[str, OptimizerPlan] = {}
             self.groups[mid] = {}
@@ -154,22 +159,25 @@ class LearnerBuild:
                 plans[name] = OptimizerPlan(spec, lr, layout)
                 self.groups[mid][name] = names
                 vector = layout.from_host(layout.check({n: values[n] for n in names}, f"rl_module/{mid}"), dtype)
-                carry[f"params/{mid}/{name}"] = vector
+                carry[f"params/{mid}/{name}"] = backend.adopt_numpy(vector)
                 for slot in spec.slot_names:
-                    carry[f"slots/{mid}/{name}/{slot}"] = np.zeros_like(vector)
+                    carry[f"slots/{mid}/{name}/{slot}"] = backend.adopt_numpy(layout.zeros(dtype))
                 optimizers[mid, name] = spec
             taken = {n for plan in plans.values() for n in plan.layout.names}
             frozen = FlatLayout({n: s for n, s in shapes.items() if n not in taken})
             if frozen.names:
-                carry[f"frozen/{mid}"] = frozen.from_host({n: values[n] for n in frozen.names}, dtype)
+                vector = frozen.from_host({n: values[n] for n in frozen.names}, dtype)
+                carry[f"frozen/{mid}"] = backend.adopt_numpy(vector)
             copied = match_names(module.targets, list(shapes), what=f"{type(module).__name__}.targets")
             targets = FlatLayout({n: shapes[n] for n in copied})
             if targets.names:
-                carry[f"targets/{mid}"] = targets.from_host({n: values[n] for n in copied}, dtype)
+                carry[f"targets/{mid}"] = backend.adopt_numpy(targets.from_host({n: values[n] for n in copied}, dtype))
+            del values
             buffers = module.init_buffers()
             for name, value in buffers.items():
                 array = np.asarray(value)
-                carry[f"buffers/{mid}/{name}"] = array.astype(dtype) if array.dtype.kind == "f" else array
+                array = array.astype(dtype) if array.dtype.kind == "f" else array
+                carry.update(backend.from_numpy({f"buffers/{mid}/{name}": array}))
             self.plans[mid] = ModulePlan(
                 module=module,
                 optimizers=plans,
@@ -190,7 +198,7 @@ class LearnerBuild:
         self._table = TableLayout(floats, ints)
         self._corrections = CorrectionTable(optimizers)
         learner._optimizer_steps = dict.fromkeys(optimizers, 0)
-        learner._carry = learner.backend.from_numpy(carry)
+        learner._carry = carry
 
     def _sequences(self, module_id: str) -> Sequences | None:
         """What a row of the module is: a sequence where the algorithm takes them, or the module carries a state."""
@@ -241,9 +249,16 @@ class LearnerBuild:
         for mid, names in found.columns.items():
             self.columns[mid] = {name: declared[mid][name] for name in names if name != "loss_mask"}
         self.noise = found.noise
+        self._clear_up()
         self.mask_safe = pads_safely(learner, self.step, self._specs())
+        self._clear_up()
         self._value_reads = found.value_reads
         self._make_executor()
+
+    def _clear_up(self) -> None:
+        """Give back what trying the step out has left with malloc, where that is much."""
+        if sum(layout.size for layout in self.step.layouts.values()) >= _LARGE:
+            trim()
 
     def _make_executor(self) -> None:
         learner = self._learner

@@ -60,8 +60,14 @@ class StepContext:
         self.compute_dtype: Any = None
         # The step is not being traced, and looking at an array stops nothing: a branch is cheaper than a `where`.
         self.reads_values = False
+        # The step is run to find out what the hooks do; optimizers and flat vectors are not theirs and left out.
+        self.trial = False
         # Set by the step between the gradients and the optimizers.
         self.apply: Callable[[Mapping[str, Mapping[str, Any]]], None] | None = None
+
+    def clear(self) -> None:
+        """Let go of every array: functions in here refer to it in a circle, which only the garbage collector breaks."""
+        vars(self).update(vars(StepContext(self.xp)))
 
     def current(self, module_id: str | None) -> str:
         """The module meant: the one given, the one whose loss runs, or the only one."""

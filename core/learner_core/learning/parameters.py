@@ -16,10 +16,10 @@ import numpy as np
 
 from ..errors import ConfigError, StateError, did_you_mean
 from ..state.dtypes import view_bytes
-from ..state.memory import map_memory, touch
+from ..state.memory import copy_into, map_memory, touch
 from ..state.threads import batches, for_each
 
-__all__ = ["FlatLayout", "as_numbers", "match_names", "of_shape"]
+__all__ = ["FlatLayout", "aligned_copy", "as_numbers", "match_names", "of_shape"]
 
 
 #: From here on vectors get pages of their own: what malloc keeps of the old state would come on top of the new one.
@@ -43,9 +43,11 @@ class FlatLayout:
         return name in self.shapes
 
     def split(self, xp: Any, vector: Any) -> dict[str, Any]:
-        """name -> array, views where the backend has views; ``vector``: float[size]."""
+        """name -> array, views where the backend has views; ``vector``: float[size], or name -> array already."""
         if not self.names:
             return {}
+        if isinstance(vector, Mapping):
+            return {name: vector[name] for name in self.names}
         if len(self.names) == 1:
             parts = [vector]
         else:
@@ -82,8 +84,18 @@ class FlatLayout:
             checked[name] = of_shape(as_numbers(arrays[name], f"{path}/{name}"), shape, f"{path}/{name}")
         return checked
 
+    def zeros(self, dtype: Any) -> np.ndarray:
+        """Flat numpy vector of zeros, aligned to 64 bytes; a large one takes no memory until it is written to."""
+        vector = _aligned(self.size, np.dtype(dtype))
+        if vector.nbytes < _MAPPED_NBYTES:  # mapped memory is zero
+            vector[...] = 0
+        return vector
+
     def from_host(self, arrays: Mapping[str, np.ndarray], dtype: Any) -> np.ndarray:
-        """Flat numpy vector of arrays that ``check`` has passed, in memory of its own, aligned to 64 bytes."""
+        """Flat numpy vector of arrays that ``check`` has passed, in memory of its own, aligned to 64 bytes.
+
+        Views of a mapped file are let go of as they are copied.
+        """
         vector = _aligned(self.size, np.dtype(dtype))
         targets = self.to_host(vector)
 
@@ -91,10 +103,17 @@ class FlatLayout:
             for name in names:
                 if vector.nbytes >= _MAPPED_NBYTES:
                     touch(view_bytes(targets[name]))
-                targets[name][...] = arrays[name]
+                copy_into(targets[name], arrays[name])
 
         for_each(copy, list(batches(self.names, lambda name: targets[name].nbytes)), nbytes=vector.nbytes)
         return vector
+
+
+def aligned_copy(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """``array`` in that dtype and in memory of its own, which a backend may adopt."""
+    copy = _aligned(array.size, np.dtype(dtype)).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray:

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,12 @@ class UpdateStep:
     ) -> None:
         self.learner = learner
         self.plans = dict(plans)
+        #: Which arrays the vectors of the carry hold, but for the slots, which are laid out as their parameters.
+        self.layouts: dict[str, FlatLayout] = {}
+        for mid, plan in self.plans.items():
+            self.layouts.update({f"params/{mid}/{name}": one.layout for name, one in plan.optimizers.items()})
+            own = {f"frozen/{mid}": plan.frozen, f"targets/{mid}": plan.targets}
+            self.layouts.update({key: layout for key, layout in own.items() if layout.names})
         self.table = table
         self.corrections = corrections
         self.metrics = metrics
@@ -109,6 +115,7 @@ class UpdateStep:
         *,
         masked: bool = True,
         sizes: Mapping[str, int] | None = None,
+        trial: bool = False,
     ) -> dict[str, Any]:
         """Step ``s`` of the update.
 
@@ -119,6 +126,7 @@ class UpdateStep:
             inputs: data columns [rows, ...], ``idx/<module>`` int64[steps, minibatch], tables, noise.
             masked: rows beyond the step's own count are padding; ``False`` when every row given is real.
             sizes: module id -> true number of rows, to run a step without padding.
+            trial: run every hook, but leave parameters, slots and targets as they are: no vector is made.
 
         Returns:
             The next carry, same keys, shapes and dtypes.
@@ -126,14 +134,15 @@ class UpdateStep:
         with self.context() as context:
             # Only the uncompiled loop gives sizes.
             context.reads_values = sizes is not None and self.learner.backend.reads_are_free
+            context.trial = trial
             floats, ints = self.lines(inputs, s)
             gradients, losses = self.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
-            raw = {mid: self._join(mid, gradients[mid]) for mid in self.plans}
+            raw = {mid: self._join(context, mid, gradients[mid]) for mid in self.plans}
             return self.apply_half(carry, inputs, context, floats, ints, gradients, raw, losses)
 
     @contextlib.contextmanager
     def context(self) -> Iterator[StepContext]:
-        """A fresh context, the learner's own while it is entered."""
+        """A fresh context, the learner's own while it is entered; blank afterwards."""
         learner = self.learner
         context = StepContext(self.xp)
         context.compute_dtype = learner.compute_dtype
@@ -143,6 +152,7 @@ class UpdateStep:
                 yield context
         finally:
             learner._context = previous
+            context.clear()
 
     def lines(self, inputs: Mapping[str, Any], s: Any) -> tuple[Any, Any]:
         """Line ``s`` of the float and of the integer table."""
@@ -182,7 +192,7 @@ class UpdateStep:
         else:
 
             def apply(final: Mapping[str, Mapping[str, Any]]) -> None:
-                flat = {mid: self._join(mid, final[mid]) for mid in self.plans}
+                flat = {mid: self._join(context, mid, final[mid]) for mid in self.plans}
                 for mid, vectors in flat.items():
                     for vector in vectors.values():
                         gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.all(xp.isfinite(vector)))
@@ -204,8 +214,12 @@ class UpdateStep:
         ints: Any,
         masked: bool,
         sizes: Mapping[str, int] | None,
+        only: Mapping[str, Collection[str]] | None = None,
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Up to the gradients: ({module: {name: array}}, {module: detached loss}); arguments as in :meth:`body`."""
+        """Up to the gradients: ({module: {name: array}}, {module: detached loss}); arguments as in :meth:`body`.
+
+        ``only``: module id -> parameters whose gradients are wanted; ``None``: all.
+        """
         xp = self.xp
         indices = {mid: table_line(xp, inputs[f"idx/{mid}"], s) for mid in self.plans}
         noise = {key[6:]: table_line(xp, value, s) for key, value in inputs.items() if key.startswith("noise/")}
@@ -216,6 +230,8 @@ class UpdateStep:
         # One row that does not count is padding, too.
         padded = {mid: masked or (sizes is not None and not sizes[mid]) for mid in self.plans}
         trainable = self._bind(carry, context, floats)
+        if only is not None:
+            trainable = {mid: {name: arrays[name] for name in only[mid]} for mid, arrays in trainable.items()}
         gradients: dict[str, dict[str, Any]] = {}
         losses: dict[str, Any] = {}
         parts: list[tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]] = []
@@ -332,9 +348,12 @@ class UpdateStep:
                 # depends on how a compiler arranges it.
                 gate[mid]["go"] = xp.logical_and(gate[mid]["go"], xp.all(xp.isfinite(vector)))
 
-    def _join(self, module_id: str, gradients: Mapping[str, Any]) -> dict[str, Any]:
-        """optimizer -> flat gradient vector."""
+    def _join(self, context: StepContext, module_id: str, gradients: Mapping[str, Any]) -> dict[str, Any]:
+        """optimizer -> flat gradient vector; on trial of its last array alone."""
         optimizers = self.plans[module_id].optimizers
+        if context.trial:
+            arrays = {name: [gradients[n] for n in optimizer.layout.names] for name, optimizer in optimizers.items()}
+            return {name: self.xp.reshape(of[-1], (-1,)) for name, of in arrays.items()}
         return {name: optimizer.layout.join(self.xp, gradients) for name, optimizer in optimizers.items()}
 
     def _choose(self, context: StepContext, go: Any, new: Any, old: Any) -> Any:
@@ -374,7 +393,7 @@ class UpdateStep:
         xp = self.xp
         for mid, plan in self.plans.items():
             flat, go = gradients[mid], gate[mid]["go"]
-            for name, optimizer in plan.optimizers.items():
+            for name, optimizer in () if context.trial else plan.optimizers.items():
                 position, start, num = self.corrections.index[mid, name]
                 done = carry["applied"][position]
                 corrections = table_line(xp, inputs["corrections"], done)
@@ -409,11 +428,15 @@ class UpdateStep:
             self.learner.after_step(module_id=mid, params=params, targets=targets, config=context.config[mid])
             if plan.targets.names:
                 key = f"targets/{mid}"
-                if any(targets[n] is not context.targets[mid][n] for n in plan.targets.names):
+                if context.trial:
+                    _check_shapes(xp, targets, plan.targets, f"targets/{mid}")
+                elif any(targets[n] is not context.targets[mid][n] for n in plan.targets.names):
                     out[key] = self._choose(context, go, plan.targets.join(xp, targets), carry[key])
             before = context.params[mid]
             for name, optimizer in plan.optimizers.items():
-                if any(params[n] is not before[n] for n in optimizer.layout.names):
+                if context.trial:
+                    _check_shapes(xp, params, optimizer.layout, f"rl_module/{mid}")
+                elif any(params[n] is not before[n] for n in optimizer.layout.names):
                     key = f"params/{mid}/{name}"
                     out[key] = self._choose(context, go, optimizer.layout.join(xp, params), out[key])
             for name, value in context.new_buffers.get(mid, {}).items():
@@ -425,6 +448,14 @@ class UpdateStep:
 
 def _clipped(xp: Any, vector: Any, *, bound: Any) -> Any:
     return clip_by_value(xp, {"": vector}, bound)[""]
+
+
+def _check_shapes(xp: Any, arrays: Mapping[str, Any], layout: FlatLayout, path: str) -> None:
+    """Refuse what ``after_step`` leaves behind if it does not fit in its place."""
+    for name, shape in layout.shapes.items():
+        found = tuple(xp.shape(arrays[name])) if name in arrays else None
+        if found != shape:
+            raise ConfigError(f"after_step leaves {path}/{name} with shape {found}, expected {shape}")
 
 
 def _check_scalars(whose: str, losses: Mapping[str, Any]) -> None:

@@ -6,13 +6,32 @@ References:
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["orthogonal", "sample_layer", "uniform_fan_in"]
+__all__ = ["orthogonal", "placeholders", "sample_layer", "uniform_fan_in"]
+
+_REPLACED: contextvars.ContextVar[bool] = contextvars.ContextVar("_REPLACED", default=False)
+#: Elements from which on a QR decomposition is work and memory (five matrices of float64) worth sparing.
+_LARGE = 1 << 18
+
+
+@contextlib.contextmanager
+def placeholders() -> Iterator[None]:
+    """While it is open, weights are sampled that a saved state will replace: large ones need not be orthogonal.
+
+    They are of the same size, and the generator is left as it would have been.
+    """
+    token = _REPLACED.set(True)
+    try:
+        yield
+    finally:
+        _REPLACED.reset(token)
 
 
 def orthogonal(rng: np.random.Generator, shape: Sequence[int], gain: float = 1.0) -> npt.NDArray[np.float32]:
@@ -27,7 +46,12 @@ def orthogonal(rng: np.random.Generator, shape: Sequence[int], gain: float = 1.0
         float32 ``shape``, from the uniform (Haar) distribution over such matrices.
     """
     rows, columns = shape[0], math.prod(shape[1:])
-    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    larger, smaller = max(rows, columns), min(rows, columns)
+    normals = rng.standard_normal((larger, smaller))
+    if _REPLACED.get() and normals.size >= _LARGE:
+        normals *= gain / math.sqrt(larger)
+        return normals.astype(np.float32).reshape(shape)
+    q, r = np.linalg.qr(normals)
     q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)  # without it QR's own sign convention would bias the distribution
     matrix = q if rows >= columns else q.T
     return np.ascontiguousarray(gain * matrix, dtype=np.float32).reshape(shape)

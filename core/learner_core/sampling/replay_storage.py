@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BatchError, ConfigError, StateError
+from ..state.memory import copy_into
 from .columns import Columns, tree_leaves, tree_map, tree_paths
 
 __all__ = ["ReplayStorage"]
@@ -214,7 +215,7 @@ class ReplayStorage:
                 if leaf.shape[:1] != (fill,):
                     raise StateError(f"expected {fill} rows, got shape {leaf.shape}", path=path)
             storage.columns[name] = cls._allocate(column, storage.capacity)
-            tree_map(lambda leaf, rows: leaf.__setitem__(slice(fill), rows), storage.columns[name], column)
+            tree_map(_fill, storage.columns[name], column)
         storage.fill, storage.position = fill, position
         storage.valid[:fill] = state["valid"]
         storage.num_valid = int(np.count_nonzero(storage.valid))
@@ -228,6 +229,10 @@ class ReplayStorage:
             storage._beside[slots] = places
             tree_map(lambda leaf, rows: leaf.__setitem__(places, rows), storage._table, state["beside"])
         return storage
+
+
+def _fill(leaf: np.ndarray, rows: np.ndarray) -> None:
+    copy_into(leaf[: len(rows)], rows)
 
 
 def _as_bytes(rows: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from .atomic import PathLike, write_atomically
 from .format import encode
 from .layout import HEADER_NBYTES, Chunk, parse_header
 from .manifest import Layout, parse_manifest
+from .memory import drop_pages
 from .payloads import BLOCK_NBYTES, read_tree
 from .threads import batches, for_each
 
@@ -75,6 +76,8 @@ def load_state(path: PathLike, *, mmap: bool = False) -> Any:
 def load_mapping(path: PathLike, *, is_mapped: Callable[[str], bool]) -> Any:
     """As `load_state`, mapping some arrays and reading the others.
 
+    What is mapped takes no memory of this process until it is read (`memory.copy_into` gives it back then).
+
     Args:
         path: A file that `save_state` wrote.
         is_mapped: Whether the array at a path in the tree (``state/learner/...``) is to be a read-only view.
@@ -88,7 +91,8 @@ def load_mapping(path: PathLike, *, is_mapped: Callable[[str], bool]) -> Any:
     """
     with _opened(path) as (descriptor, nbytes):
         layout = _layout(descriptor, nbytes)
-        return read_tree(_MappedFile(descriptor, nbytes), layout, copy=lambda place: not is_mapped(place))
+        source = _MappedFile(descriptor, nbytes, keep=False)
+        return read_tree(source, layout, copy=lambda place: not is_mapped(place))
 
 
 def read_layout(path: PathLike) -> Layout:
@@ -171,6 +175,9 @@ class _File:
     def view(self, start: int, nbytes: int) -> memoryview:
         return memoryview(self.piece(start, nbytes))
 
+    def verified(self, start: int, nbytes: int) -> None:
+        pass
+
     def fill(self, target: memoryview, start: int) -> None:
         _read_into(self._descriptor, start, target)
 
@@ -181,10 +188,12 @@ class _MappedFile(_File):
     Args:
         descriptor: Of the file.
         nbytes: Its size.
+        keep: Whether pages stay in this process once they have been verified, for they are about to be read.
     """
 
-    def __init__(self, descriptor: int, nbytes: int) -> None:
+    def __init__(self, descriptor: int, nbytes: int, *, keep: bool = True) -> None:
         super().__init__(descriptor)
+        self._keep = keep
         try:
             self._mapped = mmaps.mmap(descriptor, nbytes, access=mmaps.ACCESS_READ)
         except ValueError:
@@ -199,6 +208,10 @@ class _MappedFile(_File):
             if error.errno != errno.EINVAL:  # EINVAL: Linux before 5.14 reads page by page, when it is asked to
                 raise OSError(errno.EIO, "the disk did not deliver all of the file") from error
         return memoryview(self._mapped)[start : start + nbytes]
+
+    def verified(self, start: int, nbytes: int) -> None:
+        if not self._keep:
+            drop_pages(self._mapped, start, nbytes)
 
 
 def _layout(descriptor: int, nbytes: int) -> Layout:

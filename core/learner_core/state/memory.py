@@ -7,6 +7,7 @@ come by themselves (docs/decisions/0112-pages-come-by-the-block.md has the figur
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -16,11 +17,12 @@ import numpy as np
 
 from .dtypes import view_bytes
 
-__all__ = ["MAPPED_NBYTES", "allocate", "map_memory", "touch"]
+__all__ = ["MAPPED_NBYTES", "allocate", "copy_into", "drop_pages", "map_memory", "touch", "trim"]
 
 MAPPED_NBYTES = 1 << 25
 """From here on malloc maps every block anew in any case; below it reuses warm pages."""
 
+_COPIED_NBYTES = 1 << 22
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; Python has no name for it
 
 
@@ -76,6 +78,48 @@ def touch(memory: memoryview) -> None:
         end = begin + len(memory)
         begin -= begin % mmap.PAGESIZE
         madvise(begin, end - begin, _POPULATE_WRITE)
+
+
+def copy_into(target: np.ndarray, source: np.ndarray) -> None:
+    """``target[...] = source``; where ``source`` is a view of a mapped file, its pages are given back as it is read.
+
+    Args:
+        target: Of any dtype.
+        source: Of the same shape.
+    """
+    if source.nbytes <= _COPIED_NBYTES:
+        target[...] = source
+        _let_go(source)
+        return
+    rows = max(1, _COPIED_NBYTES * len(source) // source.nbytes)
+    for start in range(0, len(source), rows):
+        target[start : start + rows] = source[start : start + rows]
+        _let_go(source[start : start + rows])
+
+
+def _let_go(array: np.ndarray) -> None:
+    """Give back the pages of a view of a mapped file; read again, they come again. Other arrays stay as they are."""
+    base: object = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    # Memory that may be written to is nobody's copy of a file: its pages would come back as zeros.
+    if isinstance(base, mmap.mmap) and memoryview(base).readonly and array.flags.c_contiguous:
+        start = array.ctypes.data - np.frombuffer(base, np.uint8, 1).ctypes.data
+        drop_pages(base, start, array.nbytes)
+
+
+def drop_pages(mapped: mmap.mmap, start: int, nbytes: int) -> None:
+    """Let the operating system have the pages that lie wholly in a part of a mapped file; its cache keeps the file."""
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (start + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def trim() -> None:
+    """Ask malloc to give back what is free: after much work on large arrays it keeps some in case more comes."""
+    with contextlib.suppress(OSError, AttributeError):  # another malloc than glibc's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @functools.cache

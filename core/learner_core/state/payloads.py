@@ -37,6 +37,9 @@ class Source(Protocol):
     def fill(self, target: memoryview, start: int) -> None:
         """Fill ``target``, at most a block, with the bytes from offset ``start``."""
 
+    def verified(self, start: int, nbytes: int) -> None:
+        """These bytes of a ``view`` have been read; they will be read again, but not at once."""
+
 
 class Memory:
     """A whole file in memory.
@@ -52,6 +55,9 @@ class Memory:
         return self._view[start : start + nbytes]
 
     view = piece
+
+    def verified(self, start: int, nbytes: int) -> None:
+        pass
 
     def fill(self, target: memoryview, start: int) -> None:
         if len(target) < BLOCK_NBYTES:
@@ -94,6 +100,7 @@ def read_tree(source: Source, layout: Layout, *, copy: bool | Callable[[str], bo
             data = source.view(chunk.start, chunk.nbytes)
             contents[at] = data.toreadonly()
             digest = xxhash.xxh3_64_intdigest(data)
+            source.verified(chunk.start, chunk.nbytes)
         else:
             content = contents[at]
             assert content is not None
