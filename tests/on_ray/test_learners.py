@@ -175,6 +175,35 @@ except Exception as error:
     assert "the cluster of RAY_ADDRESS=127.0.0.1:9: ConnectionError: nobody answers at 127.0.0.1:9" in done.stdout
 
 
+FAILED_START = """
+from ray._private.node import Node
+from learner_core.group.ray.cluster import RayOptions, connect
+from learner_core_algorithms import PPOConfig
+
+def fail(self, address):  # what comes last, when its processes run
+    started.extend(info.process for infos in self.all_processes.values() for info in infos)
+    raise Exception("The current node timed out during startup.")
+
+started, Node.validate_ip_port = [], fail
+try:
+    connect(PPOConfig().learners(launcher="ray", num_learners=1), RayOptions())
+except Exception as error:
+    print(error)
+print(len(started), sum(process.poll() is None for process in started))
+"""
+
+
+def test_a_ray_that_does_not_come_up_leaves_no_process() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", FAILED_START]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    said, counts = done.stdout.splitlines()
+    assert "a Ray of our own on this machine: Exception: The current node timed out" in said, done.stderr
+    started, left = map(int, counts.split())
+    assert started >= 4  # two attempts, each with two processes at the least
+    assert left == 0
+
+
 SCRIPT = """
 from gymnasium.spaces import Discrete
 from learner_core_algorithms import PPOConfig

@@ -150,15 +150,31 @@ def _start(ray: Any, config: Any, options: RayOptions, quiet: dict[str, Any]) ->
     wanted = config.num_learners * config.num_cpus_per_learner
     wanted += math.ceil(config.num_env_runners * options.num_cpus_per_env_runner)
     arguments = {"address": "local", "num_cpus": max(wanted, os.cpu_count() or 1), **quiet}
-    try:
-        ray.init(**arguments)
-    except Exception as error:
-        # Ray gives its own processes 30 seconds, which is not much on a machine that is busy.
-        if "timed out during startup" not in str(error):
-            raise
-        ray.shutdown()
-        ray.init(**arguments)
+    for attempt in range(2):
+        try:
+            ray.init(**arguments)
+            break
+        except Exception as error:
+            ray.shutdown()
+            _end_half_started(error)
+            # Ray gives its own processes 30 seconds, which is not much on a machine that is busy.
+            if attempt or "timed out during startup" not in str(error):
+                raise
     _own.add(ray.get_runtime_context().gcs_address)
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes of a node that did not come up, which Ray itself does when the interpreter exits.
+
+    ``ray.shutdown()`` does not know the node yet: only the frames in which it was being made do.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("self")
+        if node is not None and type(node).__module__ == "ray._private.node" and hasattr(node, "kill_all_processes"):
+            node.kill_all_processes(check_alive=False, wait=True)
+            return
+        trace = trace.tb_next
 
 
 def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: str) -> Any:
