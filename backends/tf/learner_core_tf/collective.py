@@ -7,14 +7,14 @@ take TensorFlow's tensors.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
 from learner_core.errors import LearnerGroupError
 from learner_core.group.collectives import Collective
+from learner_core.group.horovod.rank import HorovodRank
 
 from .compile import traced
 
@@ -26,7 +26,7 @@ def make_collective(name: str, device: str) -> Collective | None:
     return HorovodCollective(device) if name == "horovod" else None
 
 
-class HorovodCollective(Collective):
+class HorovodCollective(HorovodRank):
     """One rank of a Horovod ring. Results are new tensors.
 
     On the wire an operation has the name of its graph node, so every one runs inside a ``tf.function`` under the name
@@ -37,11 +37,8 @@ class HorovodCollective(Collective):
         device: of the vectors to reduce.
     """
 
-    name: ClassVar[str] = "horovod"
-
     def __init__(self, device: str) -> None:
         self._device = device
-        self._hvd: Any = None
         self._functions: dict[tuple[str, str, int], Callable[[Any], Any]] = {}
 
     def prepare(self) -> None:
@@ -59,16 +56,6 @@ class HorovodCollective(Collective):
             )
         self._hvd = hvd
 
-    def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
-        self.prepare()
-        os.environ.update(rendezvous)
-        # The default is 1 ms; 0 would spin on a core that the ranks may not have.
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")
-        # What breaks the ring is said by the driver, once, with the rank that did.
-        os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
-        self._hvd.init()
-        self.rank, self.size = rank, size
-
     def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
         return self._call("allreduce", flat, name, 0)
 
@@ -78,14 +65,6 @@ class HorovodCollective(Collective):
     def barrier(self) -> None:
         with tf.device(self._device):
             self.allreduce_flat_(tf.zeros(1), name="barrier")
-
-    def abort(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._hvd is not None and self._hvd.is_initialized():
-            with contextlib.suppress(Exception):
-                self._hvd.shutdown()
 
     def _call(self, kind: str, flat: Any, name: str, root: int) -> Any:
         from horovod.tensorflow import mpi_ops

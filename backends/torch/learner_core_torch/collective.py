@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from learner_core.errors import LearnerGroupError
 from learner_core.group.collectives import Collective
+from learner_core.group.horovod.rank import HorovodRank
 
 __all__ = ["HorovodCollective", "TorchCollective", "make_collective"]
 
@@ -34,18 +35,15 @@ def make_collective(name: str, device: torch.device) -> Collective | None:
     return None
 
 
-class HorovodCollective(Collective):
+class HorovodCollective(HorovodRank):
     """One rank of a Horovod ring. Sums are in place; on the wire names begin with ``allreduce.`` and ``broadcast.``.
 
     Args:
         device: of the vectors to reduce.
     """
 
-    name: ClassVar[str] = "horovod"
-
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._hvd: Any = None
 
     def prepare(self) -> None:
         try:
@@ -67,16 +65,6 @@ class HorovodCollective(Collective):
             )
         self._hvd = hvd
 
-    def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
-        self.prepare()
-        os.environ.update(rendezvous)
-        # The default is 1 ms; 0 would spin on a core that the ranks may not have.
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")
-        # What breaks the ring is said by the driver, once, with the rank that did.
-        os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
-        self._hvd.init()
-        self.rank, self.size = rank, size
-
     def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
         with _peers("horovod"):
             return self._hvd.allreduce_(flat, name=name, op=self._hvd.Sum)
@@ -87,14 +75,6 @@ class HorovodCollective(Collective):
 
     def barrier(self) -> None:
         self.allreduce_flat_(torch.zeros(1, device=self._device), name="barrier")
-
-    def abort(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._hvd is not None and self._hvd.is_initialized():
-            with contextlib.suppress(Exception):
-                self._hvd.shutdown()
 
 
 class TorchCollective(Collective):

@@ -1,0 +1,40 @@
+"""One rank of a Horovod ring as far as no array is involved: joining and leaving. Imports no Horovod itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from learner_core.group.collectives import Collective
+
+__all__ = ["HorovodRank"]
+
+
+class HorovodRank(Collective):
+    """Base of what backends return as ``make_collective("horovod")``.
+
+    A subclass's ``prepare`` imports Horovod's module for its framework and keeps it as ``self._hvd``.
+    """
+
+    name: ClassVar[str] = "horovod"
+    _hvd: Any = None
+
+    def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
+        self.prepare()
+        os.environ.update(rendezvous)
+        # The default is 1 ms; 0 would spin on a core that the ranks may not have.
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")
+        # What breaks the ring is said by the driver, once, with the rank that did.
+        os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
+        self._hvd.init()
+        self.rank, self.size = rank, size
+
+    def abort(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._hvd is not None and self._hvd.is_initialized():
+            with contextlib.suppress(Exception):
+                self._hvd.shutdown()
