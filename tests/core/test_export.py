@@ -159,6 +159,13 @@ def test_formats_follow_the_suffix_and_unknown_ones_are_refused(tmp_path: Path) 
         lc.export(object(), tmp_path / "a.onnx")
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"policy\.onnx cannot be written: there is no folder .*absent; make it first"
+    ):
+        lc.export(tmp_path / "any.lcstate", tmp_path / "absent" / "policy.onnx")
+
+
 def test_a_learners_state_file_gives_weights_but_no_policy(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 

@@ -46,6 +46,8 @@ def export(checkpoint_or_learner: Any, path: Any, to: str | None = None, *, modu
     """
     target = Path(path)
     kind = _format(target, to)
+    if not target.absolute().parent.is_dir():
+        raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}; make it first")
     policies = read_source(checkpoint_or_learner)
     if module_id is not None:
         known = [policy.module_id for policy in policies]
