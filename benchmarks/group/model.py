@@ -196,7 +196,7 @@ def extrapolated(rows: list[dict[str, Any]]) -> list[str]:
         "| network | ring | a, ms | b, GB/s | n | ring, ms a step | strong: faster by | weak: efficiency |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for ring in small.keys() & large.keys() if small and large else ():
+    for ring in (ring for ring in small if ring in large):
         sums = [(4.0 * each[ring]["num_parameters"], each[ring]["parts"]["sum"][1] / 1e3) for each in (small, large)]
         bandwidth = (sums[1][0] - sums[0][0]) / max(sums[1][1] - sums[0][1], 1e-9)
         hop = max(0.0, (sums[0][1] - sums[0][0] / bandwidth) / 2)
