@@ -243,9 +243,10 @@ training episodes, whose actions are sampled as the algorithm assumes, are told 
 
 ![Learning curves](curves.png)
 
-One line a seed: mean return of the last 100 training episodes (of all, while there are fewer: on Pendulum and
-HalfCheetah to the end), whose actions are sampled, so the final policy may be far better; behaviour cloning: of 20
-evaluation episodes. Dotted: what the final policy has to reach; dash-dotted: what it must stay under.
+One line a seed, of many seeds median and quartiles: mean return of the last 100 training episodes (of all, while there
+are fewer: on Pendulum and HalfCheetah to the end), whose actions are sampled, so the final policy may be far better;
+behaviour cloning: of 20 evaluation episodes. Dotted: what the final policy has to reach; dash-dotted: what it must stay
+under.
 
 {NEWLINE.join(notes)}
 
@@ -267,6 +268,18 @@ Commands, from the repository root after `make install` (`make bench` makes .ven
 """
 
 
+def draw(axis: Any, curves: list[np.ndarray], label: str, line: dict[str, Any]) -> None:
+    """A line a seed; of many seeds the median and the quartiles, at the steps of the first."""
+    if len(curves) < MANY:
+        for number, curve in enumerate(curves):
+            axis.plot(curve[:, 0], curve[:, 1], label=label if number == 0 else None, **line)
+        return
+    steps = curves[0][:, 0]
+    low, middle, high = np.percentile([np.interp(steps, c[:, 0], c[:, 1]) for c in curves], [25, 50, 75], axis=0)
+    axis.plot(steps, middle, label=f"{label}, {len(curves)} seeds", **line)
+    axis.fill_between(steps, low, high, color=line["color"], alpha=0.15, lw=0)
+
+
 def picture(runs: Runs, path: Path) -> None:
     """All curves: one panel a task."""
     import matplotlib
@@ -282,9 +295,7 @@ def picture(runs: Runs, path: Path) -> None:
         axis.set_visible(False)
     for axis, task in zip(axes.flat, tasks, strict=False):
         for backend, line in LINES.items():
-            for number, result in enumerate(runs[task.name].get(backend, [])):
-                curve = np.array(result["curve"])
-                axis.plot(curve[:, 0], curve[:, 1], label=NAMES[backend] if number == 0 else None, **line)
+            draw(axis, [np.array(result["curve"]) for result in runs[task.name].get(backend, [])], NAMES[backend], line)
         if task.target is not None:
             axis.axhline(task.target, color="black", lw=1.0, ls=":", label=f"reach {task.target:g}")
         if task.ceiling is not None:
