@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner_core import AlgorithmConfig, ConfigError, MultiRLModuleSpec, OptimizerSpec, RLModule, RLModuleSpec
+from learner_core import AlgorithmConfig, ConfigError, Learner, MultiRLModuleSpec, OptimizerSpec, RLModule, RLModuleSpec
 from learner_core.config import FloatOrSchedule, Range
 
 
@@ -42,7 +42,7 @@ class ToyModule(RLModule):
     pass
 
 
-class ToyLearner:
+class ToyLearner(Learner):
     pass
 
 
@@ -223,7 +223,7 @@ def test_plain_data_round_trips_through_msgpack() -> None:
         .training(lr=[[0, 1], [5, 0]])
     )
     plain = msgpack.unpackb(msgpack.packb(config.to_dict()), strict_map_key=False)
-    again = AlgorithmConfig.from_dict(plain)
+    again = AlgorithmConfig.from_dict(plain, import_modules=[__name__], env=make_toy_env)
     assert type(again) is ToyConfig
     assert again.env is make_toy_env and again.learner_class is ToyLearner
     assert again.env_config == {"size": 3, "goal": [1.0, 2.0]}
@@ -235,7 +235,7 @@ def test_spaces_are_portable() -> None:
 
     box = gymnasium.spaces.Box(-1, 1, (3,))
     config = ToyConfig().environment(observation_space=box, action_space=gymnasium.spaces.Discrete(2))
-    again = AlgorithmConfig.from_dict(msgpack.unpackb(msgpack.packb(config.to_dict())))
+    again = ToyConfig.from_dict(msgpack.unpackb(msgpack.packb(config.to_dict())))
     assert again.observation_space == box and again.action_space == gymnasium.spaces.Discrete(2)
 
 
@@ -245,51 +245,36 @@ def test_module_specs_are_portable() -> None:
     one = RLModuleSpec(ToyModule, gymnasium.spaces.Discrete(3), gymnasium.spaces.Discrete(2), {"hidden": [4]})
     for spec in (one, MultiRLModuleSpec(rl_module_specs={"a": one, "b": RLModuleSpec()})):
         config = ToyConfig().rl_module(rl_module_spec=spec)
-        assert AlgorithmConfig.from_dict(msgpack.unpackb(msgpack.packb(config.to_dict()))) == config
+        plain = msgpack.unpackb(msgpack.packb(config.to_dict()))
+        assert AlgorithmConfig.from_dict(plain, import_modules=[__name__]) == config
     plain = ToyConfig().rl_module(rl_module_spec=RLModuleSpec()).to_dict()
     plain["settings"]["rl_module_spec"]["fields"]["size"] = 3
     with pytest.raises(ConfigError, match=r"rl_module_spec: .*RLModuleSpec' cannot be made"):
-        AlgorithmConfig.from_dict(plain)
+        ToyConfig.from_dict(plain)
 
 
 def test_what_has_no_name_must_be_given_again() -> None:
     plain = ToyConfig().environment(lambda env_config: None).to_dict()
     with pytest.raises(ConfigError, match=r"from_dict\(\.\.\., env=\.\.\.\)"):
-        AlgorithmConfig.from_dict(plain)
-    assert AlgorithmConfig.from_dict(plain, env="CartPole-v1").env == "CartPole-v1"
-
-
-@pytest.mark.parametrize(
-    ("reference", "text"),
-    [
-        ("subprocess:run", "not allowed"),
-        ("os:system", "not allowed"),
-        ("nothing", "not allowed"),
-        ("some_module_not_imported:f", "not imported"),
-        (f"{__name__}:nothing", "cannot be found"),
-        (f"{__name__}:np.save", "not a function or class of that module"),
-    ],
-)
-def test_hostile_references_are_refused(reference: str, text: str) -> None:
-    plain = ToyConfig().to_dict()
-    plain["settings"]["env"] = {"__reference__": reference}
-    with pytest.raises(ConfigError, match=text):
-        AlgorithmConfig.from_dict(plain)
+        ToyConfig.from_dict(plain)
+    assert ToyConfig.from_dict(plain, env="CartPole-v1").env == "CartPole-v1"
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"schema": 2}, "newer version"),
-        ({"class": "json:JSONDecoder", "algorithm": "json"}, "not allowed"),
-        ({"class": f"{__name__}:ToyLearner"}, "not a AlgorithmConfig"),
+        ({"class": "json:JSONDecoder", "algorithm": "json"}, "a file chooses no code"),
+        ({"class": f"{__name__}:ToyLearner"}, "is not a subclass of AlgorithmConfig"),
+        ({"class": 3}, "class: expected str, got int"),
+        ({"settings": []}, "settings: expected Mapping, got list"),
         ({"settings": {"lrr": 1}}, "Did you mean 'lr'"),
         ({"settings": {"lr": "x"}}, "expected float"),
     ],
 )
 def test_foreign_plain_data_is_refused(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        AlgorithmConfig.from_dict({**ToyConfig().to_dict(), **change})
+        AlgorithmConfig.from_dict({**ToyConfig().to_dict(), **change}, import_modules=[__name__])
     with pytest.raises(ConfigError, match="what to_dict"):
         AlgorithmConfig.from_dict({})
 

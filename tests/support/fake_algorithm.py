@@ -57,7 +57,7 @@ class FakeAlgorithm:
     def save(self, path: str) -> None:
         lc.save_state(path, {"iteration": self.iteration, "w": np.ones(3, np.float32)})
 
-    def restore(self, path: str) -> None:
+    def restore(self, path: str, **options: Any) -> None:
         self.iteration = lc.load_state(path)["iteration"]
 
     @classmethod

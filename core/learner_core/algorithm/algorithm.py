@@ -11,12 +11,13 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from ..config.algorithm_config import AlgorithmConfig
+from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
 from ..maths.initialisers import placeholders
@@ -26,7 +27,7 @@ from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
 from ..state.files import load_mapping, save_state
 from ..state.tree import copy_tree
-from .agents import AgentModules, agent_means
+from .agents import KEEP, AgentModules, agent_means, named_by, settle_modules
 from .policies import make_policy
 from .ranks import RankedRun
 
@@ -344,14 +345,23 @@ class Algorithm(AgentModules, RankedRun):
         if self.rank == 0:
             notify(get_manager(), "learner_checkpoint_saved", path=str(path), update=self.iteration, rank=0)
 
-    def restore(self, path: Any) -> None:
-        """Go on from a checkpoint of any backend, in this Algorithm.
+    def restore(
+        self, path: Any, *, import_modules: Iterable[str] = (), policy_mapping_fn: Callable[..., Any] | None = KEEP
+    ) -> None:
+        """Go on from a checkpoint of any backend, in this Algorithm, whose settings stay what they are.
+
+        Args:
+            path: of the checkpoint.
+            import_modules: modules whose classes the file may name, as in :meth:`from_checkpoint`.
+            policy_mapping_fn: who plays whom from then on, with several agents; a function is never taken from a file.
 
         Raises:
             StateError: no such file, damaged, or of another run; nothing has changed.
+            ConfigError: the file names what is not trusted; nothing has changed.
         """
-        mapped = self._copies_states
-        self._go_on_from(self.on_each(lambda: _read(path, mapped=mapped)))
+        trust, mapped = Trust.of(import_modules), self._copies_states
+        with self.opening(trust, policy_mapping_fn):
+            self._go_on_from(self.on_each(lambda: _read(path, mapped=mapped)))
 
     @property
     def _copies_states(self) -> bool:
@@ -361,22 +371,31 @@ class Algorithm(AgentModules, RankedRun):
         return not own and not extra and self.learner_group.copies_states
 
     @classmethod
-    def from_checkpoint(cls, path: Any, *, framework: str | None = None, **settings: Any) -> Algorithm:
-        """Build the Algorithm that a checkpoint holds and go on from it.
+    def from_checkpoint(
+        cls, path: Any, *, framework: str | None = None, import_modules: Iterable[str] = (), **settings: Any
+    ) -> Algorithm:
+        """Build the Algorithm that a checkpoint holds and go on from it. No code of the file's choice runs.
+
+        What the file names is looked up among registered plugins and environments, or is a class of a network, a
+        Learner or an environment that ``__main__``, an installed plugin's package or a module of ``import_modules``
+        defines (docs/format.md, "Threats"). Functions are given again.
 
         Args:
             path: of the checkpoint.
             framework: backend to go on with; ``None``: the one it was saved by.
+            import_modules: modules that you trust: the file may name their classes, and they are imported for it.
             settings: settings to replace, by field name (``env=`` for an environment that could not be stored).
 
         Raises:
             StateError: no such file, damaged, or no checkpoint.
-            ConfigError: a stored setting cannot be restored here; says which to give.
+            ConfigError: a stored setting cannot be restored here; says which to give, or which module to trust.
         """
+        trust = Trust.of(import_modules)
         tree = _read(path, mapped=True)
         if framework is not None:
             settings["framework_name"] = framework
-        config = AlgorithmConfig.from_dict(tree["config"], **settings)
+        settle_modules(tree["state"], trust.knowing(named_by(settings)))
+        config = AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules, **settings)
         with placeholders():
             algorithm: Algorithm = config.build()
         try:
@@ -384,7 +403,8 @@ class Algorithm(AgentModules, RankedRun):
                 tree["state"] = copy_tree(tree["state"])
             elif algorithm.env_runners is not None:
                 algorithm.env_runners.forget_weights()  # those that it was built with
-            algorithm._go_on_from(tree)
+            with algorithm.opening(trust, settings.get("policy_mapping_fn", KEEP)):
+                algorithm._go_on_from(tree)
         except BaseException:
             algorithm.stop()
             raise

@@ -6,7 +6,18 @@ import argparse
 import math
 from collections.abc import Iterable, Sequence
 
-__all__ = ["count", "duration", "number", "parse_count", "parse_duration", "table"]
+__all__ = ["add_trust", "count", "duration", "number", "parse_count", "parse_duration", "table"]
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust MODULE``, for commands that open checkpoints; what was given is a list of names."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module of yours whose classes and environments a file may name; repeat for more",
+    )
 
 
 def table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import learner_core as lc
 from learner_core.errors import ConfigError, StateError
 
-from .console import number, parse_count, table
+from .console import add_trust, number, parse_count, table
 from .quiet import without_startup_messages
 from .report import flatten
 from .run_folder import find_checkpoints, write_text_atomically
@@ -31,10 +32,11 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--min-return", type=float, metavar="R", help="exit code 1 unless the mean return reaches R")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write that JSON object to a file, too")
+    add_trust(parser)
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
     given = parser.parse_args(arguments)
     with without_startup_messages():
-        path, algorithm = open_checkpoint(given.path, given.backend)
+        path, algorithm = open_checkpoint(given.path, given.backend, given.trust)
     try:
         result = algorithm.evaluate(given.episodes)
     finally:
@@ -51,12 +53,13 @@ def run(arguments: list[str]) -> int:
     return 1 if given.min_return is not None and not mean >= given.min_return else 0
 
 
-def open_checkpoint(path: Path, backend: str | None) -> tuple[Path, Any]:
+def open_checkpoint(path: Path, backend: str | None, trust: Sequence[str] = ()) -> tuple[Path, Any]:
     """Open the newest checkpoint of a path that can be read.
 
     Args:
         path: A run's folder, or a checkpoint.
         backend: Another backend than the one that saved it.
+        trust: Modules whose classes and environments it may name.
 
     Returns:
         The checkpoint's path, and its Algorithm.
@@ -73,6 +76,7 @@ def open_checkpoint(path: Path, backend: str | None) -> tuple[Path, Any]:
         raise ConfigError(f"{path} holds neither a run (run.json) nor a checkpoint (checkpoint-*.lcstate).")
     # The runner of this process plays; others would only be started, and learners are not asked to learn.
     options: dict[str, Any] = {"num_env_runners": 0, "num_learners": 0, "launcher": "local", "launcher_options": {}}
+    options["import_modules"] = list(trust)
     if backend is not None:
         options["framework"] = backend
     for checkpoint in checkpoints[:-1]:

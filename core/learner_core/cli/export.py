@@ -9,6 +9,7 @@ import learner_core as lc
 from learner_core.errors import ConfigError
 from learner_core.exporting.formats import default_suffix, export_formats
 
+from .console import add_trust
 from .quiet import without_startup_messages
 
 __all__ = ["run"]
@@ -26,12 +27,13 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--to", choices=list(formats), help="the format; by default what the suffix of --out says")
     parser.add_argument("--out", type=Path, metavar="PATH", help="the file; by default named after the checkpoint")
     parser.add_argument("--module", metavar="ID", help="which of several modules")
+    add_trust(parser)
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
     given = parser.parse_args(arguments)
     if given.to is None and given.out is None:
         raise ConfigError(f"say the format by --to: {', '.join(formats)}")
     out = given.out or given.checkpoint.with_suffix(default_suffix(formats[given.to]))
     with without_startup_messages():
-        written = lc.export(given.checkpoint, out, given.to, module_id=given.module)
+        written = lc.export(given.checkpoint, out, given.to, module_id=given.module, import_modules=given.trust)
     print(f"{written}: {written.stat().st_size} bytes")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from learner_core.errors import ConfigError
 
-from .console import number, parse_count, table
+from .console import add_trust, number, parse_count, table
 from .evaluate import open_checkpoint
 from .quiet import without_startup_messages
 
@@ -29,6 +29,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--explore", action="store_true", help="sample actions instead of taking the most likely ones")
     parser.add_argument("--backend", metavar="NAME", help="another backend than the one that saved it")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE where there is one")
+    add_trust(parser)
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
     given = parser.parse_args(arguments)
     out: Path = given.out
@@ -39,7 +40,7 @@ def run(arguments: list[str]) -> int:
     from learner_core.algorithm.recording import record
 
     with without_startup_messages():
-        path, algorithm = open_checkpoint(given.path, given.backend)
+        path, algorithm = open_checkpoint(given.path, given.backend, given.trust)
     try:
         summary = record(algorithm, str(out), num_episodes=given.episodes, explore=given.explore)
     finally:

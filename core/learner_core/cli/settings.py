@@ -20,9 +20,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, did_you_mean
 
-__all__ = ["apply_assignments", "apply_file", "describe_settings", "read_file", "to_toml"]
+__all__ = ["apply_assignments", "apply_file", "describe_settings", "read_file", "settle_file", "to_toml"]
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def apply_file(config: Any, tables: Mapping[str, Any], *, source: str) -> None:
-    """Set what a settings file says.
+    """Set what a settings file says; which environment it names, the caller has to settle (``settle_file``).
 
     Args:
         config: The config to change.
@@ -72,7 +73,21 @@ def apply_file(config: Any, tables: Mapping[str, Any], *, source: str) -> None:
             raise ConfigError(f"{source}: no table or setting {name!r}.{nearest}")
 
 
-def apply_assignments(config: Any, assignments: Iterable[str]) -> None:
+def settle_file(config: Any, trust: Trust) -> None:
+    """Refuse what settings files have set, and nothing has overridden, if they may not choose it.
+
+    Args:
+        config: What the files were applied to.
+        trust: What they may name.
+
+    Raises:
+        ConfigError: An environment whose name would import a module that is not trusted.
+    """
+    if isinstance(config.env, str):
+        trust.settle_environment(config.env, name="env")
+
+
+def apply_assignments(config: Any, assignments: Iterable[str]) -> set[str]:
     """Set ``key=value`` pairs of the command line.
 
     Args:
@@ -80,29 +95,35 @@ def apply_assignments(config: Any, assignments: Iterable[str]) -> None:
         assignments: ``"lr=1e-3"``, ``"model.hidden=[256, 256]"`` or ``"training.lr=1e-3"``; the value is TOML, and
             text where it is not TOML.
 
+    Returns:
+        The settings that were named, by field name.
+
     Raises:
         ConfigError: No ``=``, an unknown setting, or a value that does not fit.
     """
+    named = set()
     for text in assignments:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise ConfigError(f"--set {text!r}: expected key=value, --set lr=1e-3 for instance.")
-        _assign(config, key.strip().split("."), _none(_value(value.strip())))
+        named.add(_assign(config, key.strip().split("."), _none(_value(value.strip()))))
+    return named
 
 
-def _assign(config: Any, path: list[str], value: Any) -> None:
+def _assign(config: Any, path: list[str], value: Any) -> str:
+    """Set one; returns the field's name."""
     settings = config.settings()
     # "framework.name" and "training.lr" are spelled as methods; "lr" and "model.hidden" as fields.
     if len(path) >= 2 and path[0] in _methods(config) and path[0] not in settings:
         by_keyword = {item.keyword: item.name for item in settings.values() if item.method == path[0]}
         if len(path) == 2 or path[1] not in by_keyword:
             getattr(config, path[0])(**{path[1]: value})
-            return
+            return by_keyword.get(path[1], path[1])
         path = [by_keyword[path[1]], *path[2:]]
     name, *inside = path
     if not inside:
         _set(config, name, value)
-        return
+        return name
     tree = getattr(config, name) if name in settings else None
     if not isinstance(tree, dict):
         _set(config, name, value)  # says that there is no such setting
@@ -114,6 +135,7 @@ def _assign(config: Any, path: list[str], value: Any) -> None:
         branch = branch[part]
     branch[inside[-1]] = value
     _set(config, name, tree)
+    return name
 
 
 def _set(config: Any, name: str, value: Any) -> None:

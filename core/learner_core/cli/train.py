@@ -16,17 +16,18 @@ from typing import Any
 
 import learner_core as lc
 from learner_core.algorithm.offline import OfflineAlgorithm
+from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
 
-from .console import count, duration, number, parse_count, parse_duration, table
+from .console import add_trust, count, duration, number, parse_count, parse_duration, table
 from .curve import draw_curve
 from .interrupt import Interrupt
 from .metric_files import MetricFiles, read_rows
 from .quiet import without_startup_messages
 from .report import Moment, Report, StopConditions, flatten, make_report, moment_of, rows_of
 from .run_folder import RunFolder, find_checkpoints, write_text_atomically
-from .settings import apply_assignments, apply_file, describe_settings, read_file, to_toml
+from .settings import apply_assignments, apply_file, describe_settings, read_file, settle_file, to_toml
 
 __all__ = ["run"]
 
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stop-iterations", type=parse_count, metavar="N", help="stop after N iterations")
     add("--evaluate", type=parse_count, metavar="N", help="at the end, evaluate over N episodes")
     add("--quiet", action="store_true", help="no progress, only the closing table")
+    add_trust(parser)
     add("--debug", action="store_true", help="a traceback instead of one paragraph when something is refused")
     return parser
 
@@ -131,7 +133,7 @@ def _resume(given: argparse.Namespace) -> int:
 
 
 def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> None:
-    """Settings from the weakest source to the strongest: file, options, --set."""
+    """Settings from the weakest source to the strongest: file, options, --set; what files alone name is settled."""
     apply_file(config, tables, source=str(given.config))
     if given.env is not None:
         config.environment(given.env)
@@ -141,7 +143,8 @@ def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> No
         config.learners(launcher=given.launcher)
     if given.seed is not None:
         config.debugging(seed=given.seed)
-    apply_assignments(config, given.set)
+    if "env" not in apply_assignments(config, given.set) and given.env is None:
+        settle_file(config, Trust.of(given.trust))
 
 
 def _stop_conditions(given: argparse.Namespace) -> StopConditions:
@@ -249,7 +252,7 @@ class _Run:
         """Restore the newest checkpoint that can be read; returns its iteration, 0 for a new run."""
         for position, path in enumerate(self._checkpoints):
             try:
-                algorithm.restore(str(path))
+                algorithm.restore(str(path), import_modules=self._given.trust)
             except StateError as error:
                 if (changed := self._changed()) and not isinstance(error, FormatError):
                     # The settings do not fit what was saved, whichever checkpoint is taken.

@@ -13,7 +13,7 @@ classes; ``.training()`` accepts the new fields at once::
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -24,6 +24,7 @@ from learner_core.plugins import discovery
 from . import references
 from .common_settings import CommonSettings
 from .settings import Setting
+from .trust import Trust
 
 __all__ = ["AlgorithmConfig"]
 
@@ -274,28 +275,32 @@ class AlgorithmConfig(CommonSettings):
         """
         values = {name: references.to_plain(getattr(self, name)) for name in self.settings()}
         kind = f"{type(self).__module__}:{type(self).__qualname__}"
-        return {"schema": 1, "algorithm": self.algorithm_name, "class": kind, "settings": values}
+        plain = {"schema": 1, "algorithm": self.algorithm_name, "class": kind, "settings": values}
+        # Whoever opens it in another program is told which module the script was that defines what it names.
+        return {**plain, "script": references.script_name()} if references.names_main(plain) else plain
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, import_modules: bool = False, **overrides: Any) -> Self:
+    def from_dict(cls, data: Mapping[str, Any], *, import_modules: Iterable[str] = (), **overrides: Any) -> Self:
         """Rebuild a config from :meth:`to_dict`'s data.
+
+        What the data names is looked up among registered plugins, or is a class of the right base (RLModule,
+        torch.nn.Module, keras.Model, Learner, an environment) that ``__main__``, an installed plugin's package or a
+        module of ``import_modules`` defines. All names are settled before anything is imported or called.
 
         Args:
             data: What :meth:`to_dict` returned.
-            import_modules: Whether references may import modules. Without it only registered algorithms and names from
-                modules that are imported already are resolved, so a hostile file cannot choose code to run.
-            overrides: Settings by field name that replace the stored ones, unportable ones for instance.
+            import_modules: Names of the modules whose classes the data may name; they are imported when needed, and
+                what lies below a package belongs to it.
+            overrides: Settings by field name that replace the stored ones: functions, and what else has to be given
+                again.
 
         Returns:
             An unfrozen config, of the class the data names.
 
         Raises:
-            ConfigError: Not such data, an unknown setting, or a reference that cannot be resolved.
+            ConfigError: Not such data, an unknown setting, or a name that is not trusted.
         """
-        config: Self = references.config_class(cls, data, import_modules=import_modules)()
-        for name, value in data["settings"].items():
-            if name not in overrides:
-                setattr(config, name, references.from_plain(value, name=name, import_modules=import_modules))
+        config: Self = references.read_config(cls, data, trust=Trust.of(import_modules), overrides=overrides)
         for name, value in overrides.items():
             setattr(config, name, value)
         return config

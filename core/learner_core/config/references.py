@@ -1,7 +1,7 @@
 """Config values as plain data: callables, classes and specs become references by name, never code.
 
-Needs nothing but names. Refuses to import on behalf of a file unless told to, to resolve names of the standard library
-(a config file must not be able to name ``subprocess:run``), and to invent a value for what could not be stored.
+Needs a :class:`~learner_core.config.trust.Trust`, which says what names stand for. Refuses to invent a value for what
+could not be stored, and to make any object but module specs: functions and all else are given again.
 """
 
 from __future__ import annotations
@@ -9,15 +9,32 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 from learner_core.errors import ConfigError, PluginError
 from learner_core.plugins import discovery
 
-__all__ = ["config_class", "from_plain", "to_plain"]
+from .trust import Kind, Trust, name_of
+
+__all__ = ["from_plain", "names_main", "read_config", "script_name", "settle", "to_plain"]
 
 _REFERENCE, _OBJECT, _UNPORTABLE, _SPACE = "__reference__", "__object__", "__unportable__", "__space__"
+_MARKS: Final = (_REFERENCE, _OBJECT, _UNPORTABLE, _SPACE)
+#: Objects that a file may describe: these and no others, by name.
+_SPECS: Final = {
+    f"learner_core.learning.rl_module:{name}": name for name in ("RLModuleSpec", "MultiRLModuleSpec")
+}
+#: Setting -> what a class in it is to be; in the others a class of any of the kinds may stand, as data.
+_KINDS: Final[dict[str, Kind]] = {
+    "env": "environment",
+    "learner_class": "learner",
+    "policies": "module",
+    "rl_module_spec": "module",
+}
+#: What a name in a file becomes: a class, or only a check.
+_Lookup = Callable[[Any, Kind | None], Any]
 
 
 def to_plain(value: Any) -> Any:
@@ -25,7 +42,7 @@ def to_plain(value: Any) -> Any:
 
     Args:
         value: Plain data, numpy scalars and arrays (as lists), callables, classes, gymnasium spaces, dataclasses
-            (module specs) and objects with ``to_dict``/``from_dict``, nested at will.
+            (module specs) and objects with ``to_dict``, nested at will.
 
     Returns:
         Plain data; ``{"__unportable__": text}`` stands for what cannot be stored.
@@ -39,14 +56,14 @@ def to_plain(value: Any) -> Any:
     if type(value).__module__ == "numpy":
         return to_plain(value.tolist())
     if callable(getattr(value, "to_dict", None)) and not isinstance(value, type):
-        name = _name_of(type(value))
+        name = name_of(type(value))
         return {_OBJECT: name, "data": to_plain(value.to_dict())} if name else {_UNPORTABLE: repr(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-        name = _name_of(type(value))
+        name = name_of(type(value))
         return {_OBJECT: name, "fields": to_plain(fields)} if name else {_UNPORTABLE: repr(value)}
     if callable(value):
-        name = _name_of(value)
+        name = name_of(value)
         return {_REFERENCE: name} if name else {_UNPORTABLE: repr(value)}
     if any(base.__module__.startswith("gymnasium.spaces") for base in type(value).__mro__):
         from learner_core import spaces
@@ -55,117 +72,154 @@ def to_plain(value: Any) -> Any:
     return {_UNPORTABLE: repr(value)}
 
 
-def from_plain(value: Any, *, name: str, import_modules: bool) -> Any:
-    """Turn plain data back into a setting's value.
+def settle(value: Any, *, name: str, trust: Trust) -> None:
+    """Refuse what :func:`from_plain` would refuse, as far as that can be seen without importing anything.
+
+    Args:
+        value: What :func:`to_plain` returned, out of a file.
+        name: The setting, for errors.
+        trust: What names may stand for.
+
+    Raises:
+        ConfigError: An unportable value, or a name that is not trusted.
+    """
+    _read(value, name, lambda reference, kind: trust.settle(reference, kind=kind, name=name))
+    if name == "env" and isinstance(value, str):
+        trust.settle_environment(value)
+
+
+def from_plain(value: Any, *, name: str, trust: Trust) -> Any:
+    """Turn plain data back into a setting's value; :func:`settle` all of a file's first.
 
     Args:
         value: What :func:`to_plain` returned.
         name: The setting, for errors.
-        import_modules: Whether references may import modules.
+        trust: What names may stand for.
 
     Returns:
         The value.
 
     Raises:
-        ConfigError: An unportable value, or a reference that cannot or may not be resolved.
+        ConfigError: An unportable value, or a name that is not trusted or not there.
     """
-    if isinstance(value, list):
-        return [from_plain(item, name=name, import_modules=import_modules) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if _UNPORTABLE in value:
-        raise ConfigError(
-            f"{name}: its value {value[_UNPORTABLE]} could not be stored (only module-level functions and classes "
-            f"have a name); give it again: from_dict(..., {name}=...)."
-        )
-    if _SPACE in value:
-        from learner_core import spaces
-
-        return spaces.from_plain(value[_SPACE])
-    if _REFERENCE in value:
-        return resolve(value[_REFERENCE], name=name, import_modules=import_modules)
-    if _OBJECT in value:
-        kind: Any = resolve(value[_OBJECT], name=name, import_modules=import_modules)
-        fields = from_plain(value.get("fields", value.get("data")), name=name, import_modules=import_modules)
-        try:
-            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and "fields" in value:
-                return kind(**fields)
-            return kind.from_dict(fields)
-        except (AttributeError, TypeError) as error:
-            raise ConfigError(f"{name}: {value[_OBJECT]!r} cannot be made from what was stored ({error}).") from error
-    return {key: from_plain(item, name=name, import_modules=import_modules) for key, item in value.items()}
+    return _read(value, name, lambda reference, kind: trust.find(reference, kind=kind, name=name))
 
 
-def resolve(reference: Any, *, name: str, import_modules: bool) -> Any:
-    """Find a function or class by its ``"module:qualname"``.
+def read_config(cls: Any, data: Any, *, trust: Trust, overrides: Mapping[str, Any]) -> Any:
+    """A config out of what ``to_dict`` returned.
+
+    In this order: (1) every name in it is settled, while nothing is imported; (2) the config's class is found, which
+    loads the plugin that registers the algorithm; (3) modules that the user trusts are imported and classes found.
 
     Args:
-        reference: The name.
-        name: The setting, for errors.
-        import_modules: Whether a module that is not imported yet may be.
+        cls: The class ``from_dict`` was called on; the answer is of it or of a subclass.
+        data: The data.
+        trust: What names may stand for.
+        overrides: Settings by field name that are not read.
 
     Returns:
-        The function or class.
+        The config, with the stored settings and without the overrides.
 
     Raises:
-        ConfigError: It is malformed, forbidden or not there.
+        ConfigError: Not such data, from a newer version, or a name that is refused.
     """
-    module_name, _, qualname = str(reference).partition(":")
-    ways = f"Import that module first, give the value again (from_dict(..., {name}=...)), or say import_modules=True."
-    standard = module_name.partition(".")[0] in sys.stdlib_module_names and module_name != "__main__"
-    if not qualname or standard:
-        raise ConfigError(f"{name}: the stored reference {reference!r} is not allowed.")
-    known = module_name in sys.modules or module_name.partition(".")[0] in discovery.trusted_packages()
-    if not known and not import_modules:
-        raise ConfigError(f"{name}: the stored reference {reference!r} is in a module that is not imported. {ways}")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{name}: the stored reference {reference!r} cannot be found ({error}). {ways}") from error
-    if not callable(found) or getattr(found, "__module__", None) != module_name:
-        raise ConfigError(f"{name}: the stored reference {reference!r} is not a function or class of that module.")
-    return found
+    _check_outline(data)
+    trust = dataclasses.replace(trust, script=_text(data.get("script")))
+    stored = {name: value for name, value in data["settings"].items() if name not in overrides}
+    registered = data["algorithm"] in discovery.list_algorithms()
+    if data["class"] != name_of(cls) and not registered:
+        trust.settle(data["class"], kind="config", name="class")
+    for name, value in stored.items():
+        settle(value, name=name, trust=trust)
+    config = _config_class(cls, data, trust)()
+    for name, value in stored.items():
+        setattr(config, name, from_plain(value, name=name, trust=trust))
+    return config
 
 
-def config_class(cls: Any, data: Any, *, import_modules: bool) -> Any:
-    """Find the config class that stored data is of.
+def names_main(plain: Any) -> bool:
+    """Whether plain data names something that the module ``__main__`` defines."""
+    if isinstance(plain, dict):
+        names = (plain.get(key) for key in (_REFERENCE, _OBJECT, "class"))
+        return any(str(name).startswith("__main__:") for name in names) or any(map(names_main, plain.values()))
+    return isinstance(plain, list) and any(map(names_main, plain))
 
-    Args:
-        cls: The class ``from_dict`` was called on; the answer is it or a subclass of it.
-        data: What ``to_dict`` returned.
-        import_modules: Whether the class's module may be imported.
 
-    Returns:
-        The class.
+def script_name() -> str:
+    """The name that the module ``__main__`` would be imported by; ``""`` where it has none."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    name = spec.name if spec is not None else Path(getattr(main, "__file__", None) or "").stem
+    return _text(name)
 
-    Raises:
-        ConfigError: Not such data, from a newer version, or a class that cannot be found.
-    """
+
+def _text(name: Any) -> str:
+    return name if isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) else ""
+
+
+def _check_outline(data: Any) -> None:
     if not isinstance(data, Mapping) or not {"schema", "algorithm", "class", "settings"} <= data.keys():
         raise ConfigError("from_dict() takes what to_dict() returned: schema, algorithm, class, settings.")
     if data["schema"] != 1:
         raise ConfigError(f"This config has schema {data['schema']!r}, this version reads 1: a newer version wrote it.")
-    if data["class"] == _name_of(cls):
+    for key, kind in (("algorithm", str), ("class", str), ("settings", Mapping)):
+        if not isinstance(data[key], kind):
+            raise ConfigError(f"{key}: expected {kind.__name__}, got {type(data[key]).__name__}.")
+
+
+def _config_class(cls: Any, data: Mapping[str, Any], trust: Trust) -> Any:
+    """The class that data is of: ``cls``, the registered algorithm's, or one that is found by its name."""
+    if data["class"] == name_of(cls):
         return cls
     try:
-        registered = type(discovery.get_config(data["algorithm"]))
+        registered: Any = type(discovery.get_config(data["algorithm"]))
     except PluginError:
         registered = None
-    found: Any = registered
-    if registered is None or data["class"] != _name_of(registered):
-        found = resolve(data["class"], name="class", import_modules=import_modules)
-    if not (isinstance(found, type) and issubclass(found, cls)):
+    found = registered
+    if registered is None or data["class"] != name_of(registered):
+        found = trust.find(data["class"], kind="config", name="class")
+    if not issubclass(found, cls):
         raise ConfigError(f"The stored config is a {data['class']}, which is not a {cls.__name__}.")
     return found
 
 
-def _name_of(value: Any) -> str | None:
-    module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not module or not qualname or "<" in qualname:
-        return None
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return f"{module}:{qualname}" if found is value else None
+def _read(value: Any, name: str, lookup: _Lookup) -> Any:
+    if isinstance(value, list):
+        return [_read(item, name, lookup) for item in value]
+    if not isinstance(value, dict):
+        return value
+    marks = [mark for mark in _MARKS if mark in value]
+    if not marks:
+        return {key: _read(item, name, lookup) for key, item in value.items()}
+    content = value[marks[0]]
+    if len(value) != (2 if marks[0] == _OBJECT else 1):
+        raise ConfigError(f"{name}: what is stored beside {marks[0]!r} is not understood; give it again: {name}=...")
+    if marks[0] == _UNPORTABLE:
+        raise ConfigError(
+            f"{name}: its value {content} could not be stored (only module-level functions and classes "
+            f"have a name); give it again: from_dict(..., {name}=...)."
+        )
+    if marks[0] == _SPACE:
+        from learner_core import spaces
+
+        return spaces.from_plain(content)
+    if marks[0] == _REFERENCE:
+        return lookup(content, _KINDS.get(name))
+    return _spec(content, _read(value.get("fields"), name, lookup), name)
+
+
+def _spec(kind: Any, fields: Any, name: str) -> Any:
+    """The module spec that is described: the only objects that are made of a file's data."""
+    if not isinstance(kind, str) or kind not in _SPECS:
+        raise ConfigError(
+            f"{name}: the file describes an object of {kind!r}; only module specs are made from files. Give it again: "
+            f"{name}=..."
+        )
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        raise ConfigError(f"{name}: {kind!r} cannot be made from what was stored: its fields are missing.")
+    module = importlib.import_module(kind.partition(":")[0])  # one of ours, named above
+    spec_class = vars(module)[_SPECS[kind]]
+    try:
+        return spec_class(**fields)
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(f"{name}: {kind!r} cannot be made from what was stored ({error}).") from error

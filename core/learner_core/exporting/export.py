@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from .source import ExportedPolicy, read_source, require
 __all__ = ["export"]
 
 
-def export(checkpoint_or_learner: Any, path: Any, to: str | None = None, *, module_id: str | None = None) -> Path:
+def export(
+    checkpoint_or_learner: Any,
+    path: Any,
+    to: str | None = None,
+    *,
+    module_id: str | None = None,
+    import_modules: Iterable[str] = (),
+) -> Path:
     """Write a policy, or its weights, in another format.
 
     - ``"safetensors"``: the weights under their canonical names (with several modules after ``<module_id>.``), and how
@@ -33,6 +41,7 @@ def export(checkpoint_or_learner: Any, path: Any, to: str | None = None, *, modu
         path: the file to write; it is replaced in one step.
         to: the format; ``None``: what the path's suffix says.
         module_id: which of several modules; ``None`` for all (safetensors, torch) or the only one.
+        import_modules: modules that you trust: the checkpoint may name their classes, and they are imported for it.
 
     Returns:
         ``path``.
@@ -48,7 +57,7 @@ def export(checkpoint_or_learner: Any, path: Any, to: str | None = None, *, modu
     kind = _format(target, to)
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}; make it first")
-    policies = read_source(checkpoint_or_learner)
+    policies = read_source(checkpoint_or_learner, import_modules=import_modules)
     if module_id is not None:
         known = [policy.module_id for policy in policies]
         policies = [policy for policy in policies if policy.module_id == module_id]
@@ -125,6 +134,13 @@ def named_arrays(policies: list[ExportedPolicy]) -> dict[str, np.ndarray]:
 
 
 def _native_arrays(policies: list[ExportedPolicy], backend: Any) -> dict[str, np.ndarray]:
+    if policies[0].refusal:
+        warnings.warn(
+            f"the weights are written under canonical names: the network's own are not known, because "
+            f"{policies[0].refusal}",
+            UserWarning,
+            stacklevel=4,
+        )
     if len(policies) == 1 and policies[0].spec is not None and not policies[0].spec.is_neutral:
         module = policies[0].spec.build(backend.xp, backend)
         if policies[0].normalizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class ExportedPolicy:
         module_id: its id.
         spec: complete ``RLModuleSpec``; ``None`` from a file that holds a Learner's state alone.
         params: canonical name -> array; buffers too.
-        why_no_spec: why ``spec`` is ``None``.
+        refusal: why a checkpoint's ``spec`` could not be rebuilt; ``""`` where it was, or where there is none.
         normalizer: path of a float leaf of the observations -> (mean, scale, clip): the policy sees
             ``clip((obs - mean) * scale, -clip, clip)``.
     """
@@ -38,14 +38,15 @@ class ExportedPolicy:
     spec: Any
     params: dict[str, np.ndarray]
     normalizer: dict[str, tuple[np.ndarray, np.ndarray, float]] = field(default_factory=dict)
-    why_no_spec: str = (
-        "a Learner's state file does not have it: export the Learner itself, or a checkpoint of an Algorithm"
-    )
+    refusal: str = ""
 
     def require_spec(self, to: str) -> None:
         """Refuse where the structure is not known."""
         if self.spec is None:
-            raise ConfigError(f"to={to!r} needs the module's structure; {self.why_no_spec}")
+            why = "a Learner's state file does not have it: export the Learner itself, or a checkpoint of an Algorithm"
+            if self.refusal:
+                why = f"this checkpoint's cannot be rebuilt here: {self.refusal}"
+            raise ConfigError(f"to={to!r} needs the module's structure; {why}")
 
     def require_neutral(self, to: str) -> None:
         """Refuse a network of one framework."""
@@ -100,18 +101,19 @@ def sample_state(module: Any, rows: int) -> dict[str, np.ndarray]:
     return {leaf: rng.uniform(-1, 1, (rows, *value.shape)).astype(value.dtype) for leaf, value in start.items()}
 
 
-def read_source(source: Any) -> list[ExportedPolicy]:
+def read_source(source: Any, *, import_modules: Iterable[str] = ()) -> list[ExportedPolicy]:
     """The policies in ``source``.
 
     Args:
         source: a Learner, LearnerGroup or Algorithm, or the path of a checkpoint, a run's folder or a state file.
+        import_modules: modules whose classes a checkpoint may name.
 
     Raises:
         ConfigError: it is none of these.
         StateError: the file cannot be read, or holds something else.
     """
     if isinstance(source, (str, Path)):
-        return _from_file(Path(source))
+        return _from_file(Path(source), import_modules)
     if hasattr(source, "get_module_state"):
         return _of(source.module_specs, source.get_module_state())
     if hasattr(source, "get_weights") and hasattr(source, "module_specs"):
@@ -134,7 +136,7 @@ def _of(specs: Mapping[str, Any], weights: Mapping[str, Any], normalizer: Any = 
     return [ExportedPolicy(mid, specs.get(mid), dict(params), found) for mid, params in weights.items()]
 
 
-def _from_file(path: Path) -> list[ExportedPolicy]:
+def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy]:
     if path.is_dir():
         # The newest checkpoint of a run.
         files = sorted([*path.glob("*.lcstate"), *(path / "checkpoints").glob("*.lcstate")], reverse=True)
@@ -148,12 +150,13 @@ def _from_file(path: Path) -> list[ExportedPolicy]:
         normalizer = _normalizer(tree["state"].get("env_runner"))
         weights = _weights(tree["state"]["learner"])
         try:
-            specs = resolve_modules(AlgorithmConfig.from_dict(tree["config"]), None, None)
+            config = AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules)
+            specs = resolve_modules(config, None, None)
         except LearnerCoreError as error:
             # Weights alone can be had without: of a network that has no name to find it by, for instance.
             policies = _of({}, weights, normalizer)
             for policy in policies:
-                policy.why_no_spec = f"this checkpoint's cannot be rebuilt here: {error}"
+                policy.refusal = str(error)
             return policies
         return _of(specs, weights, normalizer)
     if isinstance(tree, dict) and "rl_module" in tree:

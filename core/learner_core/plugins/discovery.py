@@ -12,6 +12,8 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
+import json
+import urllib.parse
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ __all__ = [
     "PluginInfo",
     "backend_facts",
     "get_config",
+    "is_of_plugin",
     "list_algorithms",
     "list_backends",
     "list_plugins",
@@ -38,7 +41,6 @@ __all__ = [
     "refresh",
     "register",
     "register_all",
-    "trusted_packages",
 ]
 
 GROUPS: dict[str, str | None] = {
@@ -281,9 +283,66 @@ def register_all(manager: Manager) -> None:
         warnings.warn(f"left out: {left_out}", PluginQuarantineWarning, stacklevel=2)
 
 
-def trusted_packages() -> set[str]:
-    """Top-level packages that installed distributions registered plugins from."""
-    return {entry.value.partition(".")[0].partition(":")[0] for group in GROUPS for entry in _entries(group)} - {""}
+def is_of_plugin(module: str) -> bool:
+    """Whether a module is in the package that an installed distribution registered a plugin from.
+
+    Nothing is imported. A namesake in the working directory is not it, unless the distribution is installed there.
+
+    Args:
+        module: A dotted name.
+    """
+    for entry in [entry for group in GROUPS for entry in _entries(group)]:
+        path = entry.value.partition(":")[0].strip()
+        if path.partition(".")[0] == module.partition(".")[0] and (found := _package_of(path)) is not None:
+            package, folder = found
+            inside = module == package or module.startswith(f"{package}.")
+            if inside and (folder != _working_directory() or folder in _places_of(entry.distribution)):
+                return True
+    return False
+
+
+def _package_of(path: str) -> tuple[str, Path] | None:
+    """The outermost package of a plugin's module that is not shared by several distributions, and its folder."""
+    parts = path.split(".")
+    try:
+        spec = importlib.util.find_spec(parts[0])
+        for depth in range(1, len(parts) + 1):
+            if depth > 1 and spec is not None and spec.submodule_search_locations is not None:
+                places = list(spec.submodule_search_locations)
+                spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:depth]), places)
+            if spec is None:
+                return None
+            if spec.origin and spec.has_location:  # a namespace has none: whoever is in it may be anybody
+                folder = Path(spec.origin).parent
+                inside = depth if spec.submodule_search_locations is not None else depth - 1
+                for _ in range(inside):
+                    folder = folder.parent
+                return ".".join(parts[:depth]), folder.resolve()
+    except (ImportError, OSError, ValueError):
+        pass  # there is no such package, or one without a spec
+    return None
+
+
+def _working_directory() -> Path | None:
+    try:
+        return Path.cwd().resolve()
+    except OSError:
+        return None  # it was removed: nothing is found there
+
+
+def _places_of(distribution: str) -> set[Path]:
+    """Folders that a distribution is installed in: where its files are, and of an editable one its project's."""
+    try:
+        found = importlib.metadata.distribution(distribution)
+        places = {Path(str(found.locate_file(""))).resolve()}
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable") and str(origin.get("url", "")).startswith("file://"):
+            project = Path(urllib.parse.unquote(origin["url"].removeprefix("file://"))).resolve()
+            here = _working_directory()
+            places |= {here} if here is not None and here.is_relative_to(project) else set()
+    except (importlib.metadata.PackageNotFoundError, OSError, ValueError, AttributeError):
+        return set()
+    return places
 
 
 def _entries(group: str) -> list[_Entry]:
