@@ -238,8 +238,8 @@ class AgentModules:
             return None
         _check_outline(state)
         trust, mapping = self._opened_with
-        specs, own = self.learner_group.module_specs, dict(self.config.policies or {})
-        trust = trust.knowing(named_by({"policies": {**own, **specs}, "rl_module_spec": self.config.rl_module_spec}))
+        specs = self.learner_group.module_specs
+        trust = trust.knowing(named_by({"policies": specs, "rl_module_spec": self.config.rl_module_spec}))
         for name in _DATA:
             references.settle(state[name], name=name, trust=trust)
         saved = {

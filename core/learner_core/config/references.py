@@ -23,9 +23,7 @@ __all__ = ["from_plain", "names_main", "read_config", "script_name", "settle", "
 _REFERENCE, _OBJECT, _UNPORTABLE, _SPACE = "__reference__", "__object__", "__unportable__", "__space__"
 _MARKS: Final = (_REFERENCE, _OBJECT, _UNPORTABLE, _SPACE)
 #: Objects that a file may describe: these and no others, by name.
-_SPECS: Final = {
-    f"learner_core.learning.rl_module:{name}": name for name in ("RLModuleSpec", "MultiRLModuleSpec")
-}
+_SPECS: Final = {f"learner_core.learning.rl_module:{name}": name for name in ("RLModuleSpec", "MultiRLModuleSpec")}
 #: Setting -> what a class in it is to be; in the others a class of any of the kinds may stand, as data.
 _KINDS: Final[dict[str, Kind]] = {
     "env": "environment",

@@ -178,8 +178,7 @@ class Trust:
         if reference.startswith("__main__:"):
             script = self.script or "mine"
             return (
-                f"The script that saved it defined that, and this program does not. {_advice(script)} "
-                f"Or {_again(name)}"
+                f"The script that saved it defined that, and this program does not. {_advice(script)} Or {_again(name)}"
             )
         return f"There is no such class: {_again(name)}"
 
@@ -241,8 +240,8 @@ def _where_it_lies(name: str, error: BaseException) -> str:
 def _defined_in(module: types.ModuleType, qualname: str) -> Any:
     """The class that a module defines under a name; None where there is nothing, ``Ellipsis`` where it is all else.
 
-    Namespaces are read as they lie: no ``__getattr__``, no descriptor, no metaclass is asked. What was defined elsewhere
-    and can be reached here is not a class of this module.
+    Namespaces are read as they lie: no ``__getattr__``, no descriptor, no metaclass is asked. What was defined
+    elsewhere and can be reached here is not a class of this module.
     """
     found: Any = None
     namespace: Mapping[str, Any] = vars(module)

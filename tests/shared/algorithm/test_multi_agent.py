@@ -209,19 +209,27 @@ def test_a_checkpoint_holds_the_modules_there_are_and_goes_on_to_the_last_bit(
         algo.save(tmp_path / "checkpoint")
         results = algo.train()
         expected = algo.get_state()
-        with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint") as again:
+        given = {"env": make_crossing, "policy_mapping_fn": sides}  # no function is taken from a file
+        with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint", **given) as again:
             assert again.config.policies_to_train == ["m"] and again.config.policy_settings == {"old": {"lr": 0.3}}
             assert again.train()["learners"] == results["learners"]
             assert not states_differ(plain(again.get_state()), plain(expected))
         # Into a run that has never heard of the module, and back into one that has another.
         with config.build() as other:
-            other.restore(tmp_path / "checkpoint")
+            before = plain(other.get_state())
+            with pytest.warns(
+                UserWarning, match=r"who plays whom stays as it is here \(.*everybody_m\).*restore\(path"
+            ):
+                other.restore(tmp_path / "checkpoint")
+            assert other.config.policy_mapping_fn is everybody_m
+            assert states_differ(plain(other.get_state()), before)
+            other.restore(tmp_path / "checkpoint", policy_mapping_fn=sides)
             other.train()
             assert not states_differ(plain(other.get_state()), plain(expected))
         algo.add_module(module_id="third", like="m")
         algo.remove_module("old", policy_mapping_fn=everybody_m)
         algo.train()
-        algo.restore(tmp_path / "checkpoint")
+        algo.restore(tmp_path / "checkpoint", policy_mapping_fn=sides)
         algo.train()
         assert not states_differ(plain(algo.get_state()), plain(expected))
 
@@ -231,8 +239,9 @@ def test_a_mapping_without_a_name_has_to_be_given_again(training_backend_name: s
     with crossing(training_backend_name, policy_mapping_fn=mapping).build() as algo:
         algo.save(tmp_path / "checkpoint")
         with pytest.raises(ConfigError, match="policy_mapping_fn"):
-            lc.Algorithm.from_checkpoint(tmp_path / "checkpoint")
-        with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint", policy_mapping_fn=everybody_m) as again:
+            lc.Algorithm.from_checkpoint(tmp_path / "checkpoint", env=make_crossing)
+        given = {"env": make_crossing, "policy_mapping_fn": everybody_m}
+        with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint", **given) as again:
             assert again.train()["learners"] == algo.train()["learners"]
 
 

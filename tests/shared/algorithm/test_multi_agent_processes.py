@@ -56,7 +56,8 @@ def test_modules_come_and_go_in_all_processes_and_survive_their_end(training_bac
         assert "policy_loss" in results["learners"]["m"]
         algo.remove_module("old", policy_mapping_fn=everybody_m)
         assert set(algo.train()["learners"]) == {"m", "__all__"}
-    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint") as again:
+    given = {"env": make_crossing, "policy_mapping_fn": snapshot_plays_a}
+    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint", **given) as again:
         again.train()
         weights = again.learner_group.get_weights()
         assert all(np.array_equal(weights[m][name], value) for m in expected for name, value in expected[m].items())

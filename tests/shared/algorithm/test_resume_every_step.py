@@ -129,6 +129,11 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "throughput": counted}
 
 
+def _functions(config: Any) -> dict[str, Any]:
+    """What no file gives back."""
+    return {"env": config.env} if callable(config.env) else {}
+
+
 def _config(algorithm: str, backend: str, folder: Path, compile: bool | None, seed: int) -> Any:
     return ALGORITHMS[algorithm](folder).framework(backend, compile=compile).debugging(seed=seed)
 
@@ -138,14 +143,15 @@ def test_every_step(training_backend_name: str, algorithm: str, tmp_path: Path) 
     """From each checkpoint one step leads to the next one's state: so, by induction, does every later one."""
     seed, steps = secrets.randbelow(10**6), 6
     print(f"seed={seed}")
-    with _config(algorithm, training_backend_name, tmp_path, False, seed).build() as algo:
+    config = _config(algorithm, training_backend_name, tmp_path, False, seed)
+    with config.build() as algo:
         states, results = [], []
         for step in range(steps):
             algo.save(tmp_path / str(step))
             results.append(_untimed(algo.train()))
             states.append(algo.get_state())
     for step in range(steps):
-        with lc.Algorithm.from_checkpoint(tmp_path / str(step)) as again:
+        with lc.Algorithm.from_checkpoint(tmp_path / str(step), **_functions(config)) as again:
             resumed = _untimed(again.train())
             assert not _differences(states[step], again.get_state()), f"step {step}"
         assert not _differences(results[step], resumed), f"step {step}"
@@ -155,13 +161,14 @@ def _stop_anywhere(algorithm: str, backend: str, folder: Path, *, steps: int, co
     seed = secrets.randbelow(10**6)
     stop = 1 + secrets.randbelow(steps - 1)
     print(f"{algorithm} on {backend}: seed={seed}, stopped after {stop} of {steps} iterations")
-    with _config(algorithm, backend, folder, compile, seed).build() as algo:
+    config = _config(algorithm, backend, folder, compile, seed)
+    with config.build() as algo:
         for step in range(steps):
             if step == stop:
                 algo.save(folder / "checkpoint")
             last = _untimed(algo.train())
         uninterrupted = algo.get_state()
-    with lc.Algorithm.from_checkpoint(folder / "checkpoint") as again:
+    with lc.Algorithm.from_checkpoint(folder / "checkpoint", **_functions(config)) as again:
         for _ in range(steps - stop):
             resumed = _untimed(again.train())
         assert not _differences(uninterrupted, again.get_state())
