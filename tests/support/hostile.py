@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from learner_core.algorithm.agents import AgentModules
+from learner_core.algorithm import stored_modules
 from learner_core.config import references, trust
 
 __all__ = ["HOSTILE", "Hostile", "Lair", "hostile_names", "make_lair", "open_door"]
@@ -313,21 +313,10 @@ _TORCH: dict[str, tuple[str, Tree]] = {
     "torch.load, from outside": ("torch:load", {"f": _pickle, "weights_only": False}),
     "torch.hub": ("torch.hub:load", {"repo_or_dir": _folder, "model": "evil", "source": "local"}),
 }
-_KERAS: dict[str, tuple[str, Tree]] = {
-    "keras, a function": (
-        "keras.src.saving.serialization_lib:deserialize_keras_object",
-        {"config": {"class_name": "touch", "module": "canary", "config": {}, "registered_name": "touch"}},
-    ),
-    "keras, its lookup": (
-        "keras.src.saving.serialization_lib:_retrieve_class_or_fn",
-        {
-            "name": "touch",
-            "registered_name": "touch",
-            "module": "canary",
-            "obj_type": "function",
-            "full_config": {},
-            "custom_objects": {},
-        },
+_TENSORFLOW: dict[str, tuple[str, Tree]] = {
+    "tensorflow": (
+        "tensorflow.python.autograph.pyct.loader:load_source",
+        {"source": _code, "delete_on_exit": False},
     ),
 }
 _OBJECTS: dict[str, Tree] = {
@@ -359,13 +348,13 @@ HOSTILE: dict[str, Hostile] = {
     **{f"network: {name}": Hostile(_module(ref, model)) for name, (ref, model) in _CALLED.items()},
     **{
         f"network: {name}": Hostile(_module(ref, model), framework=framework)
-        for framework, group in (("torch", _TORCH), ("tf", _KERAS))
+        for framework, group in (("torch", _TORCH), ("tf", _TENSORFLOW))
         for name, (ref, model) in group.items()
     },
     **{f"policy: {n}": Hostile(_policy(*_CALLED[n]), several=True) for n in _SOME},
     **{f"state: {n}": Hostile(_state(*_CALLED[n]), several=True) for n in _SOME},
     "state: torch.fx": Hostile(_state(*_TORCH["torch.fx"]), True, "torch"),
-    "state: keras": Hostile(_state(*_KERAS["keras, a function"]), True, "tf"),
+    "state: tensorflow": Hostile(_state(*_TENSORFLOW["tensorflow"]), True, "tf"),
     **{
         f"learner: {name}": Hostile(_setting("learner_class", _reference(name)))
         for name in ("canary:MyLearner", "canary_here:MyLearner")
@@ -425,11 +414,11 @@ def open_door() -> Iterator[None]:
         found = find(None, kind, kind=None, name=name)
         return found(**fields) if dataclasses.is_dataclass(found) else found.from_dict(fields)
 
-    def mapping(self: Any, stored: Any, mine: Any) -> Any:
+    def mapping(stored: Any, mine: Any, function: Any) -> Any:
         return None if stored is None else find(None, stored["__reference__"], kind=None, name="")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AgentModules, "_mapping_in", mapping)
+        patch.setattr(stored_modules, "_mapping_in", mapping)
         patch.setattr(trust.Trust, "find", find)
         patch.setattr(trust.Trust, "settle", lambda self, reference, **more: None)
         patch.setattr(trust.Trust, "settle_environment", lambda self, env, **more: None)

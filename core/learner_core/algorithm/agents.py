@@ -7,7 +7,6 @@ of one that an agent still maps to; nothing has changed then.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from operator import methodcaller
 from typing import Any
@@ -16,21 +15,13 @@ import numpy as np
 
 from ..config import references
 from ..config.agents import AgentMapping, is_multi_agent
-from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
-from ..learning.rl_module import MultiRLModuleSpec, RLModuleSpec
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
+from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules
 
 __all__ = ["KEEP", "AgentModules", "agent_means"]
-
-#: Leave this as it is.
-KEEP: Any = object()
-
-_SETTINGS = ("policies", "policy_mapping_fn", "policies_to_train", "policy_settings")
-#: Those that a state may say; the mapping is a function, which it may not.
-_DATA = ("policies", "policies_to_train", "policy_settings")
 
 
 class AgentModules:
@@ -38,8 +29,8 @@ class AgentModules:
 
     config: Any
     env_runners: EnvRunnerGroup | None
-    #: What a state may name while it is taken over, and who plays whom from then on.
-    _opened_with: tuple[Trust, Any] = (Trust(), KEEP)
+    #: What the user said of the state that is being taken over.
+    _opening = Opening()
 
     @property
     def learner_group(self) -> LearnerGroup:
@@ -190,41 +181,38 @@ class AgentModules:
         if not is_multi_agent(self.config):
             return None
         config = self.config.replaced(policies=self.learner_group.module_specs)
-        return {name: references.to_plain(getattr(config, name)) for name in _SETTINGS}
+        return {name: references.to_plain(getattr(config, name)) for name in MODULE_SETTINGS}
 
     @contextlib.contextmanager
-    def opening(self, trust: Trust, policy_mapping_fn: Any = KEEP) -> Iterator[None]:
-        """In the block, states may name what is trusted, and bring the mapping of agents with them that is given here.
-
-        Args:
-            trust: what names may stand for, besides the classes and functions of this run.
-            policy_mapping_fn: the mapping; ``KEEP``: the one that is here.
-        """
-        self._opened_with = (trust, policy_mapping_fn)
+    def opened(self, opening: Opening) -> Iterator[None]:
+        """In the block, a state is taken over as the user said."""
+        self._opening = opening
         try:
             yield
         finally:
-            del self._opened_with
+            self._opening = Opening()
 
     @contextlib.contextmanager
     def modules_of(self, state: Mapping[str, Any] | None) -> Iterator[None]:
         """The modules of a state from here on; those there were, and what they learned, if the block fails."""
-        wanted = self._modules_in(state)
+        wanted = self._config_of(state)
         if wanted is None:
             yield
             return
         before = self.config.replaced(policies=self.learner_group.module_specs)
         learners = self.learner_group.get_state()
-        self._change_modules(wanted)
         try:
+            self._change_modules(wanted)
             yield
         except BaseException:
             self._change_modules(before)
             self.learner_group.set_state(learners)
             raise
 
-    def _modules_in(self, state: Mapping[str, Any] | None) -> Any:
-        """The configuration with the modules of a state, checked; ``None``: those that are here. Nothing has changed.
+    def _config_of(self, state: Mapping[str, Any] | None) -> Any:
+        """The configuration with the modules of a state, checked; ``None``: it has them. Nothing has changed.
+
+        The mapping is a function, and stays the one that is here unless the user gives another.
 
         Raises:
             StateError: it is of a run of the other kind, or a module of the same id is another here.
@@ -236,43 +224,14 @@ class AgentModules:
         mine = self.modules_state()
         if state is None or mine is None or state == mine:
             return None
-        _check_outline(state)
-        trust, mapping = self._opened_with
         specs = self.learner_group.module_specs
-        trust = trust.knowing(named_by({"policies": specs, "rl_module_spec": self.config.rl_module_spec}))
-        for name in _DATA:
-            references.settle(state[name], name=name, trust=trust)
-        saved = {
-            name: getattr(self.config, name)
-            if mine[name] == state[name]
-            else references.from_plain(state[name], name=name, trust=trust)
-            for name in _DATA
-        }
-        wanted = specs if mine["policies"] == state["policies"] else dict(saved["policies"])
-        for module_id, spec in wanted.items():
-            if not isinstance(spec, RLModuleSpec):
-                raise StateError("expected a module's specification", path=f"algorithm/modules/policies/{module_id}")
-            if module_id in mine["policies"] and mine["policies"][module_id] != state["policies"][module_id]:
+        saved = read_modules(state, mine=mine, config=self.config, specs=specs, opening=self._opening)
+        for module_id in saved["policies"]:
+            if module_id in specs and mine["policies"][module_id] != state["policies"][module_id]:
                 raise StateError("the module here is another", path=f"algorithm/modules/policies/{module_id}")
-        if mapping is KEEP:
-            mapping = self._mapping_in(state["policy_mapping_fn"], mine["policy_mapping_fn"])
-        config = self.config.replaced(**{**saved, "policies": wanted, "policy_mapping_fn": mapping})
+        config = self.config.replaced(**saved)
         self._check_mapping(self._agents(), config)
         return config
-
-    def _mapping_in(self, stored: Any, mine: Any) -> Any:
-        """Who plays whom by a state that says it in data: nobody's function. A function stays the one that is here."""
-        if stored is None:
-            return None
-        if "__reference__" in stored and stored != mine:
-            here = "none" if mine is None else next(iter(mine.values()))
-            warnings.warn(
-                f"who plays whom stays as it is here ({here}): the state is of a run with {stored['__reference__']!r}, "
-                "a function, and functions are not taken from files; give it by restore(path, policy_mapping_fn=...)",
-                UserWarning,
-                stacklevel=2,
-            )
-        return self.config.policy_mapping_fn
 
     def _change_modules(self, config: Any) -> None:
         """Bring learners and runners to a checked configuration; new modules are untrained until their state is set."""
@@ -285,54 +244,6 @@ class AgentModules:
             if module_id not in config.policies:
                 group.remove_module(module_id)
         self._take_over(config, {})
-
-
-def named_by(settings: Mapping[str, Any]) -> list[Any]:
-    """The classes and functions that settings of the user's own hold: what a state may name, because it is known."""
-    specs = list(_specs_in(settings.get("rl_module_spec"))) + list(_specs_in(settings.get("policies")))
-    return [spec.module_class for spec in specs]
-
-
-def _specs_in(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        for item in value.values():
-            yield from _specs_in(item)
-    elif isinstance(value, MultiRLModuleSpec):
-        yield from _specs_in(value.rl_module_specs)
-    elif isinstance(value, RLModuleSpec):
-        yield value
-
-
-def settle_modules(state: Any, trust: Trust) -> None:
-    """Refuse a checkpoint whose state names what is not trusted, before anything of the checkpoint is built.
-
-    Args:
-        state: of the checkpoint.
-        trust: what names may stand for.
-
-    Raises:
-        ConfigError: a module of it is of a class that is not trusted.
-    """
-    own = state.get("algorithm") if isinstance(state, Mapping) else None
-    modules = own.get("modules") if isinstance(own, Mapping) else None
-    if modules is not None:
-        _check_outline(modules)
-        for name in _DATA:
-            references.settle(modules[name], name=name, trust=trust)
-
-
-def _check_outline(modules: Any) -> None:
-    """Refuse what is no entry that ``modules_state`` made."""
-    path = "algorithm/modules"
-    if not isinstance(modules, Mapping):
-        raise StateError(f"expected a mapping, got {type(modules).__name__}", path=path)
-    for name in _SETTINGS:
-        if name not in modules:
-            raise StateError("missing", path=f"{path}/{name}")
-    if not isinstance(modules["policies"], Mapping):
-        raise StateError("expected a mapping of specifications", path=f"{path}/policies")
-    if not isinstance(modules["policy_mapping_fn"], Mapping | None):
-        raise StateError("expected the name of a function, or None", path=f"{path}/policy_mapping_fn")
 
 
 def agent_means(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:

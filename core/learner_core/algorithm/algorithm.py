@@ -27,9 +27,10 @@ from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
 from ..state.files import load_mapping, save_state
 from ..state.tree import copy_tree
-from .agents import KEEP, AgentModules, agent_means, named_by, settle_modules
+from .agents import AgentModules, agent_means
 from .policies import make_policy
 from .ranks import RankedRun
+from .stored_modules import KEEP, Opening, named_by, settle_modules
 
 __all__ = ["Algorithm"]
 
@@ -360,7 +361,7 @@ class Algorithm(AgentModules, RankedRun):
             ConfigError: the file names what is not trusted; nothing has changed.
         """
         trust, mapped = Trust.of(import_modules), self._copies_states
-        with self.opening(trust, policy_mapping_fn):
+        with self.opened(Opening(trust, policy_mapping_fn)):
             self._go_on_from(self.on_each(lambda: _read(path, mapped=mapped)))
 
     @property
@@ -403,7 +404,7 @@ class Algorithm(AgentModules, RankedRun):
                 tree["state"] = copy_tree(tree["state"])
             elif algorithm.env_runners is not None:
                 algorithm.env_runners.forget_weights()  # those that it was built with
-            with algorithm.opening(trust, settings.get("policy_mapping_fn", KEEP)):
+            with algorithm.opened(Opening(trust, settings.get("policy_mapping_fn", KEEP))):
                 algorithm._go_on_from(tree)
         except BaseException:
             algorithm.stop()

@@ -118,7 +118,8 @@ def _assign(config: Any, path: list[str], value: Any) -> str:
         by_keyword = {item.keyword: item.name for item in settings.values() if item.method == path[0]}
         if len(path) == 2 or path[1] not in by_keyword:
             getattr(config, path[0])(**{path[1]: value})
-            return by_keyword.get(path[1], path[1])
+            field: str = by_keyword.get(path[1], path[1])
+            return field
         path = [by_keyword[path[1]], *path[2:]]
     name, *inside = path
     if not inside:

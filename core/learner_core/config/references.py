@@ -70,17 +70,20 @@ def to_plain(value: Any) -> Any:
     return {_UNPORTABLE: repr(value)}
 
 
-def settle(value: Any, *, name: str, trust: Trust) -> None:
+def settle(value: Any, *, name: str, trust: Trust, names_only: bool = False) -> None:
     """Refuse what :func:`from_plain` would refuse, as far as that can be seen without importing anything.
 
     Args:
         value: What :func:`to_plain` returned, out of a file.
         name: The setting, for errors.
         trust: What names may stand for.
+        names_only: Let pass what could not be stored: another may have it already.
 
     Raises:
         ConfigError: An unportable value, or a name that is not trusted.
     """
+    if names_only:
+        value = _portable(value)
     _read(value, name, lambda reference, kind: trust.settle(reference, kind=kind, name=name))
     if name == "env" and isinstance(value, str):
         trust.settle_environment(value)
@@ -204,6 +207,15 @@ def _read(value: Any, name: str, lookup: _Lookup) -> Any:
     if marks[0] == _REFERENCE:
         return lookup(content, _KINDS.get(name))
     return _spec(content, _read(value.get("fields"), name, lookup), name)
+
+
+def _portable(value: Any) -> Any:
+    """The same with None in place of what could not be stored."""
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return None if _UNPORTABLE in value else {key: _portable(item) for key, item in value.items()}
 
 
 def _spec(kind: Any, fields: Any, name: str) -> Any:

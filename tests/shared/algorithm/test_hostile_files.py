@@ -31,11 +31,11 @@ COVERING = (
     "network: a network that is imported",
     "network: numpy.load",
     "network: torch.fx",
-    "network: keras, a function",
+    "network: tensorflow",
     "policy: a function that is imported",
     "state: a network that is imported",
     "state: torch.fx",
-    "state: keras",
+    "state: tensorflow",
     "learner: canary_here:MyLearner",
     "env: canary_here:make_env",
     "env: an environment of a module",
@@ -147,7 +147,7 @@ def _loaders(runs: Runs, path: Path, kind: str) -> dict[str, Callable[[], Any]]:
         "Learner": lambda: learner.load_state(path),
         "Learner, not strict": lambda: learner.load_state(path, strict=False),
         "LearnerGroup": lambda: group.load_state(path),
-        "import_sb3": lambda: lc.import_sb3(path, learner),
+        **({"import_sb3": lambda: lc.import_sb3(path, learner)} if runs.backend == "torch" else {}),
         **{
             f"export, {name}": lambda name=name: lc.export(path, path.with_suffix(SUFFIXES[name]))
             for name in FORMATS[runs.backend]
