@@ -34,6 +34,9 @@ __all__ = [
 
 Path = tuple[str, ...]
 
+#: Elements of a space in a file: more than any observation has, and less than fills a machine.
+_MAX_ELEMENTS = 2**26
+
 
 @dataclass(frozen=True)
 class _Leaf:
@@ -312,6 +315,8 @@ def from_plain(plain: Mapping[str, Any]) -> Any:
         if kind == "Tuple":
             return spaces.Tuple([from_plain(inner) for inner in plain["spaces"]])
         shape, dtype = tuple(int(size) for size in plain["shape"]), np.dtype(plain["dtype"])
+        if min(shape, default=0) < 0 or math.prod(shape) > _MAX_ELEMENTS:
+            raise StateError(f"this does not describe a space: shape={shape}, of {_MAX_ELEMENTS} elements at most")
         if kind == "Box":
             low, high = (np.broadcast_to(np.asarray(plain[name], dtype), shape) for name in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
@@ -322,8 +327,8 @@ def from_plain(plain: Mapping[str, Any]) -> Any:
         if kind == "MultiDiscrete":
             sizes, starts = (np.asarray(plain[name], dtype).reshape(shape) for name in ("sizes", "starts"))
             return spaces.MultiDiscrete(sizes, dtype=dtype.type, start=starts)
-    except (KeyError, TypeError, ValueError, IndexError, AssertionError) as error:
-        raise StateError(f"this does not describe a space ({error!r}): {plain!r}") from error
+    except (KeyError, TypeError, ValueError, IndexError, AssertionError, OverflowError) as error:
+        raise StateError(f"this does not describe a space ({error!r}): {plain!r:.200}") from error
     raise StateError(f"this does not describe a space: kind={kind!r}")
 
 

@@ -137,7 +137,23 @@ def test_spaces_round_trip_as_plain_data(space: gym.Space) -> None:
     assert spaces.from_plain(plain) == space
 
 
-@pytest.mark.parametrize("plain", [{}, {"kind": "Box"}, {"kind": "Nothing", "shape": [], "dtype": "int64"}, None])
+HUGE = {"kind": "Box", "dtype": "float32", "low": 0.0, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {},
+        {"kind": "Box"},
+        {"kind": "Nothing", "shape": [], "dtype": "int64"},
+        None,
+        {**HUGE, "shape": [2**20, 2**20]},
+        {**HUGE, "shape": [2**70]},
+        {**HUGE, "shape": [-1]},
+        {"kind": "MultiDiscrete", "shape": [2**40], "dtype": "int64", "sizes": [2], "starts": [0]},
+        {"kind": "Discrete", "shape": [], "dtype": "int64", "sizes": [2**70], "starts": [0]},
+    ],
+)
 def test_what_describes_no_space_is_refused(plain: object) -> None:
     with pytest.raises(StateError, match="does not describe"):
         spaces.from_plain(plain)

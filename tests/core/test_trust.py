@@ -162,6 +162,14 @@ def test_environments_that_import_their_module(env: str, module: str | None) -> 
     assert lc.AlgorithmConfig().environment(env).env == env
 
 
+@pytest.mark.parametrize("env", ["GymV21Environment-v0", "GymV26Environment-v0", "mine:GymV26Environment-v0"])
+def test_environments_that_make_another_by_name(env: str) -> None:
+    plain = _plain(env=env, env_config={"env_id": "canary:Evil-v0"})
+    with pytest.raises(lc.ConfigError, match="makes another environment by a name in env_config"):
+        lc.AlgorithmConfig.from_dict(plain, import_modules=["mine"])
+    assert lc.AlgorithmConfig.from_dict(plain, env="CartPole-v1").env == "CartPole-v1"
+
+
 @pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5", "pettingzoo:sisl/pursuit-v5", "pettingzoo:rps-v2"])
 def test_registered_environments_need_no_trust(env: str) -> None:
     assert lc.AlgorithmConfig.from_dict(_plain(env=env)).env == env

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from .quiet import without_startup_messages
 from .report import flatten
 from .run_folder import find_checkpoints, write_text_atomically
 
-__all__ = ["open_checkpoint", "run"]
+__all__ = ["add_opening", "open_checkpoint", "run"]
 
 
 def run(arguments: list[str]) -> int:
@@ -28,15 +27,14 @@ def run(arguments: list[str]) -> int:
         "path", type=Path, metavar="PATH", help="a run's folder (its newest checkpoint) or a checkpoint"
     )
     parser.add_argument("--episodes", type=parse_count, default=100, metavar="N", help="default 100")
-    parser.add_argument("--backend", metavar="NAME", help="another backend than the one that saved it")
+    add_opening(parser)
     parser.add_argument("--min-return", type=float, metavar="R", help="exit code 1 unless the mean return reaches R")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write that JSON object to a file, too")
-    add_trust(parser)
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
     given = parser.parse_args(arguments)
     with without_startup_messages():
-        path, algorithm = open_checkpoint(given.path, given.backend, given.trust)
+        path, algorithm = open_checkpoint(given.path, given)
     try:
         result = algorithm.evaluate(given.episodes)
     finally:
@@ -53,13 +51,21 @@ def run(arguments: list[str]) -> int:
     return 1 if given.min_return is not None and not mean >= given.min_return else 0
 
 
-def open_checkpoint(path: Path, backend: str | None, trust: Sequence[str] = ()) -> tuple[Path, Any]:
+def add_opening(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`open_checkpoint` is told."""
+    parser.add_argument("--backend", metavar="NAME", help="another backend than the one that saved it")
+    parser.add_argument(
+        "--env", metavar="NAME", help="another environment than the saved one; a function is in no file"
+    )
+    add_trust(parser)
+
+
+def open_checkpoint(path: Path, given: argparse.Namespace) -> tuple[Path, Any]:
     """Open the newest checkpoint of a path that can be read.
 
     Args:
         path: A run's folder, or a checkpoint.
-        backend: Another backend than the one that saved it.
-        trust: Modules whose classes and environments it may name.
+        given: ``backend``, ``env`` and ``trust``, as :func:`add_opening` has them.
 
     Returns:
         The checkpoint's path, and its Algorithm.
@@ -76,9 +82,11 @@ def open_checkpoint(path: Path, backend: str | None, trust: Sequence[str] = ()) 
         raise ConfigError(f"{path} holds neither a run (run.json) nor a checkpoint (checkpoint-*.lcstate).")
     # The runner of this process plays; others would only be started, and learners are not asked to learn.
     options: dict[str, Any] = {"num_env_runners": 0, "num_learners": 0, "launcher": "local", "launcher_options": {}}
-    options["import_modules"] = list(trust)
-    if backend is not None:
-        options["framework"] = backend
+    options["import_modules"] = given.trust
+    if given.backend is not None:
+        options["framework"] = given.backend
+    if given.env is not None:
+        options["env"] = given.env
     for checkpoint in checkpoints[:-1]:
         try:
             return checkpoint, lc.Algorithm.from_checkpoint(str(checkpoint), **options)

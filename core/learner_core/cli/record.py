@@ -7,8 +7,8 @@ from pathlib import Path
 
 from learner_core.errors import ConfigError
 
-from .console import add_trust, number, parse_count, table
-from .evaluate import open_checkpoint
+from .console import number, parse_count, table
+from .evaluate import add_opening, open_checkpoint
 from .quiet import without_startup_messages
 
 __all__ = ["run"]
@@ -27,9 +27,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the recording to write")
     parser.add_argument("--episodes", type=parse_count, default=20, metavar="N", help="default 20")
     parser.add_argument("--explore", action="store_true", help="sample actions instead of taking the most likely ones")
-    parser.add_argument("--backend", metavar="NAME", help="another backend than the one that saved it")
+    add_opening(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE where there is one")
-    add_trust(parser)
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
     given = parser.parse_args(arguments)
     out: Path = given.out
@@ -40,7 +39,7 @@ def run(arguments: list[str]) -> int:
     from learner_core.algorithm.recording import record
 
     with without_startup_messages():
-        path, algorithm = open_checkpoint(given.path, given.backend, given.trust)
+        path, algorithm = open_checkpoint(given.path, given)
     try:
         summary = record(algorithm, str(out), num_episodes=given.episodes, explore=given.explore)
     finally:

@@ -47,6 +47,8 @@ _WORDS: Final[dict[Kind, str]] = {
 _FRAMEWORKS: Final = {base.partition(".")[0].partition(":")[0] for bases in _BASES.values() for base in bases} - {
     "learner_core"
 }
+#: Environments of Gymnasium's registry that make another one by the name in ``env_config``, importing what it says.
+_INDIRECT: Final = ("GymV21Environment", "GymV26Environment")
 #: What every class has, past any metaclass.
 _MRO: Final[Any] = type.__dict__["__mro__"]
 _QUALNAME: Final[Any] = type.__dict__["__qualname__"]
@@ -137,6 +139,11 @@ class Trust:
         Raises:
             ConfigError: Its module is not trusted.
         """
+        if env.rpartition(":")[2].startswith(_INDIRECT):
+            raise ConfigError(
+                f"{name}: {env!r} makes another environment by a name in env_config, and a file chooses no code. Give "
+                f"the environment yourself: {name}={env!r}."
+            )
         module = _module_of_environment(env)
         if not module or (_is_dotted(module) and self.allows(module)):
             return
