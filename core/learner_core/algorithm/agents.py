@@ -19,7 +19,7 @@ from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
-from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules
+from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules, same
 
 __all__ = ["KEEP", "AgentModules", "agent_means"]
 
@@ -222,12 +222,12 @@ class AgentModules:
             here = "several agents" if state is None else "one agent"
             raise StateError(f"this run has {here} and the state's has not", path="algorithm/modules")
         mine = self.modules_state()
-        if state is None or mine is None or state == mine:
+        if state is None or mine is None or same(state, mine):
             return None
         specs = self.learner_group.module_specs
         saved = read_modules(state, mine=mine, config=self.config, specs=specs, opening=self._opening)
         for module_id in saved["policies"]:
-            if module_id in specs and mine["policies"][module_id] != state["policies"][module_id]:
+            if module_id in specs and not same(mine["policies"][module_id], state["policies"][module_id]):
                 raise StateError("the module here is another", path=f"algorithm/modules/policies/{module_id}")
         config = self.config.replaced(**saved)
         self._check_mapping(self._agents(), config)

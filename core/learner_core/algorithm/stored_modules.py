@@ -17,7 +17,7 @@ from ..config.trust import Trust
 from ..errors import StateError
 from ..learning.rl_module import MultiRLModuleSpec, RLModuleSpec
 
-__all__ = ["KEEP", "MODULE_SETTINGS", "Opening", "named_by", "read_modules", "settle_modules"]
+__all__ = ["KEEP", "MODULE_SETTINGS", "Opening", "named_by", "read_modules", "same", "settle_modules"]
 
 #: Leave this as it is.
 KEEP: Any = object()
@@ -81,9 +81,10 @@ def read_modules(
     """
     _check_outline(state)
     trust = opening.trust.knowing(named_by({"policies": specs, "rl_module_spec": config.rl_module_spec}))
-    known = {mid: spec for mid, spec in specs.items() if mine["policies"].get(mid) == state["policies"].get(mid)}
-    stored = {name: state[name] for name in _DATA if state[name] != mine[name]}
-    stored["policies"] = {mid: plain for mid, plain in state["policies"].items() if mid not in known}
+    ours, theirs = mine["policies"], state["policies"]
+    known = {mid: spec for mid, spec in specs.items() if mid in theirs and same(ours.get(mid), theirs[mid])}
+    stored = {name: state[name] for name in _DATA if not same(state[name], mine[name])}
+    stored["policies"] = {mid: plain for mid, plain in theirs.items() if mid not in known}
     for name, plain in stored.items():
         references.settle(plain, name=name, trust=trust)
     saved: dict[str, Any] = {name: getattr(config, name) for name in _DATA}
@@ -91,7 +92,7 @@ def read_modules(
     for module_id, spec in saved["policies"].items():
         if not isinstance(spec, RLModuleSpec):
             raise StateError("expected a module's specification", path=f"{_PATH}/policies/{module_id}")
-    saved["policies"] = {mid: known[mid] if mid in known else saved["policies"][mid] for mid in state["policies"]}
+    saved["policies"] = {mid: known[mid] if mid in known else saved["policies"][mid] for mid in theirs}
     mapping = opening.policy_mapping_fn
     if mapping is KEEP:
         mapping = _mapping_in(state["policy_mapping_fn"], mine["policy_mapping_fn"], config.policy_mapping_fn)
@@ -118,7 +119,7 @@ def _mapping_in(stored: Any, mine: Any, function: Any) -> Any:
     """Who plays whom: by data, where the state says that nobody's function does; else the function that is here."""
     if stored is None:
         return None
-    if "__reference__" in stored and stored != mine:
+    if "__reference__" in stored and not same(stored, mine):
         here = "none" if mine is None else next(iter(mine.values()))
         warnings.warn(
             f"who plays whom stays as it is here ({here}): the state is of a run with {stored['__reference__']!r}, a "
@@ -127,6 +128,14 @@ def _mapping_in(stored: Any, mine: Any, function: Any) -> Any:
             stacklevel=2,
         )
     return function
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two plain values are equal, whatever stands in them."""
+    try:
+        return bool(left == right)
+    except ValueError:  # arrays
+        return False
 
 
 def _check_outline(modules: Any) -> None:
