@@ -108,6 +108,34 @@ def test_nothing_is_imported_before_all_is_settled(lair: Lair) -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"module_class": "canary_here:Module"},
+        {"module_class": {"a": 1}},
+        {"model": []},
+        {"model": {1: 2}},
+        {"masked": 1},
+        {"observation_space": "CartPole"},
+        {"action_space": {"kind": "Discrete"}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_specification_holds_what_it_is_to_hold(lair: Lair, change: dict[str, Any]) -> None:
+    settings = _network("canary_here:Module")
+    settings["rl_module_spec"]["fields"].update(change)
+    with pytest.raises(lc.ConfigError, match=r"rl_module_spec: .*cannot be made from what was stored"):
+        lc.AlgorithmConfig.from_dict(_plain(**settings), import_modules=["canary_here"])
+    several = {"__object__": "learner_core.learning.rl_module:MultiRLModuleSpec", "fields": {"rl_module_specs": change}}
+    with pytest.raises(lc.ConfigError, match=r"rl_module_spec: .*cannot be made from what was stored"):
+        lc.AlgorithmConfig.from_dict(_plain(rl_module_spec=several))
+    for space in ("observation_space", "action_space"):
+        with pytest.raises(lc.ConfigError, match=f"{space}: the file has .* there, which describes no space"):
+            lc.AlgorithmConfig.from_dict(_plain(**{space: change}))
+    assert not lair.sang()
+
+
+@pytest.mark.parametrize(
     ("given", "text"),
     [
         (True, r'import_modules=\["mine"\]'),

@@ -63,7 +63,7 @@ def to_plain(value: Any) -> Any:
     if callable(value):
         name = name_of(value)
         return {_REFERENCE: name} if name else {_UNPORTABLE: repr(value)}
-    if any(base.__module__.startswith("gymnasium.spaces") for base in type(value).__mro__):
+    if _is_space(value):
         from learner_core import spaces
 
         return {_SPACE: spaces.to_plain(value)}
@@ -134,7 +134,10 @@ def read_config(cls: Any, data: Any, *, trust: Trust, overrides: Mapping[str, An
         settle(value, name=name, trust=trust)
     config = _config_class(cls, data, trust)()
     for name, value in stored.items():
-        setattr(config, name, from_plain(value, name=name, trust=trust))
+        setting = from_plain(value, name=name, trust=trust)
+        if name in ("observation_space", "action_space") and not (setting is None or _is_space(setting)):
+            raise ConfigError(f"{name}: the file has {setting!r:.80} there, which describes no space.")
+        setattr(config, name, setting)
     return config
 
 
@@ -230,6 +233,27 @@ def _spec(kind: Any, fields: Any, name: str) -> Any:
     module = importlib.import_module(kind.partition(":")[0])  # one of ours, named above
     spec_class = vars(module)[_SPECS[kind]]
     try:
-        return spec_class(**fields)
+        wrong = _wrong_in(fields, vars(module)["RLModuleSpec"])
+        spec = spec_class(**fields)
     except (AttributeError, TypeError) as error:
         raise ConfigError(f"{name}: {kind!r} cannot be made from what was stored ({error}).") from error
+    if wrong:
+        raise ConfigError(f"{name}: {kind!r} cannot be made from what was stored: {wrong} is not as it is to be.")
+    return spec
+
+
+def _wrong_in(fields: Mapping[str, Any], one: type) -> str:
+    """The field of a spec that does not hold what is meant; ``""``: none."""
+    several, model = fields.get("rl_module_specs", {}), fields.get("model", {})
+    good = {
+        "rl_module_specs": isinstance(several, dict) and all(isinstance(value, one) for value in several.values()),
+        "module_class": fields.get("module_class") is None or callable(fields["module_class"]),
+        "model": isinstance(model, dict) and all(isinstance(key, str) for key in model),
+        "masked": isinstance(fields.get("masked", False), bool),
+        **{name: fields.get(name) is None or _is_space(fields[name]) for name in ("observation_space", "action_space")},
+    }
+    return next((name for name, is_good in good.items() if not is_good), "")
+
+
+def _is_space(value: Any) -> bool:
+    return any(base.__module__.startswith("gymnasium.spaces") for base in type(value).__mro__)
