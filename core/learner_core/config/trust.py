@@ -98,10 +98,6 @@ class Trust:
         named = {name: thing for thing in things if thing is not None and (name := name_of(thing)) is not None}
         return replace(self, given={**self.given, **named})
 
-    def and_modules(self, import_modules: Iterable[str]) -> Trust:
-        """As this one, with more modules; raises as :meth:`of`."""
-        return replace(self, modules=tuple(dict.fromkeys((*self.modules, *Trust.of(import_modules).modules))))
-
     def allows(self, module: str) -> bool:
         """Whether names of a module are looked up; nothing is imported to find out."""
         if module == "__main__" or any(module == one or module.startswith(f"{one}.") for one in self.modules):
@@ -161,23 +157,24 @@ class Trust:
             raise ConfigError(
                 f"{name}: the file names {reference!r}, and a file chooses no code. {_sentence(advice + _again(name))}"
             )
-        names = [module_name, *(self.modules if module_name == "__main__" else ())]
-        modules = [_module(one, may_import=may_import, setting=name) for one in names]
-        found = [_defined_in(module, qualname) for module in modules if module is not None]
-        classes = [thing for thing in found if isinstance(thing, type)]
-        if not classes and None in modules:
-            return None  # not imported yet: whoever settles may not look further
-        if not classes:
+        found: Any = None
+        # A class of a script is in ``__main__``; in another program, it may be in what the user says the script was.
+        for one in (module_name, *(self.modules if module_name == "__main__" else ())):
+            module = _module(one, may_import=may_import, setting=name)
+            if module is None:
+                return None  # not imported yet: whoever settles may not look further
+            found = _defined_in(module, qualname)
+            if isinstance(found, type):
+                break
+        if not isinstance(found, type):
             raise ConfigError(f"{name}: the file names {reference!r}. {self._what_is_there(reference, found, name)}")
-        if len(classes) > 1:
-            raise ConfigError(f"{name}: {reference!r} is defined in {len(classes)} of the modules you named.")
-        if not _is_of(classes[0], kind):
+        if not _is_of(found, kind):
             words = " or ".join(_WORDS.values()) if kind is None else _WORDS[kind]
             raise ConfigError(f"{name}: the file names {reference!r}, which is not {words}.")
-        return classes[0]
+        return found
 
-    def _what_is_there(self, reference: str, found: list[Any], name: str) -> str:
-        if any(thing is not None for thing in found):
+    def _what_is_there(self, reference: str, found: Any, name: str) -> str:
+        if found is not None:
             return (
                 "It is no class that is defined there, and functions and all else come from your own arguments alone: "
                 f"{_again(name)}"

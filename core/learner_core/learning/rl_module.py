@@ -150,7 +150,8 @@ class RLModuleSpec:
 
         Raises:
             SpaceError: a space is missing.
-            ConfigError: no module class, or one that is neither an ``RLModule`` nor a network of this backend.
+            ConfigError: no module class, or one that is neither an ``RLModule``, with ``init`` and the arguments that
+                it is made of, nor a network of this backend.
         """
         if self.observation_space is None or self.action_space is None:
             raise SpaceError(
@@ -160,6 +161,7 @@ class RLModuleSpec:
         if self.module_class is None:
             raise ConfigError("RLModuleSpec: no module_class, and the algorithm has no default")
         if self.is_neutral:
+            _check_class(self.module_class)
             module: RLModule = self.module_class(self.observation_space, self.action_space, self.model, xp)
             return module
         if backend is None and xp.name == "numpy":
@@ -177,6 +179,20 @@ class RLModuleSpec:
     def is_neutral(self) -> bool:
         """Whether the module is written over ``xp``, not a network of one framework."""
         return _is_neutral(self.module_class)
+
+
+def _check_class(module_class: type[RLModule]) -> None:
+    """Refuse a base that is no module yet, and a class that is made of something else."""
+    name = f"{module_class.__module__}.{module_class.__qualname__}"
+    if module_class.init is RLModule.init:
+        raise ConfigError(f"module_class={name} must implement init(rng) -> {{name: array}}")
+    try:
+        inspect.signature(module_class).bind(None, None, None, None)
+    except TypeError as error:
+        raise ConfigError(
+            f"module_class={name} is not made of (observation_space, action_space, model, xp), as an RLModule is: "
+            f"{error}"
+        ) from error
 
 
 def _is_neutral(module_class: Any) -> bool:

@@ -230,6 +230,32 @@ def test_every_one_through_every_door(runs: Runs, lair: Lair, name: str, capsys:
     _nothing_runs(runs, name, lair, capsys)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "learner_core.learning.rl_module:RLModule",
+        "learner_core.learning.framework_modules:FrameworkModule",
+        "learner_core.learning.framework_modules:UnboundNetwork",
+        "learner_core_BACKEND.modules:NetworkModule",
+        "learner_core.learning.learner:Learner",
+        "learner_core.sampling.env_runner:EnvRunner",
+        "learner_core.nothing:Nothing",
+        "learner_core_BACKEND.backend:Nothing",
+    ],
+)
+def test_our_own_classes_that_are_no_networks(runs: Runs, tmp_path: Path, name: str) -> None:
+    """They are in a plugin's package, and no less refused in words."""
+    tree = copy.deepcopy(runs.trees["one"])
+    fields = {"module_class": {"__reference__": name.replace("BACKEND", runs.backend)}, "model": {}, "masked": False}
+    tree["config"]["settings"]["rl_module_spec"] = {
+        "__object__": "learner_core.learning.rl_module:RLModuleSpec",
+        "fields": {**fields, "observation_space": None, "action_space": None},
+    }
+    lc.save_state(tmp_path / "checkpoint", tree)
+    with pytest.raises(lc.ConfigError, match=r"rl_module_spec|module_class"):
+        _open(tmp_path / "checkpoint")
+
+
 @pytest.mark.parametrize("env", ["canary:Evil-v0", "this:x-v0", "pettingzoo:canary:evil-v0", "pettingzoo:canary.evil"])
 def test_settings_files(runs: Runs, lair: Lair, env: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A run's config.toml and a file of --config are files, too; what the user types is the user's."""
