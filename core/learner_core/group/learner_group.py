@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import LearnerGroupError, WorkerLostError
+from ..learning.learner_state import check_weights
 from ..learning.state_fitting import Skipped
+from ..state.kinds import LEARNER, refuse_other_kinds
 from .launchers import Learners, load_launcher
 from .requests import UpdateQueue
 
@@ -151,20 +153,29 @@ class LearnerGroup:
         return dict(self._first(lambda learner: learner.get_state()))
 
     def set_state(self, state: Mapping[str, Any], strict: bool = True) -> list[Skipped]:
-        """Give every learner this state; see ``Learner.set_state``, also for what is returned."""
-        skipped: list[Skipped] = self._ask(lambda learner: learner.set_state(state, strict=strict))[0]
+        """Give every learner this state, or none; see ``Learner.set_state``, also for what is returned."""
+        self.check_state(state, strict=strict)
+        # A learner of our own that has checked a state takes it; what another does is undone on all of them.
+        before = None if self.copies_states else self.get_state()
+        try:
+            skipped: list[Skipped] = self._ask(lambda learner: learner.set_state(state, strict=strict))[0]
+        except Exception:
+            if before is not None:
+                self._ask(lambda learner: learner.set_state(before))
+            raise
         return skipped
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
+    def check_state(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Would ``set_state`` take this state? Changes nothing; see ``Learner.check_state``."""
-        self._first(lambda learner: learner.check_state(state))
+        self._check(lambda learner: learner.check_state(state, strict=strict))
 
     def get_weights(self) -> dict[str, dict[str, Any]]:
         """Weights alone: module id -> name -> array."""
         return dict(self._first(lambda learner: learner.get_module_state()))
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
-        """Give every learner these weights; optimizers stay."""
+        """Give every learner these weights, or none; optimizers stay."""
+        self._check(lambda learner: check_weights(learner, weights))
         self._ask(lambda learner: learner.set_module_state(weights))
 
     def save_state(self, path: Any) -> None:
@@ -187,7 +198,9 @@ class LearnerGroup:
         """Read a file that ``save_state`` of a group or a learner wrote, on any backend; see ``Learner.set_state``."""
         from ..state.files import load_state
 
-        return self.set_state(load_state(path, mmap=self.copies_states), strict=strict)
+        state = load_state(path, mmap=self.copies_states)
+        refuse_other_kinds(state, LEARNER, where=str(path))
+        return self.set_state(state, strict=strict)
 
     @property
     def copies_states(self) -> bool:
@@ -195,10 +208,15 @@ class LearnerGroup:
         return bool(self._first(lambda learner: learner._copies_states))
 
     def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
-        """Add a module on every learner; see ``Learner.add_module``."""
-        self.foreach_learner(
-            lambda learner: learner.add_module(module_id=module_id, module_spec=module_spec, settings=settings)
-        )
+        """Add a module on every learner, or on none; see ``Learner.add_module``."""
+        try:
+            self.foreach_learner(
+                lambda learner: learner.add_module(module_id=module_id, module_spec=module_spec, settings=settings)
+            )
+        except Exception:
+            if module_id not in self._specs and self._open:
+                self.foreach_learner(lambda learner: _without(learner, module_id))
+            raise
         self._specs = self._first(lambda learner: learner.module_specs)
 
     def remove_module(self, module_id: str) -> None:
@@ -229,6 +247,10 @@ class LearnerGroup:
         found = self._learners
         return cast("SpmdLearners", found) if hasattr(found, "on_first") else None
 
+    def _check(self, function: Callable[[Any], None]) -> None:
+        """A check of what is to be set: of one learner where all are given the same, of every rank by itself."""
+        self._ask(function, ranks=None if self.ranks is not None else [0])
+
     def _first(self, function: Callable[[Any], T]) -> T:
         """``function(learner)`` of rank 0; all learners have the same state."""
         return self._ask(function, ranks=[0])[0]
@@ -251,3 +273,9 @@ class LearnerGroup:
         if not self._open:
             raise LearnerGroupError("this LearnerGroup has been shut down; build a new one and give it the saved state")
         return self._queue
+
+
+def _without(learner: Any, module_id: str) -> None:
+    """Take back a module that another learner could not add."""
+    if module_id in learner.module_specs:
+        learner.remove_module(module_id)

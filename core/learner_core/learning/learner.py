@@ -15,6 +15,7 @@ from ..errors import BatchError, ConfigError, NonFiniteError
 from ..maths import noise as noise_maths
 from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
 from ..schedules import value_at
+from ..state.kinds import LEARNER, refuse_other_kinds
 from ..state.tree import copy_tree
 from . import learner_state, rebuild
 from .batch import check_batch, split_modules
@@ -330,26 +331,30 @@ class Learner(LearnerHooks):
             What was skipped: ``[(path, reason), ...]``, empty if strict.
 
         Raises:
-            StateError: structure, shape or type differ; says the path, and nothing has changed. Not strict: the state
-                is no tree or of another schema.
+            StateError: structure, shape, type or values are not those of a learner like this one; says the path, and
+                nothing has changed. Not strict: it is no state of a learner at all, or of another schema.
         """
         skipped: list[Skipped] = []
         if not strict:
             state, skipped = learner_state.fitted_state(self, state)
-        learner_state.set_state(self, state)
+        learner_state.check_state(self, state)
         plugins = copy_tree(state["plugins"])
+        learner_state.set_state(self, state)
         absent = checkpoint_restore(get_manager(), plugins, rank=self._ring.rank)
         self._plugin_states = {name: plugins[name] for name in absent}
         return skipped
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
+    def check_state(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Would ``set_state`` take this state? Changes nothing; one that a subclass overrides decides for itself.
 
         Raises:
             StateError: it would not; says the path.
         """
-        if type(self).set_state is Learner.set_state:
-            learner_state.set_state(self, state, check_only=True)
+        if type(self).set_state is not Learner.set_state:
+            return
+        if not strict:
+            state, _ = learner_state.fitted_state(self, state)
+        learner_state.check_state(self, state)
 
     def get_module_state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights alone: module id -> name -> array."""
@@ -378,7 +383,9 @@ class Learner(LearnerHooks):
         """Read a file that ``save_state`` wrote on any backend; otherwise as ``set_state``."""
         from ..state.files import load_state
 
-        return self.set_state(load_state(path, mmap=self._copies_states), strict=strict)
+        state = load_state(path, mmap=self._copies_states)
+        refuse_other_kinds(state, LEARNER, where=str(path))
+        return self.set_state(state, strict=strict)
 
     # ------------------------------------------------------------------ inside
 

@@ -1,32 +1,42 @@
 """A Learner's state as one tree of numpy arrays and plain values, and back.
 
 The tree names every array as its module does, in canonical layout; the flat vectors of the step never leave the
-process. Checking comes first: a state that does not fit raises with its path and changes nothing. Arrays are copied
+process. A state is checked before (``state_schema``), so that taking it over cannot fail half-way. Arrays are copied
 once on their way out and once on their way in, one vector at a time, so that saving and restoring need little more
 memory than the state itself.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import StateError, did_you_mean
-from .parameters import as_numbers, of_shape
-from .state_fitting import Skipped, fit_state, non_negative_int, number
+from ..errors import StateError
+from ..state.kinds import LEARNER, WEIGHTS, refuse_other_kinds
+from ..state.schema import Record, refuse
+from .parameters import FlatLayout
+from .state_fitting import Skipped, fit_state
+from .state_schema import MODULE_PARTS, STATE_SCHEMA, learner_schema, modules_schema, weights_schema
 
 if TYPE_CHECKING:
     from .learner import Learner
 
-__all__ = ["STATE_SCHEMA", "fitted_state", "get_state", "get_weights", "restore_shared", "set_state", "set_weights"]
+__all__ = [
+    "STATE_SCHEMA",
+    "check_state",
+    "check_weights",
+    "fitted_state",
+    "get_state",
+    "get_weights",
+    "restore_shared",
+    "set_state",
+    "set_weights",
+]
 
-STATE_SCHEMA = 1
 #: Entries of the carry, checked; each is made when its turn comes.
 _Makers = dict[str, Callable[[], np.ndarray]]
-_MODULE_PARTS = ("rl_module", "targets", "buffers", "variables", "optimizer")
 
 
 def get_state(learner: Learner, *, copy: bool = True) -> dict[str, Any]:
@@ -93,89 +103,62 @@ def fitted_state(learner: Learner, state: Mapping[str, Any]) -> tuple[dict[str, 
     """What of a state fits, completed by the learner's own; and what does not.
 
     Raises:
-        StateError: no tree at all, or one of another schema.
+        StateError: no state of a learner at all, or one of another schema.
     """
-    state = _mapping(state, "")
-    _check_schema(state.get("schema", STATE_SCHEMA))
-    return fit_state(learner.get_state(), state)
+    refuse_other_kinds(state, LEARNER)
+    schema = learner_schema(learner)
+    if not isinstance(state, Mapping):
+        refuse("", schema.expected, type(state).__name__)
+    if not any(name in schema.fields for name in state):
+        raise StateError(f"nothing in it is of {schema.what}: it has none of {', '.join(schema.fields)}")
+    if "schema" in state:
+        schema.fields["schema"].check(state["schema"], "schema")
+    return fit_state(learner.get_state(), state, schema)
 
 
-def _check_schema(schema: Any) -> None:
-    if schema != STATE_SCHEMA or isinstance(schema, bool):
-        raise StateError(f"this version reads schema {STATE_SCHEMA}, got {schema!r}", path="schema")
+def check_state(learner: Learner, state: Mapping[str, Any]) -> None:
+    """See ``Learner.check_state``."""
+    refuse_other_kinds(state, LEARNER)
+    learner_schema(learner).check(state, "")
 
 
-def set_state(learner: Learner, state: Mapping[str, Any], *, check_only: bool = False) -> None:
-    """See ``Learner.set_state`` and ``Learner.check_state``."""
-    state = _mapping(state, "")
-    _check_schema(state.get("schema"))
-    known = (
-        "schema",
-        "rl_module",
-        "targets",
-        "buffers",
-        "variables",
-        "optimizer",
-        "timesteps",
-        "counters",
-        "noise",
-        "plugins",
-    )
-    for key in state:
-        if key not in known:
-            raise StateError(f"unknown entry.{did_you_mean(key, known)}", path=str(key))
-    for key in known:
-        if key not in state:
-            raise StateError("missing", path=key)
-    for part in _MODULE_PARTS:
-        _same_keys(_mapping(state[part], part), learner._build.plans, part)
-    carry, steps, variables = _modules_from(learner, state, list(learner._build.plans))
-    _mapping(state["plugins"], "plugins")
-    counters = _mapping(state["counters"], "counters")
-    _same_keys(counters, ("num_updates", "num_minibatch_steps"), "counters")
-    _same_keys(_mapping(state["noise"], "noise"), ("seed",), "noise")
-    num_updates = _count(counters, "num_updates", "counters")
-    num_steps = _count(counters, "num_minibatch_steps", "counters")
-    seed = _count(_mapping(state["noise"], "noise"), "seed", "noise")
-    timesteps = {
-        name: _count(state["timesteps"], name, "timesteps") for name in _mapping(state["timesteps"], "timesteps")
+def set_state(learner: Learner, state: Mapping[str, Any]) -> None:
+    """See ``Learner.set_state``; the state has been checked."""
+    _take_over_modules(learner, state, list(learner._build.plans))
+    counters = state["counters"]
+    learner._num_updates, learner._num_steps = int(counters["num_updates"]), int(counters["num_minibatch_steps"])
+    learner._seed = int(state["noise"]["seed"])
+    learner.timesteps = {
+        "num_env_steps_sampled_lifetime": 0,
+        **{name: int(value) for name, value in state["timesteps"].items()},
     }
-    timesteps.setdefault("num_env_steps_sampled_lifetime", 0)
-    if check_only:
-        return
-    # Everything fits: take it over.
-    _take_over(learner, carry)
-    learner._optimizer_steps.update(steps)
-    learner._host_variables.update(variables)
-    learner._num_updates, learner._num_steps, learner._seed = num_updates, num_steps, seed
-    learner.timesteps = timesteps
+
+
+def check_weights(learner: Learner, weights: Mapping[str, Any]) -> None:
+    """Would ``set_weights`` take these? Changes nothing.
+
+    Raises:
+        StateError: it would not; says the path.
+    """
+    refuse_other_kinds(weights, WEIGHTS)
+    weights_schema(learner, weights).check(weights, "rl_module")
 
 
 def set_weights(learner: Learner, weights: Mapping[str, Any]) -> None:
     """See ``Learner.set_module_state``."""
-    weights = _mapping(weights, "rl_module")
-    for mid in weights:
-        if mid not in learner._build.plans:
-            raise StateError(f"unknown module.{did_you_mean(mid, learner._build.plans)}", path=f"rl_module/{mid}")
+    check_weights(learner, weights)
     host = learner.backend.to_numpy(learner._carry)
-    dtype = learner.backend.numpy_float_dtype
     carry: _Makers = {}
     for mid, arrays in weights.items():
         plan = learner._build.plans[mid]
         own = learner._build.trainable_variables[mid]
-        variables: dict[str, Any] = {}
-        for name, optimizer in plan.optimizers.items():
-            named = optimizer.layout.to_host(host[f"params/{mid}/{name}"])
-            variables.update({n: v for n, v in named.items() if n in own})
-        if plan.frozen.names:
-            named = plan.frozen.to_host(host[f"frozen/{mid}"])
-            variables.update({n: v for n, v in named.items() if n in own})
-        given = dict(_mapping(arrays, f"rl_module/{mid}"))
+        given = {name: np.asarray(value) for name, value in arrays.items() if name not in plan.buffers}
+        for key, layout in _layouts(plan, mid).items():
+            given.update({name: value for name, value in layout.to_host(host[key]).items() if name in own})
+        carry.update(_params_from(learner, mid, given))
         # Buffers are there in what get_weights gives, and not in a state's "rl_module".
-        for name in [name for name in plan.buffers if name in given]:
-            path = f"rl_module/{mid}/{name}"
-            carry[f"buffers/{mid}/{name}"] = _buffer_from(learner, mid, name, given.pop(name), path)
-        carry.update(_params_from(plan, mid, given, variables, dtype))
+        for name in [name for name in plan.buffers if name in arrays]:
+            carry[f"buffers/{mid}/{name}"] = _buffer_from(learner, mid, name, arrays[name])
     _take_over(learner, carry)
 
 
@@ -189,10 +172,33 @@ def restore_shared(learner: Learner, state: Mapping[str, Any]) -> None:
         fresh = learner._host_variables[mid]
         kept[mid] = {name: value for name, value in saved.items() if name in own}
         kept[mid].update({name: saved.get(name, value) for name, value in fresh.items()})
-    carry, steps, variables = _modules_from(learner, {**state, "variables": kept}, shared)
+    parts = {part: {mid: state[part][mid] for mid in shared} for part in MODULE_PARTS} | {"variables": kept}
+    Record(modules_schema(learner, shared)).check(parts, "")
+    _take_over_modules(learner, parts, shared)
+
+
+def _take_over_modules(learner: Learner, state: Mapping[str, Any], module_ids: list[str]) -> None:
+    """Give these modules what the parts of a state, which have been checked, say of them."""
+    carry: _Makers = {}
+    for mid in module_ids:
+        plan = learner._build.plans[mid]
+        variables = state["variables"][mid]
+        both = {**state["rl_module"][mid], **{n: variables[n] for n in learner._build.trainable_variables[mid]}}
+        carry.update(_params_from(learner, mid, both))
+        if plan.targets.names:
+            carry[f"targets/{mid}"] = _vector_from(learner, plan.targets, state["targets"][mid])
+        for name, value in state["buffers"][mid].items():
+            carry[f"buffers/{mid}/{name}"] = _buffer_from(learner, mid, name, value)
+        for name, optimizer in plan.optimizers.items():
+            slots = state["optimizer"][mid][name]["slots"]
+            for slot in optimizer.spec.slot_names:
+                carry[f"slots/{mid}/{name}/{slot}"] = _vector_from(learner, optimizer.layout, slots[slot])
     _take_over(learner, carry)
-    learner._optimizer_steps.update(steps)
-    learner._host_variables.update(variables)
+    for mid in module_ids:
+        plan = learner._build.plans[mid]
+        for name in plan.optimizers:
+            learner._optimizer_steps[mid, name] = int(state["optimizer"][mid][name]["step"])
+        learner._host_variables[mid] = {name: float(state["variables"][mid][name]) for name in plan.host_variables}
 
 
 def _take_over(learner: Learner, carry: _Makers) -> None:
@@ -203,93 +209,26 @@ def _take_over(learner: Learner, carry: _Makers) -> None:
         learner._carry[key] = learner.backend.adopt_numpy(make())
 
 
-def _modules_from(
-    learner: Learner, state: Mapping[str, Any], module_ids: list[str]
-) -> tuple[_Makers, dict[tuple[str, str], int], dict[str, dict[str, float]]]:
-    """(carry entries, optimizer steps, host variables) of these modules, every one checked."""
+def _vector_from(learner: Learner, layout: FlatLayout, arrays: Mapping[str, Any]) -> Callable[[], np.ndarray]:
+    """Makes the flat vector of named arrays."""
     dtype = learner.backend.numpy_float_dtype
-    carry: _Makers = {}
-    steps: dict[tuple[str, str], int] = {}
-    host_variables: dict[str, dict[str, float]] = {}
-
-    def add(key: str, layout: Any, arrays: Mapping[str, Any], path: str) -> None:
-        checked = layout.check(arrays, path)
-        carry[key] = lambda: layout.from_host(checked, dtype)
-
-    for mid in module_ids:
-        plan = learner._build.plans[mid]
-        own = learner._build.trainable_variables[mid]
-        variables = _mapping(state["variables"][mid], f"variables/{mid}")
-        names = {*own, *plan.host_variables}
-        _same_keys(variables, names, f"variables/{mid}")
-        host_variables[mid] = {n: number(variables[n], f"variables/{mid}/{n}") for n in plan.host_variables}
-        arrays = _mapping(state["rl_module"][mid], f"rl_module/{mid}")
-        carry.update(_params_from(plan, mid, arrays, {n: variables[n] for n in own}, dtype))
-        targets = _mapping(state["targets"][mid], f"targets/{mid}")
-        _same_keys(targets, plan.targets.names, f"targets/{mid}")
-        if plan.targets.names:
-            add(f"targets/{mid}", plan.targets, targets, f"targets/{mid}")
-        buffers = _mapping(state["buffers"][mid], f"buffers/{mid}")
-        _same_keys(buffers, plan.buffers, f"buffers/{mid}")
-        for name, value in buffers.items():
-            carry[f"buffers/{mid}/{name}"] = _buffer_from(learner, mid, name, value, f"buffers/{mid}/{name}")
-        saved = _mapping(state["optimizer"][mid], f"optimizer/{mid}")
-        _same_keys(saved, plan.optimizers, f"optimizer/{mid}")
-        for name, optimizer in plan.optimizers.items():
-            path = f"optimizer/{mid}/{name}"
-            entry = _mapping(saved[name], path)
-            _same_keys(entry, ("kind", "step", "slots"), path)
-            if entry.get("kind") != optimizer.spec.kind:
-                raise StateError(f"expected {optimizer.spec.kind!r}, got {entry.get('kind')!r}", path=f"{path}/kind")
-            steps[mid, name] = _count(entry, "step", path)
-            slots = _mapping(entry.get("slots"), f"{path}/slots")
-            _same_keys(slots, optimizer.spec.slot_names, f"{path}/slots")
-            for slot in optimizer.spec.slot_names:
-                named = _mapping(slots[slot], f"{path}/slots/{slot}")
-                add(f"slots/{mid}/{name}/{slot}", optimizer.layout, named, f"{path}/slots/{slot}")
-    return carry, steps, host_variables
+    named = {name: np.asarray(arrays[name]) for name in layout.names}
+    return lambda: layout.from_host(named, dtype)
 
 
-def _buffer_from(learner: Learner, mid: str, name: str, value: Any, path: str) -> Callable[[], np.ndarray]:
-    """Makes ``value`` the buffer of that name; checked here."""
-    expected: np.ndarray = learner.backend.to_numpy({"x": learner._carry[f"buffers/{mid}/{name}"]})["x"]
-    array = of_shape(as_numbers(value, path), expected.shape, path)
-    dtype = expected.dtype
-    return lambda: np.array(array, dtype, order="C")
+def _buffer_from(learner: Learner, mid: str, name: str, value: Any) -> Callable[[], np.ndarray]:
+    """Makes ``value`` the buffer of that name."""
+    dtype = learner.backend.view_numpy({"x": learner._carry[f"buffers/{mid}/{name}"]})["x"].dtype
+    return lambda: np.array(value, dtype, order="C")
 
 
-def _params_from(plan: Any, mid: str, arrays: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any) -> _Makers:
+def _params_from(learner: Learner, mid: str, arrays: Mapping[str, Any]) -> _Makers:
     """Carry entries of weights and trainable variables, which share the optimizers' vectors."""
+    layouts = _layouts(learner._build.plans[mid], mid)
+    return {key: _vector_from(learner, layout, arrays) for key, layout in layouts.items()}
+
+
+def _layouts(plan: Any, mid: str) -> dict[str, FlatLayout]:
+    """Key of the carry -> layout of the parameters that stand there."""
     layouts = {f"params/{mid}/{name}": optimizer.layout for name, optimizer in plan.optimizers.items()}
-    if plan.frozen.names:
-        layouts[f"frozen/{mid}"] = plan.frozen
-    for name in variables:
-        if name in arrays:
-            raise StateError("is a variable, not a weight", path=f"rl_module/{mid}/{name}")
-    shapes = {name: shape for layout in layouts.values() for name, shape in layout.shapes.items()}
-    _same_keys(arrays, [name for name in shapes if name not in variables], f"rl_module/{mid}")
-    both: dict[str, np.ndarray] = {}
-    for part, values in (("variables", variables), ("rl_module", arrays)):
-        for name, value in values.items():
-            path = f"{part}/{mid}/{name}"
-            both[name] = of_shape(as_numbers(value, path), shapes[name], path)
-    return {key: functools.partial(layout.from_host, both, dtype) for key, layout in layouts.items()}
-
-
-def _mapping(value: Any, path: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise StateError(f"expected a dict, got {type(value).__name__}", path=path or None)
-    return value
-
-
-def _same_keys(got: Mapping[str, Any], expected: Any, path: str) -> None:
-    for key in expected:
-        if key not in got:
-            raise StateError("missing", path=f"{path}/{key}")
-    for key in got:
-        if key not in expected:
-            raise StateError(f"unknown entry.{did_you_mean(key, list(expected))}", path=f"{path}/{key}")
-
-
-def _count(tree: Mapping[str, Any], name: str, path: str) -> int:
-    return non_negative_int(tree.get(name), f"{path}/{name}")
+    return {**layouts, f"frozen/{mid}": plan.frozen} if plan.frozen.names else layouts

@@ -127,6 +127,11 @@ class OptimizerSpec:
         return ("m", "v")
 
     @property
+    def squares(self) -> tuple[str, ...]:
+        """Slots that are means of squares, and so never negative."""
+        return tuple(name for name in self.slot_names if name == "v")
+
+    @property
     def num_corrections(self) -> int:
         """How many per-step numbers :meth:`corrections` gives."""
         if self.kind in ("adam", "adamw"):

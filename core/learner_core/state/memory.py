@@ -11,13 +11,13 @@ import contextlib
 import ctypes
 import functools
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from .dtypes import view_bytes
 
-__all__ = ["MAPPED_NBYTES", "allocate", "copy_into", "drop_pages", "map_memory", "touch", "trim"]
+__all__ = ["MAPPED_NBYTES", "allocate", "copy_into", "drop_pages", "in_blocks", "map_memory", "touch", "trim"]
 
 MAPPED_NBYTES = 1 << 25
 """From here on malloc maps every block anew in any case; below it reuses warm pages."""
@@ -95,6 +95,25 @@ def copy_into(target: np.ndarray, source: np.ndarray) -> None:
     for start in range(0, len(source), rows):
         target[start : start + rows] = source[start : start + rows]
         _let_go(source[start : start + rows])
+
+
+def in_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The array in parts of a few megabytes; where it is a view of a mapped file, pages are given back once read.
+
+    Args:
+        array: Of any dtype and shape.
+
+    Yields:
+        Views of it along its first axis; the array itself if it is small.
+    """
+    if array.nbytes <= _COPIED_NBYTES or array.ndim == 0:
+        yield array
+        _let_go(array)
+        return
+    rows = max(1, _COPIED_NBYTES * len(array) // array.nbytes)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+        _let_go(array[start : start + rows])
 
 
 def _let_go(array: np.ndarray) -> None:

@@ -1,0 +1,100 @@
+"""What a Learner's state must be: its modules, optimizers and variables by their present structure.
+
+Needs a built Learner. Arrays may be of another precision, device or backend; what no run could have left (NaN weights,
+negative second moments, counters below 0) is refused as much as another structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..state.schema import COUNT, NUMBER, PLAIN, SEED, Array, MapOf, OneOf, Record, Schema
+
+if TYPE_CHECKING:
+    from .learner import Learner
+
+__all__ = ["MODULE_PARTS", "STATE_SCHEMA", "learner_schema", "modules_schema", "weights_schema"]
+
+STATE_SCHEMA = 1
+MODULE_PARTS = ("rl_module", "targets", "buffers", "variables", "optimizer")
+
+
+def learner_schema(learner: Learner) -> Record:
+    """What ``Learner.set_state`` takes."""
+    fields: dict[str, Schema] = {
+        "schema": OneOf((STATE_SCHEMA,), f"this version reads schema {STATE_SCHEMA}"),
+        **modules_schema(learner, learner._build.plans),
+        "timesteps": MapOf(COUNT),
+        "counters": Record({"num_updates": COUNT, "num_minibatch_steps": COUNT}),
+        "noise": Record({"seed": SEED}),
+        "plugins": MapOf(PLAIN),
+    }
+    return Record(fields, what="a learner's state")
+
+
+def modules_schema(learner: Learner, module_ids: Collection[str]) -> dict[str, Record]:
+    """{part of the state: what it is of these modules}."""
+    parts = {mid: _module_parts(learner, mid) for mid in module_ids}
+    return {name: Record({mid: parts[mid][name] for mid in parts}) for name in MODULE_PARTS}
+
+
+def weights_schema(learner: Learner, weights: object) -> MapOf:
+    """What ``Learner.set_module_state`` takes; buffers may be there or not."""
+    plans = learner._build.plans
+    named = [mid for mid in weights if mid in plans] if isinstance(weights, Mapping) else []
+    parts = {mid: _module_parts(learner, mid) for mid in named}
+
+    def rule(value: Mapping[str, Any], path: str) -> None:
+        for mid, arrays in value.items():
+            buffers = parts[mid]["buffers"].fields
+            fields = {**parts[mid]["rl_module"].fields, **buffers}
+            Record(fields, optional=tuple(buffers)).check(arrays, f"{path}/{mid}")
+
+    return MapOf(Record({}, is_open=True), known=plans, rule=rule)
+
+
+def _module_parts(learner: Learner, mid: str) -> dict[str, Record]:
+    """{part of the state: what it is of one module}."""
+    plan = learner._build.plans[mid]
+    dtype = learner.backend.numpy_float_dtype
+    own = learner._build.trainable_variables[mid]
+    weights: dict[str, Schema] = {}
+    optimizers: dict[str, Schema] = {}
+    for name, optimizer in plan.optimizers.items():
+        shapes = optimizer.layout.shapes
+        weights.update({n: Array(shape, dtype) for n, shape in shapes.items()})
+        slots: dict[str, Schema] = {
+            slot: Record({n: _moment(shape, dtype, slot in optimizer.spec.squares) for n, shape in shapes.items()})
+            for slot in optimizer.spec.slot_names
+        }
+        optimizers[name] = Record({"kind": OneOf((optimizer.spec.kind,)), "step": COUNT, "slots": Record(slots)})
+    if plan.frozen.names:
+        frozen = plan.frozen.to_host(_host(learner, f"frozen/{mid}"))
+        weights.update({n: _like(value) for n, value in frozen.items()})
+    variables: dict[str, Schema] = {name: weights.pop(name) for name in own if name in weights}
+    variables.update(dict.fromkeys(plan.host_variables, NUMBER))
+    return {
+        "rl_module": Record(weights),
+        "targets": Record({name: Array(shape, dtype) for name, shape in plan.targets.shapes.items()}),
+        "buffers": Record({name: _like(_host(learner, f"buffers/{mid}/{name}")) for name in plan.buffers}),
+        "variables": Record(variables),
+        "optimizer": Record(optimizers),
+    }
+
+
+def _moment(shape: tuple[int, ...], dtype: Any, is_square: bool) -> Array:
+    # The square of a large gradient is an infinity in an honest run; the step is none then.
+    return Array(shape, dtype, least=0.0 if is_square else None, allow_inf=True)
+
+
+def _like(value: np.ndarray) -> Array:
+    """What nobody trains may hold infinities on purpose (a mask of attention): where it does here, it may there."""
+    return Array(value.shape, value.dtype, finite=value.dtype.kind not in "iub" and bool(np.isfinite(value).all()))
+
+
+def _host(learner: Learner, key: str) -> np.ndarray:
+    value: np.ndarray = learner.backend.view_numpy({"x": learner._carry[key]})["x"]
+    return value
