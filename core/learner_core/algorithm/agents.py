@@ -65,7 +65,7 @@ class AgentModules:
         Raises:
             ConfigError: the id is taken or not valid, an agent would map to no module; nothing has changed.
         """
-        runners, group = self._agents(), self.learner_group
+        runners, group = self.agent_runners(), self.learner_group
         before = group.module_specs
         if module_id in before:
             raise ConfigError(f"module {module_id!r} exists already")
@@ -102,7 +102,7 @@ class AgentModules:
         Raises:
             ConfigError: no such module, the last one, or an agent still maps to it; nothing has changed.
         """
-        runners, group = self._agents(), self.learner_group
+        runners, group = self.agent_runners(), self.learner_group
         specs = group.module_specs
         if module_id not in specs:
             raise ConfigError(f"there is no module {module_id!r}; there are {', '.join(specs)}")
@@ -120,7 +120,7 @@ class AgentModules:
         Raises:
             ConfigError: no such module; nothing has changed.
         """
-        self._agents()
+        self.agent_runners()
         self._take_over(self._changed(self.learner_group.module_specs, {}, KEEP, policies_to_train), {})
 
     def set_policy_mapping_fn(self, policy_mapping_fn: Callable[..., Any] | None) -> None:
@@ -129,14 +129,19 @@ class AgentModules:
         Raises:
             ConfigError: an agent would map to no module; nothing has changed.
         """
-        runners = self._agents()
+        runners = self.agent_runners()
         config = self._changed(self.learner_group.module_specs, {}, policy_mapping_fn, KEEP)
         self._check_mapping(runners, config)
         self._take_over(config, {})
 
     # ------------------------------------------------------------------ inside
 
-    def _agents(self) -> EnvRunnerGroup:
+    def agent_runners(self) -> EnvRunnerGroup:
+        """The runners of a run with several agents.
+
+        Raises:
+            ConfigError: there are none, or it has one agent.
+        """
         if not is_multi_agent(self.config):
             raise ConfigError(
                 "this run has one agent and one module: .multi_agent(policies=...) on a PettingZoo environment has more"
@@ -169,7 +174,7 @@ class AgentModules:
         config = config.replaced(policies=group.module_specs)
         if config.policies_to_train != self.config.policies_to_train:
             group.foreach_learner(methodcaller("set_config", policies_to_train=config.policies_to_train))
-        self._agents().set_modules(
+        self.agent_runners().set_modules(
             config, group.module_specs, weights=group.get_weights(), statistics_of=dict(statistics_of)
         )
         self.config = config
@@ -193,24 +198,11 @@ class AgentModules:
             self._opening = Opening()
 
     @contextlib.contextmanager
-    def modules_of(self, state: Mapping[str, Any] | None) -> Iterator[None]:
-        """The modules of a state from here on; those there were, and what they learned, if the block fails."""
-        wanted = self._config_of(state)
-        if wanted is None:
-            yield
-            return
-        before = self.config.replaced(policies=self.learner_group.module_specs)
-        learners = self.learner_group.get_state()
-        try:
-            self._change_modules(wanted)
-            yield
-        except BaseException:
-            self._change_modules(before)
-            self.learner_group.set_state(learners)
-            raise
+    def modules_of(self, state: Mapping[str, Any] | None) -> Iterator[ModuleChange | None]:
+        """What it takes to have the modules of a state; ``None``: they are here.
 
-    def _config_of(self, state: Mapping[str, Any] | None) -> Any:
-        """The configuration with the modules of a state, checked; ``None``: it has them. Nothing has changed.
+        In the block the learners have new ones beside those there were; the rest is up to the block. If it fails, the
+        learners have those there were, and know what they knew.
 
         The mapping is a function, and stays the one that is here unless the user gives another.
 
@@ -218,6 +210,27 @@ class AgentModules:
             StateError: it is of a run of the other kind, or a module of the same id is another here.
             ConfigError: it names what is not trusted, or an agent would map to no module.
         """
+        config = self._config_of(state)
+        if config is None:
+            yield None
+            return
+        group, added = self.learner_group, list[str]()
+        before = group.module_specs
+        try:
+            for module_id, spec in config.policies.items():
+                if module_id not in group.module_specs:
+                    own = config.policy_settings.get(module_id)
+                    group.add_module(module_id=module_id, module_spec=spec, settings=own)
+                    added.append(module_id)
+            config = config.replaced(policies={mid: group.module_specs[mid] for mid in config.policies})
+            yield ModuleChange(self, config, before)
+        except BaseException:
+            for module_id in added:
+                group.remove_module(module_id)
+            raise
+
+    def _config_of(self, state: Mapping[str, Any] | None) -> Any:
+        """The configuration with the modules of a state, checked; ``None``: it has them. Nothing has changed."""
         if (state is None) != (not is_multi_agent(self.config)):
             here = "several agents" if state is None else "one agent"
             raise StateError(f"this run has {here} and the state's has not", path="algorithm/modules")
@@ -230,20 +243,8 @@ class AgentModules:
             if module_id in specs and not same(mine["policies"][module_id], state["policies"][module_id]):
                 raise StateError("the module here is another", path=f"algorithm/modules/policies/{module_id}")
         config = self.config.replaced(**saved)
-        self._check_mapping(self._agents(), config)
+        self._check_mapping(self.agent_runners(), config)
         return config
-
-    def _change_modules(self, config: Any) -> None:
-        """Bring learners and runners to a checked configuration; new modules are untrained until their state is set."""
-        group = self.learner_group
-        for module_id, spec in config.policies.items():
-            if module_id not in group.module_specs:
-                own = config.policy_settings.get(module_id)
-                group.add_module(module_id=module_id, module_spec=spec, settings=own)
-        for module_id in group.module_specs:
-            if module_id not in config.policies:
-                group.remove_module(module_id)
-        self._take_over(config, {})
 
 
 def agent_means(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
@@ -265,3 +266,43 @@ def agent_means(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
         name: {key: float(np.mean(values)) for key, values in sorted(groups.items())}
         for name, groups in (("agent_episode_return_mean", by_agent), ("module_episode_return_mean", by_module))
     }
+
+
+class ModuleChange:
+    """Other modules, on their way into a run whose learners have them already.
+
+    Args:
+        run: the run.
+        config: its configuration from then on.
+        specs_before: {module_id: spec} of those that the runners have.
+
+    Attributes:
+        specs: {module_id: spec} of the modules that it will have.
+    """
+
+    def __init__(self, run: AgentModules, config: Any, specs_before: Mapping[str, Any]) -> None:
+        self._run, self._before, self._config = run, run.config, config
+        self._specs_before = specs_before
+        self.specs: dict[str, Any] = dict(config.policies)
+
+    def runners(self) -> None:
+        """The runners have the new modules."""
+        self._give(self._config, self.specs)
+
+    def undo_runners(self) -> None:
+        """The runners have the modules that they had; their state is to be set again."""
+        self._give(self._before, self._specs_before)
+
+    def learners(self) -> None:
+        """The learners have the new modules alone, and the run the new configuration."""
+        group = self._run.learner_group
+        for module_id in group.module_specs:
+            if module_id not in self.specs:
+                group.remove_module(module_id)
+        if self._config.policies_to_train != self._before.policies_to_train:
+            group.foreach_learner(methodcaller("set_config", policies_to_train=self._config.policies_to_train))
+        self._run.config = self._config
+
+    def _give(self, config: Any, specs: Mapping[str, Any]) -> None:
+        weights = self._run.learner_group.get_weights()
+        self._run.agent_runners().set_modules(config, specs, weights={mid: weights[mid] for mid in specs})

@@ -26,15 +26,17 @@ from ..plugins.manager import get_manager, notify
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
 from ..state.files import load_mapping, save_state
+from ..state.kinds import ALGORITHM, ALGORITHM_FORMAT, kind_of, refuse_other_kinds
+from ..state.schema import COUNT, TEXT, Anything, MapOf, Record, Schema, under
 from ..state.tree import copy_tree
 from .agents import AgentModules, agent_means
 from .policies import make_policy
 from .ranks import RankedRun
+from .restoring import check_outline, take_state
 from .stored_modules import KEEP, Opening, named_by, settle_modules
 
 __all__ = ["Algorithm"]
 
-_FORMAT = "learner_core/algorithm"
 _SCHEMA = 1
 #: Episodes that the mean return is taken over.
 _WINDOW = 100
@@ -100,6 +102,15 @@ class Algorithm(AgentModules, RankedRun):
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take over what ``get_extra_state`` returned."""
+
+    def extra_state_schema(self) -> Schema:
+        """What ``set_extra_state`` takes: declared by whoever overrides these two, to be checked before anything
+        changes. Without it, ``set_extra_state`` is called first, and given the old state back if it raises."""
+        return Record({})
+
+    def state_fragment_length(self) -> int | None:
+        """Steps of the fragments that wait in a state; ``None``: any."""
+        return None
 
     # ------------------------------------------------------------------ a run
 
@@ -291,22 +302,7 @@ class Algorithm(AgentModules, RankedRun):
 
     def _take_state(self, state: Mapping[str, Any]) -> None:
         """``set_state``, but that the runners still have other weights."""
-        for key in ("learner", "env_runner", "env_runners", "algorithm", "extra"):
-            if key not in state:
-                raise StateError("missing", path=key)
-        own = state["algorithm"]
-        with self.modules_of(own.get("modules")):
-            # In this order, because each step either fails and changes nothing, or has been seen to fit before.
-            self.learner_group.check_state(state["learner"])
-            self.on_each(lambda: self._set_own_state(self.part_of(state)))
-            self.learner_group.set_state(state["learner"])
-        self.iteration = int(own["iteration"])
-        self.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
-        self._recent.clear()
-        self._recent.extend(Episode.from_plain(episode) for episode in own["recent_episodes"])
-        self._earlier_steps = 0
-        if self.ranks is not None or state.get("ranks"):
-            self.count_from(self.num_env_steps_sampled_lifetime)
+        take_state(self, state)
 
     def _show_weights(self) -> None:
         """Give the runners what they had when the state was taken."""
@@ -314,18 +310,6 @@ class Algorithm(AgentModules, RankedRun):
             version = max(self.env_runners.weights_version, 0)  # the same weights under their old number
             self.env_runners.forget_weights()
             self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
-
-    def _set_own_state(self, part: Mapping[str, Any]) -> None:
-        runners = self.env_runners if part["env_runner"] is not None else None
-        before = runners.get_state() if runners is not None and part["extra"] else None
-        if runners is not None:
-            runners.set_state({"local": part["env_runner"], **(part["env_runners"] or {})})
-        try:
-            self.set_extra_state(part["extra"])
-        except BaseException:
-            if runners is not None and before is not None:
-                runners.set_state(before)
-            raise
 
     def save(self, path: Any) -> None:
         """Write a checkpoint: one file with the state and, beside it, the configuration. Atomic.
@@ -336,7 +320,7 @@ class Algorithm(AgentModules, RankedRun):
             path: of the file; its folder must exist.
         """
         tree = {
-            "format": _FORMAT,
+            "format": ALGORITHM_FORMAT,
             "schema": _SCHEMA,
             "config": self.config.to_dict(),
             "state": self.get_state(),
@@ -395,6 +379,8 @@ class Algorithm(AgentModules, RankedRun):
         tree = _read(path, mapped=True)
         if framework is not None:
             settings["framework_name"] = framework
+        with under("state"):
+            check_outline(tree["state"], is_open=True)  # before anything costly
         settle_modules(tree["state"], trust.knowing(named_by(settings)))
         config = AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules, **settings)
         with placeholders():
@@ -415,10 +401,12 @@ class Algorithm(AgentModules, RankedRun):
 def _read(path: Any, *, mapped: bool) -> dict[str, Any]:
     """A checkpoint; if ``mapped``, what learners and replay buffers copy is views of the file."""
     tree = load_mapping(path, is_mapped=lambda place: mapped and _LARGE_PARTS.match(place) is not None)
-    if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
-        raise StateError(f"{path}: is a state file but no checkpoint of an Algorithm; Learner.load_state reads those")
-    if tree.get("schema") != _SCHEMA:
-        raise StateError(f"{path}: schema {tree.get('schema')!r}, this version reads {_SCHEMA}", path="schema")
+    if kind_of(tree) != ALGORITHM:
+        refuse_other_kinds(tree, ALGORITHM, where=f"{path}: no checkpoint of an Algorithm: it")
+        raise StateError(f"{path}: is a state file but no checkpoint of an Algorithm")
+    if type(tree.get("schema")) is not int or tree["schema"] != _SCHEMA:
+        raise StateError(f"{path}: schema {tree.get('schema')!r:.60}, this version reads {_SCHEMA}", path="schema")
+    Record({"format": TEXT, "schema": COUNT, "config": MapOf(Anything()), "state": MapOf(Anything())}).check(tree, "")
     return tree
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from ..group.results import merge_results
 from ..sampling.circular_replay import CircularReplay
 from ..sampling.fragments import WaitingSequences, fragment_to_sequences, join_sequences
 from ..sampling.rollout import per_module
+from ..state.schema import COUNT, Anything, Items, MapOf, Record, refuse, under
 from .algorithm import Algorithm
 from .throughput import Throughput
 
@@ -216,8 +218,40 @@ class AsynchronousAlgorithm(Algorithm):
             "sent": [version, weights if behind else None],
         }
 
+    def extra_state_schema(self) -> Record:
+        rules = self.learner_group.foreach_learner(methodcaller("batch_rules"))[0]
+        modules = {mid: MapOf(Anything(), self._wanted.get(mid), rule=rule.check) for mid, rule in rules.items()}
+        # Of a module that does not learn here nothing is taken over; of a batch a rank may have no rows.
+        waiting = {mid: WaitingSequences.state_schema(modules[mid]) for mid in self._waiting if mid in modules}
+        batch = Record(modules, tuple(modules))
+        return Record(
+            {
+                "waiting": Record(waiting, tuple(waiting), is_open=True),
+                "replay": self._replay.state_schema(batch),
+                "throughput": Throughput.state_schema(),
+                "num_submitted": COUNT,
+                "sent": Items([COUNT, Anything()]),
+            },
+            rule=self._check_sent,
+        )
+
+    def _check_sent(self, state: Mapping[str, Any], path: str) -> None:
+        weights = state["sent"][1]
+        if weights is not None:
+            with under(f"{path}/sent/[1]"):
+                self.learner_group.check_weights(weights)
+
+    def state_fragment_length(self) -> int:
+        return self._length
+
     def extra_state_of(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Of another number of ranks: what theirs had sampled is dealt out, nothing twice."""
+        first = states[0]
+        for index, state in enumerate(states):
+            if set(state["waiting"]) != set(first["waiting"]):
+                refuse(f"ranks/[{index}]/extra/waiting", "the modules of the first rank", "others")
+            if len(state["replay"]["batches"]) != len(first["replay"]["batches"]):
+                refuse(f"ranks/[{index}]/extra/replay/batches", "as many as the first rank has", "another number")
         if len(states) == self.num_ranks:
             return states[self.rank]
         own = states[self.rank :: self.num_ranks]

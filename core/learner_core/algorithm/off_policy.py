@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from operator import methodcaller
 from typing import Any
 
@@ -11,9 +12,10 @@ from ..config.agents import is_multi_agent
 from ..config.off_policy_config import OffPolicyConfig
 from ..errors import ConfigError
 from ..group.results import merge_results
-from ..sampling.replay import ReplayBuffer
+from ..sampling.replay import ReplayBuffer, row_columns
 from ..sampling.rollout import join_lanes
 from ..schedules import value_at
+from ..state.schema import COUNT, Real, Record
 from .algorithm import Algorithm
 
 __all__ = ["OffPolicyAlgorithm"]
@@ -106,8 +108,19 @@ class OffPolicyAlgorithm(Algorithm):
     def get_extra_state(self) -> dict[str, Any]:
         return {"replay": self.replay.get_state(), "owed": self._owed, "num_draws": self._num_draws}
 
+    def extra_state_schema(self) -> Record:
+        columns: dict[str, Any] | None = None
+        # A subclass's own loop may keep other columns.
+        if self.env_runners is not None and type(self).training_step is OffPolicyAlgorithm.training_step:
+            (rule,) = self.learner_group.foreach_learner(methodcaller("batch_rules"))[0].values()
+            columns = row_columns(self.env_runners.local.rollout_columns("", (None,)))
+            columns["actions"] = replace(columns["actions"], rule=rule.check_actions)
+        # What is owed is less than an update.
+        fields = {"replay": self.replay.state_schema(columns), "owed": Real(0.0, 1.0, below=True), "num_draws": COUNT}
+        return Record(fields)
+
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.replay.set_state(state["replay"])
+        self.replay.set_state(state["replay"], is_checked=True)
         if self.env_runners is not None:  # the state may be of another number of them
             self.replay.set_lanes(self.env_runners.num_runners * self.env_runners.local.num_envs)
         self._owed = float(state["owed"])

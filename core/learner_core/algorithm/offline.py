@@ -13,6 +13,7 @@ from ..group.results import merge_results
 from ..maths import noise
 from ..sampling.recording import RECORDING_FORMAT
 from ..state.files import load_state
+from ..state.schema import COUNT, Record
 from .algorithm import Algorithm
 
 __all__ = ["OfflineAlgorithm", "read_recording"]
@@ -60,6 +61,9 @@ class OfflineAlgorithm(Algorithm):
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"num_rows_trained": self._num_rows_trained}
+
+    def extra_state_schema(self) -> Record:
+        return Record({"num_rows_trained": COUNT})
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         self._num_rows_trained = int(state["num_rows_trained"])

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..state.schema import COUNT, Record
+
 __all__ = ["Throughput"]
 
 _LIFETIME = (
@@ -93,6 +95,11 @@ class Throughput:
     def get_state(self) -> dict[str, int]:
         """The lifetime counters."""
         return {name: int(getattr(self, name)) for name in _LIFETIME}
+
+    @staticmethod
+    def state_schema() -> Record:
+        """What ``set_state`` takes."""
+        return Record(dict.fromkeys(_LIFETIME, COUNT))
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned."""

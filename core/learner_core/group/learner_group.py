@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import LearnerGroupError, WorkerLostError
@@ -165,9 +165,11 @@ class LearnerGroup:
             raise
         return skipped
 
-    def check_state(self, state: Mapping[str, Any], strict: bool = True) -> None:
+    def check_state(
+        self, state: Mapping[str, Any], strict: bool = True, *, modules: Collection[str] | None = None
+    ) -> None:
         """Would ``set_state`` take this state? Changes nothing; see ``Learner.check_state``."""
-        self._check(lambda learner: learner.check_state(state, strict=strict))
+        self._check(lambda learner: learner.check_state(state, strict, modules=modules))
 
     def get_weights(self) -> dict[str, dict[str, Any]]:
         """Weights alone: module id -> name -> array."""
@@ -177,6 +179,14 @@ class LearnerGroup:
         """Give every learner these weights, or none; optimizers stay."""
         self._check(lambda learner: check_weights(learner, weights))
         self._ask(lambda learner: learner.set_module_state(weights))
+
+    def check_weights(self, weights: Mapping[str, Any]) -> None:
+        """Would ``set_weights`` take these? Changes nothing.
+
+        Raises:
+            StateError: it would not; says the path.
+        """
+        self._first(lambda learner: check_weights(learner, weights))
 
     def save_state(self, path: Any) -> None:
         """Write the complete state to one file, atomically."""

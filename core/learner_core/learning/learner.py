@@ -6,7 +6,7 @@ An algorithm is a subclass, written once for every backend, that overrides the h
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..state.kinds import LEARNER, refuse_other_kinds
 from ..state.tree import copy_tree
 from . import learner_state, rebuild
 from .batch import check_batch, split_modules
+from .batch_rule import BatchRule
 from .build import LearnerBuild
 from .context import StepContext
 from .hooks import LearnerHooks
@@ -344,8 +345,14 @@ class Learner(LearnerHooks):
         self._plugin_states = {name: plugins[name] for name in absent}
         return skipped
 
-    def check_state(self, state: Mapping[str, Any], strict: bool = True) -> None:
+    def check_state(
+        self, state: Mapping[str, Any], strict: bool = True, *, modules: Collection[str] | None = None
+    ) -> None:
         """Would ``set_state`` take this state? Changes nothing; one that a subclass overrides decides for itself.
+
+        Args:
+            state, strict: as for ``set_state``.
+            modules: those that the learner will have by then; ``None``: those it has.
 
         Raises:
             StateError: it would not; says the path.
@@ -354,7 +361,19 @@ class Learner(LearnerHooks):
             return
         if not strict:
             state, _ = learner_state.fitted_state(self, state)
-        learner_state.check_state(self, state)
+        learner_state.check_state(self, state, modules)
+
+    def batch_rules(self) -> dict[str, BatchRule]:
+        """{module_id: what a batch of it must be}, to check one elsewhere."""
+        return {
+            mid: BatchRule(
+                mid,
+                {**specs, "loss_mask": self._build.mask_spec(mid)},
+                self._build.checked_space(mid),
+                self.backend.numpy_float_dtype,
+            )
+            for mid, specs in self._build.columns.items()
+        }
 
     def get_module_state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights alone: module id -> name -> array."""

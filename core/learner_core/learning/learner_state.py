@@ -8,7 +8,7 @@ memory than the state itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,10 +116,10 @@ def fitted_state(learner: Learner, state: Mapping[str, Any]) -> tuple[dict[str, 
     return fit_state(learner.get_state(), state, schema)
 
 
-def check_state(learner: Learner, state: Mapping[str, Any]) -> None:
+def check_state(learner: Learner, state: Mapping[str, Any], modules: Collection[str] | None = None) -> None:
     """See ``Learner.check_state``."""
     refuse_other_kinds(state, LEARNER)
-    learner_schema(learner).check(state, "")
+    learner_schema(learner, modules).check(state, "")
 
 
 def set_state(learner: Learner, state: Mapping[str, Any]) -> None:

@@ -22,11 +22,11 @@ STATE_SCHEMA = 1
 MODULE_PARTS = ("rl_module", "targets", "buffers", "variables", "optimizer")
 
 
-def learner_schema(learner: Learner) -> Record:
-    """What ``Learner.set_state`` takes."""
+def learner_schema(learner: Learner, modules: Collection[str] | None = None) -> Record:
+    """What ``Learner.set_state`` takes, with these of its modules; ``None``: all."""
     fields: dict[str, Schema] = {
         "schema": OneOf((STATE_SCHEMA,), f"this version reads schema {STATE_SCHEMA}"),
-        **modules_schema(learner, learner._build.plans),
+        **modules_schema(learner, learner._build.plans if modules is None else modules),
         "timesteps": MapOf(COUNT),
         "counters": Record({"num_updates": COUNT, "num_minibatch_steps": COUNT}),
         "noise": Record({"seed": SEED}),

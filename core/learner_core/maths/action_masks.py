@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SpaceError
+from ..errors import SpaceError, StateError
 
 __all__ = ["ActionMask", "split_mask"]
 
@@ -111,6 +111,15 @@ class ActionMask:
             return np.zeros(len(mask), np.bool_)
         starts = np.cumsum((0, *self.choices[:-1]))
         return np.asarray(~np.logical_or.reduceat(mask, starts, axis=-1).all(axis=-1))
+
+    def check(self, mask: np.ndarray, path: str) -> None:
+        """Refuse a saved mask, bool[K], that allows nothing.
+
+        Raises:
+            StateError: says the path.
+        """
+        if self.forbidden(mask[np.newaxis]).any():
+            raise StateError("allows no action: the state was changed or damaged; take an earlier one", path=path)
 
     def allows(self, mask: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """bool[N]: whether actions [N, ...] of the space keep to bool[N, K]."""

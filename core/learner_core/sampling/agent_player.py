@@ -14,10 +14,12 @@ import numpy as np
 from ..errors import SpaceError
 from ..maths.action_masks import ActionMask, split_mask
 from ..spaces import to_columns
+from ..state.schema import Array, Nullable, OneOf, Record, Schema
 from .actions import ActionDoor
-from .columns import Columns, tree_map, tree_paths
+from .columns import Columns, columns_schema, tree_map, tree_paths
 from .normalize import RunningNormalizer
 from .numpy_backend import Policy
+from .rollout import rollout_columns
 
 __all__ = ["Player"]
 
@@ -44,6 +46,7 @@ class Player:
         example = to_columns(self.observation_space, self.observation_space.sample())
         self.normalizer = RunningNormalizer(example) if normalized else None
         self._shapes = {path: leaf.shape for path, leaf in tree_paths(example, "obs")}
+        self._example = tree_map(np.asarray if normalized else _narrow, example)
         initial: Mapping[str, np.ndarray] = getattr(policy, "initial_state", None) or {}
         self.initial_state = {leaf: np.asarray(value, np.float32) for leaf, value in initial.items()}
         self.mask: ActionMask | None = None
@@ -68,6 +71,19 @@ class Player:
             which = "gives a mask of actions" if mask is not None else "gives no mask of actions"
             raise SpaceError(f"agent {agent!r} {which}, unlike what module {module_id!r} was built for")
         self.mask, self._shown_space = mask, observation_space
+
+    def agent_schema(self) -> Record:
+        """What the state of an agent that this module plays must be: ``memory``, ``obs`` and ``allowed``."""
+        allowed: Schema = OneOf((None,))
+        if bool(getattr(self.spec, "masked", False)):
+            mask = ActionMask(self.action_space)
+            allowed = Array((mask.size,), np.bool_, rule=mask.check)
+        memory = Nullable(columns_schema(self.initial_state))
+        return Record({"memory": memory, "obs": columns_schema(self._example), "allowed": allowed})
+
+    def rollout_columns(self, rows: tuple[None, ...]) -> dict[str, Schema]:
+        """What columns of a fragment must be to be of this module."""
+        return rollout_columns(self.shown(self._example), self.door, rows)
 
     def take(self, obs: Any) -> tuple[Columns, np.ndarray | None]:
         """A copy of an observation as columns, and bool[K], which actions it allows.

@@ -10,9 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..maths import noise
+from ..state.schema import COUNT, Array, Int, Items, ListOf, Record, Schema
 
 __all__ = ["CircularReplay", "StoredBatch"]
+
+
+#: Uses that a batch of a run with another setting may have left.
+_MOST_USES = 100
 
 
 @dataclass
@@ -86,9 +93,33 @@ class CircularReplay:
             "num_drawn": self._num_drawn,
         }
 
+    def state_schema(self, batch: Schema) -> Record:
+        """What ``set_state`` takes.
+
+        Args:
+            batch: What a batch must be.
+        """
+        info = Record({"versions": Array((None,), np.int64, least=0), "num_timesteps": COUNT})
+        fields = {
+            "batches": ListOf(Items([batch, info, Int(1, max(self._num_uses, _MOST_USES))])),
+            "num_added": COUNT,
+            "num_drawn": COUNT,
+        }
+        return Record(fields, what="the state of a circular buffer")
+
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned; of more batches than fit here, the newest are kept."""
         batches = state["batches"][-self._num_batches :]
-        self._stored = [StoredBatch(dict(batch), dict(info), int(uses)) for batch, info, uses in batches]
+        self._stored = [
+            StoredBatch(
+                dict(batch),
+                {
+                    "versions": np.asarray(info["versions"], np.int64),
+                    "num_timesteps": int(info["num_timesteps"]),
+                },
+                int(uses),
+            )
+            for batch, info, uses in batches
+        ]
         self._num_added = int(state["num_added"])
         self._num_drawn = int(state["num_drawn"])

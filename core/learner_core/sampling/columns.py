@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Columns", "tree_leaves", "tree_map", "tree_paths"]
+from ..state.schema import Array, Record, Schema
+
+__all__ = ["Columns", "columns_schema", "tree_leaves", "tree_map", "tree_paths"]
 
 # An ndarray, or a (nested) dict of ndarrays: what stands under one batch column.
 Columns: TypeAlias = Any
@@ -39,6 +41,20 @@ def tree_paths(tree: Columns, prefix: str = "") -> Iterator[tuple[str, np.ndarra
             yield from tree_paths(value, f"{prefix}/{key}" if prefix else str(key))
     else:
         yield prefix, tree
+
+
+def columns_schema(example: Columns, leading: tuple[int | None, ...] = (), *, exactly: bool = False) -> Schema:
+    """What columns of a state must be to have the structure, shapes and dtypes of others.
+
+    Args:
+        example: Columns; their shapes are what follows ``leading``.
+        leading: Axes before those, ``None`` where any length will do.
+        exactly: They are taken over in the dtypes that they have.
+    """
+    if isinstance(example, Mapping):
+        return Record({str(key): columns_schema(value, leading, exactly=exactly) for key, value in example.items()})
+    array = np.asarray(example)
+    return Array((*leading, *array.shape), array.dtype, exactly=(array.dtype,) if exactly else ())
 
 
 def tree_leaves(tree: Columns) -> list[np.ndarray]:

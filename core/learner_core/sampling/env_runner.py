@@ -20,21 +20,22 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SpaceError, StateError
+from ..errors import SpaceError
 from ..maths.action_masks import split_mask
 from ..spaces import alike, to_columns
+from ..state.schema import Schema
 from .actions import ActionDoor
-from .columns import Columns, tree_map, tree_paths
+from .columns import Columns, columns_schema, tree_map
 from .episodes import Episode, EpisodeTracker
 from .evaluation import Watch, evaluate
 from .finite import check_finite
 from .lane_memory import LaneMemory
 from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
-from .normalize import RewardScaler, RunningMoments, RunningNormalizer
+from .normalize import NO_STATISTICS, RewardScaler, RunningMoments, RunningNormalizer
 from .numpy_backend import NumpyPolicy, Policy
 from .recorder import Recorder
-from .rollout import Rollout
+from .rollout import Rollout, rollout_columns
 from .runner_base import RunnerBase
 from .vector_env import make_lanes
 
@@ -58,7 +59,6 @@ class EnvRunner(RunnerBase):
         EnvError: The environment cannot be made.
     """
 
-    _own_state = frozenset({"episodes", "observations", "rewards", "obs", "raw_obs"})
     _state_name = "a runner's state"
 
     def __init__(
@@ -240,17 +240,24 @@ class EnvRunner(RunnerBase):
             "memory": self._memory.get_state(),
         }
 
-    def _check_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
-        for name, part in (("observations", self._normalizer), ("rewards", self._scaler)):
-            if (state[name] is None) != (part is None):
-                here = "off" if part is None else "on"
-                raise StateError(f"normalisation is {here} here and not in the state", path=name)
-        expected = {path: leaf.shape for path, leaf in tree_paths(self._obs, "obs")}
-        got = {path: np.shape(leaf) for path, leaf in tree_paths(state["obs"], "obs")}
-        if expected != got:
-            raise StateError(f"expected observations of shapes {expected}, got {got}", path="obs")
-        if exact:
-            self._memory.check_state(state.get("memory"))
+    def _own_schema(self, module_specs: Mapping[str, Any] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
+        normalizer, scaler = self._normalizer, self._scaler
+        fields: dict[str, Schema] = {
+            "episodes": self._episodes.state_schema(),
+            "observations": NO_STATISTICS if normalizer is None else normalizer.state_schema(),
+            "rewards": NO_STATISTICS if scaler is None else scaler.state_schema(),
+            "obs": columns_schema(self._obs),
+            "raw_obs": columns_schema(self._raw_obs),
+            "memory": self._memory.state_schema(),
+        }
+        return fields, () if self._memory.recurrent else ("memory",)
+
+    def rollout_columns(self, module_id: str, rows: tuple[None, ...] = (None, None)) -> dict[str, Schema]:
+        """What columns of a fragment must be to be of this runner's environments; see the function of that name."""
+        seen = self._memory.seen(self._example)
+        if self._normalizer is not None:
+            seen = self._normalizer.normalize(seen)
+        return rollout_columns(seen, self._door, rows)
 
     def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
         if self._normalizer is not None:

@@ -22,6 +22,8 @@ import numpy as np
 
 from ..errors import StateError
 from ..state.dtypes import name_of
+from ..state.schema import TEXT, Anything, Array, ListOf, MapOf, Record, refuse
+from ..state.tree import describe, join
 
 __all__ = ["check_env", "restore_env", "save_env"]
 
@@ -85,10 +87,8 @@ def restore_env(env: Any, state: Mapping[str, Any]) -> None:
         env: An environment made in the same way as the saved one.
         state: What ``save_env`` returned.
 
-    Raises:
-        StateError: Other classes than the saved ones, or a damaged state.
+    The state has passed ``check_env``. What the environment's own ``set_state`` raises comes out as it is.
     """
-    check_env(env, state)
     for layer, entry in zip(_layers(env), state["layers"], strict=True):
         if "own" in entry:
             layer.set_state(_decode(entry["own"], None))
@@ -104,15 +104,79 @@ def restore_env(env: Any, state: Mapping[str, Any]) -> None:
                 current[name] = _decode(value, current.get(name))
 
 
-def check_env(env: Any, state: Mapping[str, Any]) -> None:
-    """Refuse a state of another kind of environment; nothing is changed.
+def check_env(env: Any, state: Any, path: str = "envs") -> None:
+    """Refuse a state of another kind of environment, or one that cannot be taken back; nothing is changed.
+
+    What an environment's own ``set_state`` makes of its part is known only when it is called.
+
+    Args:
+        env: An environment made in the same way as the saved one.
+        state: What came instead of what ``save_env`` returned.
+        path: Where it is.
 
     Raises:
-        StateError: Environment or wrappers are of other classes than the saved ones.
+        StateError: Environment or wrappers are of other classes than the saved ones, an attribute is of another kind,
+            or what is there cannot be read.
     """
-    expected, saved = [_name(layer) for layer in _layers(env)], [entry["class"] for entry in state["layers"]]
+    entry = Record({"class": TEXT, "attributes": MapOf(Anything()), "own": Anything()}, ("attributes", "own"))
+    Record({"layers": ListOf(entry)}, what="an environment's state").check(state, path)
+    layers = _layers(env)
+    expected, saved = [_name(layer) for layer in layers], [entry["class"] for entry in state["layers"]]
     if expected != saved:
-        raise StateError(f"expected the environment {expected}, got one of {saved}", path="envs")
+        raise StateError(f"expected the environment {expected}, got one of {saved}", path=path)
+    for index, (layer, entry) in enumerate(zip(layers, state["layers"], strict=True)):
+        place = f"{path}/layers/[{index}]"
+        if _has_own_methods(layer):
+            _check_keys(entry, {"class", "own"}, place)
+            _decoded(entry["own"], None, f"{place}/own")
+            continue
+        _check_keys(entry, {"class", "attributes"}, place)
+        for name, value in entry["attributes"].items():
+            _check_attribute(layer, name, value, join(f"{place}/attributes", name))
+
+
+def _check_keys(entry: Mapping[str, Any], names: set[str], path: str) -> None:
+    if set(entry) != names:
+        refuse(path, f"{' and '.join(sorted(names))}", " and ".join(sorted(entry)))
+
+
+def _check_attribute(layer: Any, name: str, value: Any, path: str) -> None:
+    """Refuse what a wrapper or an environment cannot have under that name."""
+    current, inherited = vars(layer).get(name), getattr(type(layer), name, None)
+    is_code = callable(inherited) or isinstance(inherited, property) or name.startswith("__")
+    if is_code or name in _INERT_NAMES or (type(current) is not dict and _is_inert(current)):
+        refuse(path, "nothing: no state is kept there", describe(value))
+    if isinstance(value, dict) and "mujoco" in value:
+        _check_mujoco(current, value["mujoco"], f"{path}/mujoco")
+        return
+    decoded = _decoded(value, current, path)
+    own, got = _family(current), _family(decoded)
+    if "nothing" not in (own, got) and own != got:
+        refuse(path, own, got)
+
+
+def _decoded(value: Any, current: Any, path: str) -> Any:
+    try:
+        return _decode(value, current)
+    except StateError:
+        raise
+    except Exception as error:  # numpy's and Python's own refusals are of many types
+        refuse(path, "an attribute as it was saved", f"{describe(value)} ({type(error).__name__}: {error})")
+
+
+def _family(value: Any) -> str:
+    """What may stand for one another from step to step: a number, a list and an array, but not a text for either."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, enum.Enum):
+        return f"a member of {type(value).__name__}"
+    if isinstance(value, (str, bytes, np.str_, np.bytes_)) or (
+        isinstance(value, np.ndarray) and value.dtype.kind in "SU"
+    ):
+        return "a text"
+    if isinstance(value, (bool, int, float, np.generic, np.ndarray, list, tuple, deque)):
+        return "numbers"
+    return {dict: "a dict"}.get(type(value), type(value).__name__)
 
 
 def _layers(env: Any) -> list[Any]:
@@ -282,17 +346,28 @@ def _save_mujoco(mujoco: Any, data: Any) -> dict[str, Any]:
     return {"integration": integration, "derived": derived}
 
 
+def _check_mujoco(data: Any, saved: Any, path: str) -> None:
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is None or not isinstance(data, mujoco.MjData):
+        refuse(path, "no state of MuJoCo", describe(saved))
+    size = mujoco.mj_stateSize(data.model, mujoco.mjtState.mjSTATE_INTEGRATION)
+    # Derived arrays of other shapes are those of another number of contacts: they are made anew.
+    Record({"integration": Array((size,)), "derived": MapOf(Array(None, None, finite=False))}).check(saved, path)
+    for name, array in _mujoco_arrays(data):
+        source = saved["derived"].get(name)
+        if source is not None and np.shape(source) == array.shape:
+            Array(array.shape, array.dtype, finite=False).check(source, join(f"{path}/derived", name))
+
+
 def _restore_mujoco(layer: Any, name: str, saved: Mapping[str, Any]) -> None:
     mujoco: Any = sys.modules["mujoco"]
     data = getattr(layer, name)
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     integration = np.array(saved["integration"], np.float64)
-    if integration.shape != (mujoco.mj_stateSize(data.model, kind),):
-        raise StateError(f"expected another MuJoCo model, got a state of {integration.size} numbers", path="envs")
     mujoco.mj_setState(data.model, data, integration, kind)
     for array_name, array in _mujoco_arrays(data):
         source = saved["derived"].get(array_name)
-        if source is not None and source.shape == array.shape:  # others are sized by the constraints of a step
+        if source is not None and np.shape(source) == array.shape:  # others are sized by the constraints of a step
             array[...] = source
 
 

@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import StateError
+from ..state.schema import COUNT, NUMBER, TEXT, Array, Items, ListOf, Record
 
-__all__ = ["AgentReturn", "Episode", "EpisodeTracker"]
+__all__ = ["EPISODE", "AgentReturn", "Episode", "EpisodeTracker"]
+
+#: What ``Episode.to_plain`` gives.
+EPISODE = Items([NUMBER, COUNT, ListOf(Items([TEXT, TEXT, NUMBER, COUNT]))], optional=1)
 
 
 class AgentReturn(NamedTuple):
@@ -117,14 +120,19 @@ class EpisodeTracker:
             "num_lost": self.num_lost,
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take a state back.
+    def state_schema(self) -> Record:
+        """What ``set_state`` takes."""
+        lanes = self.returns.shape
+        return Record(
+            {
+                "returns": Array(lanes),
+                "lengths": Array(lanes, np.int64, least=0),
+                "num_episodes": COUNT,
+                "num_lost": COUNT,
+            }
+        )
 
-        Raises:
-            StateError: Another number of lanes.
-        """
-        returns, lengths = np.array(state["returns"], np.float64), np.array(state["lengths"], np.int64)
-        if returns.shape != self.returns.shape or lengths.shape != self.lengths.shape:
-            raise StateError(f"expected {self.returns.shape[0]} lanes, got {returns.shape[0]}", path="episodes/returns")
-        self.returns, self.lengths = returns, lengths
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take back a state that fits ``state_schema``."""
+        self.returns, self.lengths = np.array(state["returns"], np.float64), np.array(state["lengths"], np.int64)
         self.num_episodes, self.num_lost = int(state["num_episodes"]), int(state["num_lost"])

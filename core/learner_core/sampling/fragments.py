@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .columns import Columns, tree_map
+from ..state.schema import Array, Nullable, Record, Schema, refuse
+from ..state.tree import describe, join
+from .columns import Columns, tree_map, tree_paths
 from .rollout import Rollout
 from .sequences import rollout_to_sequences
 
@@ -88,6 +90,25 @@ class WaitingSequences:
         batch, versions = self.take(self._count)
         self._parts, self._count = [(batch, versions)], len(versions)
         return {"batch": batch, "versions": versions}
+
+    @staticmethod
+    def state_schema(batch: Schema) -> Record:
+        """What ``set_state`` takes.
+
+        Args:
+            batch: What sequences of the module must be, ``loss_mask`` [B, T] among them.
+        """
+
+        def rule(state: Mapping[str, Any], path: str) -> None:
+            count, place = len(state["versions"]), join(path, "batch")
+            if (state["batch"] is None) != (not count):
+                refuse(place, f"{count} sequences, None for 0", describe(state["batch"]))
+            for at, leaf in tree_paths(state["batch"] or {}, place):
+                if np.shape(leaf)[:1] != (count,):
+                    refuse(at, f"{count} sequences", f"shape {np.shape(leaf)}")
+
+        fields = {"batch": Nullable(batch), "versions": Array((None,), np.int64, least=0)}
+        return Record(fields, rule=rule, what="waiting sequences")
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned."""

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EnvError, StateError
+from ..errors import EnvError
 from ..maths.action_masks import ActionMask
+from ..state.schema import Array, Nullable, Record, Schema
 from .actions import ActionDoor
-from .columns import Columns, tree_map
+from .columns import Columns, columns_schema, tree_map
 from .lanes import Step
 from .numpy_backend import Policy
 
@@ -121,20 +122,15 @@ class LaneMemory:
         """Copies: ``state`` by leaf, ``fresh`` and ``over`` bool[N]."""
         return {"state": tree_map(np.array, self.state), "fresh": self.fresh.copy(), "over": self._over.copy()}
 
-    def check_state(self, state: Mapping[str, Any] | None) -> None:
-        """Refuse what does not fit.
-
-        Raises:
-            StateError: other leaves or shapes; nothing has changed.
-        """
-        got = {} if state is None else {leaf: np.shape(value) for leaf, value in state["state"].items()}
-        expected = {leaf: (self._num_envs, *value.shape) for leaf, value in self._initial.items()}
-        if got != expected:
-            raise StateError(f"expected recurrent state of shapes {expected}, got {got}", path="memory/state")
+    def state_schema(self) -> Schema:
+        """What ``set_state`` takes."""
+        lanes = Array((self._num_envs,), np.bool_)
+        fields = {"state": columns_schema(self._initial, (self._num_envs,)), "fresh": lanes, "over": lanes}
+        schema = Record(fields, what="recurrent state")
+        return schema if self._initial else Nullable(schema)
 
     def set_state(self, state: Mapping[str, Any] | None) -> None:
-        """Take back what ``get_state`` returned; ``None`` (a state from before there was memory) begins anew."""
-        self.check_state(state)
+        """Take back what fits ``state_schema``; ``None`` (a state from before there was memory) begins anew."""
         if state is None:
             self.begin()
             return

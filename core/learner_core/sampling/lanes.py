@@ -12,11 +12,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..state.schema import COUNT, SEED, Array, ListOf, Record, Schema, Text
 from .columns import Columns
 
-__all__ = ["DISABLED", "NEXT_STEP", "SAME_STEP", "Lanes", "Step", "lose", "write"]
+__all__ = ["DISABLED", "NEXT_STEP", "SAME_STEP", "Lanes", "LanesSchema", "Step", "lose", "write"]
 
 NEXT_STEP, SAME_STEP, DISABLED = "NextStep", "SameStep", "Disabled"
+
+#: Kinds of lanes whose environments are stepped one by one; a vector environment's is "<class>/<autoreset mode>".
+_STEPPED_HERE = ("sync", "parallel")
+
+
+def _is_kind(text: str) -> bool:
+    name, _, mode = text.partition("/")
+    return text in _STEPPED_HERE or (bool(name) and mode in (NEXT_STEP, SAME_STEP, DISABLED))
 
 
 @dataclass(slots=True)
@@ -68,6 +77,33 @@ class Lanes(Protocol):
     def close(self) -> None:
         """Release environments and processes; safe to call twice."""
         ...
+
+
+class LanesSchema(Schema):
+    """What the state of N lanes must be, whatever their kind; of another kind they begin anew.
+
+    Args:
+        num_envs: N; ``None``: any number.
+    """
+
+    def __init__(self, num_envs: int | None) -> None:
+        self._num_envs = num_envs
+
+    @property
+    def expected(self) -> str:
+        """In words."""
+        return "the state of environments, with their kind"
+
+    def check(self, value: Any, path: str) -> None:
+        """As ``Schema.check``."""
+        kind = Text('a kind of environments: "sync", "parallel" or "<class>/<autoreset mode>"', _is_kind)
+        Record({"kind": kind, "num_restarts": COUNT}, is_open=True, what=self.expected).check(value, path)
+        fields: dict[str, Schema] = {"kind": kind, "num_restarts": COUNT}
+        if value["kind"] in _STEPPED_HERE:
+            fields["seeds"] = ListOf(SEED, self._num_envs)
+        else:
+            fields |= {"seed": SEED, "was_done": Array((self._num_envs,), np.bool_)}
+        Record(fields).check(value, path)
 
 
 def write(out: Columns, obs: Any, lane: int | None = None) -> None:

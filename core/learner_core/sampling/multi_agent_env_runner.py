@@ -25,7 +25,8 @@ import numpy as np
 
 from ..config.agents import AgentMapping
 from ..config.environments import make_env
-from ..errors import ConfigError, StateError
+from ..errors import ConfigError
+from ..state.schema import COUNT, Record, Schema
 from .agent_evaluation import evaluate_agents
 from .agent_fragment import AgentFragment
 from .agent_game import AgentGame, Lane
@@ -37,7 +38,7 @@ from .episodes import Episode
 from .evaluation import Watch
 from .finite import check_finite
 from .multi_agent_lanes import AgentLanes
-from .normalize import RunningMoments
+from .normalize import NO_STATISTICS, RunningMoments
 from .numpy_backend import NumpyPolicy
 from .rollout import Rollout
 from .runner_base import RunnerBase
@@ -64,7 +65,6 @@ class MultiAgentEnvRunner(RunnerBase):
         SpaceError: An agent's spaces are not those of its module.
     """
 
-    _own_state = frozenset({"num_agent_steps_sampled_lifetime", "game", "normalizers"})
     _state_name = "a multi-agent runner's state"
 
     def __init__(
@@ -296,16 +296,28 @@ class MultiAgentEnvRunner(RunnerBase):
             },
         }
 
-    def _check_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
-        if set(state["normalizers"]) != set(self.players):
-            raise StateError(
-                f"expected the modules {sorted(self.players)}, got {sorted(state['normalizers'])}", path="normalizers"
-            )
-        for module_id, saved in state["normalizers"].items():
-            if (saved is None) != (self.players[module_id].normalizer is None):
-                here = "off" if saved is not None else "on"
-                raise StateError(f"normalisation is {here} here and not in the state", path=f"normalizers/{module_id}")
-        self._game.check_state(state["game"])
+    def _own_schema(self, module_specs: Mapping[str, Any] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
+        players = self._players_of(module_specs)
+        normalizers = {
+            module_id: NO_STATISTICS if player.normalizer is None else player.normalizer.state_schema()
+            for module_id, player in players.items()
+        }
+        fields: dict[str, Schema] = {
+            "num_agent_steps_sampled_lifetime": COUNT,
+            "game": self._game.state_schema(players),
+            "normalizers": Record(normalizers),
+        }
+        return fields, ()
+
+    def rollout_columns(self, module_id: str, rows: tuple[None, ...] = (None, None)) -> dict[str, Schema]:
+        """What columns of a module's fragment must be to be of this runner's environments."""
+        return self.players[module_id].rollout_columns(rows)
+
+    def _players_of(self, module_specs: Mapping[str, Any] | None) -> dict[str, Player]:
+        """The players with these modules, of which some may be new."""
+        if module_specs is None:
+            return self.players
+        return {mid: self.players.get(mid) or self._make_player(spec) for mid, spec in module_specs.items()}
 
     def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
         for module_id, saved in state["normalizers"].items():

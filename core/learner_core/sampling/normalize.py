@@ -13,9 +13,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import StateError
+from ..state.schema import Array, Real, Record, Schema
 from .columns import Columns, tree_paths
 
-__all__ = ["RewardScaler", "RunningMoments", "RunningNormalizer", "merge_moments"]
+__all__ = [
+    "MOMENTS",
+    "NO_STATISTICS",
+    "RewardScaler",
+    "RunningMoments",
+    "RunningNormalizer",
+    "merge_moments",
+    "moments_schema",
+]
 
 
 class RunningMoments:
@@ -95,15 +104,40 @@ class RunningMoments:
         Raises:
             StateError: A part is missing, its shape differs, or the values are no moments.
         """
-        parts = _parts(state, ("count", "mean", "m2"), path)
-        count = float(parts["count"])
-        arrays = {name: np.array(parts[name], np.float64) for name in ("mean", "m2")}
-        for name, array in arrays.items():
-            if array.shape != self.mean.shape:
-                raise StateError(f"expected shape {self.mean.shape}, got {array.shape}", path=f"{path}/{name}")
-        if not (count >= 0 and np.isfinite(arrays["mean"]).all() and (arrays["m2"] >= 0).all()):
-            raise StateError(f"count={count} or its moments are negative or not finite", path=path)
-        self.count, self.mean, self.m2 = count, arrays["mean"], arrays["m2"]
+        moments_schema(self.mean.shape).check(state, path)
+        self.count = float(state["count"])
+        self.mean, self.m2 = np.array(state["mean"], np.float64), np.array(state["m2"], np.float64)
+
+
+class _NoStatistics(Schema):
+    """Nothing, for there is no normaliser."""
+
+    @property
+    def expected(self) -> str:
+        """In words."""
+        return "None"
+
+    def check(self, value: Any, path: str) -> None:
+        """As ``Schema.check``."""
+        if value is not None:
+            raise StateError("normalisation is off here and not in the state; build with the same settings", path=path)
+
+
+NO_STATISTICS = _NoStatistics()
+
+
+def moments_schema(shape: tuple[int, ...] | None) -> Record:
+    """What the state of moments of samples of this shape (``None``: any) must be."""
+    fields = {"count": Real(least=0.0), "mean": Array(shape), "m2": Array(shape, least=0.0)}
+    return Record(fields, what="moments")
+
+
+def _one_shape(moments: Mapping[str, Any], path: str) -> None:
+    Array(np.shape(moments["mean"])).check(moments["m2"], f"{path}/m2")
+
+
+#: Moments of samples of any shape.
+MOMENTS = Record(moments_schema(None).fields, rule=_one_shape, what="moments")
 
 
 def merge_moments(*states: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,15 +230,19 @@ class RunningNormalizer:
         """``{"moments": {leaf path: {"count", "mean", "m2"}}}``: copies, plain arrays. Paths: "obs", "obs/position"."""
         return {"moments": {path: moments.get_state() for path, moments in self.moments.items()}}
 
+    def state_schema(self) -> Record:
+        """What ``set_state`` takes."""
+        moments = {path: moments_schema(moments.mean.shape) for path, moments in self.moments.items()}
+        return Record({"moments": Record(moments)}, what="statistics of observations")
+
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take a state back; all of it or nothing.
 
         Raises:
-            StateError: Another structure or shape.
+            StateError: Another structure or shape, or no moments.
         """
-        saved = _parts(state, ("moments",), "")["moments"]
-        if set(saved) != set(self.moments):
-            raise StateError(f"expected the leaves {sorted(self.moments)}, got {sorted(saved)}", path="moments")
+        self.state_schema().check(state, "")
+        saved = state["moments"]
         fresh = {path: RunningMoments(moments.mean.shape) for path, moments in self.moments.items()}
         for path, moments in fresh.items():
             moments.set_state(saved[path], path=f"moments/{path}")
@@ -274,19 +312,14 @@ class RewardScaler:
         Raises:
             StateError: Another number of lanes, or no moments.
         """
-        parts = _parts(state, ("moments", "returns"), "")
-        returns = np.array(parts["returns"], np.float64)
-        if returns.shape != self.returns.shape:
-            raise StateError(f"expected {self.returns.shape[0]} lanes, got shape {returns.shape}", path="returns")
+        self.state_schema().check(state, "")
         moments = RunningMoments()
-        moments.set_state(parts["moments"], path="moments")
+        moments.set_state(state["moments"], path="moments")
         if self.moments.fresh is not None:
             moments.fresh = RunningMoments()
-        self.moments, self.returns = moments, returns
+        self.moments, self.returns = moments, np.array(state["returns"], np.float64)
 
-
-def _parts(state: Any, names: tuple[str, ...], path: str) -> Mapping[str, Any]:
-    if not isinstance(state, Mapping) or not set(names) <= set(state):
-        found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-        raise StateError(f"expected {list(names)}, got {found}", path=path or None)
-    return state
+    def state_schema(self) -> Record:
+        """What ``set_state`` takes."""
+        fields = {"moments": moments_schema(()), "returns": Array(self.returns.shape)}
+        return Record(fields, what="statistics of rewards")

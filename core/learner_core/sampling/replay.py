@@ -11,17 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BatchError, ConfigError, StateError
+from ..errors import BatchError, ConfigError
 from ..maths.noise import stream_id, uniforms
+from ..state.schema import COUNT, SEED, Anything, Array, Nullable, OneOf, Real, Record, Schema, refuse
+from ..state.tree import describe, join
 from .columns import Columns, tree_leaves, tree_map
 from .priorities import SumTree
-from .replay_storage import ReplayStorage
+from .replay_storage import ReplayStorage, storage_schema
 from .rollout import Rollout
 
-__all__ = ["ReplayBuffer"]
+__all__ = ["ReplayBuffer", "row_columns"]
 
 _ROLLOUT_COLUMNS = ("obs", "actions", "rewards", "next_obs", "terminateds", "truncateds")
 _ATTEMPTS = 8
+
+
+def row_columns(columns: Mapping[str, Schema]) -> dict[str, Schema]:
+    """What is kept of the rows of rollouts, of what their columns are; next observations stand apart."""
+    return {name: columns[name] for name in _ROLLOUT_COLUMNS if name != "next_obs"}
 
 
 class ReplayBuffer:
@@ -286,17 +293,50 @@ class ReplayBuffer:
             "priorities": None if tree is None or storage is None else tree[np.arange(storage.fill)],
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def state_schema(self, columns: Mapping[str, Schema] | None = None) -> Record:
+        """What ``set_state`` takes.
+
+        Args:
+            columns: What the rows are, [B, ...] each, without ``next_obs``; ``None``: those that are here, or any.
+        """
+        if columns is None and self._storage is not None:
+            columns = self._storage.row_schema()
+
+        def rule(state: Mapping[str, Any], path: str) -> None:
+            storage, place = state["storage"], join(path, "priorities")
+            if (state["priorities"] is not None) != (self._prioritized and storage is not None):
+                refuse(place, f"prioritized={self._prioritized}", describe(state["priorities"]))
+            if storage is not None and state["priorities"] is not None:
+                Array((storage["fill"],), least=0.0).check(state["priorities"], place)
+                if not np.array_equal(np.asarray(state["priorities"]) > 0, np.asarray(storage["valid"], np.bool_)):
+                    refuse(place, "a positive one of every row that can be drawn, and 0 of the others", "others")
+            if storage is not None and state["num_added"] < np.count_nonzero(storage["valid"]):
+                refuse(join(path, "num_added"), "at least as many as there are rows", str(state["num_added"]))
+
+        fields: dict[str, Schema] = {
+            "seed": SEED,
+            "capacity": OneOf((self.capacity,)),
+            "num_added": COUNT,
+            "max_priority": Real(least=0.0),
+            "storage": Nullable(storage_schema(self.capacity, columns)),
+            "priorities": Anything(),
+        }
+        return Record(fields, rule=rule, what="the state of a replay buffer")
+
+    def set_state(self, state: Mapping[str, Any], *, is_checked: bool = False) -> None:
         """Become the buffer that was saved: the same draws for the same keys.
 
+        Args:
+            state: What ``get_state`` returned.
+            is_checked: It fits ``state_schema``, which need not be asked again.
+
         Raises:
-            StateError: Another capacity, or priorities where there are none (or the other way round).
+            StateError: Another capacity, priorities where there are none (or the other way round), or parts that do
+                not fit each other; nothing has changed.
         """
-        if state["capacity"] != self.capacity:
-            raise StateError(f"expected capacity {self.capacity}, got {state['capacity']}", path="capacity")
+        if not is_checked:
+            self.state_schema().check(state, "")
         saved = state["storage"]
-        if saved is not None and (state["priorities"] is not None) != self._prioritized:
-            raise StateError(f"expected prioritized={self._prioritized}", path="priorities")
         self.seed, self.num_added = int(state["seed"]), int(state["num_added"])
         self._max_priority = float(state["max_priority"])
         self._storage, self._tree = None, None

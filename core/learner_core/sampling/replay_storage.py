@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BatchError, ConfigError, StateError
+from ..errors import BatchError, ConfigError
 from ..state.memory import copy_into
-from .columns import Columns, tree_leaves, tree_map, tree_paths
+from ..state.schema import Anything, Array, Int, MapOf, Record, Schema, as_array, refuse
+from ..state.tree import describe, join
+from .columns import Columns, columns_schema, tree_leaves, tree_map, tree_paths
 
-__all__ = ["ReplayStorage"]
+__all__ = ["ReplayStorage", "storage_schema"]
 
 
 class ReplayStorage:
@@ -199,21 +201,17 @@ class ReplayStorage:
             "beside": None if not slots.size else tree_map(lambda leaf: leaf[places], self._table),
         }
 
+    def row_schema(self) -> dict[str, Schema]:
+        """What rows must be to come in here: [B, ...] each."""
+        examples = {name: tree_map(lambda leaf: leaf[0], column) for name, column in self.columns.items()}
+        return {name: columns_schema(example, (None,), exactly=True) for name, example in examples.items()}
+
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ReplayStorage:
-        """Storage as it was saved.
-
-        Raises:
-            StateError: Parts that do not fit each other.
-        """
+        """Storage as it was saved: a state that fits ``storage_schema``."""
         storage = cls(int(state["capacity"]), int(state["lanes"]))
         fill, position = int(state["fill"]), int(state["position"])
-        if not (0 <= fill <= storage.capacity and 0 <= position < storage.capacity):
-            raise StateError(f"fill={fill}, position={position} do not fit capacity={storage.capacity}", path="fill")
         for name, column in state["columns"].items():
-            for path, leaf in tree_paths(column, f"columns/{name}"):
-                if leaf.shape[:1] != (fill,):
-                    raise StateError(f"expected {fill} rows, got shape {leaf.shape}", path=path)
             storage.columns[name] = cls._allocate(column, storage.capacity)
             tree_map(_fill, storage.columns[name], column)
         storage.fill, storage.position = fill, position
@@ -223,12 +221,69 @@ class ReplayStorage:
             storage._head_next = tree_map(np.array, state["head_next"])
         slots = np.asarray(state["beside_slots"], np.int64)
         if slots.size:
-            if slots.min() < 0 or slots.max() >= fill:
-                raise StateError(f"slots outside 0..{fill - 1}", path="beside_slots")
             places = storage._take_places(slots.size, state["beside"])
             storage._beside[slots] = places
             tree_map(lambda leaf, rows: leaf.__setitem__(places, rows), storage._table, state["beside"])
         return storage
+
+
+def storage_schema(capacity: int, columns: Mapping[str, Schema] | None) -> Record:
+    """What ``ReplayStorage.from_state`` takes.
+
+    Args:
+        capacity: Rows at most, of any number of lanes.
+        columns: What the rows are, [B, ...] each, without ``next_obs``; ``None``: any.
+    """
+    fields: dict[str, Schema] = {
+        "capacity": Int(1, capacity),
+        "lanes": Int(1, capacity),
+        "position": Int(0, capacity - 1),
+        "fill": Int(1, capacity),
+        "valid": Array((None,), np.bool_),
+        "columns": MapOf(Anything()) if columns is None else Record(columns),
+        "head_next": Anything(),
+        "beside_slots": Array((None,), np.int64, least=0),
+        "beside": Anything(),
+    }
+
+    def rule(state: Mapping[str, Any], path: str) -> None:
+        fill, lanes, size, position = (state[name] for name in ("fill", "lanes", "capacity", "position"))
+        if size != capacity // lanes * lanes or fill > size or fill % lanes or position % lanes:
+            refuse(join(path, "fill"), f"whole steps of {lanes} lanes in {capacity} rows", f"fill={fill}, {size} rows")
+        if (position != fill % size and fill < size) or position >= size:
+            refuse(join(path, "position"), f"the place behind {fill} rows of {size}", str(position))
+        Array((fill,), np.bool_).check(state["valid"], join(path, "valid"))
+        for name, column in state["columns"].items():
+            for place, leaf in tree_paths(column, f"{join(path, 'columns')}/{name}"):
+                if as_array(leaf, place).shape[:1] != (fill,):
+                    refuse(place, f"{fill} rows", f"shape {np.shape(leaf)}")
+        _check_following(state, path, columns)
+
+    return Record(fields, rule=rule)
+
+
+def _check_following(state: Mapping[str, Any], path: str, columns: Mapping[str, Schema] | None) -> None:
+    """Next observations: of the newest step of all lanes, and of rows that the following row does not show."""
+    slots, table, head = np.asarray(state["beside_slots"]), state["beside"], state["head_next"]
+    if head is None and columns is None and not slots.size and table is None:
+        return
+    if "obs" not in state["columns"]:
+        refuse(join(path, "head_next"), "None, for there are no observations", describe(head))
+    shown = columns_schema(tree_map(lambda leaf: np.asarray(leaf)[0], state["columns"]["obs"]), (None,), exactly=True)
+    _check_rows(head, shown, state["lanes"], join(path, "head_next"))
+    if len(np.unique(slots)) != slots.size or (slots.size and slots.max() >= state["fill"]):
+        refuse(join(path, "beside_slots"), f"different slots below {state['fill']}", "others")
+    if (table is None) != (not slots.size):
+        refuse(join(path, "beside"), f"{slots.size} rows, None for 0", describe(table))
+    if table is not None:
+        _check_rows(table, shown, slots.size, join(path, "beside"))
+
+
+def _check_rows(columns: Columns, schema: Schema, rows: int, path: str) -> None:
+    schema.check(columns, path)
+    for place, leaf in tree_paths(columns, path):
+        if np.shape(leaf)[0] != rows:
+            refuse(place, f"{rows} rows", f"shape {np.shape(leaf)}")
 
 
 def _fill(leaf: np.ndarray, rows: np.ndarray) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .columns import Columns, tree_map
-from .episodes import Episode
+from ..state.schema import Anything, Array, ListOf, MapOf, Record, Schema, as_array, refuse
+from ..state.tree import describe
+from .actions import ActionDoor
+from .columns import Columns, columns_schema, tree_map, tree_paths
+from .episodes import EPISODE, Episode
 
-__all__ = ["Rollout", "join_lanes", "per_module"]
+__all__ = ["Rollout", "join_lanes", "per_module", "rollout_columns", "rollout_schema"]
 
 #: The module of a single-agent rollout; the learner knows it by the same name.
 _ONLY_MODULE = "default_policy"
@@ -86,6 +89,63 @@ class Rollout:
             return {name: tree_map(_flatten, column) for name, column in columns.items()}
         keep = np.flatnonzero(valid)
         return {name: tree_map(lambda leaf: _flatten(leaf)[keep], column) for name, column in columns.items()}
+
+
+def rollout_columns(obs: Columns, door: ActionDoor, rows: tuple[None, ...] = (None, None)) -> dict[str, Schema]:
+    """What the columns of a fragment must be, of any length and any number of lanes.
+
+    Args:
+        obs: An observation as the policy sees it.
+        door: Of the actions.
+        rows: Axes before those of a row: [T, N, ...], or [B, ...].
+    """
+    flags, numbers = Array(rows, np.bool_, exactly=(np.bool_,)), Array(rows, np.float32, exactly=(np.float32,))
+    # A policy answers in float32 and int64, random actions come in the space's own dtype.
+    actions = (door.dtype, np.float32 if door.kind == "box" else np.int64)
+    return {
+        "obs": columns_schema(obs, rows, exactly=True),
+        "next_obs": columns_schema(obs, rows, exactly=True),
+        "actions": Array((*rows, *door.shape), door.dtype, exactly=actions),
+        **dict.fromkeys(("rewards", "action_logp", "vf_preds"), numbers),
+        **dict.fromkeys(("terminateds", "truncateds", "valid", "resets"), flags),
+        "action_dist_inputs": Array((*rows, None), np.float32, exactly=(np.float32,)),
+        "action_mask": Array((*rows, None), np.bool_, exactly=(np.bool_,)),
+    }
+
+
+_ALWAYS = ("obs", "next_obs", "actions", "rewards", "terminateds", "truncateds", "valid")
+
+
+def rollout_schema(columns: Mapping[str, Schema], length: int | None = None) -> Record:
+    """What ``Rollout.from_plain`` takes.
+
+    Args:
+        columns: What ``rollout_columns`` returned.
+        length: T; ``None``: any.
+    """
+
+    def rule(plain: Mapping[str, Any], path: str) -> None:
+        optional = [name for name in plain["columns"] if name not in _ALWAYS]
+        place = f"{path}/columns"
+        Record(columns, [name for name in columns if name not in _ALWAYS], is_open=True).check(plain["columns"], place)
+        steps, lanes = np.shape(plain["columns"]["valid"])
+        if length not in (None, steps) or not steps or not lanes:
+            refuse(f"{place}/valid", f"{length or 'some'} steps of some lanes", f"{steps} of {lanes}")
+        for name in (*_ALWAYS, *optional):
+            if not isinstance(name, str):
+                refuse(place, "names", repr(name))
+            for at, leaf in tree_paths(plain["columns"][name], f"{place}/{name}"):
+                found = as_array(leaf, at)
+                if found.shape[:2] != (steps, lanes):
+                    refuse(at, f"{steps} steps of {lanes} lanes", f"shape {found.shape}")
+        values = plain["bootstrap_values"]
+        if (values is None) != ("vf_preds" not in plain["columns"]):
+            refuse(f"{path}/bootstrap_values", "values where the policy gives them, and only there", describe(values))
+        if values is not None:
+            Array((steps, lanes), np.float32).check(values, f"{path}/bootstrap_values")
+
+    fields = {"columns": MapOf(Anything()), "bootstrap_values": Anything(), "episodes": ListOf(EPISODE)}
+    return Record(fields, rule=rule, what="a fragment")
 
 
 def per_module(rollout: Rollout | Mapping[str, Rollout]) -> dict[str, Rollout]:

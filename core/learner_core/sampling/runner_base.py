@@ -14,20 +14,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import EnvError, StateError
+from ..errors import EnvError
+from ..state.schema import COUNT, SEED, Anything, ListOf, Nullable, OneOf, Record, Schema, refuse
+from ..state.tree import describe, join
 from .env_state import check_env, restore_env, save_env
-from .episodes import Episode
+from .episodes import EPISODE, Episode
+from .lanes import LanesSchema
 from .normalize import RunningMoments
 
 __all__ = ["MAX_ENV_RESTARTS", "RunnerBase"]
 
 MAX_ENV_RESTARTS = 10
 """Default of ``max_env_restarts``, for configs without such a setting."""
-
-_STATE = {
-    "seed", "num_envs", "num_vector_steps", "num_env_steps_sampled_lifetime", "num_evaluations", "finished", "lanes",
-    "env_state", "envs",
-}  # fmt: skip
 
 
 class RunnerBase(ABC):
@@ -43,8 +41,7 @@ class RunnerBase(ABC):
     num_envs: int
     seed: int
 
-    #: What a subclass's state has besides what all have, and what such a state is called.
-    _own_state: ClassVar[frozenset[str]]
+    #: What a state of such a runner is called.
     _state_name: ClassVar[str]
 
     def __init__(self, config: Any, *, env: Any, worker_index: int) -> None:
@@ -73,6 +70,11 @@ class RunnerBase(ABC):
     def num_vector_steps(self) -> int:
         """Steps of all environments together so far: the key of the noise, and a sign of progress."""
         return self._num_vector_steps
+
+    @property
+    def count_names(self) -> set[str]:
+        """What ``metrics`` counts over the lifetime."""
+        return {"num_env_steps_sampled_lifetime", "num_env_restarts_lifetime", *self._counts()}
 
     def metrics(self) -> dict[str, Any]:
         """What happened since the last call, and over the lifetime.
@@ -162,7 +164,7 @@ class RunnerBase(ABC):
             StateError: Another number of environments, other modules, normalisers or observations, or another
                 environment. Nothing has changed then.
         """
-        self._check_state(state)
+        self.state_schema().check(state, "")
         exact = self._is_exact(state)
         self._set_own_state(state, exact=exact)
         self._set_seed(int(state["seed"]))
@@ -181,22 +183,40 @@ class RunnerBase(ABC):
 
     def _is_exact(self, state: Mapping[str, Any]) -> bool:
         """Whether the state's environments can go on here: saved whole, and stepped in the same way."""
-        if state["env_state"] != "exact" or state["lanes"]["kind"] != self.lanes.get_state()["kind"]:
-            return False
-        return len(self.lanes.environments()) == len(state["envs"])
+        return state["env_state"] == "exact" and state["lanes"]["kind"] == self.lanes.get_state()["kind"]
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse what does not fit, before anything changes."""
-        missing = sorted((_STATE | self._own_state) - set(state))
-        if missing:
-            raise StateError(f"not {self._state_name}: {', '.join(missing)} missing")
-        if state["num_envs"] != self.num_envs:
-            raise StateError(f"expected {self.num_envs} environments, got {state['num_envs']}", path="num_envs")
-        exact = self._is_exact(state)
-        self._check_own_state(state, exact=exact)
-        if exact:
-            for env, saved in zip(self.lanes.environments(), state["envs"], strict=True):
-                check_env(env, saved)
+    def state_schema(self, module_specs: Mapping[str, Any] | None = None) -> Record:
+        """What ``set_state`` takes.
+
+        Args:
+            module_specs: of a multi-agent runner, the modules that it will have by then; ``None``: those it has.
+        """
+        fields: dict[str, Schema] = {
+            "seed": SEED,
+            "num_envs": OneOf((self.num_envs,)),
+            "num_vector_steps": COUNT,
+            "num_env_steps_sampled_lifetime": COUNT,
+            "num_evaluations": COUNT,
+            "finished": ListOf(EPISODE),
+            "lanes": LanesSchema(self.num_envs),
+            "env_state": OneOf(("exact", "restarted")),
+            "envs": Nullable(ListOf(Anything())),
+        }
+        own, optional = self._own_schema(module_specs)
+        return Record(fields | own, optional, rule=self._check_environments, what=self._state_name)
+
+    def _check_environments(self, state: Mapping[str, Any], path: str) -> None:
+        """Refuse environments that cannot go on as the state says."""
+        place = join(path, "envs")
+        if (state["envs"] is None) != (state["env_state"] == "restarted"):
+            refuse(place, 'environments with env_state "exact", None with "restarted"', describe(state["envs"]))
+        if not self._is_exact(state):
+            return
+        environments = self.lanes.environments()
+        if len(environments) != len(state["envs"]):
+            refuse(place, f"{len(environments)} environments", f"{len(state['envs'])}")
+        for index, (env, saved) in enumerate(zip(environments, state["envs"], strict=True)):
+            check_env(env, saved, join(place, index, index=True))
 
     def _save_envs(self) -> tuple[list[Any] | None, str]:
         environments = self.lanes.environments()
@@ -229,8 +249,8 @@ class RunnerBase(ABC):
         """What goes into the state besides what every runner has."""
 
     @abstractmethod
-    def _check_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
-        """Refuse what does not fit; nothing changes."""
+    def _own_schema(self, module_specs: Mapping[str, Any] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
+        """What ``_get_own_state`` must be, and which of it states of earlier versions do not have."""
 
     @abstractmethod
     def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:

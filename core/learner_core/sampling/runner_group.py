@@ -17,12 +17,15 @@ from typing import Any
 
 import cloudpickle
 
-from .episodes import Episode
+from ..state.schema import COUNT, SEED, Anything, Int, ListOf, MapOf, Nullable, Record, Schema, refuse
+from ..state.tree import join
+from .env_runner import EnvRunner
+from .episodes import EPISODE, Episode
 from .make_runner import MakePolicy, Weights, give_weights, make_runner
-from .normalize import merge_moments
+from .normalize import MOMENTS, merge_moments, moments_schema
 from .numpy_backend import choose_inference
 from .remote_runners import Remote, RemoteRunners, Request, kill_all, with_trace
-from .rollout import Rollout
+from .rollout import Rollout, rollout_schema
 from .runner_handle import Fragment, runner_launcher
 from .runner_server import for_processes, make_setup, restart
 
@@ -283,6 +286,65 @@ class EnvRunnerGroup:
             self._top_up()
         return state
 
+    def state_schema(
+        self,
+        module_specs: Mapping[str, Any] | None = None,
+        *,
+        fragment_length: int | None = None,
+        local_path: str | None = None,
+    ) -> Record:
+        """What ``set_state`` takes. Runners elsewhere are like the one here, so that none of them is asked.
+
+        Args:
+            module_specs: of several agents, the modules that the runners will have by then; ``None``: those they have.
+            fragment_length: steps of waiting fragments; ``None``: any.
+            local_path: where the state of the runner in this process stands, if it does not stand with the others.
+        """
+        local = self._local
+        statistics = Record(
+            moments := {n: moments_schema(m["mean"].shape) for n, m in _statistics(local).items()}, moments
+        )
+        if module_specs is not None:  # statistics of other modules come and go with them
+            statistics = MapOf(MOMENTS)
+        names = {*local.count_names, "num_env_runner_restarts_lifetime", "num_fragments_lost_lifetime"}
+        counts: dict[str, Schema] = dict.fromkeys(sorted(names), COUNT)
+
+        def rule(state: Mapping[str, Any], path: str) -> None:
+            whole = local.state_schema(module_specs) if self._is_same(state) else _COUNTERS
+            whole.check(state["local"], local_path or join(path, "local"))
+            for index, saved in enumerate(state["runners"]):
+                if saved["runner"] is not None:
+                    whole.check(saved["runner"], f"{join(path, 'runners')}/[{index}]/runner")
+            for index, plain in enumerate(state["fragments"]):
+                self._check_fragment(plain, f"{join(path, 'fragments')}/[{index}]", fragment_length)
+
+        fields: dict[str, Schema] = {
+            "local": Anything(),
+            "runners": ListOf(Record({"runner": Anything(), "untold": statistics})),
+            "fragments": ListOf(_FRAGMENT),
+            "episodes": ListOf(EPISODE),
+            "statistics": statistics,
+            "counts": Record({**counts, "weights_version": Int(least=-1)}),
+            "earlier": Record(counts | {"weights_version": Int(least=-1)}, (*counts, "weights_version")),
+        }
+        return Record(fields, rule=rule, what="the state of environment runners")
+
+    def _is_same(self, state: Mapping[str, Any]) -> bool:
+        """Whether a state is of as many runners as there are here, and of all of them."""
+        saved = state["runners"]
+        number = 0 if self._elsewhere is None else self.num_runners
+        return len(saved) == number and all(part["runner"] for part in saved)
+
+    def _check_fragment(self, plain: Mapping[str, Any], path: str, length: int | None) -> None:
+        """Refuse a waiting fragment that is not of these environments and modules."""
+        modules, rollout = plain["modules"], plain["rollout"]
+        if (modules is None) != isinstance(self._local, EnvRunner) or (rollout is None) != (modules is not None):
+            refuse(path, "a rollout of one agent, or those of several by module", "another")
+        for module_id, part in {"": rollout}.items() if modules is None else modules.items():
+            place = f"{path}/rollout" if modules is None else f"{path}/modules/{module_id}"
+            if module_id in getattr(self._local, "players", {"": None}):
+                rollout_schema(self._local.rollout_columns(module_id), length).check(part, place)
+
     def set_state(self, state: Mapping[str, Any]) -> str:
         """Go on from a state.
 
@@ -301,7 +363,7 @@ class EnvRunnerGroup:
             StateError: other environments, modules or normalisers.
         """
         runners, saved, local = self._elsewhere, state["runners"], state["local"]
-        same = len(saved) == (0 if runners is None else self.num_runners) and all(s["runner"] for s in saved)
+        same = self._is_same(state)
         if runners is not None:
             runners.drain()
         self._arrived.clear()
@@ -397,6 +459,23 @@ class EnvRunnerGroup:
             self._statistics = merge_moments(self._statistics, *statistics)
             self._statistics_version += 1
             self._local.set_statistics(self._statistics)
+
+
+_FRAGMENT = Record(
+    {
+        "worker_index": COUNT,
+        "weights_version": Int(least=-1),
+        "modules": Nullable(MapOf(Anything())),
+        "rollout": Nullable(MapOf(Anything())),
+    }
+)
+#: Of the states of another number of runners these alone are read.
+_COUNTERS = Record({"num_vector_steps": COUNT, "num_evaluations": COUNT, "seed": SEED}, is_open=True)
+
+
+def _statistics(runner: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = runner.get_statistics()
+    return found
 
 
 def _framework(config: Any, module_specs: Mapping[str, Any]) -> str:

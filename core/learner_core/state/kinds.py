@@ -12,19 +12,29 @@ import numpy as np
 
 from ..errors import StateError
 
-__all__ = ["ALGORITHM", "ALGORITHM_FORMAT", "LEARNER", "RECORDING_FORMAT", "WEIGHTS", "kind_of", "refuse_other_kinds"]
+__all__ = [
+    "ALGORITHM",
+    "ALGORITHM_FORMAT",
+    "ALGORITHM_STATE",
+    "LEARNER",
+    "RECORDING_FORMAT",
+    "WEIGHTS",
+    "kind_of",
+    "refuse_other_kinds",
+]
 
 ALGORITHM_FORMAT = "learner_core/algorithm"
 RECORDING_FORMAT = "learner_core/recording"
 
 ALGORITHM = "a checkpoint of an Algorithm"
+ALGORITHM_STATE = "the state of an Algorithm"
 LEARNER = "a learner's state"
 WEIGHTS = "weights"
 
 #: Kind -> which call reads it.
 _READERS = {
     ALGORITHM: "Algorithm.restore and Algorithm.from_checkpoint read it; its part state/learner is a learner's state",
-    "the state of an Algorithm": "Algorithm.set_state takes it; its part learner is a learner's state",
+    ALGORITHM_STATE: "Algorithm.set_state takes it; its part learner is a learner's state",
     "the state of environment runners": "it is a part of an Algorithm's state, which Algorithm.set_state takes",
     "a recording": "offline algorithms read it: .training(input_path=...)",
     LEARNER: "load_state and set_state of a Learner or LearnerGroup take it",
@@ -41,7 +51,7 @@ def kind_of(tree: Any) -> str:
     if isinstance(tree.get("format"), str) and tree["format"] in formats:
         return formats[tree["format"]]
     if "algorithm" in tree and "learner" in tree:
-        return "the state of an Algorithm"
+        return ALGORITHM_STATE
     if "rl_module" in tree or "optimizer" in tree:
         return LEARNER
     if ("local" in tree and "runners" in tree) or ("lanes" in tree and "num_envs" in tree):

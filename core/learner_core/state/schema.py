@@ -10,10 +10,11 @@ What is accepted as a number is what a state file gives back: Python's and numpy
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -49,6 +50,7 @@ __all__ = [
     "as_array",
     "reason_of",
     "refuse",
+    "under",
 ]
 
 Rule = Callable[[Any, str], None]
@@ -73,6 +75,18 @@ def refuse(path: str, expected: str, got: object, remedy: str = _DAMAGED) -> NoR
         StateError: always.
     """
     raise StateError(f"expected {expected}, got {got}: {remedy}", path=path or None)
+
+
+@contextlib.contextmanager
+def under(path: str) -> Iterator[None]:
+    """Refusals in the block are of a part of a larger state, which stands at ``path`` there."""
+    try:
+        yield
+    except StateError as error:
+        if not path or type(error) is not StateError:
+            raise
+        text = str(error.args[0]).removeprefix(f"{error.path}: ")
+        raise StateError(text, path=f"{path}/{error.path}" if error.path else path) from None
 
 
 def reason_of(error: StateError) -> str:
@@ -406,6 +420,8 @@ class Array(Schema):
         least: no value is smaller.
         finite: NaN and infinities are refused; ``False`` for what may hold them in an honest run.
         allow_inf: infinities are honest, NaN is not.
+        rule: what the values must be to each other.
+        exactly: dtypes of which it must have one, for it is taken over in its own.
     """
 
     shape: tuple[int | None, ...] | None
@@ -413,6 +429,8 @@ class Array(Schema):
     least: float | None = None
     finite: bool = True
     allow_inf: bool = False
+    rule: Rule | None = None
+    exactly: tuple[Any, ...] = ()
 
     @property
     def expected(self) -> str:
@@ -430,9 +448,13 @@ class Array(Schema):
         ):
             wanted = str(tuple("?" if n is None else n for n in shape)).replace("'", "")
             refuse(path, f"shape {wanted}", str(array.shape), _OTHER)
+        if self.exactly and array.dtype.newbyteorder("=") not in {np.dtype(dtype) for dtype in self.exactly}:
+            refuse(path, f"dtype {' or '.join(np.dtype(d).name for d in self.exactly)}", str(array.dtype), _OTHER)
         if self.dtype is not None:
             self._check_cast(array, np.dtype(self.dtype), path)
         self._check_values(array, path)
+        if self.rule is not None:
+            self.rule(array, path)
 
     def _check_cast(self, array: np.ndarray, target: np.dtype[Any], path: str) -> None:
         """Refuse a dtype that cannot stand for the target, and integers that do not fit."""

@@ -1,0 +1,194 @@
+"""Taking over a state: checked whole, by one schema, before anything changes; then done in an order that can be undone.
+
+Needs an Algorithm. What a schema cannot know is what code that is not ours does: an environment's own ``set_state``, a
+subclass's ``set_extra_state``. These come first, and if one fails, what has changed by then is put back.
+
+1. The outline: what kind of tree it is, counters and episodes, which modules there were.
+2. Modules that the state has and the run has not are added to the learners; what they know of others stays.
+3. Every part is checked: the learners', the runners', the algorithm's own, of each rank on its own rank.
+4. Runners and the algorithm's own parts take over. Everything until here is undone if anything fails.
+5. Modules that the state has not are removed, the learners take over, counters follow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LearnerCoreError, StateError
+from ..sampling.episodes import EPISODE, Episode
+from ..state.kinds import ALGORITHM_STATE, refuse_other_kinds
+from ..state.schema import COUNT, TEXT, Anything, ListOf, MapOf, Nullable, Record, Schema, refuse, under
+from ..state.tree import join
+
+if TYPE_CHECKING:
+    from ..sampling.runner_group import EnvRunnerGroup
+    from .agents import ModuleChange
+    from .algorithm import Algorithm
+
+__all__ = ["check_outline", "take_state"]
+
+_MODULES = Record(
+    {
+        "policies": MapOf(Anything()),
+        "policy_mapping_fn": Anything(),
+        "policies_to_train": Nullable(ListOf(TEXT)),
+        "policy_settings": MapOf(MapOf(Anything())),
+    }
+)
+_COUNTERS = Record(
+    {
+        "iteration": COUNT,
+        "num_env_steps_sampled_lifetime": COUNT,
+        "recent_episodes": ListOf(EPISODE),
+        "modules": Nullable(_MODULES),
+    },
+    optional=("modules",),
+)
+_PART: dict[str, Schema] = {
+    "env_runner": Nullable(MapOf(Anything())),
+    "env_runners": Nullable(MapOf(Anything())),
+    "extra": MapOf(Anything()),
+}
+
+
+def check_outline(state: Any, *, is_open: bool = False) -> None:
+    """Refuse what is no state of an Algorithm, whatever Algorithm: before one is built, and before modules change.
+
+    Args:
+        state: what came.
+        is_open: a subclass keeps entries of its own.
+
+    Raises:
+        StateError: says the path.
+    """
+    refuse_other_kinds(state, ALGORITHM_STATE)
+    fields = {"learner": MapOf(Anything()), **_PART, "ranks": ListOf(Record(_PART), rule=_some), "algorithm": _COUNTERS}
+    Record(fields, ("ranks",), is_open=is_open, what=ALGORITHM_STATE).check(state, "")
+
+
+def _some(parts: Any, path: str) -> None:
+    if not parts:
+        refuse(path, "the parts of one rank or more", "none")
+
+
+def take_state(algorithm: Algorithm, state: Mapping[str, Any]) -> None:
+    """Go on from a state; the runners still have other weights then.
+
+    Raises:
+        StateError: it does not fit; says the path, and nothing has changed.
+    """
+    check_outline(state, is_open=_keeps_more(algorithm))
+    own, group = state["algorithm"], algorithm.learner_group
+    with algorithm.modules_of(own.get("modules")) as change:
+        specs = None if change is None else change.specs
+        with under("learner"):
+            group.check_state(state["learner"], modules=None if specs is None else list(specs))
+        part = algorithm.on_each(lambda: _checked_part(algorithm, state, specs))
+        _take_part(algorithm, part, change, lambda: _take_learners(algorithm, state["learner"], change))
+    algorithm.iteration = int(own["iteration"])
+    algorithm.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
+    algorithm._recent = deque(map(Episode.from_plain, own["recent_episodes"]), algorithm._recent.maxlen)
+    algorithm._earlier_steps = 0
+    if algorithm.ranks is not None or state.get("ranks"):
+        algorithm.count_from(algorithm.num_env_steps_sampled_lifetime)
+
+
+def _keeps_more(algorithm: Algorithm) -> bool:
+    """Whether a subclass puts entries of its own into the state."""
+    from .algorithm import Algorithm as Base
+
+    return type(algorithm).get_state is not Base.get_state or type(algorithm).set_state is not Base.set_state
+
+
+def _checked_part(algorithm: Algorithm, state: Mapping[str, Any], specs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """This rank's part of a state, checked with all that it is made of."""
+    ranks = state.get("ranks")
+    schema = _extra_schema(algorithm)
+    for index, part in enumerate(ranks or [state]):
+        if schema is not None:
+            schema.check(part["extra"], f"ranks/[{index}]/extra" if ranks else "extra")
+    part = algorithm.part_of(state)
+    runners = _runners(algorithm, part)
+    if runners is not None:
+        length = algorithm.state_fragment_length()
+        place = f"ranks/[{algorithm.rank}]" if ranks else ""
+        whole = runners.state_schema(specs, fragment_length=length, local_path=join(place, "env_runner"))
+        whole.check(_runner_state(part, runners), join(place, "env_runners"))
+    return part
+
+
+def _extra_schema(algorithm: Algorithm) -> Schema | None:
+    """What the algorithm's own part must be; ``None``: a subclass keeps something else and checks it itself."""
+    for kind in type(algorithm).__mro__:
+        if "extra_state_schema" in vars(kind):
+            return algorithm.extra_state_schema()
+        if "get_extra_state" in vars(kind) or "set_extra_state" in vars(kind):
+            return None
+    return None
+
+
+def _runners(algorithm: Algorithm, part: Mapping[str, Any]) -> EnvRunnerGroup | None:
+    return algorithm.env_runners if part["env_runner"] is not None else None
+
+
+def _runner_state(part: Mapping[str, Any], runners: EnvRunnerGroup) -> dict[str, Any]:
+    return {"local": part["env_runner"], **(part["env_runners"] or {})}
+
+
+def _take_part(
+    algorithm: Algorithm, part: Mapping[str, Any], change: ModuleChange | None, then: Callable[[], None]
+) -> None:
+    """Let runners and the algorithm's own parts take over, then the learners; all of it or nothing."""
+    runners = _runners(algorithm, part)
+    before = None if runners is None else runners.get_state()
+    extra = algorithm.get_extra_state() if _extra_schema(algorithm) is None else None
+    learners = None if algorithm.learner_group.copies_states else algorithm.learner_group.get_state()
+
+    def take() -> None:
+        with _as_state_error("env_runner"):
+            if change is not None:
+                change.runners()
+            if runners is not None:
+                runners.set_state(_runner_state(part, runners))
+        with _as_state_error("extra"):
+            algorithm.set_extra_state(part["extra"])
+
+    try:
+        algorithm.on_each(take)
+        then()
+    except BaseException:
+        if change is not None:
+            change.undo_runners()
+        if runners is not None and before is not None:
+            runners.set_state(before)
+        if extra is not None:
+            algorithm.set_extra_state(extra)
+        if learners is not None:
+            algorithm.learner_group.set_state(learners)
+        raise
+
+
+class _as_state_error:  # noqa: N801 - reads as a function
+    """What code that is not ours raises over a state is a refusal of the state."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, LearnerCoreError):
+            raise StateError(
+                f"cannot be taken over: {type(error).__name__}: {error}; everything is as it was before",
+                path=self._path,
+            ) from error
+
+
+def _take_learners(algorithm: Algorithm, state: Mapping[str, Any], change: ModuleChange | None) -> None:
+    with under("learner"):
+        if change is not None:
+            change.learners()
+        algorithm.learner_group.set_state(state)
