@@ -87,7 +87,7 @@ def _module_parts(learner: Learner, mid: str) -> dict[str, Record]:
 
 def _moment(shape: tuple[int, ...], dtype: Any, is_square: bool) -> Array:
     # The square of a large gradient is an infinity in an honest run; the step is none then.
-    return Array(shape, dtype, least=0.0 if is_square else None, allow_inf=True)
+    return Array(shape, dtype, least=0.0 if is_square else None, allow_inf=is_square)
 
 
 def _like(value: np.ndarray) -> Array:

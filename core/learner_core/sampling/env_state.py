@@ -151,7 +151,7 @@ def _check_attribute(layer: Any, name: str, value: Any, path: str) -> None:
         return
     decoded = _decoded(value, current, path)
     own, got = _family(current), _family(decoded)
-    if "nothing" not in (own, got) and own != got:
+    if "nothing" not in (own, got) and own != got and {own, got} not in _ALIKE:
         refuse(path, own, got)
 
 
@@ -164,8 +164,12 @@ def _decoded(value: Any, current: Any, path: str) -> Any:
         refuse(path, "an attribute as it was saved", f"{describe(value)} ({type(error).__name__}: {error})")
 
 
+#: What an environment may keep one for the other from step to step.
+_ALIKE = ({"a number", "an array"}, {"an array", "a list"})
+
+
 def _family(value: Any) -> str:
-    """What may stand for one another from step to step: a number, a list and an array, but not a text for either."""
+    """What kind of thing an attribute is."""
     if value is None:
         return "nothing"
     if isinstance(value, enum.Enum):
@@ -174,8 +178,10 @@ def _family(value: Any) -> str:
         isinstance(value, np.ndarray) and value.dtype.kind in "SU"
     ):
         return "a text"
-    if isinstance(value, (bool, int, float, np.generic, np.ndarray, list, tuple, deque)):
-        return "numbers"
+    if isinstance(value, (bool, int, float, np.generic)):
+        return "a number"
+    if isinstance(value, (np.ndarray, list, tuple, deque)):
+        return "an array" if isinstance(value, np.ndarray) else "a list"
     return {dict: "a dict"}.get(type(value), type(value).__name__)
 
 
@@ -290,6 +296,8 @@ def _encode_array(value: Any, path: str, seen: _Seen) -> Any:
 
 def _decode(value: Any, current: Any) -> Any:
     """The inverse; ``current`` gives the class of an enumeration."""
+    if isinstance(value, list):
+        raise StateError("a list without a word on what it was", path="envs")
     if not isinstance(value, dict):
         return value
     if "array" in value:

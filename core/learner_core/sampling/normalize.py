@@ -96,7 +96,7 @@ class RunningMoments:
 
     def get_state(self) -> dict[str, Any]:
         """``{"count": float, "mean": float64[*shape], "m2": float64[*shape]}``, copies."""
-        return {"count": float(self.count), "mean": self.mean.copy(), "m2": self.m2.copy()}
+        return {"count": float(self.count), "mean": np.array(self.mean), "m2": np.array(self.m2)}
 
     def set_state(self, state: Mapping[str, Any], *, path: str = "") -> None:
         """Take a state back.
