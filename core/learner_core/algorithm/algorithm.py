@@ -407,7 +407,7 @@ def _read(path: Any, *, mapped: bool) -> dict[str, Any]:
     if type(tree.get("schema")) is not int or tree["schema"] != _SCHEMA:
         raise StateError(f"{path}: schema {tree.get('schema')!r:.60}, this version reads {_SCHEMA}", path="schema")
     Record({"format": TEXT, "schema": COUNT, "config": MapOf(Anything()), "state": MapOf(Anything())}).check(tree, "")
-    return tree
+    return dict(tree)
 
 
 def num_environments(config: Any) -> int:

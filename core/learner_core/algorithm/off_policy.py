@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from operator import methodcaller
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..group.results import merge_results
 from ..sampling.replay import ReplayBuffer, row_columns
 from ..sampling.rollout import join_lanes
 from ..schedules import value_at
-from ..state.schema import COUNT, Real, Record
+from ..state.schema import COUNT, Also, Real, Record
 from .algorithm import Algorithm
 
 __all__ = ["OffPolicyAlgorithm"]
@@ -114,7 +113,7 @@ class OffPolicyAlgorithm(Algorithm):
         if self.env_runners is not None and type(self).training_step is OffPolicyAlgorithm.training_step:
             (rule,) = self.learner_group.foreach_learner(methodcaller("batch_rules"))[0].values()
             columns = row_columns(self.env_runners.local.rollout_columns("", (None,)))
-            columns["actions"] = replace(columns["actions"], rule=rule.check_actions)
+            columns["actions"] = Also(columns["actions"], rule.check_actions)
         # What is owed is less than an update.
         fields = {"replay": self.replay.state_schema(columns), "owed": Real(0.0, 1.0, below=True), "num_draws": COUNT}
         return Record(fields)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..maths import noise
 from ..state.schema import COUNT, Array, Int, Items, ListOf, Record, Schema
+from .columns import tree_map
 
 __all__ = ["CircularReplay", "StoredBatch"]
 
@@ -99,7 +100,7 @@ class CircularReplay:
         Args:
             batch: What a batch must be.
         """
-        info = Record({"versions": Array((None,), np.int64, least=0), "num_timesteps": COUNT})
+        info = Record({"versions": Array((None,), np.int64, least=0, exactly=(np.int64,)), "num_timesteps": COUNT})
         fields = {
             "batches": ListOf(Items([batch, info, Int(1, max(self._num_uses, _MOST_USES))])),
             "num_added": COUNT,
@@ -111,15 +112,7 @@ class CircularReplay:
         """Go on from what ``get_state`` returned; of more batches than fit here, the newest are kept."""
         batches = state["batches"][-self._num_batches :]
         self._stored = [
-            StoredBatch(
-                dict(batch),
-                {
-                    "versions": np.asarray(info["versions"], np.int64),
-                    "num_timesteps": int(info["num_timesteps"]),
-                },
-                int(uses),
-            )
-            for batch, info, uses in batches
+            StoredBatch(tree_map(np.asarray, batch), dict(info), int(uses)) for batch, info, uses in batches
         ]
         self._num_added = int(state["num_added"])
         self._num_drawn = int(state["num_drawn"])

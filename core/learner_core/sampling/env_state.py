@@ -87,8 +87,12 @@ def restore_env(env: Any, state: Mapping[str, Any]) -> None:
         env: An environment made in the same way as the saved one.
         state: What ``save_env`` returned.
 
-    The state has passed ``check_env``. What the environment's own ``set_state`` raises comes out as it is.
+    What the environment's own ``set_state`` raises comes out as it is.
+
+    Raises:
+        StateError: As ``check_env``; nothing has changed.
     """
+    check_env(env, state)
     for layer, entry in zip(_layers(env), state["layers"], strict=True):
         if "own" in entry:
             layer.set_state(_decode(entry["own"], None))

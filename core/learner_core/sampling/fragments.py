@@ -113,7 +113,7 @@ class WaitingSequences:
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned."""
         versions = np.asarray(state["versions"], np.int64)
-        self._parts = [(dict(state["batch"]), versions)] if len(versions) else []
+        self._parts = [(tree_map(np.asarray, state["batch"]), versions)] if len(versions) else []
         self._count = len(versions)
 
 

@@ -310,8 +310,6 @@ class ReplayBuffer:
                 Array((storage["fill"],), least=0.0).check(state["priorities"], place)
                 if not np.array_equal(np.asarray(state["priorities"]) > 0, np.asarray(storage["valid"], np.bool_)):
                     refuse(place, "a positive one of every row that can be drawn, and 0 of the others", "others")
-            if storage is not None and state["num_added"] < np.count_nonzero(storage["valid"]):
-                refuse(join(path, "num_added"), "at least as many as there are rows", str(state["num_added"]))
 
         fields: dict[str, Schema] = {
             "seed": SEED,

@@ -183,7 +183,7 @@ class RunnerBase(ABC):
 
     def _is_exact(self, state: Mapping[str, Any]) -> bool:
         """Whether the state's environments can go on here: saved whole, and stepped in the same way."""
-        return state["env_state"] == "exact" and state["lanes"]["kind"] == self.lanes.get_state()["kind"]
+        return bool(state["env_state"] == "exact" and state["lanes"]["kind"] == self.lanes.get_state()["kind"])
 
     def state_schema(self, module_specs: Mapping[str, Any] | None = None) -> Record:
         """What ``set_state`` takes.

@@ -301,11 +301,9 @@ class EnvRunnerGroup:
             local_path: where the state of the runner in this process stands, if it does not stand with the others.
         """
         local = self._local
-        statistics = Record(
-            moments := {n: moments_schema(m["mean"].shape) for n, m in _statistics(local).items()}, moments
-        )
-        if module_specs is not None:  # statistics of other modules come and go with them
-            statistics = MapOf(MOMENTS)
+        moments = {name: moments_schema(part["mean"].shape) for name, part in _statistics(local).items()}
+        # Statistics of other modules come and go with them.
+        statistics: Schema = MapOf(MOMENTS) if module_specs is not None else Record(moments, tuple(moments))
         names = {*local.count_names, "num_env_runner_restarts_lifetime", "num_fragments_lost_lifetime"}
         counts: dict[str, Schema] = dict.fromkeys(sorted(names), COUNT)
 

@@ -32,6 +32,7 @@ __all__ = [
     "PLAIN",
     "SEED",
     "TEXT",
+    "Also",
     "Anything",
     "Array",
     "Flag",
@@ -284,6 +285,24 @@ class Nullable(Schema):
 
 
 @dataclass(frozen=True)
+class Also(Schema):
+    """What ``schema`` says, and a rule of the one who asks."""
+
+    schema: Schema
+    rule: Rule
+
+    @property
+    def expected(self) -> str:
+        """In words."""
+        return self.schema.expected
+
+    def check(self, value: Any, path: str) -> None:
+        """As ``Schema.check``."""
+        self.schema.check(value, path)
+        self.rule(value, path)
+
+
+@dataclass(frozen=True)
 class Record(Schema):
     """A dict with named entries.
 
@@ -448,6 +467,8 @@ class Array(Schema):
         ):
             wanted = str(tuple("?" if n is None else n for n in shape)).replace("'", "")
             refuse(path, f"shape {wanted}", str(array.shape), _OTHER)
+        if self.exactly and not isinstance(value, np.ndarray):
+            refuse(path, self.expected, _shown(value))
         if self.exactly and array.dtype.newbyteorder("=") not in {np.dtype(dtype) for dtype in self.exactly}:
             refuse(path, f"dtype {' or '.join(np.dtype(d).name for d in self.exactly)}", str(array.dtype), _OTHER)
         if self.dtype is not None:

@@ -60,9 +60,9 @@ def test_states_that_do_not_fit_change_nothing() -> None:
     state = runner.get_state()
     before = bytes_of(runner.get_state())
     for wrong, words in (
-        ({**state, "num_envs": 3}, "expected 2 environments"),
-        ({**state, "normalizers": {"m": None}}, "expected the modules"),
-        ({k: v for k, v in state.items() if k != "game"}, "game missing"),
+        ({**state, "num_envs": 3}, "num_envs: expected 2, got 3"),
+        ({**state, "normalizers": {"m": None}}, "normalizers/n: missing"),
+        ({k: v for k, v in state.items() if k != "game"}, "game: missing"),
         ({**state, "normalizers": {"m": {}, "n": None}}, "normalisation"),
     ):
         with pytest.raises(StateError, match=words):

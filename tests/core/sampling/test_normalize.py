@@ -116,12 +116,18 @@ def feed(thing: Any, seed: int) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "expected .'moments'., got"),
-        ({"moments": {}}, "moments: expected the leaves .'obs'., got"),
-        ({"moments": {"obs": {"count": 1}}}, "moments/obs: expected"),
+        ({}, "moments: missing"),
+        ({"moments": {}}, "moments/obs: missing"),
+        ({"moments": {"obs": {"count": 1}}}, "moments/obs/mean: missing"),
         ({"moments": {"obs": {"count": 1, "mean": [0, 0], "m2": [0, 0, 0]}}}, "moments/obs/m2: expected shape"),
-        ({"moments": {"obs": {"count": 1, "mean": [0, np.nan], "m2": [0, 0]}}}, "moments/obs: count"),
-        ({"moments": {"obs": {"count": -1, "mean": [0, 0], "m2": [0, 0]}}}, "moments/obs: count"),
+        (
+            {"moments": {"obs": {"count": 1, "mean": [0, np.nan], "m2": [0, 0]}}},
+            "moments/obs/mean: expected finite values",
+        ),
+        (
+            {"moments": {"obs": {"count": -1, "mean": [0, 0], "m2": [0, 0]}}},
+            "moments/obs/count: expected a finite number of at least 0, got -1",
+        ),
     ],
 )
 def test_states_that_are_none_are_refused(state: Any, message: str) -> None:

@@ -256,7 +256,7 @@ def test_state_shares_no_memory() -> None:
 def test_set_state_refuses_another_kind_of_buffer() -> None:
     buffer = ReplayBuffer(10, seed=0)
     buffer.add(chain(0, 3))
-    with pytest.raises(StateError, match="capacity: expected capacity 11, got 10"):
+    with pytest.raises(StateError, match="capacity: expected 11, got 10"):
         ReplayBuffer(11, seed=0).set_state(buffer.get_state())
     with pytest.raises(StateError, match="priorities: expected prioritized=True"):
         ReplayBuffer(10, seed=0, prioritized=True).set_state(buffer.get_state())
