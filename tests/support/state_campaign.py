@@ -41,7 +41,11 @@ __all__ = ["CASES", "DOORS", "Campaign", "MutantError", "Tally"]
 #: Most that a refusal may take: seconds of processor time, bytes over the process.
 SECONDS, BYTES = 1.0, 256 << 20
 #: Of the doors, how often each.
-DOORS = {"set_state": 60, "restore": 30, "from_checkpoint": 5, "evaluate": 3, "resume": 2}
+DOORS = {
+    "set_state": 50, "restore": 25, "learner": 6, "learner, not strict": 6, "from_checkpoint": 5, "evaluate": 3,
+    "resume": 2, "export": 2, "inspect": 1,
+}  # fmt: skip
+_COMMANDS = ("evaluate", "resume", "export", "inspect")
 
 
 class MutantError(AssertionError):
@@ -115,6 +119,7 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
     "bc": _bc,
     "impala": _impala,
     "appo": _appo,
+    "appo of two ranks": _appo,
 }
 #: Whose environment has no name: a checkpoint alone does not open.
 _NEEDS_ENV = {"ppo, several agents": make_crossing}
@@ -159,6 +164,10 @@ class Campaign:
             self.algo.train()
         self.algo.save(folder / "good")
         self.tree = lc.load_state(folder / "good")
+        if case.endswith("two ranks"):
+            part = {name: self.tree["state"][name] for name in ("env_runner", "env_runners", "extra")}
+            self.tree["state"]["ranks"] = [part, part]
+        self.algo.set_state(self.tree["state"])
         self.good = _bytes(self.algo.get_state())
         # Where it stands when mutants come is not where the checkpoint was made.
         self.algo.train()
@@ -179,12 +188,13 @@ class Campaign:
         names = list(DOORS)
         shares = np.array(list(DOORS.values()), np.float64)
         door = door or names[int(rng.choice(len(names), p=shares / shares.sum()))]
-        if door in ("evaluate", "resume") and self.case in _NEEDS_ENV:
+        if door in _COMMANDS and self.case in _NEEDS_ENV:
             door = "restore"
-        tree, what = mutant(self.tree["state"], rng)
+        of_learner = door.startswith("learner")
+        tree, what = mutant(self.tree["state"]["learner"] if of_learner else self.tree["state"], rng)
         label = f"{self.case}, {door}, seed {seed}, number {number}: {what}"
         try:
-            outcome = self._through(door, {**self.tree, "state": tree}, what)
+            outcome = self._through(door, tree if of_learner else {**self.tree, "state": tree}, what)
         except MutantError as error:
             raise MutantError(f"{label}: {error}") from error
         self.tally.counts[self.case, door, outcome.partition(":")[0]] += 1
@@ -197,6 +207,10 @@ class Campaign:
             lc.save_state(self.path, tree)
         if door == "set_state":
             return self._in_place(lambda: self.algo.set_state(tree["state"]), what)
+        if door == "learner":
+            return self._in_place(lambda: self.algo.learner_group.load_state(self.path), what)
+        if door == "learner, not strict":
+            return self._in_place(lambda: self.algo.learner_group.load_state(self.path, strict=False), what)
         if door == "restore":
             return self._in_place(lambda: self.algo.restore(self.path), what)
         if door == "from_checkpoint":
@@ -236,13 +250,19 @@ class Campaign:
     def _by_command(self, door: str) -> str:
         if door == "evaluate":
             arguments = ["evaluate", str(self.path), "--episodes", "1"]
+        elif door == "export":
+            out = self.folder / "out.safetensors"
+            out.unlink(missing_ok=True)
+            arguments = ["export", str(self.path), "--to", "safetensors", "--out", str(out)]
+        elif door == "inspect":
+            arguments = ["inspect", str(self.path)]
         else:
             arguments = ["train", "--resume", str(self._run_folder()), "--stop-iterations", "4", "--quiet"]
-        code, out, err = -1, io.StringIO(), io.StringIO()
+        code, said_out, err = -1, io.StringIO(), io.StringIO()
 
         def call() -> None:
             nonlocal code
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with contextlib.redirect_stdout(said_out), contextlib.redirect_stderr(err):
                 code = main(arguments)
 
         rss, began = _reset_peak(), time.process_time()

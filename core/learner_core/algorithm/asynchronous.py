@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -219,7 +218,7 @@ class AsynchronousAlgorithm(Algorithm):
         }
 
     def extra_state_schema(self) -> Record:
-        rules = self.learner_group.foreach_learner(methodcaller("batch_rules"))[0]
+        rules = self.learner_group.batch_rules()
         modules = {mid: MapOf(Anything(), self._wanted.get(mid), rule=rule.check) for mid, rule in rules.items()}
         # Of a module that does not learn here nothing is taken over; of a batch a rank may have no rows.
         waiting = {mid: WaitingSequences.state_schema(modules[mid]) for mid in self._waiting if mid in modules}

@@ -111,7 +111,7 @@ class OffPolicyAlgorithm(Algorithm):
         columns: dict[str, Any] | None = None
         # A subclass's own loop may keep other columns.
         if self.env_runners is not None and type(self).training_step is OffPolicyAlgorithm.training_step:
-            (rule,) = self.learner_group.foreach_learner(methodcaller("batch_rules"))[0].values()
+            (rule,) = self.learner_group.batch_rules().values()
             columns = row_columns(self.env_runners.local.rollout_columns("", (None,)))
             columns["actions"] = Also(columns["actions"], rule.check_actions)
         # What is owed is less than an update.

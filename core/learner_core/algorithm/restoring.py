@@ -79,7 +79,7 @@ def take_state(algorithm: Algorithm, state: Mapping[str, Any]) -> None:
     Raises:
         StateError: it does not fit; says the path, and nothing has changed.
     """
-    check_outline(state, is_open=_keeps_more(algorithm))
+    algorithm.on_each(lambda: check_outline(state, is_open=_keeps_more(algorithm)))
     own, group = state["algorithm"], algorithm.learner_group
     with algorithm.modules_of(own.get("modules")) as change:
         specs = None if change is None else change.specs

@@ -13,8 +13,9 @@ import numpy as np
 from .. import numpy_xp
 from ..errors import ConfigError, LearnerCoreError, StateError
 from ..learning.resolve import resolve_modules
-from ..sampling.normalize import RunningNormalizer
+from ..sampling.normalize import MOMENTS, RunningNormalizer
 from ..state.files import load_state
+from ..state.schema import Anything, Array, MapOf, Nullable, Record
 
 __all__ = ["ExportedPolicy", "nest", "read_source", "require", "sample_state"]
 
@@ -147,6 +148,7 @@ def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy
     if isinstance(tree, dict) and tree.get("format") == _ALGORITHM:
         from ..config.algorithm_config import AlgorithmConfig
 
+        _CHECKPOINT.check(tree, "")
         normalizer = _normalizer(tree["state"].get("env_runner"))
         weights = _weights(tree["state"]["learner"])
         try:
@@ -160,13 +162,33 @@ def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy
             return policies
         return _of(specs, weights, normalizer)
     if isinstance(tree, dict) and "rl_module" in tree:
+        _LEARNER.check(tree, "")
         return _of({}, _weights(tree))
     raise StateError(f"{path}: is a state file, but neither of an Algorithm nor of a Learner")
 
 
+#: What is read of a learner's state and of a checkpoint, whatever its modules are.
+_LEARNER = Record(
+    {"rl_module": MapOf(MapOf(Array(None, None))), "buffers": MapOf(MapOf(Array(None, None, finite=False)))},
+    optional=("buffers",),
+    is_open=True,
+)
+_RUNNER = Record(
+    {"observations": Nullable(Record({"moments": MapOf(MOMENTS)}))}, optional=("observations",), is_open=True
+)
+_CHECKPOINT = Record(
+    {
+        "config": MapOf(Anything()),
+        "state": Record({"learner": _LEARNER, "env_runner": Nullable(_RUNNER)}, ("env_runner",), is_open=True),
+    },
+    is_open=True,
+)
+
+
 def _weights(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     buffers = state.get("buffers", {})
-    return {mid: {**params, **buffers.get(mid, {})} for mid, params in state["rl_module"].items()}
+    named = {mid: {**params, **buffers.get(mid, {})} for mid, params in state["rl_module"].items()}
+    return {mid: {name: np.asarray(value) for name, value in params.items()} for mid, params in named.items()}
 
 
 def _normalizer(runner: Any) -> RunningNormalizer | None:

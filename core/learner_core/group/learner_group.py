@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import LearnerGroupError, WorkerLostError
+from ..learning.batch_rule import BatchRule
 from ..learning.learner_state import check_weights
 from ..learning.state_fitting import Skipped
 from ..state.kinds import LEARNER, refuse_other_kinds
@@ -187,6 +188,10 @@ class LearnerGroup:
             StateError: it would not; says the path.
         """
         self._first(lambda learner: check_weights(learner, weights))
+
+    def batch_rules(self) -> dict[str, BatchRule]:
+        """{module_id: what a batch of it must be}."""
+        return dict(self._first(lambda learner: learner.batch_rules()))
 
     def save_state(self, path: Any) -> None:
         """Write the complete state to one file, atomically."""
