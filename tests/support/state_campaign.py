@@ -36,7 +36,7 @@ from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfi
 from .parallel_envs import make_crossing
 from .tree_mutants import mutant
 
-__all__ = ["CASES", "DOORS", "Campaign", "MutantError", "Tally"]
+__all__ = ["CASES", "DOORS", "Campaign", "MutantError", "Tally", "run_all", "state_bytes"]
 
 #: Most that a refusal may take: seconds of processor time, bytes over the process.
 SECONDS, BYTES = 1.0, 256 << 20
@@ -168,11 +168,11 @@ class Campaign:
             part = {name: self.tree["state"][name] for name in ("env_runner", "env_runners", "extra")}
             self.tree["state"]["ranks"] = [part, part]
         self.algo.set_state(self.tree["state"])
-        self.good = _bytes(self.algo.get_state())
+        self.good = state_bytes(self.algo.get_state())
         # Where it stands when mutants come is not where the checkpoint was made.
         self.algo.train()
         self.now = self.algo.get_state()
-        self.before = _bytes(self.now)
+        self.before = state_bytes(self.now)
 
     def close(self) -> None:
         """Release the algorithm."""
@@ -223,17 +223,17 @@ class Campaign:
             self._use(self.algo, what)
             self._back()
             return "accepted"
-        if _bytes(self.algo.get_state()) != self.before:
+        if state_bytes(self.algo.get_state()) != self.before:
             raise MutantError(f"refused ({refusal}), and the state has changed")
         return f"refused: {refusal}"
 
     def _back(self) -> None:
         """The good state loads, whatever came before; then on from where mutants come."""
         self.algo.set_state(self.tree["state"])
-        if _bytes(self.algo.get_state()) != self.good:
+        if state_bytes(self.algo.get_state()) != self.good:
             raise MutantError("the good state does not come back bit for bit")
         self.algo.set_state(self.now)
-        if _bytes(self.algo.get_state()) != self.before:
+        if state_bytes(self.algo.get_state()) != self.before:
             raise MutantError("the state before does not come back bit for bit")
 
     def _opened(self, what: str) -> str:
@@ -339,7 +339,8 @@ def _last(error: BaseException) -> str:
     return f"{type(error).__name__}: {error!s:.300} ({where})"
 
 
-def _bytes(state: Any) -> bytes:
+def state_bytes(state: Any) -> bytes:
+    """Every bit of a state; equal for states that are."""
     return bytes(encode(_sorted(state)).tobytes())
 
 
