@@ -106,7 +106,8 @@ class SACLearner(Learner):
         shape = module.get_train_action_dist_cls().noise_shape(module.action_space)
         rows = int(xp.shape(arrays["rewards"])[0])
         noise = self.backend.from_numpy({"x": self.noise("td_errors", (rows, *shape))})["x"]
-        alpha = math.exp(float(self.variables[module_id]["log_alpha"]))
+        # A float ends at exp(709); what is larger is as useless, and the step says so itself.
+        alpha = math.exp(min(float(self.variables[module_id]["log_alpha"]), 700.0))
         target = self._target(module, arrays, noise, self.config.gamma, alpha)
         errors = [xp.abs(q - target) for q in module.q(arrays["obs"], arrays["actions"])]
         found: np.ndarray = self.backend.to_numpy({"x": sum(errors) / len(errors)})["x"]
