@@ -79,6 +79,9 @@ def test_a_run_samples_apart_and_goes_on_from_its_checkpoint_as_one(tmp_path: Pa
     assert first["results"] == second["results"]
     assert first["evaluated"] == second["evaluated"]
     assert first["same"] and second["same"]
+    words = "ranks/[1]/env_runner/episodes/lengths: expected values of at least 0, got -1"
+    for answer in answers:  # rank 0's part was right, and it has not taken it over
+        assert words in answer["refusal"] and answer["unchanged"]
     assert len(set(first["counts"])) == 1 and first["counts"] == second["counts"]
     assert first["seed"] != second["seed"]
     assert first["means"] == second["means"]

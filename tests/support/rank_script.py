@@ -22,6 +22,7 @@ from learner_core_algorithms import PPOConfig, SACConfig
 from learner_core_algorithms.ppo.learner import PPOLearner
 
 from support.learners import OBS, ToyConfig, ToyLearner, flat_state, ppo_batch, regression_batch, sac_batch, two_modules
+from support.states import state_bytes
 
 TWO = Discrete(2)
 BOX = Box(-1.0, 1.0, (2,), np.float32)
@@ -194,6 +195,18 @@ def alone(backend: str, collective: str) -> dict[str, Any]:
     return {}
 
 
+def _refused(algorithm: Any, path: str) -> tuple[str, bool]:
+    """What is said of a checkpoint whose part of rank 1 is wrong, and whether this rank is as it was."""
+    tree = lc.load_state(path)
+    tree["state"]["ranks"][1]["env_runner"]["episodes"]["lengths"][0] = -1
+    before = state_bytes(algorithm.get_state())
+    try:
+        algorithm.set_state(tree["state"])
+    except lc.LearnerCoreError as error:
+        return f"{type(error).__name__}: {error}", state_bytes(algorithm.get_state()) == before
+    return "", False
+
+
 def samples(backend: str, collective: str, path: str) -> dict[str, Any]:
     """Two iterations, a checkpoint, one more iteration; then back to the checkpoint and the same iteration again."""
     config = PPOConfig().environment("CartPole-v1").framework(backend, compile=False).rl_module(model={"hidden": [16]})
@@ -207,11 +220,14 @@ def samples(backend: str, collective: str, path: str) -> dict[str, Any]:
         before = algorithm.train()
         weights = algorithm.learner_group.get_weights()["default_policy"]
         algorithm.restore(path)
+        refusal, unchanged = _refused(algorithm, path)
         after = algorithm.train()
         again = algorithm.learner_group.get_weights()["default_policy"]
         return {
             "results": {name: results[name] for name in ("env_runners", "learners", "num_env_steps_sampled_lifetime")},
             "same": all(np.array_equal(weights[name], value) for name, value in again.items()),
+            "refusal": refusal,
+            "unchanged": unchanged,
             "counts": [before["num_env_steps_sampled_lifetime"], after["num_env_steps_sampled_lifetime"]],
             "evaluated": algorithm.evaluate(2),
             "seed": algorithm.seed,

@@ -30,13 +30,13 @@ from learner_core.cli.main import main
 from learner_core.cli.run_folder import RunFolder
 from learner_core.cli.settings import to_toml
 from learner_core.sampling.recording import RECORDING_FORMAT
-from learner_core.state.format import encode
 from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfig, SACConfig
 
 from .parallel_envs import make_crossing
+from .states import state_bytes
 from .tree_mutants import mutant
 
-__all__ = ["CASES", "DOORS", "Campaign", "MutantError", "Tally", "run_all", "state_bytes"]
+__all__ = ["CASES", "DOORS", "Campaign", "MutantError", "Tally", "run_all"]
 
 #: Most that a refusal may take: seconds of processor time, bytes over the process.
 SECONDS, BYTES = 1.0, 256 << 20
@@ -337,18 +337,6 @@ def _last(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
     return f"{type(error).__name__}: {error!s:.300} ({where})"
-
-
-def state_bytes(state: Any) -> bytes:
-    """Every bit of a state; equal for states that are."""
-    return bytes(encode(_sorted(state)).tobytes())
-
-
-def _sorted(tree: Any) -> Any:
-    """Entries in one order: an attribute that an environment has lost and got back stands last."""
-    if isinstance(tree, dict):
-        return {key: _sorted(tree[key]) for key in sorted(tree, key=lambda key: (isinstance(key, int), key))}
-    return [_sorted(item) for item in tree] if isinstance(tree, list) else tree
 
 
 def _status(name: str) -> int:

@@ -11,6 +11,7 @@ import msgpack
 import numpy as np
 import xxhash
 
+from learner_core.state.format import encode
 from learner_core.state.layout import gap, header
 
 NATIVE_DTYPES = (
@@ -114,3 +115,15 @@ def entry(name: Any, shape: Any, *chunks: bytes) -> list[Any]:
 def reference(index: int) -> msgpack.ExtType:
     """What stands in the tree for a payload."""
     return msgpack.ExtType(1, index.to_bytes(4, "big"))
+
+
+def state_bytes(state: Any) -> bytes:
+    """Every bit of a state; equal for states that are."""
+    return bytes(encode(_sorted(state)).tobytes())
+
+
+def _sorted(tree: Any) -> Any:
+    """Entries in one order: an attribute that an environment has lost and got back stands last."""
+    if isinstance(tree, dict):
+        return {key: _sorted(tree[key]) for key in sorted(tree, key=lambda key: (isinstance(key, int), key))}
+    return [_sorted(item) for item in tree] if isinstance(tree, list) else tree

@@ -128,7 +128,12 @@ NO_STATISTICS = _NoStatistics()
 
 def moments_schema(shape: tuple[int, ...] | None) -> Record:
     """What the state of moments of samples of this shape (``None``: any) must be."""
-    fields = {"count": Real(least=0.0), "mean": Array(shape), "m2": Array(shape, least=0.0)}
+    # Two sets of moments must combine without an overflow.
+    fields = {
+        "count": Real(0.0, 1e18),
+        "mean": Array(shape, most=1e100),
+        "m2": Array(shape, least=0.0, most=1e250),
+    }
     return Record(fields, what="moments")
 
 

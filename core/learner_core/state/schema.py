@@ -437,6 +437,7 @@ class Array(Schema):
         dtype: what it is converted to where it is taken over: what would lose its meaning there (fractions in an int
             array, 300 in a byte) is refused.
         least: no value is smaller.
+        most: no value is further from 0: what is computed with it must not overflow.
         finite: NaN and infinities are refused; ``False`` for what may hold them in an honest run.
         allow_inf: infinities are honest, NaN is not.
         rule: what the values must be to each other.
@@ -446,6 +447,7 @@ class Array(Schema):
     shape: tuple[int | None, ...] | None
     dtype: Any = field(default=np.float64)
     least: float | None = None
+    most: float | None = None
     finite: bool = True
     allow_inf: bool = False
     rule: Rule | None = None
@@ -498,6 +500,11 @@ class Array(Schema):
             largest = float(np.finfo(np.dtype(self.dtype)).max) if narrow and np.dtype(self.dtype).kind == "f" else None
             for block in in_blocks(array):
                 self._check_block(block, largest, path)
+        if array.size and self.most is not None:
+            for block in in_blocks(array):
+                high = np.abs(block).max()
+                if high > self.most:
+                    refuse(path, f"values of at most {self.most:g}", f"{high!s}")
         if array.size and self.least is not None:
             for block in in_blocks(array):
                 low = block.min()

@@ -16,7 +16,7 @@ from learner_core.errors import StateError
 from learner_core_algorithms import IMPALAConfig, PPOConfig, SACConfig
 
 from support.parallel_envs import make_crossing
-from support.state_campaign import state_bytes
+from support.states import state_bytes
 
 MID = "default_policy"
 
