@@ -359,13 +359,25 @@ def _peak() -> int:
     return _status("VmHWM")
 
 
-def run_all(backend: str, count: int, seed: int, *, cases: list[str], doors: list[str] | None = None) -> list[str]:
-    """``count`` mutants over the cases; prints the tally and returns what broke a promise."""
+def run_all(
+    backend: str,
+    count: int,
+    seed: int,
+    *,
+    cases: list[str],
+    doors: list[str] | None = None,
+    seconds: float = float("inf"),
+) -> list[str]:
+    """So many mutants over the cases, or what there is time for; prints the tally, returns what broke a promise."""
     tally, broken = Tally(), list[str]()
+    end = time.monotonic() + seconds
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
             campaign = Campaign(case, backend, Path(folder), tally)
+            case_end = time.monotonic() + (end - time.monotonic()) / (len(cases) - cases.index(case))
             for number in range(-(-count // len(cases))):
+                if time.monotonic() > case_end:
+                    break
                 try:
                     campaign.run(seed, number, doors[number % len(doors)] if doors else None)
                 except MutantError as error:
@@ -374,6 +386,7 @@ def run_all(backend: str, count: int, seed: int, *, cases: list[str], doors: lis
                     campaign.close()
                     campaign = Campaign(case, backend, Path(folder), tally)
             campaign.close()
+        print(f"{case}: {sum(tally.counts.values())} so far", flush=True)
     print(f"{backend}, seed {seed}\n{tally.text()}; {len(broken)} broke a promise", flush=True)
     return broken
 
@@ -384,7 +397,11 @@ if __name__ == "__main__":
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--case", action="append", choices=list(CASES))
     parser.add_argument("--door", action="append", choices=list(DOORS))
     given = parser.parse_args()
-    sys.exit(bool(run_all(given.backend, given.count, given.seed, cases=given.case or list(CASES), doors=given.door)))
+    cases = given.case or list(CASES)
+    sys.exit(
+        bool(run_all(given.backend, given.count, given.seed, cases=cases, doors=given.door, seconds=given.seconds))
+    )
