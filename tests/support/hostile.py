@@ -58,10 +58,16 @@ class Module(RLModule):
     def setup(self):
         told("Module")
 
+    def init(self, rng):
+        return {{}}
+
 class Outer:
     class Inner(RLModule):
         def setup(self):
             told("Inner")
+
+        def init(self, rng):
+            return {{}}
 
 class Env(gymnasium.Env):
     def __init__(self, env_config=None):
