@@ -199,7 +199,7 @@ def test_none_is_opened(runs: Runs, lair: Lair, name: str, capsys: pytest.Captur
         assert not lair.sang()
         return
     for more in ({}, {"import_modules": ["support.parallel_envs"]}):
-        with pytest.raises((lc.ConfigError, lc.StateError), match=r"the file (names|describes)"):
+        with pytest.raises((lc.ConfigError, lc.StateError), match=r"the file (names|describes)|state/algorithm/modules"):
             _open(path, **more)
         assert not lair.sang()
     assert main(["evaluate", str(path)]) == 2
