@@ -299,8 +299,10 @@ class Small(lc.RLModule):
 
 if __name__ == "__main__":
     config = lc.get_config("ppo").environment(Maze).rl_module(rl_module_spec=lc.RLModuleSpec(Small))
-    lc.save_state("run.lcstate", {"format": "learner_core/algorithm", "schema": 1, "config": config.to_dict(),
-                                  "state": {"algorithm": {"modules": None}}})
+    own = {"iteration": 0, "num_env_steps_sampled_lifetime": 0, "recent_episodes": [], "modules": None}
+    state = {"learner": {}, "env_runner": None, "env_runners": None, "extra": {}, "algorithm": own}
+    tree = {"format": "learner_core/algorithm", "schema": 1, "config": config.to_dict(), "state": state}
+    lc.save_state("run.lcstate", tree)
     assert lc.AlgorithmConfig.from_dict(lc.load_state("run.lcstate")["config"]).env is Maze
 """
 

@@ -198,8 +198,9 @@ def test_none_is_opened(runs: Runs, lair: Lair, name: str, capsys: pytest.Captur
         _open(path, policy_mapping_fn=lambda agent: "m")
         assert not lair.sang()
         return
+    words = r"the file (names|describes)|state/algorithm/modules"
     for more in ({}, {"import_modules": ["support.parallel_envs"]}):
-        with pytest.raises((lc.ConfigError, lc.StateError), match=r"the file (names|describes)|state/algorithm/modules"):
+        with pytest.raises((lc.ConfigError, lc.StateError), match=words):
             _open(path, **more)
         assert not lair.sang()
     assert main(["evaluate", str(path)]) == 2
