@@ -11,7 +11,8 @@ from gymnasium.spaces import Discrete
 
 import learner_core as lc
 from learner_core.group.devices import gpu_environment
-from learner_core.group.spmd.notes import Notes, NoteServer
+from learner_core.group.spmd.joining import FixedPlace, join_ranks
+from learner_core.group.spmd.rendezvous import RendezvousServer
 from learner_core.group.spmd.world import SpmdOptions, find_world
 from learner_core_algorithms import PPOConfig
 
@@ -95,34 +96,32 @@ def test_places_that_contradict_themselves(environment: dict[str, str], options:
         find_world(environment, SpmdOptions.of(options))
 
 
+class _Known:
+    """A secret that is known."""
+
+    source, fixed, on_this_machine = "the test", True, False
+
+    def now(self) -> bytes:
+        return b"0123456789abcdef" * 4
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def test_a_port_in_use_and_an_address_of_another_machine() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(lc.LearnerGroupError, match=f"port {port} is in use on 127.0.0.1: choose another"):
-            NoteServer("127.0.0.1", port)
+            RendezvousServer("127.0.0.1", port, _Known(), 2)
     with pytest.raises(lc.LearnerGroupError, match="is not an address of this machine"):
-        NoteServer("192.0.2.1", 29500)
+        RendezvousServer("192.0.2.1", 29500, _Known(), 2)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.1"])
 def test_a_host_that_cannot_be_reached(address: str) -> None:
     """Nobody listens; and an address that no network has, which a firewall looks like."""
     start = time.monotonic()
-    notes = Notes(address, free_port(), deadline=start + 1.0, who="rank 1 of 2")
+    place = FixedPlace(address, free_port())
     with pytest.raises(lc.LearnerGroupError, match=r"rank 1 of 2 could not reach .* does a firewall"):
-        notes.get("order.1", "rank 0")
+        join_ranks(place, _Known(), rank=1, said={"size": 2, "about": "it"}, deadline=start + 1.0)
     assert time.monotonic() - start < 60
-
-
-def test_notes_are_left_and_found() -> None:
-    server = NoteServer("127.0.0.1", free_port())
-    try:
-        address, port = server._server.server_address[:2]
-        notes = Notes(str(address), port, deadline=time.monotonic() + 60, who="rank 0 of 1")
-        notes.put("place.0", {"host": "a"})
-        assert notes.get("place.0", "rank 0") == {"host": "a"}
-        late = Notes(str(address), port, deadline=time.monotonic() + 1.0, who="rank 0 of 2")
-        with pytest.raises(lc.LearnerGroupError, match="rank 0 of 2 waited for rank 1 for"):
-            late.get("place.1", "rank 1")
-    finally:
-        server.close()

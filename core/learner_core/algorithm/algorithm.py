@@ -174,7 +174,9 @@ class Algorithm(AgentModules, RankedRun):
         runners.set_local_weights(self.learner_group.get_weights())
         runner = runners.local
         with self.timed("evaluate"):
-            episodes = self.on_first(lambda: runner.evaluate(num_episodes or self.config.evaluation_num_episodes))
+            wanted = num_episodes or self.config.evaluation_num_episodes
+            plain = self.on_first(lambda: [episode.to_plain() for episode in runner.evaluate(wanted)])
+            episodes = [Episode.from_plain(episode) for episode in plain]
         returns = np.array([episode.episode_return for episode in episodes], np.float64)
         return {
             "episode_return_mean": float(returns.mean()),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError
 from ..maths import noise
+from ..sampling.episodes import Episode
 from ..sampling.normalize import merge_moments
 
 if TYPE_CHECKING:
@@ -101,13 +102,15 @@ class RankedRun:
         assert self.env_runners is not None
         local = self.env_runners.local
         own = {} if self.config.num_env_runners else local.take_statistics()
-        answers = self.ranks.gather((metrics, own))
+        plain = {**metrics, "episodes": [episode.to_plain() for episode in metrics["episodes"]]}
+        answers = self.ranks.gather((plain, own))
         fresh = [statistics for _, statistics in answers]
         if any(fresh):
             self._moments = merge_moments(self._moments, *fresh)
             local.set_statistics(self._moments)
-        total: dict[str, Any] = {name: value for name, value in answers[0][0].items() if name == "episodes"}
-        total["episodes"] = [episode for part, _ in answers for episode in part["episodes"]]
+        total: dict[str, Any] = {
+            "episodes": [Episode.from_plain(episode) for part, _ in answers for episode in part["episodes"]]
+        }
         for name in metrics:
             if name != "episodes":
                 total[name] = sum(part[name] for part, _ in answers)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from ..errors import LearnerGroupError
 
-__all__ = ["Meeting", "number_of"]
+__all__ = ["Meeting", "Proofs", "number_of"]
 
 #: Words of the header: operation, failed, number of words to come.
 _HEADER = 3
@@ -25,11 +26,23 @@ _SMALLEST = 64
 #: Bytes that a float64 carries exactly.
 _BYTES = 6
 _TEXT_BYTES = 1200
+#: More words than any ranks have to say to each other, 8 TiB: who announces so many is none of them.
+_MOST_WORDS = 1 << 40
 
 
 def number_of(words: object) -> float:
     """A number for anything with a ``repr``: equal where that is equal, else different but for a chance of 2**-48."""
     return float(int.from_bytes(hashlib.blake2b(repr(words).encode(), digest_size=_BYTES).digest(), "little"))
+
+
+class Proofs(Protocol):
+    """How ranks see that bytes are a rank's own: whoever has come into the ring unasked has none."""
+
+    def wrap(self, operation: str, number: int, data: bytes) -> bytes:
+        """This rank's bytes with their proof, for round ``number``."""
+
+    def unwrap(self, operation: str, number: int, rank: int, sealed: bytes) -> bytes:
+        """A rank's bytes; raises LearnerGroupError if it has not sent them in this round."""
 
 
 class Meeting:
@@ -39,12 +52,21 @@ class Meeting:
         rank: this rank.
         size: number of ranks.
         total: ``total(vector, name) -> vector``: the sum of a float64[n] over all ranks; ``name`` goes with n.
+        proofs: for the bytes that ranks send; ``None``: nobody else can be in the ring.
     """
 
-    def __init__(self, rank: int, size: int, total: Callable[[np.ndarray, str], np.ndarray]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        total: Callable[[np.ndarray, str], np.ndarray],
+        proofs: Proofs | None = None,
+    ) -> None:
         self.rank = rank
         self.size = size
         self._total = total
+        self._proofs = proofs
+        self._round = 0
         #: The last error that every rank raised together: nothing is out of step after it.
         self.refusal: Exception | None = None
 
@@ -71,6 +93,7 @@ class Meeting:
             LearnerGroupError: ranks have come for different things, or another rank failed (its type and text are in
                 the message). Where this rank failed itself, its own ``error`` is raised.
         """
+        self._round += 1
         if self.size == 1:
             if error is not None:
                 raise self._agreed(error)
@@ -85,6 +108,8 @@ class Meeting:
         failed = [rank for rank in range(self.size) if headers[rank, 1]]
         if failed:
             self._fail(operation, failed, error)
+        if not np.all((headers[:, 2] >= 0) & (headers[:, 2] <= _MOST_WORDS)):  # NaN is neither
+            raise LearnerGroupError(f"{operation}: what came over the collective is nothing that ranks say")
         counts = headers[:, 2].astype(np.int64)
         ends = np.cumsum(counts)
         own = np.zeros(int(ends[-1]))
@@ -92,8 +117,13 @@ class Meeting:
         return np.split(self._sum(own), ends[:-1])
 
     def gather_bytes(self, operation: str, data: bytes, *, error: Exception | None = None) -> list[bytes]:
-        """As :meth:`gather`, for bytes: every rank's, in rank order."""
-        return [_unpacked(words) for words in self.gather(operation, _packed(data), error=error)]
+        """As :meth:`gather`, for bytes: every rank's, in rank order, as it sent them."""
+        number, proofs = self._round + 1, self._proofs
+        if proofs is None or self.size == 1:
+            return [_unpacked(words) for words in self.gather(operation, _packed(data), error=error)]
+        sealed = proofs.wrap(operation, number, data)
+        answers = self.gather(operation, _packed(sealed), error=error)
+        return [proofs.unwrap(operation, number, rank, _unpacked(words)) for rank, words in enumerate(answers)]
 
     def check_equal(self, operation: str, parts: Mapping[str, object], *, error: Exception | None = None) -> None:
         """Make sure that all ranks have the same ``parts``: name -> anything with a ``repr``.
@@ -163,6 +193,9 @@ def _packed(data: bytes) -> np.ndarray:
 
 
 def _unpacked(words: np.ndarray) -> bytes:
+    """The bytes back; none, if these are no words of bytes."""
+    if not len(words) or not np.all((words >= 0) & (words < 1 << (8 * _BYTES))):  # NaN is neither
+        return b""
     length = int(words[0])
     numbers = words[1 : 1 + -(-length // _BYTES)].astype("<u8")
     return numbers.view(np.uint8).reshape(-1, 8)[:, :_BYTES].tobytes()[:length]

@@ -19,7 +19,7 @@ import cloudpickle
 import numpy as np
 
 from learner_core.errors import LearnerGroupError, NonFiniteError
-from learner_core.group.collectives import Collective, Place, load_collective
+from learner_core.group.collectives import Collective, CollectivePlugin, Place, Rendezvous, load_collective
 from learner_core.group.devices import gpu_environment, interface_of, visible_gpus
 from learner_core.group.worker import parameter_digest
 from learner_core.learning.meeting import Meeting
@@ -27,7 +27,9 @@ from learner_core.learning.resolve import resolve_backend
 from learner_core.learning.ring import Ring
 from learner_core.state.format import decode, encode
 
-from .notes import Notes, NoteServer
+from .gathering import Gathering
+from .plain import from_bytes, to_bytes
+from .seal import Seal
 from .watch import Watch
 from .world import SpmdOptions, World, find_world
 
@@ -60,6 +62,7 @@ class SpmdLearners:
             world.rank, world.size, timeout_s=config.timeout_s, about=f"pid {os.getpid()} on {socket.gethostname()}"
         )
         self._collective: Collective | None = None
+        self._seal: Seal | None = None
         self._updates = 0
         self._open = True
         os.environ.update(_gpus(config, world))
@@ -73,10 +76,13 @@ class SpmdLearners:
         try:
             if self._collective is not None:
                 self._meet(plugin, options)
-            meeting = Meeting(world.rank, world.size, self._total)
+            meeting = Meeting(world.rank, world.size, self._total, self._seal)
             reduce = self._collective.allreduce_flat_ if self._collective is not None else _alone
             ring = Ring(world.rank, world.size, reduce, meeting)
             self.meeting = meeting
+            with self._together("join"):
+                # Whoever has come into the ring in a rank's place is found before it has said anything else.
+                meeting.gather_bytes("join", b"")
             self.learner = self._build(learner_class, env, ring)
         except BaseException:
             self.close()
@@ -99,44 +105,47 @@ class SpmdLearners:
 
     # ------------------------------------------------------------------ the ring
 
-    def _meet(self, plugin: Any, options: SpmdOptions) -> None:
-        """Find the others: addresses by notes, then the collective's own meeting, then the signs of life."""
+    def _meet(self, plugin: CollectivePlugin, options: SpmdOptions) -> None:
+        """Come together, begin with signs of life, then join the ring by the collective's own meeting."""
         world, collective = self.world, self._collective
         assert collective is not None
         deadline = time.monotonic() + options.start_timeout_s
-        server = NoteServer(world.address, world.port) if world.rank == 0 and not world.served else None
-        meeting: Any = None
-        try:
-            notes = Notes(world.address, world.port, deadline=deadline, who=self._who)
-            address = _own_address(world.address, world.port)
-            notes.put(f"place.{world.rank}", {"host": socket.gethostname(), "address": address})
-            if world.rank == 0:
-                said = [notes.get(f"place.{rank}", f"rank {rank}") for rank in range(world.size)]
-                watch = self._watch.open(address)
-                orders: list[dict[str, str]] = [{} for _ in said]
-                if not (world.served and self._config.collective == "horovod"):
-                    offer = collective.offer(address, timeout_s=options.start_timeout_s)
-                    places = [
-                        Place(s["host"], s["address"], interface_of(s["address"]), offer if rank == 0 else {})
-                        for rank, s in enumerate(said)
-                    ]
-                    meeting = plugin.open_rendezvous(world.size, timeout_s=self._config.timeout_s, places=places)
-                    orders = [meeting.for_rank(rank) for rank in range(world.size)]
-                for rank, order in enumerate(orders):
-                    notes.put(f"order.{rank}", {"order": order, "watch": watch})
-            note = notes.get(f"order.{world.rank}", "rank 0 to have heard of all ranks")
-            order = dict(note["order"])
-            if "interface" in order:
-                order["interface"] = interface_of(address)
-            self._watch.join(note["watch"] if world.rank else None)
-            with self._together("join"):
-                collective.init(rank=world.rank, size=world.size, rendezvous=order, timeout_s=self._config.timeout_s)
-                collective.barrier()
-        finally:
-            if meeting is not None:
-                meeting.close()
-            if server is not None:
-                server.close()
+        said = {"size": world.size, "about": self._watch.about[world.rank], "host": socket.gethostname()}
+        with Gathering(os.environ, world, said, deadline=deadline) as ranks:
+            rendezvous: Rendezvous | None = None
+            try:
+                if world.rank == 0:
+                    rendezvous = self._open_rendezvous(plugin, ranks, options)
+                    orders = [{} if rendezvous is None else rendezvous.for_rank(rank) for rank in range(world.size)]
+                    ranks.send_orders(orders)
+                order = dict(ranks.order)
+                if "interface" in order:
+                    order["interface"] = interface_of(ranks.address)
+                self._seal = Seal(ranks.key, world.rank)
+                self._watch.begin(ranks.take_connections(), ranks.about)
+                with self._together("join"):
+                    collective.init(
+                        rank=world.rank, size=world.size, rendezvous=order, timeout_s=self._config.timeout_s
+                    )
+                    collective.barrier()
+            finally:
+                if rendezvous is not None:
+                    rendezvous.close()
+
+    def _open_rendezvous(self, plugin: CollectivePlugin, ranks: Gathering, options: SpmdOptions) -> Rendezvous | None:
+        """On rank 0, what the collective's ranks meet at; ``None``: ``horovodrun`` runs it."""
+        if self.world.served and self._config.collective == "horovod":
+            return None
+        timeout_s = self._config.timeout_s
+        if ranks.share_files:
+            return plugin.open_rendezvous(self.size, timeout_s=timeout_s)
+        assert self._collective is not None
+        offer = self._collective.offer(ranks.address, timeout_s=options.start_timeout_s)
+        places = [
+            Place(said["host"], said["address"], interface_of(said["address"]), offer if rank == 0 else {})
+            for rank, said in enumerate(ranks.said)
+        ]
+        return plugin.open_rendezvous(self.size, timeout_s=timeout_s, places=places)
 
     def _total(self, vector: np.ndarray, name: str) -> np.ndarray:
         """The sum of a float64 vector over all ranks."""
@@ -190,21 +199,30 @@ class SpmdLearners:
             return [pickle.loads(data) for data in self.meeting.gather_bytes("foreach_learner", answer, error=problem)]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's ``value``, in rank order, on every rank."""
+        """Every rank's ``value``, in rank order, on every rank: plain values and arrays, in lists, tuples and dicts."""
         with self._together("gather"):
-            return [pickle.loads(data) for data in self.meeting.gather_bytes("gather", cloudpickle.dumps(value))]
+            problem: Exception | None = None
+            data = b""
+            try:
+                data = to_bytes(value, "gather")
+            except LearnerGroupError as error:
+                problem = error
+            return [from_bytes(part) for part in self.meeting.gather_bytes("gather", data, error=problem)]
 
     def on_first(self, function: Callable[[], Any]) -> Any:
-        """``function()`` of rank 0, on every rank; the others wait. What it raises is raised on all."""
+        """``function()`` of rank 0, on every rank; the others wait. What it raises is raised on all.
+
+        What it returns is of the kinds that :meth:`gather` takes.
+        """
         problem: Exception | None = None
         answer = b""
         if self.rank == 0:
             try:
-                answer = cloudpickle.dumps(function())
+                answer = to_bytes(function(), "on_first")
             except Exception as error:
                 problem = error
         with self._together("on_first"):
-            return pickle.loads(self.meeting.gather_bytes("on_first", answer, error=problem)[0])
+            return from_bytes(self.meeting.gather_bytes("on_first", answer, error=problem)[0])
 
     def on_each(self, function: Callable[[], Any]) -> Any:
         """``function()`` of this rank, once every rank has done its own; what one raises ends it on all."""
@@ -277,15 +295,3 @@ def _alike(learner: Any) -> dict[str, object]:
         "the framework": learner.backend.name,
         "the precision": config.precision,
     }
-
-
-def _own_address(address: str, port: int) -> str:
-    """This machine's address on the way to the others'."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, port))  # sends nothing
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        raise LearnerGroupError(
-            f'launcher="spmd": there is no way to the meeting point {address}:{port} ({error})'
-        ) from error

@@ -1,26 +1,23 @@
 """Signs of life between ranks: who is lost is known by name, in bounded time, whatever the others wait for.
 
-Every rank keeps one connection to rank 0 and sends a sign twice a second, from a thread of its own. A connection that
-closes without a word, or a silence of ``timeout_s``, is a loss; rank 0 tells everybody. A rank that is waiting in a
-collective for the one that is lost usually hears so from the collective; one that does not is ended here, after a
-grace, because a wait inside a library cannot be interrupted.
+Every rank keeps the connection over which it has come to rank 0, and sends a sign twice a second, from a thread of its
+own. A connection that closes without a word, or a silence of ``timeout_s``, is a loss; rank 0 tells everybody. A rank
+that is waiting in a collective for the one that is lost usually hears so from the collective; one that does not is
+ended here, after a grace, because a wait inside a library cannot be interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hmac
-import json
 import os
-import select
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 from learner_core.errors import LearnerGroupError, WorkerLostError
+
+from .connection import Connection, ForgedError, readable
 
 __all__ = ["Watch"]
 
@@ -29,7 +26,7 @@ _PULSE_S = 0.5
 _GRACE_S = 4.0
 #: Seconds that a broken collective waits for the watch to say who it was.
 _HEARSAY_S = 3.0
-_CONNECT_S = 10.0
+_TEXT_LENGTH = 2000
 
 
 class Watch:
@@ -39,16 +36,17 @@ class Watch:
         rank, size: its place.
         timeout_s: silence after which a rank is lost.
         about: "pid 12 on host a", for messages.
+
+    Attributes:
+        about: the same of every rank that is known.
     """
 
     def __init__(self, rank: int, size: int, *, timeout_s: float, about: str) -> None:
         self.rank = rank
         self.size = size
         self._timeout_s = timeout_s
-        self._about = {rank: about}
-        self._listener: socket.socket | None = None
-        self._token = ""
-        self._peers: dict[int, socket.socket] = {}  # rank -> connection: all others on rank 0, else rank 0 alone
+        self.about = {rank: about}
+        self._peers: dict[int, Connection] = {}  # all others on rank 0, else rank 0 alone
         self._last: dict[int, float] = {}
         self._left: set[int] = set()
         self._lost: tuple[int, str] | None = None
@@ -60,59 +58,17 @@ class Watch:
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    # ------------------------------------------------------------------ coming together
+    def begin(self, peers: Mapping[int, Connection], about: Mapping[int, str]) -> None:
+        """Send and expect signs of life from now on.
 
-    def open(self, address: str) -> dict[str, Any]:
-        """Rank 0: listen; returns what the others need for :meth:`join`."""
-        self._listener = socket.create_server((address, 0), backlog=self.size)
-        self._token = os.urandom(16).hex()
-        return {"address": address, "port": self._listener.getsockname()[1], "token": self._token}
-
-    def join(self, place: dict[str, Any] | None) -> None:
-        """Meet: rank 0 takes everybody in, the others (with ``place``) come to it.
-
-        Raises:
-            LearnerGroupError: not everybody came in time.
+        Args:
+            peers: on rank 0 the connections to all others by rank, on another the one to rank 0; ours from now on.
+            about: of every rank.
         """
-        try:
-            if self._listener is not None:
-                self._take_in()
-            elif place is not None:
-                self._come(place)
-        except OSError as error:
-            raise LearnerGroupError(
-                f"rank {self.rank} of {self.size}: signs of life cannot be exchanged ({error}): ranks must be able to "
-                "reach rank 0's machine at any port"
-            ) from error
-        now = time.monotonic()
-        self._last = dict.fromkeys(self._peers, now)
+        self._peers, self.about = dict(peers), dict(about)
+        self._last = dict.fromkeys(self._peers, time.monotonic())
         self._thread = threading.Thread(target=self._run, name="spmd-watch", daemon=True)
         self._thread.start()
-
-    def _take_in(self) -> None:
-        assert self._listener is not None
-        deadline = time.monotonic() + _CONNECT_S + self._timeout_s
-        while len(self._peers) < self.size - 1:
-            self._listener.settimeout(max(deadline - time.monotonic(), 0.01))
-            connection, _ = self._listener.accept()
-            connection.settimeout(_CONNECT_S)
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                said = json.loads(_line(connection))
-                if hmac.compare_digest(str(said["token"]), self._token) and 0 < said["rank"] < self.size:
-                    self._peers[said["rank"]] = connection
-                    self._about[said["rank"]] = str(said["about"])
-                    continue
-            connection.close()  # somebody else
-        for connection in self._peers.values():
-            connection.sendall(json.dumps(self._about).encode() + b"\n")
-        self._listener.close()
-
-    def _come(self, place: dict[str, Any]) -> None:
-        connection = socket.create_connection((place["address"], place["port"]), timeout=_CONNECT_S + self._timeout_s)
-        said = {"token": place["token"], "rank": self.rank, "about": self._about[self.rank]}
-        connection.sendall(json.dumps(said).encode() + b"\n")
-        self._about = {int(rank): about for rank, about in json.loads(_line(connection)).items()}
-        self._peers[0] = connection
 
     # ------------------------------------------------------------------ what the learner's thread does
 
@@ -144,8 +100,8 @@ class Watch:
 
     def tell_broken(self, error: BaseException) -> None:
         """This rank failed alone, within an update: the others must not wait for it."""
-        text = f"rank {self.rank} of {self.size} ({self._about[self.rank]}) failed in {self._doing}: "
-        self._note_loss(self.rank, f"{text}{type(error).__name__}: {error}"[:2000])
+        text = f"rank {self.rank} of {self.size} ({self.about[self.rank]}) failed in {self._doing}: "
+        self._note_loss(self.rank, f"{text}{type(error).__name__}: {error}"[:_TEXT_LENGTH])
 
     def _check(self) -> None:
         if self._lost is not None:
@@ -163,7 +119,7 @@ class Watch:
         while not self._closing:
             with self._lock:
                 peers = dict(self._peers)
-            ready, _, _ = select.select(list(peers.values()), [], [], 0.1)
+            ready = readable(peers.values(), 0.1)
             now = time.monotonic()
             for rank, connection in peers.items():
                 if connection in ready:
@@ -173,59 +129,56 @@ class Watch:
                     self._note_loss(rank, self._name(rank) + f" gave no sign of life for {self._timeout_s:g} s")
             if now >= next_pulse:
                 next_pulse = now + _PULSE_S
-                self._send(b".\n")
+                self._send(None)
             inside = self._inside
             waits = self._lost is not None and inside is not None
             if waits and now - max(self._known_since, inside or 0.0) > _GRACE_S:
                 self._end()
 
-    def _hear(self, rank: int, connection: socket.socket, now: float) -> None:
+    def _hear(self, rank: int, connection: Connection, now: float) -> None:
         try:
-            said = connection.recv(1 << 16)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            said = b""
-        if not said:
+            messages = connection.receive()
+        except ConnectionError as error:
             self._drop(rank)
-            if rank in self._left:
+            if isinstance(error, ForgedError):
+                self._note_loss(rank, f"what came as from {self._name(rank)} is not what it sent ({error})")
+            elif rank in self._left:
                 self._note_loss(rank, self._name(rank) + " has shut its learners down")
             else:
                 self._note_loss(rank, self._name(rank) + " ended")
             return
-        self._last[rank] = now
-        for line in said.split(b"\n"):
-            if line == b"bye":
+        if messages:
+            self._last[rank] = now
+        for message in messages:
+            if message is None:
+                continue
+            if message.get("what") == "bye":
                 self._left.add(rank)
-            elif line.startswith(b"{"):
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    news = json.loads(line)
-                    self._note_loss(int(news["rank"]), str(news["text"]))
+            elif message.get("what") == "lost":
+                self._note_loss(int(message.get("rank", rank)), str(message.get("text"))[:_TEXT_LENGTH])
 
     def _name(self, rank: int) -> str:
-        return f"rank {rank} of {self.size} ({self._about.get(rank, 'somewhere')})"
+        return f"rank {rank} of {self.size} ({self.about.get(rank, 'somewhere')})"
 
     def _note_loss(self, rank: int, text: str) -> None:
         if self._lost is None:
             self._lost = (rank, text)
             self._known_since = time.monotonic()
-            self._send(json.dumps({"rank": rank, "text": text}).encode() + b"\n")
+            self._send({"what": "lost", "rank": rank, "text": text})
             self._known.set()
 
     def _drop(self, rank: int) -> None:
         with self._lock:
             connection = self._peers.pop(rank, None)
         if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.close()
+            connection.close()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, message: Mapping[str, object] | None) -> None:
         with self._lock:
             peers = dict(self._peers)
         for connection in peers.values():
-            # A full buffer belongs to a rank that does not read: its silence will be noticed.
-            with contextlib.suppress(OSError):
-                connection.send(data, socket.MSG_DONTWAIT)
+            # What a rank does not read waits: its silence will be noticed.
+            connection.send(message)
 
     def _end(self) -> None:
         """This process hangs in a library, waiting for a rank that is lost."""
@@ -241,22 +194,9 @@ class Watch:
         """Say goodbye and stop; may be called twice."""
         if self._closing:
             return
-        self._send(b"bye\n")
+        self._send({"what": "bye"})
         self._closing = True
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=2)
         for rank in list(self._peers):
             self._drop(rank)
-        if self._listener is not None:
-            self._listener.close()
-
-
-def _line(connection: socket.socket) -> bytes:
-    """One line of at most 64 KiB."""
-    data = b""
-    while not data.endswith(b"\n"):
-        part = connection.recv(1)
-        if not part or len(data) > 1 << 16:
-            raise OSError("the other side closed the connection")
-        data += part
-    return data

@@ -28,6 +28,8 @@ _LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
     "SLURM": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 }  # fmt: skip
 _MPI = ("Open MPI", "MPICH or Intel MPI")
+#: What launchers call a job, as far as they say; the same on all of its ranks.
+_JOB_NAMES = ("TORCHELASTIC_RUN_ID", "PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID")
 #: Below those that Linux gives to outgoing connections.
 _PORTS = range(20_000, 32_000)
 _BY_HAND = (
@@ -75,6 +77,8 @@ class World:
         local_rank, local_size: among those on this machine.
         address, port: where the ranks meet.
         served: somebody else serves that place (``horovodrun``); otherwise rank 0 does.
+        one_machine: it is known that all ranks run on one machine; ``False`` where it is not known.
+        job: what the ranks of this job have in common and those of another job, on this machine, have not.
     """
 
     launcher: str
@@ -85,6 +89,8 @@ class World:
     address: str
     port: int
     served: bool
+    one_machine: bool
+    job: str
 
 
 def find_world(environment: Mapping[str, str], options: SpmdOptions) -> World:
@@ -108,7 +114,9 @@ def find_world(environment: Mapping[str, str], options: SpmdOptions) -> World:
     # SLURM writes "2(x3)" and the like: then it is not known, and only matters for GPUs.
     local_size = max(_number(environment, names[3], default=size), local_rank + 1)
     address, port, served = _meeting_point(environment, options, launcher)
-    return World(launcher, rank, size, local_rank, local_size, address, port, served)
+    one_machine = _says_one_machine(environment, launcher) or _is_loopback(address)
+    job = "|".join([launcher, str(size), address, str(port), *(environment.get(name, "") for name in _JOB_NAMES)])
+    return World(launcher, rank, size, local_rank, local_size, address, port, served, one_machine, job)
 
 
 def _meeting_point(environment: Mapping[str, str], options: SpmdOptions, launcher: str) -> tuple[str, int, bool]:
@@ -120,7 +128,8 @@ def _meeting_point(environment: Mapping[str, str], options: SpmdOptions, launche
     horovod = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT")
     if launcher == "horovodrun" and all(name in environment for name in horovod):
         return environment[horovod[0]], _number(environment, horovod[1]), True
-    if not {"MASTER_ADDR", "MASTER_PORT"} & set(environment) and _on_one_machine(environment, launcher):
+    named = {"MASTER_ADDR", "MASTER_PORT"} & set(environment)
+    if not named and launcher in _MPI and _says_one_machine(environment, launcher):
         return "127.0.0.1", _port_of_job(environment), False
     if "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
         raise LearnerGroupError(
@@ -133,10 +142,17 @@ def _meeting_point(environment: Mapping[str, str], options: SpmdOptions, launche
     return environment["MASTER_ADDR"], port, False
 
 
-def _on_one_machine(environment: Mapping[str, str], launcher: str) -> bool:
-    """Whether an MPI launcher says that all ranks run here."""
+def _says_one_machine(environment: Mapping[str, str], launcher: str) -> bool:
+    """Whether the launcher says that all ranks run here."""
+    if launcher == "SLURM":
+        return environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES")) == "1"
     _, size, _, local_size = _LAUNCHERS[launcher]
-    return launcher in _MPI and environment.get(local_size) == environment[size]
+    return environment.get(local_size) == environment[size]
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether no other machine can mean this one by that address."""
+    return address == "localhost" or (address.startswith("127.") and address.replace(".", "").isdigit())
 
 
 def _port_of_job(environment: Mapping[str, str]) -> int:
