@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import secrets
 import socket
 import threading
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ class HorovodRendezvous(Rendezvous):
     """Horovod's own key-value server, in a thread of this process, bound to one address: 127.0.0.1 on one machine.
 
     Horovod's launcher binds it to every interface without any authentication; its address and the ranks' places are
-    all that the launcher tells the ranks, so we do that ourselves.
+    all that the launcher tells the ranks, so we do that ourselves. Here a request must name a token, which only the
+    ranks are told. Horovod knows of no tokens, but puts what it was given for an address in front of every path.
 
     Args:
         size: number of ranks.
@@ -42,6 +44,21 @@ class HorovodRendezvous(Rendezvous):
         _require()
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
+
+        token = secrets.token_hex(16)
+
+        class Handler(RendezvousHandler):  # type: ignore[misc]
+            def parse_request(self) -> bool:
+                """Answer no request without the token, and read no more of it than its head."""
+                if not super().parse_request():
+                    return False
+                _, prefix, rest = [*self.path.split("/", 2), "", ""][:3]
+                if not secrets.compare_digest(prefix.partition(":")[0].encode(), token.encode()):
+                    self.close_connection = True
+                    self.send_status_code(404)
+                    return False
+                self.path = f"/{rest}"
+                return True
 
         class Server(RendezvousHTTPServer):  # type: ignore[misc]  # Horovod has no types
             # Ranks ask for each other's addresses a hundred times a second, each time over a new connection: with the
@@ -55,7 +72,8 @@ class HorovodRendezvous(Rendezvous):
         self._places = list(places) if places is not None else [Place(_HOST, "127.0.0.1", "lo")] * size
         self._hosts = [place.host for place in self._places]
         self._timeout_s = timeout_s
-        self._server: Any = Server((_own_address(self._places[0].address), 0), RendezvousHandler, 0)
+        self._token = token
+        self._server: Any = Server((_own_address(self._places[0].address), 0), Handler, 0)
         slots = ",".join(f"{host}:{self._hosts.count(host)}" for host in dict.fromkeys(self._hosts))
         self._server.init(get_host_assignments(parse_hosts(slots), size))
         # Its end is noticed at the next poll; the default of 0.5 s would be most of a warm start.
@@ -78,7 +96,8 @@ class HorovodRendezvous(Rendezvous):
             "HOROVOD_CROSS_RANK": str(peers.index(host)),
             "HOROVOD_CROSS_SIZE": str(len(peers)),
             "HOROVOD_HOSTNAME": host,
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": str(address),
+            # Horovod asks for http://ADDR:PORT/SCOPE/KEY.
+            "HOROVOD_GLOO_RENDEZVOUS_ADDR": f"{address}:{port}/{self._token}",
             "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
             "HOROVOD_GLOO_IFACE": self._places[rank].interface,
             # Who is gone is noticed by the signs of life, and its connections end with it; one that a busy machine does

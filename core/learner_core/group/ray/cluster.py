@@ -5,17 +5,21 @@ Needs Ray where a group is built, and refuses with the command that brings it; i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import math
 import os
 import socket
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from learner_core.errors import LearnerGroupError, did_you_mean
+
+from ..private_files import open_private, user_folder
 
 __all__ = ["RayOptions", "connect", "describe_room", "import_ray", "make_room"]
 
@@ -93,8 +97,9 @@ def connect(config: Any, options: RayOptions) -> Any:
     """Use the Ray that there is, or start one on this machine; returns the module.
 
     In this order: the Ray that this process is connected to (``ray.init``); the cluster of ``RAY_ADDRESS``, where
-    ``auto`` is the one that runs on this machine; else a new one, quiet, without a dashboard, that ends with this
-    process. Nothing is guessed: what a cluster that crashed has left behind makes Ray wait for minutes.
+    ``auto`` is the one that runs on this machine; else a new one, quiet, without a dashboard, on the loopback interface
+    alone, that ends with this process. Nothing is guessed: what a cluster that crashed has left behind makes Ray wait
+    for minutes.
 
     Args:
         config: a new one has at least the CPUs that its learners and runners ask for: CPUs are Ray's way of counting,
@@ -150,9 +155,13 @@ def _start(ray: Any, config: Any, options: RayOptions, quiet: dict[str, Any]) ->
     wanted = config.num_learners * config.num_cpus_per_learner
     wanted += math.ceil(config.num_env_runners * options.num_cpus_per_env_runner)
     arguments = {"address": "local", "num_cpus": max(wanted, os.cpu_count() or 1), **quiet}
+    folder = _folder()
+    if folder is not None:
+        arguments["_temp_dir"] = folder
     for attempt in range(2):
         try:
-            ray.init(**arguments)
+            with _on_loopback():
+                ray.init(**arguments)
             break
         except Exception as error:
             ray.shutdown()
@@ -161,6 +170,55 @@ def _start(ray: Any, config: Any, options: RayOptions, quiet: dict[str, Any]) ->
             if attempt or "timed out during startup" not in str(error):
                 raise
     _own.add(ray.get_runtime_context().gcs_address)
+    address = ray.util.get_node_ip_address()
+    if not address.startswith("127."):
+        warnings.warn(
+            f"this version of Ray ({ray.__version__}) listens at {address} instead of the loopback interface: machines "
+            "that reach it can try to join (docs/deployment.md, Trust)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+#: Ray's own variable, and its constant, for a Ray that other machines are not to join: Windows' and macOS' default.
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ENABLE_RAY_CLUSTER"
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that is started within listens on the loopback interface, with all of its processes.
+
+    They read the variable when they start, this process has read it when it imported Ray.
+    """
+    variable, constant = _CLUSTERS
+    constants = importlib.import_module("ray._private.ray_constants")
+    if variable in os.environ or not hasattr(constants, constant):
+        yield  # as the user says; an unknown version is found out by its address
+        return
+    before = getattr(constants, constant)
+    os.environ[variable] = "0"
+    setattr(constants, constant, False)
+    try:
+        yield
+    finally:
+        del os.environ[variable]
+        setattr(constants, constant, before)
+
+
+#: Ray's sockets lie this much deeper in its folder, and their paths are short (unix(7)).
+_DEEPER, _MOST = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.0"), 107
+
+
+def _folder() -> str | None:
+    """Where a Ray of our own has its sockets and logs: Ray's own choice is open to every user of the machine.
+
+    ``None``: where the user says, or the path would be too long.
+    """
+    path = user_folder()
+    if "RAY_TMPDIR" in os.environ or len(os.fsencode(path / "ray")) + _DEEPER > _MOST:
+        return None
+    os.close(open_private(path))
+    return str(path / "ray")
 
 
 def _end_half_started(error: Exception) -> None:

@@ -8,14 +8,11 @@ that is short, and files and folders that others may read or change. The secret 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
 import re
 import secrets
-import stat
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Protocol
 
 from learner_core.errors import LearnerGroupError
 
+from ..private_files import check_private, open_private, user_folder
 from .world import World
 
 __all__ = ["MAKE_SECRET", "VARIABLE", "Secret", "find_secret"]
@@ -97,8 +95,11 @@ def find_secret(environment: Mapping[str, str], world: World) -> Secret:
             "(docs/deployment.md, Trust)"
         )
     name = f"secret-{hashlib.blake2b(world.job.encode(), digest_size=12).hexdigest()}"
-    folder = _open_folder(_private_folder(environment))
-    return _Made(*folder, name, where=f"{world.address}:{world.port}") if world.rank == 0 else _Awaited(*folder, name)
+    path = _private_folder(environment)
+    folder = open_private(path)
+    if world.rank == 0:
+        return _Made(folder, path, name, where=f"{world.address}:{world.port}")
+    return _Awaited(folder, path, name)
 
 
 class _Given:
@@ -158,7 +159,7 @@ class _Made:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             file = os.open(self._name, flags, 0o600, dir_fd=self._folder)
             try:
-                _check(os.fstat(file), self.source)
+                check_private(os.fstat(file), self.source)
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_named(file, self._name, self._folder):
                     return file
@@ -206,7 +207,7 @@ class _Awaited:
         except OSError as error:
             raise LearnerGroupError(f"the file with the job's secret, {self.source}: {error}") from error
         try:
-            _check(os.fstat(file), self.source)
+            check_private(os.fstat(file), self.source)
             found = os.pread(file, _MAX_NBYTES, 0)
         finally:
             os.close(file)
@@ -229,25 +230,7 @@ def _private_folder(environment: Mapping[str, str]) -> Path:
             found = os.stat(runtime)
             if found.st_uid == os.geteuid() and not found.st_mode & 0o022 and os.access(runtime, os.W_OK):
                 return Path(runtime) / "learner-core"
-    return Path(tempfile.gettempdir()) / f"learner-core-{os.geteuid()}"
-
-
-def _open_folder(path: Path) -> tuple[int, Path]:
-    """(A descriptor of the folder, its path); made if need be."""
-    try:
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise _not_ours(path, "is not a folder") from error
-        raise LearnerGroupError(f"a folder for the job's secret, {path}: {error}") from error
-    try:
-        _check(os.fstat(folder), path, folder=True)
-    except BaseException:
-        os.close(folder)
-        raise
-    return folder, path
+    return user_folder()
 
 
 def _read_file(path: Path) -> bytes:
@@ -257,27 +240,10 @@ def _read_file(path: Path) -> bytes:
     except OSError as error:
         raise LearnerGroupError(f"{VARIABLE}=file:{path}: {error.strerror}; {_MAKE_FILE} makes one") from error
     try:
-        _check(os.fstat(file), path)
+        check_private(os.fstat(file), path)
         return os.read(file, _MAX_NBYTES).strip()
     finally:
         os.close(file)
-
-
-def _check(found: os.stat_result, path: object, *, folder: bool = False) -> None:
-    """Refuse what is not this user's alone."""
-    if not (stat.S_ISDIR if folder else stat.S_ISREG)(found.st_mode):
-        raise _not_ours(path, "is no regular file")
-    if found.st_uid != os.geteuid():
-        raise _not_ours(path, f"belongs to user {found.st_uid}")
-    if found.st_mode & 0o077:
-        raise _not_ours(path, f"is open to others (mode {stat.S_IMODE(found.st_mode):o})")
-
-
-def _not_ours(path: object, what: str) -> LearnerGroupError:
-    return LearnerGroupError(
-        f"{path} {what}: a secret lies where no other user has access. Remove it or set its mode, or name another "
-        f"place by TMPDIR, or {MAKE_SECRET}"
-    )
 
 
 def _is_named(file: int, name: str, folder: int) -> bool:
