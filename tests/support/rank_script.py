@@ -22,6 +22,7 @@ from learner_core_algorithms import PPOConfig, SACConfig
 from learner_core_algorithms.ppo.learner import PPOLearner
 
 from support.learners import OBS, ToyConfig, ToyLearner, flat_state, ppo_batch, regression_batch, sac_batch, two_modules
+from support.listening import listening_addresses
 from support.states import state_bytes
 
 TWO = Discrete(2)
@@ -265,8 +266,33 @@ def drift(backend: str, collective: str) -> dict[str, Any]:
     return {"same": same, "warned": [str(warning.message) for warning in heard]}
 
 
+def as_typed(backend: str, collective: str, *doing: str) -> dict[str, Any]:
+    """Default settings alone: ranks meet, ask each other, and ``train`` if told to."""
+    config = PPOConfig().environment("CartPole-v1").framework(backend).learners(launcher="spmd")
+    if collective != "default":
+        config.learners(collective=collective)
+    with warnings.catch_warnings(record=True) as heard, config.build() as algorithm:
+        if "train" in doing:
+            algorithm.train()
+        return {
+            "pids": algorithm.learner_group.foreach_learner(lambda learner: os.getpid()),
+            "gathered": algorithm.gather((algorithm.rank, {"x": np.arange(2.0)}))[1][1]["x"].tolist(),
+            "warned": [str(warning.message) for warning in heard if "refused" in str(warning.message)],
+            "listening": sorted(listening_addresses(os.getpid())),
+        }
+
+
+def twice(backend: str, collective: str) -> dict[str, Any]:
+    """Two groups one after the other, at the same place."""
+    pids = []
+    for _ in range(2):
+        with ppo(backend).learners(launcher="spmd", collective=collective).build_learner_group() as group:
+            pids += group.foreach_learner(lambda learner: os.getpid())
+    return {"pids": pids}
+
+
 def main() -> None:
-    scenarios = (equality, group_calls, fault, exits, alone, samples, drift)
+    scenarios = (equality, group_calls, fault, exits, alone, samples, drift, as_typed, twice)
     scenario: Any = {function.__name__: function for function in scenarios}[sys.argv[1]]
     try:
         print(json.dumps(scenario(*sys.argv[2:])), flush=True)

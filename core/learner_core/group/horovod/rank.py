@@ -20,9 +20,12 @@ class HorovodRank(Collective):
 
     name: ClassVar[str] = "horovod"
     _hvd: Any = None
+    #: What the environment said before: whoever started this process, not this ring, may still be asked for.
+    _replaced: Mapping[str, str | None] = {}
 
     def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
         self.prepare()
+        self._replaced = {name: os.environ.get(name) for name in rendezvous}
         os.environ.update(rendezvous)
         # The default is 1 ms; 0 would spin on a core that the ranks may not have.
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")
@@ -38,3 +41,8 @@ class HorovodRank(Collective):
         if self._hvd is not None and self._hvd.is_initialized():
             with contextlib.suppress(Exception):
                 self._hvd.shutdown()
+        replaced, self._replaced = self._replaced, {}
+        for name, value in replaced.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

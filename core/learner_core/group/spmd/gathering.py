@@ -48,17 +48,18 @@ class Gathering:
     def __init__(
         self, environment: Mapping[str, str], world: World, said: Mapping[str, Any], *, deadline: float
     ) -> None:
-        self.address = _own_address(world.address, world.port)
+        self.address = ""
         self.said: list[dict[str, Any]] = []
         self.key = b""
         self.about: dict[int, str] = {}
         self.order: dict[str, str] = {}
         self._connections: dict[int, Connection] = {}
         self._session = b""
-        own = {**said, "address": self.address}
         self._secret = find_secret(environment, world)
         self.share_files = self._secret.on_this_machine
         try:
+            self.address = _own_address(world.address, world.port)
+            own = {**said, "address": self.address}
             if world.rank == 0:
                 self._await_others(world, own, deadline)
             else:

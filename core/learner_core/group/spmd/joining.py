@@ -89,17 +89,22 @@ def join_ranks(place: Place, secret: Secret, *, rank: int, said: dict[str, Any],
     """
     begin, until = time.monotonic(), deadline
     who = f"rank {rank} of {said['size']}"
+    refusal: _RefusedError | None = None
     while True:
         try:
             connection, keys = _connect(place, secret, rank)
             break
-        except (OSError, LookupError) as error:
+        except _RefusedError as error:
             trouble: Exception = error
-        now = time.monotonic()
-        if isinstance(trouble, _RefusedError) and secret.fixed:
-            until = min(until, now + _REFUSED_S)
-        if now > until:
-            raise LearnerGroupError(f"{who} {_failure(trouble, place, now - begin)}") from trouble
+            refusal = error
+            if secret.fixed:
+                until = min(until, time.monotonic() + _REFUSED_S)
+        except (OSError, LookupError) as error:
+            trouble = error
+        if time.monotonic() > until:
+            raise LearnerGroupError(
+                f"{who} {_failure(refusal or trouble, place, time.monotonic() - begin)}"
+            ) from trouble
         time.sleep(_PAUSE_S)
     try:
         connection.send(said)
