@@ -219,6 +219,9 @@ if "RAY_ADDRESS" not in os.environ:
         config.learners(launcher_options={"resources": {"unheard": 1}, "start_timeout_s": 1e4}).build_learner_group()
     except Exception as error:
         print(error)
+    from support.listening import listening_addresses
+    print(*listening_addresses(os.getpid()))
+    print(oct(os.stat(os.path.dirname(ray._private.worker._global_node.get_temp_dir_path())).st_mode & 0o777))
 print(int(results["__all__"]["num_updates"]), ray.get_runtime_context().gcs_address)
 # Left as it is: the end of the process is the end of its learners.
 """
@@ -238,5 +241,7 @@ def test_ray_is_started_quietly_or_used_where_it_runs(cluster: Any, started: boo
     assert updates == "1"
     if not started:  # what a Ray of our own lacks, it will never have
         assert re.search("need 1 CPU, 1 unheard each .*, and Ray was started here, does not grow", refused[0])
+        # Nobody else can reach it: not over the network, and not through the folder with its sockets.
+        assert refused[1:] == ["127.0.0.1", "0o700"]
     assert (address == cluster.address) == started
     assert done.stderr == ""

@@ -48,6 +48,8 @@ class HorovodRendezvous(Rendezvous):
         token = secrets.token_hex(16)
 
         class Handler(RendezvousHandler):  # type: ignore[misc]
+            path: str
+
             def parse_request(self) -> bool:
                 """Answer no request without the token, and read no more of it than its head."""
                 if not super().parse_request():

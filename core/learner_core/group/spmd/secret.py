@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -87,6 +88,13 @@ def find_secret(environment: Mapping[str, str], world: World) -> Secret:
     if given.startswith("file:"):
         return _Given(_read_file(Path(given[5:]).expanduser()), f"the file of {VARIABLE}")
     if given:
+        if world.launcher == "horovodrun" and world.rank == 0:
+            warnings.warn(
+                f"horovodrun writes {VARIABLE} into a command line, which every user of the machine can read: "
+                f"{_PASS_ON['horovodrun'].partition(': ')[0]}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return _Given(given.encode(), VARIABLE)
     if not world.one_machine:
         raise LearnerGroupError(
