@@ -27,6 +27,7 @@ from learner_core.group.spmd.plain import from_bytes, to_bytes
 from learner_core.group.spmd.rendezvous import Arrived, RendezvousServer
 from learner_core.group.spmd.seal import Seal
 from learner_core.group.spmd.secret import VARIABLE, find_secret
+from learner_core.group.spmd.watch import Watch
 from learner_core.group.spmd.world import SpmdOptions, World, find_world
 from learner_core.learning.meeting import Meeting
 
@@ -416,6 +417,25 @@ def test_what_is_not_read_waits_and_nobody_is_held_up(way: tuple[Connection, soc
         first.send()
         read += len(stream.recv(1 << 20))
     assert read < 8 << 20
+
+
+def test_a_forged_sign_of_life_is_a_loss_that_says_so(way: tuple[Connection, socket.socket]) -> None:
+    first, stream = way
+    watch = Watch(0, 2, timeout_s=SOON_S, about="pid 1 on host a")
+    watch.begin({1: first}, {0: "pid 1 on host a", 1: "pid 7 on host b"})
+    try:
+        stream.sendall(b"".join(sent(None, None)))
+        with watch.during("update_from_batch", lambda error: False):
+            pass
+        stream.sendall(sent({"what": "lost", "rank": 0, "text": "made up"})[0])  # it is number 0, and 2 is due
+        assert watch._known.wait(SOON_S)
+        with (
+            pytest.raises(lc.WorkerLostError, match=r"as from rank 1 of 2 \(pid 7 on host b\) is not what it sent"),
+            watch.during("update_from_batch", lambda error: False),
+        ):
+            pass
+    finally:
+        watch.close()
 
 
 # ---- what travels over the ring --------------------------------------------------------------------------------------
