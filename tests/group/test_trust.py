@@ -690,6 +690,17 @@ def test_a_secret_in_a_file_of_the_users_own(environment: dict[str, str], tmp_pa
         find_secret(there, world())
 
 
+def test_horovodrun_shows_what_is_in_the_environment(environment: dict[str, str], tmp_path: Path) -> None:
+    given = {**environment, VARIABLE: SECRET.decode()}
+    with pytest.warns(RuntimeWarning, match="writes LEARNER_CORE_SECRET into a command line.*file:"):
+        assert find_secret(given, world(0, launcher="horovodrun")).now() == SECRET
+    assert find_secret(given, world(1, launcher="horovodrun")).now() == SECRET  # said once, by rank 0
+    path = tmp_path / "mine"
+    path.write_bytes(SECRET)
+    path.chmod(0o600)
+    assert find_secret({VARIABLE: f"file:{path}"}, world(0, launcher="horovodrun")).now() == SECRET
+
+
 BY_HAND = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}
 
 
