@@ -41,7 +41,8 @@ def test_a_run_ends_at_its_return_and_leaves_a_whole_folder(tmp_path: Path, caps
     assert "50 +- 0 over 7 episodes" in text
     names = {entry.name for entry in out.iterdir()}
     assert names == {
-        *("config.toml", "run.json", "metrics.csv", "metrics.jsonl", "tensorboard", "curve.png", "checkpoints"),
+        *("config.toml", "run.json", "run.lock", "metrics.csv", "metrics.jsonl", "tensorboard", "curve.png"),
+        "checkpoints",
     }
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert [entry.name for entry in (out / "checkpoints").iterdir()] == ["checkpoint-00000005.lcstate"]

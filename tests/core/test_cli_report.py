@@ -100,7 +100,7 @@ def test_flatten_keeps_numbers_and_text() -> None:
 
 def test_checkpoints_newest_first(tmp_path: Path) -> None:
     folder = RunFolder.new(tmp_path / "run")
-    folder.make()
+    folder.claim(new=True).release()
     for iteration in (9, 10, 100):
         lc.save_state(folder.checkpoint_path(iteration), {"iteration": iteration})
     folder.write_info({"algorithm": "ppo"})

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 INPUT_OUTPUT = frozenset(
-    ("open close fstat write writev pread preadv fsync replace rename unlink listdir mkdir posix_fadvise").split()
+    (
+        "open close fstat lstat fchmod fchown write writev pread preadv fsync replace rename unlink listdir mkdir "
+        "posix_fadvise"
+    ).split()
 )
 FAULTS: dict[str, int] = {
     "ENOSPC": errno.ENOSPC,

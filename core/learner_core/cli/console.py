@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-__all__ = ["add_trust", "count", "duration", "number", "parse_count", "parse_duration", "table"]
+__all__ = ["add_trust", "count", "duration", "number", "parse_count", "parse_duration", "parse_file", "table"]
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -115,3 +116,14 @@ def parse_duration(text: str) -> float:
     if not (0 < value < math.inf):
         raise argparse.ArgumentTypeError(f"expected a duration (90, 90s, 15m, 2h), got {text!r}")
     return value
+
+
+def parse_file(text: str) -> Path:
+    """Read the name of a file to be written.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty or ends in a slash, as a folder's does; a Path would forget that.
+    """
+    if not text or text.endswith("/"):
+        raise argparse.ArgumentTypeError(f"expected the name of a file, got {text!r}")
+    return Path(text)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from learner_core.state.atomic import write_atomically
 
 __all__ = ["draw_curve"]
 
 
-def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str, goal: float | None = None) -> bool:
+def draw_curve(rows: Iterable[Mapping[str, Any]], path: Path, *, title: str, goal: float | None = None) -> bool:
     """Draw mean episode return over environment steps, a colour per backend.
 
     Args:
         rows: What ``metrics.jsonl`` holds.
-        path: The PNG to write.
+        path: The PNG to write; a symbolic link is refused.
         title: Above the curve.
         goal: A line at this return.
 
     Returns:
         Whether it was drawn: False without matplotlib or without a finished episode.
+
+    Raises:
+        StateIOError: It cannot be written.
     """
     points = [
-        (row["num_env_steps_sampled_lifetime"], row["env_runners/episode_return_mean"], str(row.get("backend", "")))
+        (row["num_env_steps_sampled_lifetime"], row["env_runners/episode_return_mean"], _plain(row.get("backend", "")))
         for row in rows
         if isinstance(row.get("env_runners/episode_return_mean"), (int, float))
     ]
@@ -52,9 +58,14 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str, goa
         axes.axhline(goal, color="0.5", linestyle="--", linewidth=1.0, label=f"goal {goal:g}")
     if any(colours) or goal is not None:
         axes.legend(loc="lower right", frameon=False)
-    axes.set(title=title, xlabel="environment steps", ylabel="mean episode return")
+    axes.set(title=_plain(title), xlabel="environment steps", ylabel="mean episode return")
     axes.grid(alpha=0.3)
-    temporary = path.with_suffix(".tmp.png")
-    canvas.print_png(str(temporary))
-    temporary.replace(path)
+    picture = io.BytesIO()
+    canvas.print_png(picture)
+    write_atomically(path, [picture.getvalue()], follow=False)
     return True
+
+
+def _plain(text: object) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return "".join(letter for letter in str(text)[:100] if letter.isprintable()).replace("$", r"\$")

@@ -9,11 +9,12 @@ from typing import Any
 
 import learner_core as lc
 from learner_core.errors import ConfigError, StateError
+from learner_core.state.atomic import check_target, write_atomically
 
-from .console import add_trust, number, parse_count, table
+from .console import add_trust, number, parse_count, parse_file, table
 from .quiet import without_startup_messages
 from .report import flatten
-from .run_folder import find_checkpoints, write_text_atomically
+from .run_folder import find_checkpoints
 
 __all__ = ["add_opening", "open_checkpoint", "run"]
 
@@ -30,9 +31,11 @@ def run(arguments: list[str]) -> int:
     add_opening(parser)
     parser.add_argument("--min-return", type=float, metavar="R", help="exit code 1 unless the mean return reaches R")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write that JSON object to a file, too")
+    parser.add_argument("--out", type=parse_file, metavar="FILE", help="write that JSON object to a file, too")
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
     given = parser.parse_args(arguments)
+    if given.out is not None:
+        check_target(given.out)  # before minutes of play
     with without_startup_messages():
         path, algorithm = open_checkpoint(given.path, given)
     try:
@@ -42,7 +45,7 @@ def run(arguments: list[str]) -> int:
     mean = float(result["episode_return_mean"])
     as_json = json.dumps({"checkpoint": str(path), **flatten(result)})
     if given.out is not None:
-        write_text_atomically(given.out, as_json + "\n")
+        write_atomically(given.out, [(as_json + "\n").encode()])
     if given.json:
         print(as_json)
     else:

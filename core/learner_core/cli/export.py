@@ -9,7 +9,7 @@ import learner_core as lc
 from learner_core.errors import ConfigError
 from learner_core.exporting.formats import default_suffix, export_formats
 
-from .console import add_trust
+from .console import add_trust, parse_file
 from .quiet import without_startup_messages
 
 __all__ = ["run"]
@@ -25,7 +25,9 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run's folder")
     parser.add_argument("--to", choices=list(formats), help="the format; by default what the suffix of --out says")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="the file; by default named after the checkpoint")
+    parser.add_argument(
+        "--out", type=parse_file, metavar="PATH", help="the file; by default named after the checkpoint"
+    )
     parser.add_argument("--module", metavar="ID", help="which of several modules")
     add_trust(parser)
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")

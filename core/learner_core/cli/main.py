@@ -70,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `learner-core inspect FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a path that cannot be looked at, a full disk under standard output
+        if debug:
+            raise
+        print(f"learner-core {command}: the operating system refuses: {error} (--debug shows where)", file=sys.stderr)
+        return 2
 
 
 def _usage() -> str:

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from learner_core.errors import ConfigError
+from learner_core.state.atomic import check_target
 
-from .console import number, parse_count, table
+from .console import number, parse_count, parse_file, table
 from .evaluate import add_opening, open_checkpoint
 from .quiet import without_startup_messages
 
@@ -24,7 +25,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "path", type=Path, metavar="PATH", help="a run's folder (its newest checkpoint) or a checkpoint"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the recording to write")
+    parser.add_argument("--out", type=parse_file, required=True, metavar="FILE", help="the recording to write")
     parser.add_argument("--episodes", type=parse_count, default=20, metavar="N", help="default 20")
     parser.add_argument("--explore", action="store_true", help="sample actions instead of taking the most likely ones")
     add_opening(parser)
@@ -36,6 +37,7 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(f"{out} exists already: choose another --out, or replace it with --overwrite.")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
+    check_target(out)  # before minutes of play
     from learner_core.algorithm.recording import record
 
     with without_startup_messages():

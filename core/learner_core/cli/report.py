@@ -69,6 +69,22 @@ class StopConditions:
             rests.append((self.iterations - moment.iteration) * moment.seconds / moment.iteration)
         return max(min(rests), 0.0) if rests else None
 
+    @staticmethod
+    def problem_of(stored: Any) -> str:
+        """What is wrong with stop conditions that a file holds, in words; empty if they are as ``asdict`` gave them."""
+        if not isinstance(stored, dict):
+            return f"stop: expected an object, got {type(stored).__name__}"
+        for name, value in stored.items():
+            whole = name in ("timesteps", "iterations")
+            if not whole and name not in ("episode_return", "seconds"):
+                return f"stop: there is no condition {name!r}"
+            fits = (type(value) is int and abs(value) < 1 << 63) or (not whole and type(value) is float)
+            if value is not None and not (fits and math.isfinite(value) and (value > 0 or name == "episode_return")):
+                kind = "whole number" if whole else "number"
+                positive = "" if name == "episode_return" else "positive "
+                return f"stop/{name}: expected a {positive}{kind} below 2^63, or null"
+        return ""
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing ends the run but the user."""

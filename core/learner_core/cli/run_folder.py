@@ -5,27 +5,36 @@
     runs/cartpole/
         config.toml        every setting; `train --config` reads it
         run.json           the stop conditions and each session's start: time, backend, versions, seconds
+        run.lock           held by the process that trains here, and says which that is
         metrics.csv        one row per iteration
         metrics.jsonl      the same rows, one JSON object per line
         tensorboard/       the same numbers as event files, where TensorBoard is installed
         curve.png          the learning curve, where matplotlib is installed
         checkpoints/       checkpoint-00000012.lcstate, ...: the newest ones, numbered by iteration
 
-Refuses to start a new run in a folder that holds one.
+Refuses to start a new run in a folder that holds one, to train where another process does, and to write through
+symbolic links in the folder (the folder itself may be one).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from learner_core.errors import ConfigError, StateIOError
+from learner_core.errors import ConfigError, StateError, StateIOError
+from learner_core.state.atomic import write_atomically
 from learner_core.state.folder import CheckpointFolder
+from learner_core.state.lock import FolderLock
+from learner_core.state.regular import check_regular, read_regular
 
-__all__ = ["RunFolder", "find_checkpoints", "write_text_atomically"]
+from .report import StopConditions
+
+__all__ = ["RunFolder", "find_checkpoints"]
+
+#: Bytes of run.json, at most.
+_RUN_LIMIT = 1 << 24
 
 
 class RunFolder:
@@ -44,31 +53,20 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.curve_file = path / "curve.png"
         self._run_file = path / "run.json"
+        self._lock_file = path / "run.lock"
 
     @classmethod
     def new(cls, path: Path) -> RunFolder:
-        """A new run's folder; :meth:`make` makes it once the run is known to start.
+        """A new run's folder; :meth:`claim` makes it once the run is known to start.
 
         Raises:
-            ConfigError: A run is there already.
+            ConfigError: A run is there already, or no folder can be.
         """
         folder = cls(path)
-        if folder.holds_run:
-            raise ConfigError(
-                f"{path} holds a run already: go on with it by --resume {path}, or choose another folder by --out."
-            )
+        folder._refuse_run()
+        if folder.path.exists() and not folder.path.is_dir():
+            raise ConfigError(f"{path} is a file, and a run needs a folder: choose another by --out.")
         return folder
-
-    def make(self) -> None:
-        """Make the folder on disk.
-
-        Raises:
-            ConfigError: It cannot be made.
-        """
-        try:
-            CheckpointFolder(self.checkpoints).make()
-        except StateIOError as error:
-            raise ConfigError(f"The run folder {self.path} cannot be made: {error}") from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -84,31 +82,127 @@ class RunFolder:
             raise ConfigError(f"{path} is not the folder of a run (it has no run.json). {remedy}")
         return folder
 
+    def claim(self, *, new: bool) -> FolderLock:
+        """Make the folder if need be, and take it for this process alone.
+
+        Args:
+            new: Whether no run may be there.
+
+        Returns:
+            The lock, to be released at the end.
+
+        Raises:
+            ConfigError: The folder cannot be made, or holds a run though `new`.
+            StateError: Another process trains here, or something in the folder is not what a run writes.
+        """
+        self.check()
+        if new:
+            try:
+                CheckpointFolder(self.checkpoints).make()
+            except StateIOError as error:
+                raise ConfigError(f"The run folder {self.path} cannot be made: {error}") from error
+        lock = FolderLock(self._lock_file)
+        try:
+            if new:  # another one may have started, and ended, since it was looked for
+                self._refuse_run()
+            self.check()
+        except BaseException:
+            lock.release()
+            raise
+        return lock
+
+    def _refuse_run(self) -> None:
+        if self.holds_run:
+            raise ConfigError(
+                f"{self.path} holds a run already: go on with it by --resume {self.path}, or choose another folder by "
+                "--out."
+            )
+
+    def check(self) -> None:
+        """Refuse a folder in which writing would change what lies elsewhere.
+
+        Raises:
+            StateError: A part of it is a link, a pipe or the like.
+        """
+        for part in (self.checkpoints, self.tensorboard):
+            check_regular(part, folder=True)
+        files = (self.config_file, self._run_file, self._lock_file, self.csv_file, self.jsonl_file, self.curve_file)
+        for part in files:
+            check_regular(part)
+        for one in CheckpointFolder(self.checkpoints).checkpoints():
+            check_regular(one.path)
+
     @property
     def holds_run(self) -> bool:
         """Whether a run was started here."""
         return self._run_file.is_file()
 
     def read_info(self) -> dict[str, Any]:
-        """What :meth:`write_info` wrote."""
+        """What :meth:`write_info` wrote: ``algorithm``, ``sessions`` and ``stop``, checked.
+
+        Raises:
+            ConfigError: It cannot be read, or says something else.
+        """
         try:
-            info: dict[str, Any] = json.loads(self._run_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{self._run_file} cannot be read ({error}).") from error
-        return info
+            info = json.loads(read_regular(self._run_file, limit=_RUN_LIMIT, follow=False))
+        except (StateError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{self._run_file} cannot be read ({_brief(error)}). {_REMEDY}") from error
+        problem = _problem_of(info)
+        if problem:
+            raise ConfigError(f"{self._run_file}: {problem}. {_REMEDY}")
+        checked: dict[str, Any] = info
+        return checked
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Write ``run.json``."""
-        write_text_atomically(self._run_file, json.dumps(info, indent=2) + "\n")
+        self.write(self._run_file, json.dumps(info, indent=2) + "\n")
+
+    def write(self, path: Path, content: str | Iterable[bytes]) -> None:
+        """Replace one of the folder's files; never through a link.
+
+        Args:
+            path: The file.
+            content: Text, or bytes in pieces.
+
+        Raises:
+            StateIOError: It cannot be written; the old one is intact.
+        """
+        write_atomically(path, [content.encode()] if isinstance(content, str) else content, follow=False)
 
     def checkpoint_path(self, iteration: int) -> Path:
-        """Where the checkpoint after this iteration goes."""
-        return Path(CheckpointFolder(self.checkpoints).at(iteration).path)
+        """Where the checkpoint after this iteration goes.
+
+        Raises:
+            StateError: The way there leads through a link, or something else than a file is there.
+        """
+        path = Path(CheckpointFolder(self.checkpoints).at(iteration).path)
+        check_regular(self.checkpoints, folder=True)
+        check_regular(path)
+        return path
 
     def prune(self, iteration: int, keep: int) -> None:
         """After the checkpoint of this iteration: remove all but the newest ``keep``, of which two stay at least."""
         folder = CheckpointFolder(self.checkpoints, keep=max(keep, 2))
         folder.tidy(folder.at(iteration))
+
+
+_REMEDY = "Its checkpoints may be intact: `learner-core evaluate CHECKPOINT` and `export` read them without it."
+
+
+def _brief(error: BaseException) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _problem_of(info: Any) -> str:
+    """What is wrong with the content of a run.json, in words; empty if nothing is."""
+    if not isinstance(info, dict):
+        return f"expected an object with algorithm, sessions and stop, got {type(info).__name__}"
+    if not isinstance(info.get("algorithm"), str):
+        return f"algorithm: expected a name, got {type(info.get('algorithm')).__name__}"
+    sessions = info.get("sessions", [])
+    if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
+        return "sessions: expected a list of objects"
+    return StopConditions.problem_of(info.get("stop", {}))
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -124,16 +218,3 @@ def find_checkpoints(path: Path) -> list[Path]:
         if folder.is_dir() and (found := CheckpointFolder(folder).checkpoints()):
             return [Path(one.path) for one in reversed(found)]
     return [path] if not (path / "run.json").is_file() else []
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader never sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -14,6 +14,7 @@ string "none" stands for None here.
 
 from __future__ import annotations
 
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -21,29 +22,62 @@ from pathlib import Path
 from typing import Any
 
 from learner_core.config.trust import Trust
-from learner_core.errors import ConfigError, did_you_mean
+from learner_core.errors import ConfigError, StateError, did_you_mean
+from learner_core.state.regular import read_regular
 
-__all__ = ["apply_assignments", "apply_file", "describe_settings", "read_file", "settle_file", "to_toml"]
+__all__ = ["apply_assignments", "apply_file", "describe_settings", "parse_toml", "read_file", "settle_file", "to_toml"]
+
+_FILE_LIMIT = 1 << 18
+_MAX_DEPTH = 32
+_KEY_PART = r"""(?:[\w-]+|"(?:[^"\\\n]|\\.){0,63}"|'[^'\n]{0,63}')"""
+_LONG_KEY = re.compile(rf"(?<![\w-]){_KEY_PART}(?:[ \t]*\.[ \t]*{_KEY_PART}){{{_MAX_DEPTH},}}")
 
 
 def read_file(path: Path) -> dict[str, Any]:
     """Read a settings file.
 
     Args:
-        path: A TOML file.
+        path: A TOML file of at most 256 KiB, its values nested at most 32 deep, its whole numbers of 64 bits.
 
     Returns:
         Its tables.
 
     Raises:
-        ConfigError: It cannot be read or is not TOML.
+        ConfigError: It cannot be read, is not TOML, or exceeds these limits.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The settings file {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(read_regular(path, limit=_FILE_LIMIT).decode())
+    except StateError as error:
+        raise ConfigError(f"The settings file {path} cannot be read: {error}.") from error
+    except ValueError as error:
         raise ConfigError(f"The settings file {path} is not TOML: {error}.") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """TOML whose values are nested at most 32 deep, with whole numbers of 64 bits.
+
+    Raises:
+        ValueError: It is not that.
+    """
+    if _LONG_KEY.search(text):  # the parser takes memory by the square of the number of parts
+        raise ValueError(f"a dotted key has more than {_MAX_DEPTH} parts")
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"values are nested more than {_MAX_DEPTH} deep") from None
+    level: list[Any] = [tables]
+    for _ in range(_MAX_DEPTH + 1):
+        if any(type(value) is int and not -(1 << 63) <= value < 1 << 63 for value in level):
+            raise ValueError("a whole number does not fit 64 bits")
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return tables
+    raise ValueError(f"values are nested more than {_MAX_DEPTH} deep")
 
 
 def apply_file(config: Any, tables: Mapping[str, Any], *, source: str) -> None:
@@ -151,9 +185,12 @@ def _value(text: str) -> Any:
     if text in ("True", "False"):  # what a Python programmer types
         return text == "True"
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        tables = parse_toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except ValueError as error:
+        raise ConfigError(f"--set: {error}: {text[:60]!r}") from None
+    return tables["value"] if list(tables) == ["value"] else text
 
 
 def _none(value: Any) -> Any:

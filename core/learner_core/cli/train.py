@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from learner_core.algorithm.offline import OfflineAlgorithm
 from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
+from learner_core.state.lock import FolderLock
 
 from .console import add_trust, count, duration, number, parse_count, parse_duration, table
 from .curve import draw_curve
@@ -26,7 +27,7 @@ from .interrupt import Interrupt
 from .metric_files import MetricFiles, read_rows
 from .quiet import without_startup_messages
 from .report import Moment, Report, StopConditions, flatten, make_report, moment_of, rows_of
-from .run_folder import RunFolder, find_checkpoints, write_text_atomically
+from .run_folder import RunFolder, find_checkpoints
 from .settings import apply_assignments, apply_file, describe_settings, read_file, settle_file, to_toml
 
 __all__ = ["run"]
@@ -111,7 +112,7 @@ def _start(given: argparse.Namespace) -> int:
     stop = _stop_conditions(given)
     place = given.out or _default_folder(name, config.env)
     folder = RunFolder.new(place) if _is_first(config) else RunFolder(place)
-    return _Run(folder, config, stop, given, info={"algorithm": name, "sessions": []}, checkpoints=[]).go()
+    return _Run(folder, config, stop, given, info={"algorithm": name, "sessions": []}).go()
 
 
 def _resume(given: argparse.Namespace) -> int:
@@ -124,12 +125,18 @@ def _resume(given: argparse.Namespace) -> int:
     config = lc.get_config(info["algorithm"])
     apply_file(config, read_file(folder.config_file), source=str(folder.config_file))
     _apply(config, given, read_file(given.config) if given.config is not None else {})
-    checkpoints = find_checkpoints(folder.path)
-    if not checkpoints:
-        raise StateError(f"The run in {folder.path} was stopped before its first checkpoint: start it anew.")
+    _checkpoints_of(folder)
     asked = _stop_conditions(given)
     stop = StopConditions(**info.get("stop", {})) if asked.is_empty else asked
-    return _Run(folder, config, stop, given, info=info, checkpoints=checkpoints).go()
+    return _Run(folder, config, stop, given, info=info).go()
+
+
+def _checkpoints_of(folder: RunFolder) -> list[Path]:
+    """The checkpoints that a resumed run may start from, newest first; refuses where there is none."""
+    found = find_checkpoints(folder.path)
+    if not found:
+        raise StateError(f"The run in {folder.path} was stopped before its first checkpoint: start it anew.")
+    return found
 
 
 def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> None:
@@ -172,25 +179,29 @@ def _default_folder(name: str, env: Any) -> Path:
 
 
 class _Run:
-    """One session of a run: build, maybe restore, train until a condition holds, save, report."""
+    """One session of a run: build, claim the folder, maybe restore, train until a condition holds, save, report."""
 
     def __init__(
-        self,
-        folder: RunFolder,
-        config: Any,
-        stop: StopConditions,
-        given: argparse.Namespace,
-        *,
-        info: dict[str, Any],
-        checkpoints: Sequence[Path],
+        self, folder: RunFolder, config: Any, stop: StopConditions, given: argparse.Namespace, *, info: dict[str, Any]
     ) -> None:
         self._folder, self._config, self._stop, self._given = folder, config, stop, given
-        self._info, self._checkpoints = info, checkpoints
+        self._info = info
+        self._checkpoints: list[Path] = []
+        self._resumes = given.resume is not None
         self._first = _is_first(config)
+        self._lock: FolderLock | None = None
+        self._trouble = ""
         self._saved: Path | None = None
         self._moment: Moment | None = None
 
     def go(self) -> int:
+        try:
+            return self._go()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _go(self) -> int:
         config, folder = self._config, self._folder
         title = f"{config.algorithm_name} on {config.env}"
         with (
@@ -202,10 +213,16 @@ class _Run:
             if config.launcher not in ("local", "spmd") and not config.num_learners + config.num_env_runners:
                 here = "learner and environments are in this process: give --set num_learners=N or num_env_runners=N"
                 report.say(f"--launcher {config.launcher} has nothing to start; {here}.")
+            # Of a resumed run at once; a new one's folder is not made before it is known to start, and of several ranks
+            # rank 0 can tell the others of a refusal only once they have met.
+            if self._resumes and config.launcher != "spmd":
+                self._claim(report)
             with without_startup_messages():
                 algorithm = config.build()
             try:
                 self._check_that_it_can_stop(algorithm)
+                _on_first(algorithm, lambda: self._claim(report))
+                self._checkpoints = _checkpoints_of(folder) if self._resumes else []
                 restored = self._restore(algorithm, report)
                 self._remember(restored)
                 _on_first(algorithm, self._write_folder)
@@ -220,10 +237,30 @@ class _Run:
             finally:
                 algorithm.stop()
         if self._first:
-            rows, goal = read_rows(folder.jsonl_file), self._stop.episode_return
-            drawn = draw_curve(rows, folder.curve_file, title=title, goal=goal)
-            print(self._closing(done, evaluation, drawn))
+            print(self._closing(done, evaluation, self._draw(title)))
         return 130 if interrupt.requested else 0
+
+    def _claim(self, report: Report) -> None:
+        """Take the folder for this process, unless it has been; what was read of it before may have changed."""
+        if self._lock is not None:
+            return
+        self._lock = self._folder.claim(new=not self._resumes)
+        if self._lock.trouble:
+            report.say(
+                f"Warning: {self._lock.trouble}. Nothing keeps a second process out of this run: see that none is "
+                "started."
+            )
+        if self._resumes:
+            self._info = self._folder.read_info()
+
+    def _draw(self, title: str) -> bool:
+        """Draw the curve; a finished run is no failure because that cannot be done."""
+        rows = read_rows(self._folder.jsonl_file)
+        try:
+            return draw_curve(rows, self._folder.curve_file, title=title, goal=self._stop.episode_return)
+        except (StateError, OSError) as error:
+            print(f"Warning: the learning curve is not drawn: {error}")
+            return False
 
     def _check_that_it_can_stop(self, algorithm: Any) -> None:
         """Refuse a condition that an offline algorithm, which steps no environment, can never meet."""
@@ -244,9 +281,8 @@ class _Run:
         return make_report(title, self._stop, stream=io.StringIO(), quiet=True)
 
     def _write_folder(self) -> None:
-        self._folder.make()
         self._write_info()
-        write_text_atomically(self._folder.config_file, to_toml(self._config))
+        self._folder.write(self._folder.config_file, to_toml(self._config))
 
     def _restore(self, algorithm: Any, report: Report) -> int:
         """Restore the newest checkpoint that can be read; returns its iteration, 0 for a new run."""
@@ -289,10 +325,12 @@ class _Run:
 
     def _remember(self, restored: int) -> None:
         """Where the run was at the restored checkpoint, from its last row of metrics."""
-        rows = [row for row in read_rows(self._folder.jsonl_file) if row["training_iteration"] <= restored]
-        if not rows:
+        last = None
+        for row in read_rows(self._folder.jsonl_file) if self._resumes else ():
+            if row["training_iteration"] <= restored:
+                last = row
+        if last is None:
             return
-        last = rows[-1]
         self._moment = Moment(
             iteration=int(last["training_iteration"]),
             timesteps=int(last["num_env_steps_sampled_lifetime"]),
@@ -312,7 +350,7 @@ class _Run:
         earlier = before.seconds if before is not None else 0.0
         first = before.progress[1] if before is not None else 0
         start = last_save = time.monotonic()
-        files = MetricFiles(self._folder, after_iteration=restored) if self._first else None
+        files = MetricFiles(self._folder, after_iteration=restored, say=report.say) if self._first else None
         try:
             while True:
                 results = algorithm.train()
@@ -320,15 +358,6 @@ class _Run:
                 moment = moment_of(results, seconds=earlier + seconds, steps_per_second=0.0)
                 speed = (moment.progress[1] - first) / max(seconds, 1e-9)
                 moment = self._moment = replace(moment, steps_per_second=speed)
-                if files is not None:
-                    files.write(
-                        flatten(results)
-                        | {
-                            "seconds": moment.seconds,
-                            "steps_per_second": moment.steps_per_second,
-                            "backend": self._config.framework_name,
-                        }
-                    )
                 report.update(moment)
                 done = "stopped by the user" if interrupt.requested else self._stop.reached(moment)
                 every = self._config.checkpoint_every
@@ -339,14 +368,27 @@ class _Run:
                     done, due, _ = said[0]
                     if any(stopped for _, _, stopped in said):
                         done = "stopped by the user"
-                if done is not None or due:
-                    self._save(algorithm, moment.iteration)
-                    last_save = time.monotonic()
+                try:  # the checkpoint first: a disk that takes no more rows must not keep it from being tried
+                    if done is not None or due:
+                        self._save(algorithm, moment.iteration)
+                        last_save = time.monotonic()
+                finally:
+                    if files is not None:
+                        files.write(flatten(results) | self._row_of(moment))
                 if done is not None:
                     return done
         finally:
             if files is not None:
                 files.close()
+                self._trouble = files.trouble
+
+    def _row_of(self, moment: Moment) -> dict[str, float | str]:
+        """What a row of metrics holds besides an iteration's results."""
+        return {
+            "seconds": moment.seconds,
+            "steps_per_second": moment.steps_per_second,
+            "backend": str(self._config.framework_name),
+        }
 
     def _save(self, algorithm: Any, iteration: int) -> None:
         path = self._folder.checkpoint_path(iteration)
@@ -370,7 +412,7 @@ class _Run:
             spread = f" +- {number(evaluation.get('episode_return_std'))}"
             shown = number(evaluation["episode_return_mean"]) + spread
             rows.append(("evaluation", f"{shown} over {evaluation['num_episodes']} episodes"))
-        rows.append(("metrics", self._folder.csv_file))
+        rows.append(("metrics", f"{self._folder.csv_file} {self._trouble}".rstrip()))
         if drawn:
             rows.append(("curve", self._folder.curve_file))
         rows.append(("checkpoint", self._saved or "none"))

@@ -38,14 +38,16 @@ def save_state(path: PathLike, tree: Any, *, info: Mapping[str, Any] | None = No
     noticed and refused.
 
     Args:
-        path: The file; its folder must exist. A symbolic link is followed.
+        path: The file; its folder must exist. What is there already must be a regular file, whose permissions the new
+            one gets; a symbolic link is followed to such a file.
         tree: Nested dicts (str or int keys) and lists of None, bool, int, float, str, bytes, numpy arrays and scalars.
         info: Provenance to store beside it (str keys, plain values); `writer` and `created` are filled in.
 
     Raises:
         StateError: a leaf, named by its path, has no place in a state, or an array was changed while it was being
             written; the old file is intact.
-        StateIOError: the operating system refused a step (also an OSError, with its errno); the old file is intact.
+        StateIOError: there is a folder, a device, a pipe or a socket at `path`, or it ends in a slash, or the operating
+            system refused a step (also an OSError, with its errno); the old file is intact.
     """
     from .. import __version__
 

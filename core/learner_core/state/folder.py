@@ -143,6 +143,8 @@ class CheckpointFolder:
                 sync_folder(os.path.dirname(level))
         except OSError as error:
             raise StateIOError.of(error, f"cannot make the folder {self.path}") from error
+        except ValueError as error:  # a zero byte
+            raise StateIOError(f"cannot make the folder {self.path!r}: {error}") from error
 
     def tidy(self, saved: Checkpoint) -> None:
         """Remove checkpoints older than the newest `keep` that look intact, and what killed writers have left here.
