@@ -131,6 +131,20 @@ def test_asynchronous_updates_are_the_blocking_ones_in_order(groups: Make) -> No
     assert _largest_difference(one.get_weights(), two.get_weights()) <= 2e-6
 
 
+class Unpicklable:
+    """Of the user's own objects in a batch none travels."""
+
+    def __reduce__(self) -> Any:
+        raise AssertionError("pickled")
+
+
+def test_columns_that_nobody_reads_do_not_matter(groups: Make) -> None:
+    group = groups(ppo_config("torch", num_learners=2, collective="torch"))
+    batch = _batches(1)[0]
+    more = {"infos": np.array([{}] * len(batch["obs"]), object), "giant": np.broadcast_to(1.0, (2**40,))}
+    group.update_from_batch(batch={**batch, **more, "unpicklable": Unpicklable()})
+
+
 def test_refusals_of_all_leave_the_group_as_it_was(groups: Make) -> None:
     group = groups(ppo_config("torch", num_learners=2, collective="torch"))
     batch = _batches(1)[0]
@@ -143,6 +157,17 @@ def test_refusals_of_all_leave_the_group_as_it_was(groups: Make) -> None:
     assert "check_batch" in refused.value.__notes__[0]
     with pytest.raises(lc.BatchError, match="cannot be trained on"):
         group.update_from_batch(batch={**batch, "obs": batch["obs"].astype(object)})
+    giant = np.broadcast_to(batch["advantages"][:1], (2**40,))
+    for column, text in (
+        (np.ma.masked_array(batch["advantages"]), "is a masked array"),
+        (giant, r"is an array of shape \[1099511627776\] over only 8 bytes"),
+        (lambda: 0, "expected a numpy array, got function"),
+        ([Unpicklable()] * len(batch["obs"]), "is a list that holds .*Unpicklable"),
+    ):
+        with pytest.raises(lc.BatchError, match=f"column 'advantages': {text}"):
+            group.update_from_batch(batch={**batch, "advantages": column})
+    with pytest.raises(lc.BatchError, match="a batch is a dict of numpy arrays, got ndarray"):
+        group.update_from_batch(batch=batch["obs"])
     with pytest.raises(ZeroDivisionError):
         group.foreach_learner(lambda learner: 1 // 0)
     with pytest.raises(lc.LearnerGroupError, match="cannot be sent"):

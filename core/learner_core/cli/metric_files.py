@@ -124,9 +124,13 @@ class MetricFiles:
         if rows:
             self._lines.append(b"".join(map(_json_line, rows)))
             self._waiting.clear()
-        new = any([self._note_columns(row) for row in rows])
+        known = len(self._columns)
+        for row in rows:
+            self._note_columns(row)
         whole, self._table_is_whole = self._table_is_whole, False
-        if new or not whole:  # a metric that appears late gets its column; earlier rows are empty there
+        if (
+            not whole or len(self._columns) > known
+        ):  # a metric that appears late gets its column; earlier rows are empty there
             self._rewrite_csv()
         else:
             self._table.append(b"".join(self._csv_line([row.get(name, "") for name in self._columns]) for row in rows))
@@ -142,10 +146,8 @@ class MetricFiles:
             "checkpoints go on; the rows wait and are tried again."
         )
 
-    def _note_columns(self, row: Row) -> bool:
-        new = [name for name in row if name not in self._columns]
-        self._columns += new
-        return bool(new)
+    def _note_columns(self, row: Row) -> None:
+        self._columns += [name for name in row if name not in self._columns]
 
     def _rewrite_csv(self) -> None:
         def lines() -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """Policy weights of Stable-Baselines3's PPO and SAC into a learner.
 
 Needs a saved model (the zip that ``model.save`` writes) and a learner whose networks have the same sizes. Only the
-tensors in ``policy.pth`` (and ``pytorch_variables.pth``) are read, by Torch's reader of tensors alone; the pickled data
+tensors in ``policy.pth`` (and ``pytorch_variables.pth``) are read, by a reader of our own that unpickles nothing and
+needs no Torch (torch_tensors.py), and no more of them than a few times what the learner's module has; the pickled data
 beside them is not touched, so settings such as the activation must be given here. Optimizers start anew.
 
 Differences that are converted: Stable-Baselines3 flattens images channels first; SAC's critics there see actions scaled
@@ -13,22 +14,26 @@ References:
 
 from __future__ import annotations
 
-import io
-import zipfile
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ConfigError, StateError
-from .formats import backend_for
+from ..state.atomic import PathLike
+from ..state.regular import open_regular
+from .torch_tensors import UNREADABLE, member, open_archive, read_tensors
 
 __all__ = ["convert_ppo", "convert_sac", "import_sb3", "read_sb3"]
 
 Arrays = dict[str, np.ndarray]
-#: Largest uncompressed size of a member that is read.
-_LIMIT = 4 << 30
+#: Bytes of a model's zip file, at most; all but the policy's tensors is passed over.
+_FILE_LIMIT = 1 << 36
+#: Bytes that are read for each number in the learner's module: four copies of float32, for image policies hold some
+#: layers three times. And what small models may have besides.
+_NBYTES_PER_NUMBER = 16
+_NBYTES_BESIDES = 1 << 20
 
 
 def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict[str, Any]:
@@ -45,10 +50,10 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
         ``{"algorithm": "ppo" or "sac", "parameters": number of arrays taken, "ignored": names not used}``.
 
     Raises:
-        StateError: no such file, not one of these, or sizes that differ; says which. Nothing has changed.
+        StateError: no such file, not one of these, sizes that differ, NaN or an infinity; says which. Nothing has
+            changed.
         ConfigError: the module is not the kind that the algorithm trains.
     """
-    tensors = read_sb3(path)
     specs = learner.module_specs
     if module_id is None:
         if len(specs) != 1:
@@ -57,9 +62,12 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
     if module_id not in specs:
         raise ConfigError(f"module_id={module_id!r}: there is {', '.join(specs)}")
     space = specs[module_id].action_space
+    state = learner.get_state()
+    own_arrays = [*state["rl_module"][module_id].values(), *state["targets"].get(module_id, {}).values()]
+    numbers = sum(np.size(array) for array in own_arrays)
+    tensors = read_sb3(path, limit=_NBYTES_PER_NUMBER * numbers + _NBYTES_BESIDES)
     is_sac = any(name.startswith("critic.") for name in tensors)
     used: set[str] = set()
-    state = learner.get_state()
     if is_sac != bool(state["targets"].get(module_id)):
         theirs, own = ("SAC", "has no critics of actions") if is_sac else ("PPO (or A2C)", "has critics of actions")
         raise ConfigError(
@@ -75,6 +83,8 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
     if targets:
         _take(state["targets"][module_id], targets, f"targets/{module_id}")
     if log_alpha is not None and "log_alpha" in state["variables"][module_id]:
+        if not np.isfinite(log_alpha):
+            raise StateError("holds NaN or an infinity", path="log_ent_coef")
         state["variables"][module_id]["log_alpha"] = log_alpha
     for entry in state["optimizer"][module_id].values():
         entry["step"] = 0
@@ -89,33 +99,38 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
     }
 
 
-def read_sb3(path: Any) -> Arrays:
+def read_sb3(path: PathLike, *, limit: int) -> Arrays:
     """The tensors of a saved model, by Stable-Baselines3's names.
 
+    Args:
+        path: the zip file, of at most 64 GiB.
+        limit: bytes that its policy's tensors may take; no more is read or unpacked.
+
     Raises:
-        StateError: it is no such file. Nothing in it is ever unpickled.
+        StateError: it is no such file, or larger. Nothing in it is ever unpickled.
     """
     tensors: Arrays = {}
-    reader = backend_for("torch")
-    try:
-        with zipfile.ZipFile(Path(path)) as archive:
-            members = {info.filename: info for info in archive.infolist()}
+    with open_regular(path, limit=_FILE_LIMIT) as stream:
+        try:
+            archive, members = open_archive(stream)
             if "policy.pth" not in members:
-                raise StateError(f"{path}: has no policy.pth; is it a model saved by Stable-Baselines3?")
-            for name in ("policy.pth", "pytorch_variables.pth"):
+                raise StateError("has no policy.pth; is it a model saved by Stable-Baselines3?")
+            # tensors.pth: what pytorch_variables.pth was called before 1.0.
+            for name in ("policy.pth", "pytorch_variables.pth", "tensors.pth"):
                 if name not in members:
                     continue
-                if members[name].file_size > _LIMIT:
-                    raise StateError(f"{path}: {name} says it is {members[name].file_size} bytes large")
-                content = archive.read(name)
+                # Of numbers alone as much as the limit; their names and the archive around them are small.
+                content = member(archive, members[name], limit=limit + _NBYTES_BESIDES)
+                if name != "policy.pth" and not content:
+                    continue
                 try:
-                    tensors.update(reader.read_weights(io.BytesIO(content), f"{path}: {name}"))
-                except StateError:
-                    # Older versions write an empty entry where a model has no variables.
-                    if name == "policy.pth":
-                        raise
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise StateError(f"{path}: cannot be read as a model of Stable-Baselines3 ({error})") from error
+                    tensors.update(read_tensors(content, limit=limit))
+                except StateError as error:
+                    raise StateError(f"{name}: {error}") from error
+        except StateError as error:
+            raise StateError(f"{path}: {error}") from error
+        except UNREADABLE as error:
+            raise StateError(f"{path}: cannot be read as a model of Stable-Baselines3 ({error})") from error
     return tensors
 
 
@@ -133,7 +148,9 @@ def convert_ppo(tensors: Mapping[str, np.ndarray], used: set[str]) -> Arrays:
     if any(name.startswith("features_extractor.cnn.") for name in tensors):
         _layers(take, tensors, "features_extractor.cnn", out, "encoder.conv")
         _layers(take, tensors, "features_extractor.linear", out, "encoder")
-        last = max(int(name.split(".")[2]) for name in out if name.startswith("encoder.conv."))
+        last = max((int(name.split(".")[2]) for name in out if name.startswith("encoder.conv.")), default=0)
+        if "encoder.0.weight" not in out or f"encoder.conv.{last}.weight" not in out:
+            raise StateError("missing in the model of Stable-Baselines3", path="features_extractor.linear.0.weight")
         channels = out[f"encoder.conv.{last}.weight"].shape[0]
         out["encoder.0.weight"] = _channels_last(out["encoder.0.weight"], channels)
         if any(name.startswith("mlp_extractor.") for name in tensors):
@@ -159,7 +176,10 @@ def convert_sac(
     params: Arrays = {}
     number = _layers(take, tensors, "actor.latent_pi", params, "pi")
     for part in ("weight", "bias"):
-        params[f"pi.{number}.{part}"] = np.concatenate([take(f"actor.mu.{part}"), take(f"actor.log_std.{part}")], 0)
+        mean, spread = take(f"actor.mu.{part}"), take(f"actor.log_std.{part}")
+        if not mean.ndim or mean.shape != spread.shape:
+            raise StateError(f"has shape {spread.shape}, actor.mu.{part} {mean.shape}", path=f"actor.log_std.{part}")
+        params[f"pi.{number}.{part}"] = np.concatenate([mean, spread], 0)
     targets: Arrays = {}
     for source, into in (("critic", params), ("critic_target", targets)):
         for theirs, own in (("qf0", "qf"), ("qf1", "qf_twin")):
@@ -167,14 +187,20 @@ def convert_sac(
                 _layers(take, tensors, f"{source}.{theirs}", into, own)
                 _unscale(into, own, action_space)
     log_alpha = take("log_ent_coef") if "log_ent_coef" in tensors else None
-    return params, targets, None if log_alpha is None else float(np.asarray(log_alpha).reshape(-1)[0])
+    if log_alpha is not None and log_alpha.size != 1:
+        raise StateError(f"expected one number, got shape {log_alpha.shape}", path="log_ent_coef")
+    return params, targets, None if log_alpha is None else float(log_alpha.reshape(()))
 
 
 def _unscale(out: Arrays, name: str, space: Any) -> None:
     """Let a critic take actions in their own units: fold ``2 (a - low) / (high - low) - 1`` into its first layer."""
+    if not hasattr(space, "low"):
+        raise StateError(f"the critic is one of continuous actions, the learner's are {space}", path=name)
     low, high = np.ravel(space.low).astype(np.float64), np.ravel(space.high).astype(np.float64)
     weight, bias = out[f"{name}.0.weight"].astype(np.float64), out[f"{name}.0.bias"].astype(np.float64)
     size = len(low)
+    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise StateError(f"has shapes {weight.shape} and {bias.shape}", path=f"{name}.0.weight")
     if weight.shape[1] <= size:
         raise StateError(f"the critic takes {weight.shape[1]} numbers, fewer than the action space has", path=name)
     slope = 2.0 / (high - low)
@@ -195,7 +221,8 @@ def _taker(tensors: Mapping[str, np.ndarray], used: set[str]) -> Any:
 
 def _layers(take: Any, tensors: Mapping[str, np.ndarray], theirs: str, out: Arrays, own: str) -> int:
     """Copy ``theirs.<i>.weight/bias``, i with gaps for activations, to ``own.0, 1, ...``; returns how many."""
-    found = {int(n[len(theirs) + 1 :].split(".")[0]) for n in tensors if n.startswith(f"{theirs}.")}
+    layer = re.compile(rf"{re.escape(theirs)}\.([0-9]{{1,6}})\.")
+    found = {int(match[1]) for match in map(layer.match, tensors) if match}
     for number, index in enumerate(sorted(found)):
         for part in ("weight", "bias"):
             out[f"{own}.{number}.{part}"] = take(f"{theirs}.{index}.{part}")
@@ -204,6 +231,8 @@ def _layers(take: Any, tensors: Mapping[str, np.ndarray], theirs: str, out: Arra
 
 def _channels_last(weight: np.ndarray, channels: int) -> np.ndarray:
     """Columns in the order [channels, height * width] to columns in the order [height * width, channels]."""
+    if weight.ndim != 2 or not channels or weight.shape[1] % channels:
+        raise StateError(f"has shape {weight.shape}, no multiple of {channels} channels", path="encoder.0.weight")
     rows = weight.shape[0]
     return np.ascontiguousarray(weight.reshape(rows, channels, -1).transpose(0, 2, 1).reshape(rows, -1))
 
@@ -219,7 +248,11 @@ def _take(into: dict[str, np.ndarray], given: Arrays, path: str) -> None:
             raise StateError(
                 f"the learner has shape {into[name].shape}, the model {value.shape}", path=f"{path}/{name}"
             )
-        into[name] = value.astype(into[name].dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            converted = value.astype(into[name].dtype)
+        if converted.dtype.kind == "f" and not np.isfinite(converted).all():
+            raise StateError("the model holds NaN or an infinity there", path=f"{path}/{name}")
+        into[name] = converted
     missing = sorted(set(into) - set(given))
     if missing:
         raise StateError("missing in the model of Stable-Baselines3", path=f"{path}/{missing[0]}")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import cloudpickle
 
 from ..errors import LearnerCoreError, LearnerGroupError, WorkerLostError
+from ..learning.plain_arrays import shareable
 from ..learning.resolve import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec
 from ..plugins.manager import get_manager, notify
@@ -154,7 +155,7 @@ class RemoteLearners:
     def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:
         """One update of all learners; returns rank 0's results, which every rank has."""
         self._settle()  # nobody may still be reading the last batch
-        argument = {**self._fleet.put_batch(batch), "arguments": arguments}
+        argument = {**self._fleet.put_batch(shareable(batch)), "arguments": arguments}
         answer: dict[str, Any] | None = None
         num_lost = 0
         while answer is None:

@@ -2,6 +2,12 @@
 
 A batch is a dict of numpy arrays with the sample axis first. Everything a Learner cannot train on is refused here, by
 module and column; what differs only in representation (float64, Fortran order, big-endian, read-only) is converted.
+
+Types, shapes, numbers of rows and the memory that a batch would take come first, for all columns; only then are values
+looked at, so that an array which says it is huge is refused untouched. Taken are numpy arrays, memory maps and other
+subclasses (their memory as it lies; nothing of the subclass is called), and lists of numbers or arrays. Refused by name
+are masked arrays, which mean more than their memory says, and whatever merely can become an array: its ``__array__`` is
+never called.
 """
 
 from __future__ import annotations
@@ -17,8 +23,11 @@ import numpy as np
 from .. import spaces
 from ..errors import BatchError, did_you_mean
 from ..maths.action_masks import ActionMask
+from .plain_arrays import as_plain, check_memory
 
 __all__ = ["ColumnSpec", "check_batch", "flatten_columns", "split_modules", "standard_columns"]
+
+_MAX_DEPTH = 32
 
 
 @dataclass(frozen=True)
@@ -85,15 +94,22 @@ def standard_columns(
 
 
 def flatten_columns(batch: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dict observations as ``"obs/position"`` paths."""
+    """Nested dict observations as ``"obs/position"`` paths.
+
+    Raises:
+        BatchError: a name is no string, two columns have one path, or dicts are nested more than 32 deep.
+    """
+    if prefix.count("/") > _MAX_DEPTH:
+        raise BatchError(f"dicts are nested more than {_MAX_DEPTH} deep", column=prefix[:100])
     out: dict[str, Any] = {}
     for key, value in batch.items():
         if not isinstance(key, str):
             raise BatchError(f"column names are strings, got {key!r} ({type(key).__name__})")
-        if isinstance(value, Mapping):
-            out.update(flatten_columns(value, f"{prefix}{key}/"))
-        else:
-            out[prefix + key] = value
+        inside = flatten_columns(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
+        twice = sorted(out.keys() & inside.keys())
+        if twice:
+            raise BatchError("is there twice, by its path and as a dict", column=twice[0])
+        out.update(inside)
     return out
 
 
@@ -144,36 +160,25 @@ def check_batch(
         BatchError: a column is missing, has the wrong shape, number of rows or dtype, holds NaN or an infinity, or
             actions lie outside their space. Nothing has changed by then.
     """
-    out: dict[str, np.ndarray] = {}
-    rows: dict[str, int] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, spec in specs.items():
-        if name not in columns:
-            if not spec.required:
-                continue
+        if name in columns:
+            arrays[name] = _shaped(columns[name], spec, module_id, name)
+        elif spec.required:
             meant = did_you_mean(name, set(columns) - set(specs), nearest_only=True)
             raise BatchError(
                 f"missing; expected {_shape(spec)} {spec.dtype}.{meant}",
                 module_id=module_id,
                 column=name,
             )
-        array = _as_array(columns[name], module_id, name)
-        if array.ndim < 1 or array.shape[1:] != spec.shape:
-            hint = ""
-            if spec.sequence and array.shape[2:] == spec.shape[1:]:
-                hint = f": sequences are {spec.shape[0]} timesteps long, pad shorter ones and set loss_mask 0 there"
-            raise BatchError(
-                f"expected shape {_shape(spec)}, got {list(array.shape)}{hint}", module_id=module_id, column=name
-            )
-        rows[name] = len(array)
-        out[name] = _convert(array, spec, float_dtype, module_id, name)
-    # The column that differs from most of the others is the one to look at.
-    usual = Counter(rows.values()).most_common(1)[0][0] if rows else 0
-    for name, count in rows.items():
-        if count != usual:
-            other = next(n for n, c in rows.items() if c == usual)
-            raise BatchError(f"has {count} rows where column {other!r} has {usual}", module_id=module_id, column=name)
-    if not usual:
-        raise BatchError("the batch has no rows", module_id=module_id, column=next(iter(rows), None))
+    _check_rows({name: len(array) for name, array in arrays.items()}, module_id)
+    sizes = {name: array.size * _target(specs[name], float_dtype).itemsize for name, array in arrays.items()}
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        try:
+            check_memory(arrays[name], sizes[name], sum(sizes.values()))
+        except BatchError as error:
+            raise BatchError(str(error), module_id=module_id, column=name) from None
+    out = {name: _convert(array, specs[name], float_dtype, module_id, name) for name, array in arrays.items()}
     if "loss_mask" in out and not bool(np.all((out["loss_mask"] == 0) | (out["loss_mask"] == 1))):
         raise BatchError("expected 0 and 1: a row counts or it does not", module_id=module_id, column="loss_mask")
     for name, spec in specs.items():
@@ -223,33 +228,46 @@ def _shape(spec: ColumnSpec) -> str:
     return f"[{', '.join(['B', *sizes])}]"
 
 
-def _as_array(value: Any, module_id: str, name: str) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
-    if isinstance(value, (list, tuple)):
-        try:
-            return np.asarray(value)
-        except ValueError:
-            raise BatchError("is a ragged list; give an array", module_id=module_id, column=name) from None
-    if hasattr(value, "__array__"):
+def _shaped(value: Any, spec: ColumnSpec, module_id: str, name: str) -> np.ndarray:
+    """A column as an array of the right shape and a dtype to train on; its values are not looked at."""
+    try:
+        array = as_plain(value, axes=1 + len(spec.shape))
+    except BatchError as error:
+        raise BatchError(str(error), module_id=module_id, column=name) from None
+    if array.ndim < 1 or array.shape[1:] != spec.shape:
+        hint = ""
+        if spec.sequence and array.shape[2:] == spec.shape[1:]:
+            hint = f": sequences are {spec.shape[0]} timesteps long, pad shorter ones and set loss_mask 0 there"
         raise BatchError(
-            f"is a {type(value).__module__}.{type(value).__name__}; batches are numpy arrays (call .numpy())",
-            module_id=module_id,
-            column=name,
+            f"expected shape {_shape(spec)}, got {list(array.shape)}{hint}", module_id=module_id, column=name
         )
-    raise BatchError(f"expected a numpy array, got {type(value).__name__}", module_id=module_id, column=name)
-
-
-def _convert(array: np.ndarray, spec: ColumnSpec, float_dtype: Any, module_id: str, name: str) -> np.ndarray:
-    kind = array.dtype.kind
-    if kind not in "fiub":
+    if array.dtype.kind not in "fiub":
         raise BatchError(
             f"dtype {array.dtype} cannot be trained on; expected {spec.dtype}", module_id=module_id, column=name
         )
-    if spec.dtype == "float":
-        target: np.dtype[Any] = np.dtype(float_dtype)
-    else:
-        target = np.dtype(spec.dtype)
+    return array
+
+
+def _check_rows(rows: Mapping[str, int], module_id: str) -> None:
+    # The column that differs from most of the others is the one to look at.
+    usual = Counter(rows.values()).most_common(1)[0][0] if rows else 0
+    for name, count in rows.items():
+        if count != usual:
+            other = next(n for n, c in rows.items() if c == usual)
+            raise BatchError(f"has {count} rows where column {other!r} has {usual}", module_id=module_id, column=name)
+    if not usual:
+        raise BatchError("the batch has no rows", module_id=module_id, column=next(iter(rows), None))
+
+
+def _target(spec: ColumnSpec, float_dtype: Any) -> np.dtype[Any]:
+    return np.dtype(float_dtype if spec.dtype == "float" else spec.dtype)
+
+
+def _convert(array: np.ndarray, spec: ColumnSpec, float_dtype: Any, module_id: str, name: str) -> np.ndarray:
+    """The column's values in the dtype that the update reads; refuses those that it cannot hold."""
+    kind = array.dtype.kind
+    target = _target(spec, float_dtype)
+    if spec.dtype != "float":
         if target.kind in "iu" and kind == "f":
             with np.errstate(invalid="ignore"):
                 whole = bool(np.all(np.isfinite(array)) and np.all(array == np.floor(array)))

@@ -23,6 +23,7 @@ from .batch_rule import BatchRule
 from .build import LearnerBuild
 from .context import StepContext
 from .hooks import LearnerHooks
+from .plain_arrays import has_elements
 from .plan import MinibatchPlan, make_plan
 from .resolve import resolve_backend, resolve_modules
 from .results import reduce_metrics
@@ -159,9 +160,10 @@ class Learner(LearnerHooks):
     def _check(self, batch: Any) -> dict[str, dict[str, np.ndarray]]:
         out = {}
         own_rows = self._ring.meeting is not None
-        parts = {} if own_rows and batch == {} else split_modules(batch, list(self.module_specs))
+        nothing = own_rows and isinstance(batch, Mapping) and not batch
+        parts = {} if nothing else split_modules(batch, list(self.module_specs))
         for module_id, columns in parts.items():
-            if own_rows and columns and not any(np.size(column) for column in columns.values()):
+            if own_rows and columns and not any(map(has_elements, columns.values())):
                 continue  # others may have some
             specs = self._build.columns[module_id]
             if "loss_mask" in columns:

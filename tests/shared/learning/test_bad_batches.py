@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +124,23 @@ def foreign(array: np.ndarray) -> Any:
     return sys.modules["tensorflow"].constant(array)
 
 
+class Hostile:
+    """Becomes an array when asked to, which nobody does."""
+
+    def __array__(self, *arguments: Any, **options: Any) -> Any:
+        raise AssertionError("asked for an array")
+
+    __len__ = __float__ = __getitem__ = __array__  # type: ignore[assignment]
+
+
+def endless(array: np.ndarray) -> list[Any]:
+    """A small list that says it has 10^24 elements."""
+    out: list[Any] = [0.0] * 1000
+    for _ in range(7):
+        out = [out] * 1000
+    return out
+
+
 # name -> change(array, rng) -> what is refused in any column
 ANYWHERE: dict[str, Callable[[np.ndarray, np.random.Generator], Any]] = {
     "missing": lambda a, rng: KeyError,
@@ -148,6 +167,13 @@ ANYWHERE: dict[str, Callable[[np.ndarray, np.random.Generator], Any]] = {
     "dict": lambda a, rng: {"x": a},
     "set": lambda a, rng: {1, 2},
     "foreign": lambda a, rng: foreign(a),
+    "masked": lambda a, rng: np.ma.masked_array(a, np.zeros(a.shape, bool)),
+    "list of masked": lambda a, rng: [np.ma.masked_array(row) for row in a],
+    "hostile": lambda a, rng: Hostile(),
+    "list of hostile": lambda a, rng: [Hostile()] * len(a),
+    "endless list": lambda a, rng: endless(a),
+    "huge": lambda a, rng: np.broadcast_to(a[:1], (2**40, *a.shape[1:])),
+    "wide": lambda a, rng: np.broadcast_to(np.zeros((), a.dtype), (len(a), *a.shape[1:], 2**40)),
 }
 # Only where the column is of the kind.
 INTEGERS: dict[str, Callable[[np.ndarray, np.random.Generator], Any]] = {
@@ -223,6 +249,13 @@ def test_generated_bad_batches(learner: Any) -> None:
     assert not states_differ(before, learner.get_state())
 
 
+def mapped(array: np.ndarray) -> np.ndarray:
+    with tempfile.NamedTemporaryFile() as file:
+        out: np.ndarray = np.memmap(file, array.dtype, "w+", shape=array.shape)
+        out[:] = array
+    return out
+
+
 ACCEPTED: dict[str, Callable[[np.ndarray], Any]] = {
     "float64": lambda a: a.astype(np.float64),
     "float16": lambda a: a.astype(np.float16),
@@ -231,6 +264,10 @@ ACCEPTED: dict[str, Callable[[np.ndarray], Any]] = {
     "negative strides": lambda a: a[::-1].copy()[::-1],
     "non-contiguous": lambda a: np.repeat(a, 2, 0)[::2],
     "list": lambda a: a.tolist(),
+    "list of arrays": list,
+    "broadcast": lambda a: np.broadcast_to(a[:1], a.shape) if (a == a[:1]).all() else a,
+    "matrix": lambda a: a.view(np.matrix) if a.ndim == 2 else a,
+    "memory map": mapped,
     "subclass": lambda a: a.view(np.recarray) if a.ndim == 0 else a.view(type("Sub", (np.ndarray,), {})),
 }
 
@@ -303,3 +340,52 @@ def test_column_names_that_are_no_strings(learner: Any) -> None:
 def test_twenty_thousand(learner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "GENERATED", 20_000)
     test_generated_bad_batches(learner)
+
+
+def huge(batch: dict[str, Any]) -> dict[str, Any]:
+    """Every column in 2^40 rows, out of one row of memory."""
+    return {
+        name: huge(value) if isinstance(value, dict) else np.broadcast_to(value[:1], (2**40, *value.shape[1:]))
+        for name, value in batch.items()
+    }
+
+
+def itself() -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    out["x"] = out
+    return out
+
+
+def sparse(folder: Any) -> np.ndarray:
+    return np.memmap(folder / "hole", np.float32, "w+", shape=(2**38,))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda bits, folder: huge(bits), "module 'bits': column 'actions': is an array of shape .* over only 3 bytes"),
+        (lambda bits, folder: {**bits, "obs": itself()}, "nested more than 32 deep"),
+        (
+            lambda bits, folder: {**bits, "obs/x": bits["obs"], "obs": {"x": bits["obs"]}},
+            "column 'obs/x': is there twice",
+        ),
+        (lambda bits, folder: {**bits, "rewards": sparse(folder)}, "has 274877906944 rows where column"),
+    ],
+)
+def test_what_says_it_is_huge_is_refused_untouched(learner: Any, change: Any, text: str, tmp_path: Any) -> None:
+    """By shapes, numbers of rows and memory, before any value is looked at."""
+    before, start = learner.get_state(), time.process_time()
+    with pytest.raises(BatchError, match=text):
+        learner.update_from_batch(batch={"bits": change(good()["bits"], tmp_path)})
+    assert time.process_time() - start < 5
+    assert not states_differ(before, learner.get_state())
+
+
+def test_more_than_the_machine_has(learner: Any, tmp_path: Any) -> None:
+    holes = {"obs": (2**40, 2), "actions": (2**40, 3), "rewards": (2**40,), "terminateds": (2**40,)}
+    try:
+        columns = {name: np.memmap(tmp_path / name, np.uint8, "w+", shape=shape) for name, shape in holes.items()}
+    except OSError as error:
+        pytest.skip(f"no files with holes of terabytes here: {error}")
+    with pytest.raises(BatchError, match=r"column '(obs|actions)': takes \d+ bytes; .* this machine has"):
+        learner.update_from_batch(batch={"bits": columns})
