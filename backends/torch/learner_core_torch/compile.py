@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from learner_core.backend import Body
 
-from .loop_package import LoopPackage
+from .loop_package import LoopPackage, use_trusted_inductor_cache
 
 __all__ = ["CompiledLoop", "SplitLoop", "compile_pays_after"]
 
@@ -169,6 +169,7 @@ def _compiled(graph: torch.fx.GraphModule, arguments: list[Any]) -> Callable[...
     """The graph by inductor, for arguments of these shapes."""
     from torch._inductor import config as inductor
 
+    use_trusted_inductor_cache()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with inductor.patch(cpp_wrapper=arguments[0].device.type == "cpu"):

@@ -4,15 +4,20 @@ The recorded step becomes the body of ``torch.while_loop``; AOTInductor compiles
 update is then one call without Python between its steps, and what was compiled once is loaded in milliseconds by
 whoever records the same step again: same graph, shapes, threads, processor and version of torch. Needs a CPU, and a
 C++ compiler the first time.
+
+A package is machine code. It is loaded only from a folder, and as a file, that belong to the user and that nobody else
+may write (state/private.py); where they do not, it is compiled anew in a folder of this process, with one warning.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import os
 import platform
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -21,7 +26,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["LoopPackage", "cache_folder"]
+from learner_core.state.private import make_private_folder, why_not_private
+
+__all__ = ["LoopPackage", "cache_folder", "trusted_folder", "use_trusted_inductor_cache"]
 
 #: Part of every key: raise it when what is compiled changes and the graph does not show it.
 _VERSION = 1
@@ -46,9 +53,9 @@ class LoopPackage:
         self._constants = _lift_constants(step)
         stop = torch.ones((), dtype=torch.int64)
         everything = [stop, *arguments, *self._constants]
-        path = cache_folder() / f"{_key(step, num_carried, everything)}.pt2"
+        path = trusted_folder() / f"{_key(step, num_carried, everything)}.pt2"
         self.from_cache = False
-        if path.exists():
+        if path.exists() and _is_trusted(path):
             with contextlib.suppress(Exception):
                 self._load(path, step, num_carried, arguments)
                 self.from_cache = True
@@ -80,12 +87,78 @@ class LoopPackage:
 
 
 def cache_folder() -> Path:
-    """Where packages are kept: ``$LEARNER_CORE_CACHE``, or the user's cache folder, and ``torch`` in it."""
+    """Where packages are to be kept: ``$LEARNER_CORE_CACHE``, or the user's cache folder, and ``torch`` in it."""
     own = os.environ.get("LEARNER_CORE_CACHE")
     if own:
         return Path(own).expanduser() / "torch"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "learner-core" / "torch"
+
+
+def trusted_folder() -> Path:
+    """The cache folder, made if need be; where others may write to it, one that lives as long as this process.
+
+    Warns once per process of a folder that is not used.
+
+    Raises:
+        PermissionError: there is no folder that others may not write to.
+    """
+    folder = cache_folder()
+    problem = make_private_folder(folder)
+    if not problem:
+        return folder
+    _warn_once(f"{problem}. Compiled loops are not kept in {folder}, but compiled anew in every process")
+    return private_folder()
+
+
+@functools.cache
+def private_folder() -> Path:
+    """A folder of this process, removed at its end.
+
+    Raises:
+        PermissionError: others may write to the folder for temporary files, and it is not sticky.
+    """
+    folder = tempfile.mkdtemp(prefix="learner-core-torch-")
+    atexit.register(_remove, folder, os.getpid())
+    problem = why_not_private(Path(folder))
+    if problem:
+        raise PermissionError(f"no place for compiled code: {problem}")
+    return Path(folder)
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # a forked process has this list, too
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def use_trusted_inductor_cache() -> None:
+    """Have inductor keep its generated code where only the user may write.
+
+    Its own choice, a folder in /tmp with the user's name in its own, may have been made by someone else before. A
+    folder that the user chose by ``TORCHINDUCTOR_CACHE_DIR`` is held to the same.
+
+    Raises:
+        PermissionError: as :func:`private_folder`.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or default_cache_dir()
+    problem = make_private_folder(Path(folder))
+    if problem:
+        _warn_once(f"{problem}. Torch's own cache of compiled code in {folder} is not used by this process")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder() / "inductor")
+
+
+def _is_trusted(path: Path) -> bool:
+    problem = why_not_private(path)
+    if problem:
+        _warn_once(f"{problem}. This compiled loop is not loaded, but compiled anew")
+    return not problem
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def _lift_constants(step: torch.fx.GraphModule) -> list[torch.Tensor]:
@@ -125,12 +198,13 @@ def _compile(step: torch.fx.GraphModule, num_carried: int, arguments: list[torch
         carried: Any = (s, *arrays[:num_carried])
         return while_loop_op(more, advance, carried, (stop, *arrays[num_carried:]))
 
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    use_trusted_inductor_cache()
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         warnings.simplefilter("ignore")
         graph = make_fx(loop, tracing_mode="fake")(*arguments)
         files: Any = torch._inductor.aot_compile(graph, tuple(arguments), options={"aot_inductor.package": True})
         package = package_aoti(str(Path(folder) / "loop.pt2"), files)
+        os.chmod(str(package), 0o600)  # whatever the umask is
         os.replace(str(package), path)
 
 

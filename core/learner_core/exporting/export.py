@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, StateIOError, did_you_mean
+from ..state.atomic import check_target, write_atomically
 from .formats import backend_for, default_suffix, export_formats
 from .source import ExportedPolicy, read_source, require
 
 __all__ = ["export"]
+
+_BLOCK = 1 << 20
 
 
 def export(
@@ -38,7 +42,7 @@ def export(
     Args:
         checkpoint_or_learner: a Learner, LearnerGroup or Algorithm, or the path of a checkpoint, of a run's folder or
             of a Learner's state file (weights only).
-        path: the file to write; it is replaced in one step.
+        path: the file to write; a regular file is replaced in one step and keeps its permissions.
         to: the format; ``None``: what the path's suffix says.
         module_id: which of several modules; ``None`` for all (safetensors, torch) or the only one.
         import_modules: modules that you trust: the checkpoint may name their classes, and they are imported for it.
@@ -48,11 +52,13 @@ def export(
 
     Raises:
         ConfigError: unknown format or module, a missing package, or a module that cannot be exported so.
-        StateError: the file cannot be read.
+        StateError: the file cannot be read, or not be written.
 
     References:
         https://github.com/huggingface/safetensors, https://onnx.ai/onnx/
     """
+    if os.fsdecode(path).endswith("/"):
+        raise ConfigError(f"{path}: expected the name of a file, not of a folder")
     target = Path(path)
     kind = _format(target, to)
     if not target.absolute().parent.is_dir():
@@ -69,24 +75,19 @@ def export(
         raise ConfigError(
             f"to={kind!r} writes one policy; say which by module_id=: {', '.join(p.module_id for p in policies)}"
         )
-    # The suffix is kept, because Keras goes by it.
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix or default_suffix(file_format)}")
-    try:
-        _write(kind, policies, temporary, whole_policy=whole_policy)
-        os.chmod(temporary, 0o666 & ~_umask())  # safetensors writes for its owner alone
-        os.replace(temporary, target)
-    except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    check_target(target)
+    # Frameworks write by themselves, and Keras goes by the suffix: into a folder that is ours alone, and from there.
+    with tempfile.TemporaryDirectory(prefix="learner-core-export-") as folder:
+        temporary = Path(folder) / f"policy{target.suffix or default_suffix(file_format)}"
+        try:
+            _write(kind, policies, temporary, whole_policy=whole_policy)
+            with temporary.open("rb") as stream:
+                write_atomically(target, iter(lambda: stream.read(_BLOCK), b""))
+        except StateIOError:
+            raise
+        except OSError as error:
+            raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
     return target
-
-
-def _umask() -> int:
-    """What this process takes away from new files' permissions; reading it means setting it for a moment."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _format(path: Path, to: str | None) -> str:

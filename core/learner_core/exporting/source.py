@@ -16,6 +16,7 @@ from ..learning.resolve import resolve_modules
 from ..sampling.normalize import MOMENTS, RunningNormalizer
 from ..state.files import load_state
 from ..state.schema import Anything, Array, MapOf, Nullable, Record
+from ..state.folder import CheckpointFolder
 
 __all__ = ["ExportedPolicy", "nest", "read_source", "require", "sample_state"]
 
@@ -140,10 +141,11 @@ def _of(specs: Mapping[str, Any], weights: Mapping[str, Any], normalizer: Any = 
 def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy]:
     if path.is_dir():
         # The newest checkpoint of a run.
-        files = sorted([*path.glob("*.lcstate"), *(path / "checkpoints").glob("*.lcstate")], reverse=True)
-        if not files:
-            raise StateError(f"{path}: a folder without a checkpoint (*.lcstate)")
-        path = max(files, key=lambda file: file.name)
+        folders = [folder for folder in (path / "checkpoints", path) if folder.is_dir()]
+        found = [one for folder in folders for one in CheckpointFolder(folder).checkpoints()[-1:]]
+        if not found:
+            raise StateError(f"{path}: a folder without a checkpoint (checkpoint-*.lcstate)")
+        path = Path(found[0].path)
     tree = load_state(path)
     if isinstance(tree, dict) and tree.get("format") == _ALGORITHM:
         from ..config.algorithm_config import AlgorithmConfig

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from learner_core.errors import LearnerGroupError
+from learner_core.state.private import make_private_folder, why_not_private
 
 from .source import ARCHIVE, SHA256, VERSION, check_archive, unpack
 from .tools import Target, cache_folder, cmake_version, find_target, missing_tools, num_jobs
@@ -46,10 +47,21 @@ def installed_version() -> str | None:
         return None
 
 
-def cached_wheel(target: Target) -> Path | None:
-    """The cache's wheel for a target, or ``None``."""
+def cached_wheel(target: Target, say: Say = lambda text: None) -> Path | None:
+    """The cache's wheel for a target; ``None`` if there is none, or one that another user may have put there.
+
+    Args:
+        target: what it is for.
+        say: told of a wheel that is passed over.
+    """
     wheels = sorted((cache_folder() / target.key).glob("horovod-*.whl"))
-    return wheels[-1] if wheels else None
+    if not wheels:
+        return None
+    problem = why_not_private(wheels[-1])
+    if problem:
+        say(f"the wheel in the cache is not used: {problem}.")
+        return None
+    return wheels[-1]
 
 
 def build(
@@ -73,20 +85,35 @@ def build(
     if installed_version() == target.version and not force:
         say(f"Horovod {target.version} is installed.")
         return target.version
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock", say):
-        wheel = None if force else cached_wheel(target)
+    with _trusted_folder(say) as folder, _locked(folder / "lock", say):
+        wheel = None if force else cached_wheel(target, say)
         if wheel is None:
             wheel = _build_wheel(target, folder, say)
         else:
             say(f"using the wheel in the cache: {wheel}")
-    # Dependencies too: a wheel built elsewhere may come to an environment without psutil.
-    _run([sys.executable, "-m", "pip", "install", "--force-reinstall", "--no-deps", str(wheel)], "installing the wheel")
-    _run([sys.executable, "-m", "pip", "install", str(wheel)], "installing what Horovod needs")
+        # Dependencies too: a wheel built elsewhere may come to an environment without psutil.
+        install = [sys.executable, "-m", "pip", "install"]
+        _run([*install, "--force-reinstall", "--no-deps", str(wheel)], "installing the wheel")
+        _run([*install, str(wheel)], "installing what Horovod needs")
     importlib.invalidate_caches()
     say(f"installed Horovod {target.version}.")
     return target.version
+
+
+@contextlib.contextmanager
+def _trusted_folder(say: Say) -> Iterator[Path]:
+    """The cache, made if need be; where others may write to it, a folder for this build alone.
+
+    What lies in it is installed, which is to run it.
+    """
+    folder = cache_folder()
+    problem = make_private_folder(folder)
+    if not problem:
+        yield folder
+        return
+    say(f"the cache is not used: {problem}. Building in a folder of its own, and the wheel is not kept ...")
+    with tempfile.TemporaryDirectory(prefix="learner-core-horovod-") as name:
+        yield Path(name)
 
 
 @contextlib.contextmanager
@@ -123,7 +150,8 @@ def _build_wheel(target: Target, folder: Path, say: Say) -> Path:
         if len(wheels) != 1:
             raise LearnerGroupError(f"horovod build: expected one wheel, got {[w.name for w in wheels]}; log: {log}")
         final = folder / target.key
-        final.mkdir(exist_ok=True)
+        final.mkdir(mode=0o700, exist_ok=True)
+        wheels[0].chmod(0o600)  # whatever the umask is
         return wheels[0].replace(final / wheels[0].name)
 
 
