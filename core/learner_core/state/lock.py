@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import stat
+import time
 import weakref
 from typing import Any
 
@@ -24,6 +25,7 @@ from .regular import kind_of
 __all__ = ["FolderLock", "holder_of"]
 
 _LIMIT = 4096
+_TRIES, _PAUSE_S = 6, 0.1
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -58,7 +60,7 @@ class FolderLock:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._try()
         except OSError as error:
             if error.errno in _HELD:
                 folder, holder = os.path.dirname(self.path) or ".", holder_of(self.path)
@@ -76,6 +78,18 @@ class FolderLock:
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, text.encode(), 0)
+
+    def _try(self) -> None:
+        """Lock, waiting for a moment: a process that is being forked lets go of its parent's lock only once it runs."""
+        for _ in range(_TRIES - 1):
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in _HELD:
+                    raise
+            time.sleep(_PAUSE_S)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
         """Let go of the lock. Safe to call twice."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 
 from learner_core import FormatError, StateError, StateIOError, load_state, save_state
 from learner_core.state import atomic, files
+from learner_core.state.atomic import write_atomically
 
 from support.faulty_os import FAULTS, FaultyOS, Recorder, after_power_loss
 from support.states import assert_identical
@@ -341,3 +344,120 @@ def test_a_really_full_disk(tmp_path, full):
         text=True,
     )
     assert done.stdout == f"survived {count}\n", done.stderr
+
+
+# What is replaced, and how ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def special(tmp_path):
+    """One of every kind of thing that is no regular file, by its name in words."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "around").symlink_to(tmp_path / "around")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    with socket.socket(socket.AF_UNIX) as door, contextlib.chdir(tmp_path):
+        door.bind("socket")
+        yield {
+            "/dev/null": "a device",
+            "pipe": "a named pipe",
+            "folder": "a folder",
+            "around": "a symbolic link",
+            "to-pipe": "a named pipe",
+            "null": "a device",
+            "socket": "a socket",
+        }
+
+
+def test_what_is_no_regular_file_is_refused_and_stays(special):
+    before = {name: os.lstat(name) for name in special}
+    for name, kind in special.items():
+        with pytest.raises(
+            StateIOError, match=f"cannot save {name}: it is {kind}, and only regular files are replaced"
+        ):
+            save_state(name, state(1))
+        assert os.lstat(name)[:3] == before[name][:3]
+    assert not [name for name in os.listdir(".") if name.endswith(".lctmp")]
+
+
+@pytest.mark.parametrize("name", ["a/", "folder/", "new/", ".", "..", "folder/.", "", "a\0b", "a/b"])
+def test_names_of_no_file(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    save_state(tmp_path / "a", state(1))
+    with pytest.raises(StateIOError, match="cannot save"):
+        save_state(f"{tmp_path}/{name}" if name else "", state(2))
+    assert sorted(os.listdir(tmp_path)) == ["a", "folder"]
+    assert number_of(tmp_path / "a") == 1
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666, 0o4755])
+def test_permissions_are_those_of_the_file_that_is_replaced(tmp_path, mode):
+    path = tmp_path / "a"
+    save_state(path, state(1))
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o7777 == 0o666 & ~umask
+    path.chmod(mode)
+    (tmp_path / "link").symlink_to(path)
+    save_state(tmp_path / "link", state(2))
+    assert number_of(path) == 2
+    assert path.stat().st_mode & 0o7777 == mode & 0o777
+
+
+def test_owner_and_group_are_kept_where_that_may_be(tmp_path, monkeypatch):
+    if os.geteuid():
+        pytest.skip("only root may give files away")
+    path = tmp_path / "a"
+    save_state(path, state(1))
+    os.chown(path, 12, 34)
+    path.chmod(0o664)
+    save_state(path, state(2))
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (12, 34, 0o664)
+
+    def refuse(*arguments):
+        raise PermissionError(errno.EPERM, "not yours")
+
+    with monkeypatch.context() as patch:  # as anybody else: the group's permissions would be given to another group
+        patch.setattr(os, "fchown", refuse)
+        save_state(path, state(3))
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (os.getuid(), os.getgid(), 0o644)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\udcff"])
+def test_the_longest_names(tmp_path, letter, monkeypatch):
+    width = len(os.fsencode(letter))
+    name = letter * (255 // width) + "y" * (255 % width)
+    save_state(tmp_path / name, state(1))
+
+    def interrupted(descriptor, buffers):
+        os.write(descriptor, b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            monkeypatch.setattr(atomic, "_write_all", interrupted)
+            save_state(tmp_path / name, state(2))
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    assert len(os.listdir(tmp_path)) == 2  # what the killed writer left
+    save_state(tmp_path / name, state(3))
+    assert os.listdir(tmp_path) == [name]
+    assert number_of(tmp_path / name) == 3
+    with pytest.raises(StateIOError, match="File name too long"):
+        save_state(tmp_path / (name + "z"), state(4))
+
+
+def test_links_are_refused_where_they_are_not_to_be_followed(tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    for name in ("link", "nowhere"):
+        with pytest.raises(StateIOError, match=f"{name}: it is a symbolic link"):
+            write_atomically(tmp_path / name, [b"ours"], follow=False)
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert not (tmp_path / "absent").exists()
