@@ -26,7 +26,7 @@ from typing import Any
 from learner_core.errors import ConfigError, StateError, StateIOError
 from learner_core.state.atomic import write_atomically
 from learner_core.state.folder import CheckpointFolder
-from learner_core.state.lock import FolderLock
+from learner_core.state.lock import FolderLock, refuse_if_held
 from learner_core.state.regular import check_regular, read_regular
 
 from .report import StopConditions
@@ -61,8 +61,10 @@ class RunFolder:
 
         Raises:
             ConfigError: A run is there already, or no folder can be.
+            StateError: A run is there, and another process trains it.
         """
         folder = cls(path)
+        refuse_if_held(folder._lock_file)
         folder._refuse_run()
         if folder.path.exists() and not folder.path.is_dir():
             raise ConfigError(f"{path} is a file, and a run needs a folder: choose another by --out.")

@@ -97,7 +97,7 @@ def apply_file(config: Any, tables: Mapping[str, Any], *, source: str) -> None:
             continue
         if isinstance(table, Mapping) and name in methods:
             try:
-                getattr(config, name)(**{key: _none(value) for key, value in table.items()})
+                _call(config, name, {key: _none(value) for key, value in table.items()})
             except ConfigError as error:
                 raise ConfigError(f"{source}, [{name}]: {error}") from None
         elif name in config.settings():
@@ -151,7 +151,7 @@ def _assign(config: Any, path: list[str], value: Any) -> str:
     if len(path) >= 2 and path[0] in _methods(config) and path[0] not in settings:
         by_keyword = {item.keyword: item.name for item in settings.values() if item.method == path[0]}
         if len(path) == 2 or path[1] not in by_keyword:
-            getattr(config, path[0])(**{path[1]: value})
+            _call(config, path[0], {path[1]: value})
             field: str = by_keyword.get(path[1], path[1])
             return field
         path = [by_keyword[path[1]], *path[2:]]
@@ -171,6 +171,12 @@ def _assign(config: Any, path: list[str], value: Any) -> str:
     branch[inside[-1]] = value
     _set(config, name, tree)
     return name
+
+
+def _call(config: Any, method: str, settings: dict[str, Any]) -> None:
+    if "self" in settings:  # Python's own argument, which would be a TypeError
+        raise ConfigError(f"{method}: there is no setting 'self'.")
+    getattr(config, method)(**settings)
 
 
 def _set(config: Any, name: str, value: Any) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import StateError, StateIOError
 from .regular import kind_of
 
-__all__ = ["FolderLock", "holder_of"]
+__all__ = ["FolderLock", "holder_of", "refuse_if_held"]
 
 _LIMIT = 4096
 _TRIES, _PAUSE_S = 6, 0.1
@@ -63,11 +63,7 @@ class FolderLock:
             self._try()
         except OSError as error:
             if error.errno in _HELD:
-                folder, holder = os.path.dirname(self.path) or ".", holder_of(self.path)
-                raise StateError(
-                    f"{folder} is in use: {holder}. Wait until it ends or stop it (SIGTERM lets it save), or "
-                    "take another folder."
-                ) from None
+                raise StateError(_in_use(self.path)) from None
             if error.errno not in _NO_LOCKS:
                 raise StateIOError.of(error, f"cannot lock {self.path}") from error
             self.trouble = f"{self.path} cannot be locked ({error.strerror}): its file system has no locks"
@@ -103,6 +99,36 @@ class FolderLock:
 
     def __exit__(self, *details: object) -> None:
         self.release()
+
+
+def refuse_if_held(path: str | os.PathLike[str]) -> None:
+    """Refuse where another process has a lock, without taking it; where there is no file, nobody has.
+
+    Args:
+        path: The lock's file.
+
+    Raises:
+        StateError: another process has it, which the message names.
+    """
+    name = os.fspath(path)
+    try:
+        descriptor = _open(name, os.O_RDONLY)
+    except StateError:  # missing, or nothing to lock: whoever locks it will say
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            raise StateError(_in_use(name)) from None
+    finally:
+        os.close(descriptor)
+
+
+def _in_use(path: str) -> str:
+    return (
+        f"{os.path.dirname(path) or '.'} is in use: {holder_of(path)}. Wait until it ends or stop it (SIGTERM lets it "
+        "save), or take another folder."
+    )
 
 
 def holder_of(path: str | os.PathLike[str]) -> str:

@@ -46,10 +46,12 @@ def check_regular(path: str | os.PathLike[str], *, folder: bool = False) -> None
     name = os.fspath(path)
     try:
         mode = os.lstat(name).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise StateIOError.of(error, f"cannot look at {name}") from error
+    except ValueError as error:  # a zero byte
+        raise StateError(f"{name!r} is no path: {error}") from None
     if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
         raise StateError(
             f"{name} is {kind_of(mode)} where {'a folder' if folder else 'a regular file'} belongs: move it away"
@@ -132,10 +134,15 @@ class AppendedFile:
             self._size = end
             if status.st_size > end:
                 os.ftruncate(descriptor, end)
-            rest = memoryview(piece)
-            while rest:
-                written = os.pwrite(descriptor, rest, end)
-                rest, end = rest[written:], end + written
+            try:
+                rest, place = memoryview(piece), end
+                while rest:
+                    written = os.pwrite(descriptor, rest, place)
+                    rest, place = rest[written:], place + written
+            except OSError:
+                with contextlib.suppress(OSError):  # else the next piece does it
+                    os.ftruncate(descriptor, end)
+                raise
         finally:
             os.close(descriptor)
         self._size = None
