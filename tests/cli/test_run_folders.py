@@ -216,7 +216,7 @@ def test_where_there_is_no_place_for_a_run(tmp_path: Path, capsys: pytest.Captur
     for out, said in (
         ("file", "file is a file, and a run needs a folder"),
         ("pipe", "a run needs a folder"),
-        ("file/run", "cannot be made: cannot make the folder"),
+        ("file/run", "file is a file, and a run needs a folder"),
         ("a\0b", "is no path: "),
         ("x" * 300, "File name too long"),
         ("curve", "curve.png is a symbolic link where a regular file belongs: move it away"),

@@ -100,3 +100,31 @@ def test_what_fits_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "installed_version", lambda: target.version)
     assert build_module.build(say=said.append) == target.version
     assert said == [f"Horovod {target.version} is installed."]
+
+
+@pytest.mark.parametrize(
+    ("open_to_others", "said"), [("", "using the wheel"), ("folder", "chmod go-w"), ("wheel", "chmod go-w")]
+)
+def test_a_wheel_that_others_may_have_put_there_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_to_others: str, said: str
+) -> None:
+    monkeypatch.setenv("LEARNER_CORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build_module, "installed_version", lambda: None)
+    target = tools.find_target()
+    wheel = tools.cache_folder() / target.key / "horovod-0.whl"
+    wheel.parent.mkdir(parents=True, mode=0o700)
+    wheel.write_bytes(b"")
+    wheel.chmod(0o664 if open_to_others == "wheel" else 0o600)
+    tools.cache_folder().chmod(0o777 if open_to_others == "folder" else 0o700)
+    installed: list[str] = []
+    lines: list[str] = []
+
+    def built(target: tools.Target, folder: Path, say: object) -> Path:
+        assert (folder == tools.cache_folder()) == (open_to_others == "wheel")
+        return folder / "ours.whl"
+
+    monkeypatch.setattr(build_module, "_build_wheel", built)
+    monkeypatch.setattr(build_module, "_run", lambda command, doing, **more: installed.append(Path(command[-1]).name))
+    build_module.build(say=lines.append)
+    assert installed == (["ours.whl"] * 2 if open_to_others else ["horovod-0.whl"] * 2)
+    assert said in lines[0]

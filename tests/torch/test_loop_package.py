@@ -114,6 +114,126 @@ def test_a_package_that_computes_something_else_is_refused(monkeypatch: pytest.M
     assert not list(cache.glob("*.pt2"))
 
 
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Compiling writes a mark and takes no time; loading tells of what it loads. Returns what was compiled, where."""
+    made: list[Path] = []
+
+    def mark(step: Any, num_carried: int, arguments: list[torch.Tensor], path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.write_bytes(b"ours")
+        path.chmod(0o600)
+        made.append(path)
+
+    class Loader:
+        def __init__(self, path: str, *arguments: Any) -> None:
+            assert Path(path).read_bytes() == b"ours", "code of somebody else was loaded"
+
+        def boxed_run(self, arguments: list[torch.Tensor]) -> list[torch.Tensor]:
+            return [arguments[0], arguments[2] * 2.0]
+
+    monkeypatch.setattr(loop_package, "_compile", mark)
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", Loader)
+    for function in (loop_package.private_folder, loop_package._warn_once):
+        function.cache_clear()
+    return made
+
+
+def package() -> LoopPackage:
+    arguments = [torch.zeros((), dtype=torch.int64), torch.ones(3)]
+    return LoopPackage(make_fx(lambda s, x: (s + 1, x * 2.0), tracing_mode="fake")(*arguments), 1, arguments)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
+@pytest.mark.parametrize("level", ["folder", "above"])
+def test_a_cache_that_others_may_write_is_not_used(
+    compiled: list[Path], cache: Path, mode: int, level: str, tmp_path: Path
+) -> None:
+    """One warning with the command that helps, and code compiled in a folder of this process alone."""
+    assert not package().from_cache
+    (planted,) = compiled
+    assert package().from_cache
+    (cache if level == "folder" else tmp_path).chmod(mode)
+    if (level, mode) == ("above", 0o1777):  # sticky: what is in it stays ours, as in /tmp
+        assert package().from_cache
+        return
+    planted.write_bytes(b"theirs")
+    with pytest.warns(RuntimeWarning, match="chmod go-w .* compiled anew in every process") as warned:
+        assert not package().from_cache
+    assert len(warned) == 1
+    assert compiled[1].parent != cache
+    assert compiled[1].parent.stat().st_mode & 0o777 == 0o700
+    assert package().from_cache  # the process's own
+    assert planted.read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("kind", ["writable", "link", "foreign"])
+def test_a_package_that_others_may_have_written_is_compiled_anew(
+    compiled: list[Path], cache: Path, kind: str, tmp_path: Path
+) -> None:
+    package()
+    (path,) = compiled
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    if kind == "link":
+        path.unlink()
+        path.symlink_to(tmp_path / "theirs")
+    else:
+        path.write_bytes(b"theirs")
+        path.chmod(0o666 if kind == "writable" else 0o600)
+    if kind == "foreign":
+        if os.geteuid():
+            pytest.skip("only root may give files away")
+        os.chown(path, 12, -1)
+    with pytest.warns(RuntimeWarning, match="This compiled loop is not loaded, but compiled anew") as warned:
+        assert not package().from_cache
+    assert len(warned) == 1
+    assert compiled == [path, path]
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert package().from_cache
+
+
+def test_without_any_safe_place_nothing_is_compiled(
+    compiled: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    temporary.chmod(0o777)
+    monkeypatch.setattr(loop_package.tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("LEARNER_CORE_CACHE", str(temporary / "cache"))
+    with (
+        pytest.warns(RuntimeWarning, match="others may write to"),
+        pytest.raises(PermissionError, match="no place for compiled code: others may write to"),
+    ):
+        package()
+    assert not compiled
+
+
+def test_inductor_keeps_its_code_where_the_user_alone_may_write(
+    compiled: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    own = tmp_path / "inductor"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(own))
+    loop_package.use_trusted_inductor_cache()
+    assert cache_dir() == str(own)
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(0o777)
+    with pytest.warns(
+        RuntimeWarning, match=f"{own}. Torch's own cache of compiled code .* is not used by this process"
+    ):
+        loop_package.use_trusted_inductor_cache()
+    assert cache_dir() != str(own)
+    loop_package.use_trusted_inductor_cache()  # the one that it chose is good
+    monkeypatch.setattr(loop_package.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("LOGNAME", "somebody")
+    (tmp_path / "torchinductor_somebody").mkdir()
+    (tmp_path / "torchinductor_somebody").chmod(0o777)  # made by someone else before
+    with pytest.warns(RuntimeWarning, match="torchinductor_somebody is not used"):
+        loop_package.use_trusted_inductor_cache()
+
+
 def test_the_key_tells_graphs_shapes_and_threads_apart() -> None:
     def key(function: Any, *arguments: torch.Tensor) -> str:
         s = torch.zeros((), dtype=torch.int64)

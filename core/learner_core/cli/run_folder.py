@@ -66,8 +66,9 @@ class RunFolder:
         folder = cls(path)
         refuse_if_held(folder._lock_file)
         folder._refuse_run()
-        if folder.path.exists() and not folder.path.is_dir():
-            raise ConfigError(f"{path} is a file, and a run needs a folder: choose another by --out.")
+        there = next((level for level in (path, *path.parents) if level.exists()), None)
+        if there is not None and not there.is_dir():
+            raise ConfigError(f"{there} is a file, and a run needs a folder: choose another by --out.")
         return folder
 
     @classmethod
