@@ -260,22 +260,6 @@ class Backend:
         """
         raise ConfigError(f"backend {self.name!r} exports no weights")
 
-    def read_weights(self, file: Any, what: str) -> dict[str, np.ndarray]:
-        """Read named arrays from a file of this framework's own, executing nothing of what it says.
-
-        Args:
-            file: open for reading bytes.
-            what: it is called so in errors.
-
-        Returns:
-            name -> array.
-
-        Raises:
-            StateError: it is no such file.
-            ConfigError: this backend reads none; by default always.
-        """
-        raise ConfigError(f"backend {self.name!r} reads no weights")
-
     def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A forward pass made fast for repeated calls without gradients; by default the function itself."""
         return function

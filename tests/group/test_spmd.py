@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from learner_core.state.lock import FolderLock
+
 from support.ranks import TESTS, Ended, start_ranks, wait_for
 
 SCRIPT = str(TESTS / "support" / "rank_script.py")
@@ -172,6 +174,11 @@ def test_the_command_line_trains_under_horovodrun_and_resumes_on_the_other_frame
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "[0]<stdout>:stopped" in trained.stdout
     assert "[1]<stdout>" not in trained.stdout
+    with FolderLock(tmp_path / "run" / "run.lock"):  # rank 0 finds it held, and all end
+        refused = _horovodrun("train", "--resume", run, "--stop-iterations", "3")
+    assert refused.returncode != 0
+    assert f"{run} is in use: process {os.getpid()} on " in " ".join(refused.stderr.split())
+    assert ">:Traceback" not in refused.stderr  # of a rank; horovodrun has one of its own
     resumed = _horovodrun("train", "--resume", run, "--backend", "tf", "--stop-iterations", "3")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

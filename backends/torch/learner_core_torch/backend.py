@@ -132,11 +132,6 @@ class TorchBackend(Backend):
 
         save_state_dict(arrays, path, self)
 
-    def read_weights(self, file: Any, what: str) -> dict[str, np.ndarray]:
-        from .exporting import read_state_dict
-
-        return read_state_dict(file, what)
-
     def make_split_loop(
         self,
         gradient: Callable[..., Any],

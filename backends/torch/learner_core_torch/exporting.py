@@ -1,4 +1,4 @@
-"""Policies and weights in Torch's own files, and out of them.
+"""Policies and weights in Torch's own files.
 
 A ``state_dict`` holds tensors alone and is read with ``weights_only=True``; a ``.pt2`` program holds the policy's
 graph. Neither needs anything of this library to be read. Nothing is ever unpickled here.
@@ -9,39 +9,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from learner_core.errors import StateError
-
-__all__ = ["export_policy", "read_state_dict", "save_state_dict"]
+__all__ = ["export_policy", "save_state_dict"]
 
 
 def save_state_dict(arrays: Mapping[str, np.ndarray], path: Path, backend: Any) -> None:
     """Write ``{name: tensor}``; ``torch.load(path, weights_only=True)`` reads it."""
     torch.save({name: tensor.cpu() for name, tensor in backend.from_numpy(dict(arrays)).items()}, path)
-
-
-def read_state_dict(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
-    """The tensors of a ``state_dict`` as numpy arrays.
-
-    Args:
-        file: opened for reading.
-        what: its name, for errors.
-
-    Raises:
-        StateError: it is no such file, or holds anything but tensors under names.
-    """
-    try:
-        tree = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise StateError(f"{what}: is no file of tensors alone ({type(error).__name__}: {error})") from error
-    if not isinstance(tree, Mapping) or not all(isinstance(value, torch.Tensor) for value in tree.values()):
-        raise StateError(f"{what}: expected a state_dict, tensors under names, got {type(tree).__name__}")
-    return {str(name): value.detach().numpy() for name, value in tree.items()}
 
 
 def export_policy(policy: Any, path: Path, backend: Any) -> None:

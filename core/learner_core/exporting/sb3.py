@@ -23,7 +23,8 @@ import numpy as np
 from ..errors import ConfigError, StateError
 from ..state.atomic import PathLike
 from ..state.regular import open_regular
-from .torch_tensors import UNREADABLE, member, open_archive, read_tensors
+from .bounded_zip import UNREADABLE, member, open_archive
+from .torch_tensors import read_tensors
 
 __all__ = ["convert_ppo", "convert_sac", "import_sb3", "read_sb3"]
 

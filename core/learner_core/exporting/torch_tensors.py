@@ -18,27 +18,20 @@ import math
 import pickletools
 import struct
 import zipfile
-import zlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import StateError
+from .bounded_zip import UNREADABLE, member, open_archive
 
-__all__ = ["UNREADABLE", "member", "open_archive", "read_tensors"]
+__all__ = ["read_tensors"]
 
-#: What damaged archives raise.
-UNREADABLE = (
-    *(OSError, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError),
-    *(struct.error, zlib.error, zipfile.BadZipFile),
-)
-#: Bytes of a zip archive's directory, and of a pickled tree, at most.
-_DIRECTORY_LIMIT = 1 << 20
+_Order = Literal["<", ">"]
+#: Bytes of a pickled tree, at most.
 _PICKLE_LIMIT = 1 << 20
-_BLOCK = 1 << 16
 _MAX_NDIM = 32
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -78,76 +71,7 @@ def read_tensors(content: bytes, *, limit: int) -> dict[str, np.ndarray]:
         raise StateError(f"it is no file of tensors alone ({type(error).__name__}: {error})") from error
 
 
-# ---- zip archives ----------------------------------------------------------------------------------------------------
-
-
-class _Bounded(io.RawIOBase):
-    """A stream of which nobody reads more than a directory's worth at once, whatever an archive says."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._size = stream.seek(0, io.SEEK_END)
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def read(self, size: int | None = -1) -> bytes:
-        rest = max(self._size - self._stream.tell(), 0)
-        wanted = rest if size is None or size < 0 else min(size, rest)
-        if wanted > _DIRECTORY_LIMIT:
-            raise zipfile.BadZipFile(f"it has a directory of {wanted} bytes")
-        return self._stream.read(wanted)
-
-
-def open_archive(stream: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """A zip archive and its members by name.
-
-    Args:
-        stream: the file; members are read from it.
-
-    Raises:
-        StateError: a name occurs twice.
-        Exception: one of ``UNREADABLE``: it is no zip archive.
-    """
-    archive = zipfile.ZipFile(_Bounded(stream))
-    infos = archive.infolist()
-    twice = [name for name, count in Counter(info.filename for info in infos).items() if count > 1]
-    if twice:
-        raise StateError(f"it holds {twice[0][:100]!r} twice")
-    return archive, {info.filename: info for info in infos}
-
-
-def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, limit: int) -> bytes:
-    """A member's bytes, read and unpacked no further than ``limit``.
-
-    Raises:
-        StateError: it is larger, encrypted, or compressed otherwise than by deflate.
-    """
-    name = info.filename
-    if info.flag_bits & 0x1:
-        raise StateError(f"{name} is encrypted")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise StateError(f"{name} is compressed by method {info.compress_type}; deflate alone is read")
-    if info.file_size > limit:
-        raise StateError(f"{name} has {info.file_size} bytes, more than the {limit} that are needed")
-    parts = []
-    left = info.file_size
-    with archive.open(info) as stream:
-        while left > 0 and (part := stream.read(min(left, _BLOCK))):
-            parts.append(part)
-            left -= len(part)
-    if left:
-        raise StateError(f"{name} has fewer bytes than the archive says")
-    return b"".join(parts)
+# ---- the two formats -------------------------------------------------------------------------------------------------
 
 
 def _from_zip(content: bytes, limit: int) -> dict[str, np.ndarray]:
@@ -156,7 +80,7 @@ def _from_zip(content: bytes, limit: int) -> dict[str, np.ndarray]:
     if len(places) != 1:
         raise StateError("it has no data.pkl, which files of torch.save have")
     prefix = places[0].removesuffix("data.pkl")
-    order = "<"
+    order: _Order = "<"
     if prefix + "byteorder" in members:
         said = member(archive, members[prefix + "byteorder"], limit=64)
         if said not in (b"little", b"big"):
@@ -178,7 +102,7 @@ def _from_legacy(stream: io.BytesIO, limit: int) -> dict[str, np.ndarray]:
     if _Reading(stream).tree() != _LEGACY_MAGIC or _Reading(stream).tree() != _LEGACY_PROTOCOL:
         raise StateError("it is no file of torch.save")
     system = _Reading(stream).tree()
-    order = ">" if isinstance(system, dict) and system.get("little_endian") is False else "<"
+    order: _Order = ">" if isinstance(system, dict) and system.get("little_endian") is False else "<"
     tensors = _tensors_of(_Reading(stream).tree(), limit)
     keys = _Reading(stream).tree()
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
@@ -258,7 +182,7 @@ class _Reading:
         return self._stack.pop()
 
     def _to_mark(self) -> list[Any]:
-        taken = []
+        taken: list[Any] = []
         while self._stack:
             value = self._stack.pop()
             if value is _MARK:
@@ -279,9 +203,16 @@ class _Reading:
             raise StateError("its pickled part is damaged")
         self._stack.append(self._memo[index])
 
-    def short_tuple(self, count: int) -> None:
-        values = [self._pop() for _ in range(count)]
-        self._stack.append(tuple(values[::-1]))
+    def tuple1(self, _: Any) -> None:
+        self._stack.append((self._pop(),))
+
+    def tuple2(self, _: Any) -> None:
+        second = self._pop()
+        self._stack.append((self._pop(), second))
+
+    def tuple3(self, _: Any) -> None:
+        third, second = self._pop(), self._pop()
+        self._stack.append((self._pop(), second, third))
 
     def tuple(self, _: Any) -> None:
         self._stack.append(tuple(self._to_mark()))
@@ -353,7 +284,9 @@ _OPERATIONS: dict[str, Callable[[_Reading, Any], None]] = {
     "MARK": _Reading.mark,
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Reading.put),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _Reading.get),
-    **{f"TUPLE{n}": (lambda reading, _, n=n: reading.short_tuple(n)) for n in (1, 2, 3)},
+    "TUPLE1": _Reading.tuple1,
+    "TUPLE2": _Reading.tuple2,
+    "TUPLE3": _Reading.tuple3,
     "TUPLE": _Reading.tuple,
     "SETITEM": _Reading.set_item,
     "SETITEMS": _Reading.set_items,
@@ -413,7 +346,7 @@ def _tensors_of(tree: Any, limit: int) -> dict[str, _Tensor]:
     return {str(name): tensor for name, tensor in tree.items()}
 
 
-def _arrays(tensors: dict[str, _Tensor], bytes_of: Callable[[_Storage], bytes], order: str) -> dict[str, np.ndarray]:
+def _arrays(tensors: dict[str, _Tensor], bytes_of: Callable[[_Storage], bytes], order: _Order) -> dict[str, np.ndarray]:
     memory: dict[str, np.ndarray] = {}
     out: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
