@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import learner_core as lc
@@ -86,6 +88,12 @@ def pipe(name: str) -> Callable[[Path], None]:
     return change
 
 
+def moved(run: Path) -> None:
+    """The checkpoints on another disk, say."""
+    (run / "checkpoints").rename(run.parent / "elsewhere")
+    (run / "checkpoints").symlink_to("../elsewhere")
+
+
 def large(name: str, nbytes: int) -> Callable[[Path], None]:
     return lambda run: os.truncate(run / name, nbytes)
 
@@ -152,6 +160,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "events: link": (link("tensorboard", ".."), "tensorboard is a symbolic link where a folder belongs"),
     "events: file": (link("tensorboard"), "tensorboard is a symbolic link where a folder belongs"),
     "checkpoints: link": (link("checkpoints", ".."), "stopped before its first checkpoint"),
+    "checkpoints: elsewhere": (moved, "checkpoints is a symbolic link where a folder belongs: move it away"),
     "a checkpoint: link": (link(NEWEST), "checkpoint-00000003.lcstate is a symbolic link"),
     "a future one: link": (
         link("checkpoints/checkpoint-00000004.lcstate", "../../theirs"),
@@ -186,6 +195,44 @@ def test_a_hostile_folder_is_refused_and_left_as_it_is(
         events = {name for name in after if "tensorboard/" in name} - set(before)
         assert {name: value for name, value in after.items() if name not in events} == before
     assert [algorithm for algorithm in FakeAlgorithm.instances if not algorithm.stopped] == []
+
+
+def test_random_damage_is_refused_or_does_not_matter(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    """Bytes of the small files changed, cut and repeated: an exit code, never an exception, and in bounded time."""
+    count = 3000 if request.config.getoption("--slow") else 60
+    seed = int(os.environ.get("LC_SEED") or secrets.randbits(63))
+    print(f"LC_SEED={seed}")
+    rng = np.random.default_rng(seed)
+    codes = []
+    for number in range(count):
+        work = tmp_path / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(run, work)
+        path = work / ("run.json", "config.toml", "metrics.jsonl")[number % 3]
+        path.write_bytes(mutated(path.read_bytes(), rng))
+        start = time.process_time()
+        codes.append(main(["train", "--resume", str(work), "--stop-iterations", "3", "--quiet"]))
+        assert time.process_time() - start < 5
+    told = capsys.readouterr()
+    assert set(codes) == {0, 2}
+    assert "Traceback" not in told.err
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    place, length = int(rng.integers(0, len(content))), int(rng.integers(1, 9))
+    before, after = content[:place], content[place:]
+    kind = int(rng.integers(0, 5))
+    if kind == 0:
+        return before + rng.bytes(length) + after[length:]
+    if kind == 1:
+        return before
+    if kind == 2:
+        return before + after[length:]
+    if kind == 3:
+        return before + after[:length] * int(rng.integers(2, 2000)) + after[length:]
+    return before + b"[{\"'=.,-e\n0x"[place % 12 : place % 12 + 1] * length + after
 
 
 @pytest.mark.parametrize("command", ["evaluate", "inspect", "export"])

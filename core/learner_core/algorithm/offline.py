@@ -82,11 +82,15 @@ def read_recording(path: Any) -> dict[str, Any]:
     tree = load_state(path)
     if not isinstance(tree, dict) or tree.get("format") != RECORDING_FORMAT:
         raise BatchError(f"{path} is no recording; `learner-core record` writes them")
-    columns: dict[str, Any] = tree["columns"]
-    lengths = {len(leaf) for leaf in _leaves(columns)}
+    columns: Any = tree.get("columns")
+    leaves = _leaves(columns)
+    if not isinstance(columns, dict) or not all(isinstance(leaf, np.ndarray) and leaf.ndim for leaf in leaves):
+        raise BatchError(f"{path}: expected columns, a dict of arrays [B, ...]")
+    lengths = {len(leaf) for leaf in leaves}
     if len(lengths) != 1 or not min(lengths):
         raise BatchError(f"{path}: expected columns of one length, got {sorted(lengths)}")
-    return columns
+    checked: dict[str, Any] = columns
+    return checked
 
 
 def _leaves(columns: Any) -> list[np.ndarray]:

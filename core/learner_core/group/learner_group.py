@@ -196,7 +196,8 @@ class LearnerGroup:
     def save_state(self, path: Any) -> None:
         """Write the complete state to one file, atomically."""
         # Learner processes may have another working folder; one of them writes, unless it is on another machine.
-        place = os.path.abspath(path)
+        folder, name = os.path.split(os.fspath(path))  # abspath alone would forget a slash at the end, which is refused
+        place = os.path.join(os.path.abspath(folder), name)
         if getattr(self._learners, "shares_files", True):
             self._ask(lambda learner: learner.save_state(place) if learner._ring.rank == 0 else None)
             return

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import ConfigError, FormatError, StateError, StateIOError
 from .atomic import PathLike, sweep_temporaries, sync_folder
 from .files import damaged_payloads, load_state, read_layout, save_state
+from .regular import check_regular
 
 __all__ = ["Checkpoint", "CheckpointFolder"]
 
@@ -74,11 +75,13 @@ class CheckpointFolder:
             The checkpoint.
 
         Raises:
-            StateError: the tree or the number is not acceptable.
+            StateError: the tree or the number is not acceptable, or a symbolic link is there, which leads out of the
+                folder.
             StateIOError: the operating system refused a step; the other checkpoints are untouched.
         """
         saved = self.at(number)
         self.make()
+        check_regular(saved.path)
         save_state(saved.path, tree, info=info)
         self.tidy(saved)
         return saved

@@ -158,6 +158,8 @@ def _open(path: str, flags: int) -> int:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise StateError(f"{path} is no regular file: move it away, a new one is made") from None
         raise StateIOError.of(error, f"cannot open {path}") from error
+    except ValueError as error:  # a zero byte
+        raise StateError(f"{path!r} is no path: {error}") from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
