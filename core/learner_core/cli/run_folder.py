@@ -27,7 +27,7 @@ from learner_core.errors import ConfigError, StateError, StateIOError
 from learner_core.state.atomic import write_atomically
 from learner_core.state.folder import CheckpointFolder
 from learner_core.state.lock import FolderLock, refuse_if_held
-from learner_core.state.regular import check_regular, read_regular
+from learner_core.state.regular import check_regular, is_there, read_regular
 
 from .report import StopConditions
 
@@ -138,7 +138,7 @@ class RunFolder:
     @property
     def holds_run(self) -> bool:
         """Whether a run was started here."""
-        return self._run_file.is_file()
+        return is_there(self._run_file)
 
     def read_info(self) -> dict[str, Any]:
         """What :meth:`write_info` wrote: ``algorithm``, ``sessions`` and ``stop``, checked.
@@ -218,6 +218,6 @@ def find_checkpoints(path: Path) -> list[Path]:
         Checkpoints, newest first; ``[path]`` where ``path`` is one itself or is none of these.
     """
     for folder in (path / "checkpoints", path):
-        if folder.is_dir() and (found := CheckpointFolder(folder).checkpoints()):
+        if is_there(folder, folder=True) and (found := CheckpointFolder(folder).checkpoints()):
             return [Path(one.path) for one in reversed(found)]
-    return [path] if not (path / "run.json").is_file() else []
+    return [] if is_there(path / "run.json") else [path]

@@ -368,13 +368,16 @@ class _Run:
                     done, due, _ = said[0]
                     if any(stopped for _, _, stopped in said):
                         done = "stopped by the user"
+                saves = done is not None or due
                 try:  # the checkpoint first: a disk that takes no more rows must not keep it from being tried
-                    if done is not None or due:
+                    if saves:
                         self._save(algorithm, moment.iteration)
                         last_save = time.monotonic()
                 finally:
                     if files is not None:
                         files.write(flatten(results) | self._row_of(moment))
+                if saves and self._first:
+                    self._folder.prune(moment.iteration, self._config.checkpoint_keep)
                 if done is not None:
                     return done
         finally:
@@ -394,8 +397,6 @@ class _Run:
         path = self._folder.checkpoint_path(iteration)
         algorithm.save(str(path))
         self._saved = path
-        if self._first:
-            self._folder.prune(iteration, self._config.checkpoint_keep)
 
     def _closing(self, done: str, evaluation: dict[str, Any] | None, drawn: bool) -> str:
         moment = self._moment

@@ -17,6 +17,7 @@ from ..sampling.normalize import MOMENTS, RunningNormalizer
 from ..state.files import load_state
 from ..state.schema import Anything, Array, MapOf, Nullable, Record
 from ..state.folder import CheckpointFolder
+from ..state.regular import is_there
 
 __all__ = ["ExportedPolicy", "nest", "read_source", "require", "sample_state"]
 
@@ -139,9 +140,9 @@ def _of(specs: Mapping[str, Any], weights: Mapping[str, Any], normalizer: Any = 
 
 
 def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy]:
-    if path.is_dir():
+    if is_there(path, folder=True):
         # The newest checkpoint of a run.
-        folders = [folder for folder in (path / "checkpoints", path) if folder.is_dir()]
+        folders = [folder for folder in (path / "checkpoints", path) if is_there(folder, folder=True)]
         found = [one for folder in folders for one in CheckpointFolder(folder).checkpoints()[-1:]]
         if not found:
             raise StateError(f"{path}: a folder without a checkpoint (checkpoint-*.lcstate)")

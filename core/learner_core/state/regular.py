@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from ..errors import StateError, StateIOError
 
-__all__ = ["AppendedFile", "check_regular", "kind_of", "open_regular", "read_regular"]
+__all__ = ["AppendedFile", "check_regular", "is_there", "kind_of", "open_regular", "read_regular"]
 
 _KINDS = (
     (stat.S_ISREG, "a regular file"),
@@ -30,6 +30,24 @@ _KINDS = (
 def kind_of(mode: int) -> str:
     """What a file is, in words, by its ``st_mode``."""
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "something unknown")
+
+
+def is_there(path: str | os.PathLike[str], *, folder: bool = False) -> bool:
+    """Whether there is a regular file (or a folder), links followed.
+
+    Raises:
+        StateIOError: the operating system does not say; ``Path.is_file`` would raise an error of its own.
+    """
+    name = os.fspath(path)
+    try:
+        mode = os.stat(name).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            return False
+        raise StateIOError.of(error, f"cannot look at {name}") from error
+    return stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)
 
 
 def check_regular(path: str | os.PathLike[str], *, folder: bool = False) -> None:
