@@ -15,9 +15,9 @@ from ..errors import ConfigError, LearnerCoreError, StateError
 from ..learning.resolve import resolve_modules
 from ..sampling.normalize import MOMENTS, RunningNormalizer
 from ..state.files import load_state
-from ..state.schema import Anything, Array, MapOf, Nullable, Record
 from ..state.folder import CheckpointFolder
 from ..state.regular import is_there
+from ..state.schema import Anything, Array, MapOf, Nullable, Record
 
 __all__ = ["ExportedPolicy", "nest", "read_source", "require", "sample_state"]
 
