@@ -305,6 +305,14 @@ class Algorithm(AgentModules, RankedRun):
     def _take_state(self, state: Mapping[str, Any]) -> None:
         """``set_state``, but that the runners still have other weights."""
         take_state(self, state)
+        own = state["algorithm"]
+        self.iteration = int(own["iteration"])
+        self.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
+        self._recent.clear()
+        self._recent.extend(Episode.from_plain(episode) for episode in own["recent_episodes"])
+        self._earlier_steps = 0
+        if self.ranks is not None or state.get("ranks"):
+            self.count_from(self.num_env_steps_sampled_lifetime)
 
     def _show_weights(self) -> None:
         """Give the runners what they had when the state was taken."""

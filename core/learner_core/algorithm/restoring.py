@@ -6,20 +6,20 @@ subclass's ``set_extra_state``. These come first, and if one fails, what has cha
 1. The outline: what kind of tree it is, counters and episodes, which modules there were.
 2. Modules that the state has and the run has not are added to the learners; what they know of others stays.
 3. Every part is checked: the learners', the runners', the algorithm's own, of each rank on its own rank.
-4. Runners and the algorithm's own parts take over. Everything until here is undone if anything fails.
-5. Modules that the state has not are removed, the learners take over, counters follow.
+4. Runners take over, and parts that a subclass has not described. All until here is undone if anything fails.
+5. Modules that the state has not are removed; the learners and the algorithm's own parts take over, then counters.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LearnerCoreError, StateError
-from ..sampling.episodes import EPISODE, Episode
+from ..sampling.episodes import EPISODE
 from ..state.kinds import ALGORITHM_STATE, refuse_other_kinds
-from ..state.schema import COUNT, TEXT, Anything, ListOf, MapOf, Nullable, Record, Schema, refuse, under
+from ..state.schema import COUNT, Anything, ListOf, MapOf, Nullable, Record, Schema, refuse, under
 from ..state.tree import join
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _MODULES = Record(
     {
         "policies": MapOf(Anything()),
         "policy_mapping_fn": Anything(),
-        "policies_to_train": Nullable(ListOf(TEXT)),
+        "policies_to_train": Nullable(ListOf(Anything())),
         "policy_settings": MapOf(MapOf(Anything())),
     }
 )
@@ -80,19 +80,13 @@ def take_state(algorithm: Algorithm, state: Mapping[str, Any]) -> None:
         StateError: it does not fit; says the path, and nothing has changed.
     """
     algorithm.on_each(lambda: check_outline(state, is_open=_keeps_more(algorithm)))
-    own, group = state["algorithm"], algorithm.learner_group
-    with algorithm.modules_of(own.get("modules")) as change:
+    group = algorithm.learner_group
+    with algorithm.modules_of(state["algorithm"].get("modules")) as change:
         specs = None if change is None else change.specs
         with under("learner"):
             group.check_state(state["learner"], modules=None if specs is None else list(specs))
         part = algorithm.on_each(lambda: _checked_part(algorithm, state, specs))
         _take_part(algorithm, part, change, lambda: _take_learners(algorithm, state["learner"], change))
-    algorithm.iteration = int(own["iteration"])
-    algorithm.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
-    algorithm._recent = deque(map(Episode.from_plain, own["recent_episodes"]), algorithm._recent.maxlen)
-    algorithm._earlier_steps = 0
-    if algorithm.ranks is not None or state.get("ranks"):
-        algorithm.count_from(algorithm.num_env_steps_sampled_lifetime)
 
 
 def _keeps_more(algorithm: Algorithm) -> bool:
@@ -146,17 +140,21 @@ def _take_part(
     extra = algorithm.get_extra_state() if _extra_schema(algorithm) is None else None
     learners = None if algorithm.learner_group.copies_states else algorithm.learner_group.get_state()
 
-    def take() -> None:
-        with _as_state_error("env_runner"):
+    def take_runners() -> None:
+        with _heard("env_runner"):
             if change is not None:
                 change.runners()
             if runners is not None:
                 runners.set_state(_runner_state(part, runners))
-        with _as_state_error("extra"):
+
+    def take_extra() -> None:
+        with _heard("extra"):
             algorithm.set_extra_state(part["extra"])
 
     try:
-        algorithm.on_each(take)
+        algorithm.on_each(take_runners)
+        if extra is not None:
+            algorithm.on_each(take_extra)
         then()
     except BaseException:
         if change is not None:
@@ -168,23 +166,21 @@ def _take_part(
         if learners is not None:
             algorithm.learner_group.set_state(learners)
         raise
+    if extra is None:  # it has been checked, and may be too large to be kept twice
+        algorithm.set_extra_state(part["extra"])
 
 
-class _as_state_error:  # noqa: N801 - reads as a function
-    """What code that is not ours raises over a state is a refusal of the state."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, LearnerCoreError):
-            raise StateError(
-                f"cannot be taken over: {type(error).__name__}: {error}; everything is as it was before",
-                path=self._path,
-            ) from error
+@contextlib.contextmanager
+def _heard(path: str) -> Iterator[None]:
+    """What code that is not ours raises over a part of a state is a refusal of it."""
+    try:
+        yield
+    except LearnerCoreError:
+        raise
+    except Exception as error:
+        raise StateError(
+            f"cannot be taken over: {type(error).__name__}: {error}; everything is as it was before", path=path
+        ) from error
 
 
 def _take_learners(algorithm: Algorithm, state: Mapping[str, Any], change: ModuleChange | None) -> None:
