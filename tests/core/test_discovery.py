@@ -121,15 +121,15 @@ from learner_core.plugins.hookspecs import hookimpl
 
 class Plugin:
     @hookimpl
-    def learner_core_collective(self):
-        return "collective"
+    def learner_core_backend(self):
+        return dict
 
 plugin = Plugin()
 """
-    points = {"collectives:toy-object": "toy_objects:plugin", "collectives:toy-class": "toy_objects:Plugin"}
+    points = {"backends:toy-object": "toy_objects:plugin", "backends:toy-class": "toy_objects:Plugin"}
     install("toy-dist", points, "toy_objects", source)
-    assert discovery.load("learner_core.collectives", "toy-object") == "collective"
-    assert discovery.load("learner_core.collectives", "toy-class") == "collective"
+    assert discovery.load("learner_core.backends", "toy-object") is dict
+    assert discovery.load("learner_core.backends", "toy-class") is dict
 
 
 @pytest.mark.parametrize(
@@ -248,10 +248,9 @@ def test_a_missing_framework_names_what_to_install(
 
 
 def test_doctor_tries_everything(install: Install) -> None:
-    install("toy-bad", {"collectives:bad": "toy_bad"}, "toy_bad", "1 / 0")
-    source = HOOK + "def learner_core_collective(): return 1"
-    install("toy-good", {"collectives:good": "toy_good"}, "toy_good", source)
-    infos = discovery.list_plugins("learner_core.collectives", try_loading=True)
+    install("toy-bad", {"algorithms:bad": "toy_bad"}, "toy_bad", "1 / 0")
+    install("toy-good", {"algorithms:good": "toy_good"}, "toy_good", TOY_ALGORITHM)
+    infos = discovery.list_plugins("learner_core.algorithms", try_loading=True)
     assert {info.name: info.status for info in infos if info.distribution.startswith("toy")} == {
         "bad": "broken",
         "good": "loaded",
@@ -261,14 +260,14 @@ def test_doctor_tries_everything(install: Install) -> None:
 def test_registering_by_hand(install: Install) -> None:
     class Plugin:
         @hookimpl
-        def learner_core_launcher(self) -> str:
-            return "launched"
+        def learner_core_backend(self) -> type:
+            return dict
 
-    discovery.register("learner_core.launchers", "mine", Plugin())
+    discovery.register("learner_core.backends", "mine", Plugin())
     discovery.refresh()
-    assert discovery.load("learner_core.launchers", "mine") == "launched"
+    assert discovery.load("learner_core.backends", "mine") is dict
     with pytest.raises(PluginError, match="taken"):
-        discovery.register("learner_core.launchers", "mine", Plugin())
+        discovery.register("learner_core.backends", "mine", Plugin())
     with pytest.raises(PluginError, match="told, not asked"):
         discovery.register("learner_core.plugins", "mine", Plugin())
         discovery.load("learner_core.plugins", "mine")

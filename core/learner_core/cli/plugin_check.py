@@ -90,7 +90,9 @@ def _imports_alone(group: str, name: str) -> str | None:
     argument = json.dumps([group, name, _FRAMEWORKS])
     command = [sys.executable, "-c", _IMPORT_ALONE, argument]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    if done.returncode == 0:
+        return None
+    return [f"it ends the process with exit code {done.returncode}", *done.stderr.strip().splitlines()][-1]
 
 
 def _named_alike(name: str) -> str | None:

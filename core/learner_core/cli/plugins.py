@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from learner_core.errors import LearnerCoreError, PluginNotFoundError, did_you_mean
 from learner_core.plugins import discovery
+from learner_core.plugins.containment import contained, said, shown
+from learner_core.plugins.manager import HERE, OURS
 
 from .console import table
 from .quiet import without_startup_messages
 
 __all__ = ["run"]
 
+#: Seconds that loading one plugin may take in a process of its own; importing a framework on a busy machine takes 30.
+_LOADING_S = 120.0
+
+# What the plugin prints is its own; the result goes to a file.
 _LOAD_ONE = """
-import json, sys
-from learner_core.errors import BackendNotInstalledError, PluginError
+import json, os, sys
 from learner_core.plugins import discovery
-try:
-    discovery.load(*sys.argv[1:])
-    result = ["loaded", None]
-except BackendNotInstalledError as error:
-    result = ["not installed", str(error)]
-except PluginError as error:
-    result = ["broken", str(error)]
-print(json.dumps(result))
+group, name, file = sys.argv[1:]
+(info,) = [info for info in discovery.list_plugins(group, only=name, try_loading=True) if info == name]
+with open(file, "w") as stream:
+    json.dump([info.status, info.error], stream)
+os._exit(0)  # threads that it has started, and what it does at exit, are not waited for
 """
 
 
@@ -64,13 +69,15 @@ def _list(groups: Sequence[str], *, try_loading: bool) -> int:
     rows: list[tuple[str, str, str, str]] = []
     problems: list[tuple[str, str, str]] = []
     for group in groups:
-        # Two frameworks in one process may break each other, so backends are tried in processes of their own.
-        apart = try_loading and group == "learner_core.backends"
-        for info in discovery.list_plugins(group, try_loading=try_loading and not apart):
-            status, error = _try_apart(group, info) if apart else (info.status, info.error)
+        for info in discovery.list_plugins(group):
+            status, error = _tried(group, info) if try_loading else (info.status, info.error)
             rows.append((group.partition(".")[2], info.name, f"{info.distribution} {info.version}".rstrip(), status))
             if error is not None:
                 problems.append((info.name, status, error))
+    damaged = discovery.unreadable()
+    for one in damaged:
+        rows.append(("?", "?", f"{one.distribution} {one.version}".rstrip(), "unreadable"))
+        problems.append((one.distribution, "unreadable", one.reason))
     print(table(rows, header=("group", "name", "from", "status")))
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     for name, status, error in problems:
@@ -79,20 +86,50 @@ def _list(groups: Sequence[str], *, try_loading: bool) -> int:
     # A framework that was not installed is a choice, not a fault.
     faults = [name for name, status, _ in problems if status != "not installed"]
     if try_loading:
-        print(f"\n{len(rows)} plugins, {len(faults)} with a fault")
+        print(f"\n{len(rows) - len(damaged)} plugins, {len(faults)} with a fault")
     return 1 if try_loading and faults else 0
 
 
-def _try_apart(group: str, info: discovery.PluginInfo) -> tuple[str, str | None]:
+def _tried(group: str, info: discovery.PluginInfo) -> tuple[str, str | None]:
+    """Load one plugin; returns its status and what is wrong.
+
+    Two frameworks in one process may break each other, and a foreign module may end the process that imports it, so
+    backends and what other distributions bring are tried in processes of their own.
+    """
+    if info.distribution == HERE or (info.distribution == OURS and group != "learner_core.backends"):
+        (found,) = [one for one in discovery.list_plugins(group, only=info.name, try_loading=True) if _same(one, info)]
+        return found.status, found.error
+    return try_apart(group, info)
+
+
+def _same(one: discovery.PluginInfo, other: discovery.PluginInfo) -> bool:
+    return (one.name, one.distribution) == (other.name, other.distribution)
+
+
+def try_apart(group: str, info: discovery.PluginInfo) -> tuple[str, str | None]:
     """Load one plugin in a fresh process; returns its status and what is wrong."""
     if info.status not in ("available", "loaded"):
         return info.status, info.error
-    command = [sys.executable, "-c", _LOAD_ONE, group, info.name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        status, error = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        return "broken", f"loading it ended the process with exit code {done.returncode}: {done.stderr[-300:]}"
+    blame = f"loading plugin {info.name!r} of {info.distribution} {info.version}".rstrip()
+    with tempfile.TemporaryDirectory(prefix="learner-core-plugins-") as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, "-c", _LOAD_ONE, group, info.name, str(result)]
+        # It finds modules where this process does.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=_LOADING_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "broken", f"{blame} takes longer than {_LOADING_S:.0f} s"
+        try:
+            status, error = json.loads(result.read_text())
+        except (OSError, ValueError):
+            words = shown(done.stderr.decode(errors="replace")[-300:].strip())
+            return (
+                "broken",
+                f"{blame} ended the process with exit code {done.returncode}{': ' + words if words else ''}",
+            )
     return str(status), None if error is None else str(error)
 
 
@@ -106,6 +143,10 @@ def _check(groups: Sequence[str], name: str, backend: str | None) -> int:
     failures = 0
     for kind in dict.fromkeys(info.group for info in claims):  # one name may be a backend's and a collective's
         print(f"{kind}: {name}")
+        if (fatal := _fatal(kind, [info for info in claims if info.group == kind])) is not None:
+            failures += 1
+            print(f"FAIL  it loads: {fatal}")
+            continue
         with without_startup_messages():
             trials = list(check_plugin(kind, name, backend=backend))
             outcomes = [(label, _outcome(trial)) for label, trial in trials]
@@ -116,10 +157,19 @@ def _check(groups: Sequence[str], name: str, backend: str | None) -> int:
     return 1 if failures else 0
 
 
+def _fatal(group: str, claims: Sequence[discovery.PluginInfo]) -> str | None:
+    """What is wrong with a foreign plugin that cannot even be loaded in a process of its own."""
+    if len(claims) != 1 or claims[0].distribution in (OURS, HERE):
+        return None
+    return try_apart(group, claims[0])[1]
+
+
 def _outcome(trial: Callable[[], str | None]) -> str | None:
     try:
-        return trial()
+        with contained():
+            problem = trial()
+            return None if problem is None else shown(problem)
     except LearnerCoreError as error:
-        return str(error)
+        return shown(str(error))
     except Exception as error:  # a plugin may raise anything; the check goes on and says so
-        return f"{type(error).__name__}: {error}"
+        return said(error)

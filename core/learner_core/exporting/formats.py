@@ -40,7 +40,7 @@ def backend_for(name: str) -> Any:
     names = [backend for backend, exports in _of_backends() if name in exports]
     if not names:
         raise ConfigError(f"no installed backend has the format {name!r}.{did_you_mean(name, export_formats())}")
-    return discovery.load("learner_core.backends", names[0])()
+    return discovery.make_backend(names[0])
 
 
 def _of_backends() -> list[tuple[str, dict[str, FileFormat]]]:

@@ -17,6 +17,7 @@ from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manage
 from ..schedules import value_at
 from ..state.kinds import LEARNER, refuse_other_kinds
 from ..state.tree import copy_tree
+from ..state.writer import check_tree
 from . import learner_state, rebuild
 from .batch import check_batch, split_modules
 from .batch_rule import BatchRule
@@ -319,7 +320,8 @@ class Learner(LearnerHooks):
     def _state(self, *, copy: bool) -> dict[str, Any]:
         state = learner_state.get_state(self, copy=copy)
         # What absent plugins left is kept for when they are back.
-        state["plugins"] = {**self._plugin_states, **checkpoint_collect(get_manager(), rank=self._ring.rank)}
+        collected = checkpoint_collect(get_manager(), rank=self._ring.rank, check=check_tree)
+        state["plugins"] = {**self._plugin_states, **collected}
         return state
 
     def set_state(self, state: Mapping[str, Any], strict: bool = True) -> list[Skipped]:

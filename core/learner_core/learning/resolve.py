@@ -25,7 +25,7 @@ def resolve_backend(config: Any, learner_class: type) -> Any:
         ConfigError: the class is written for another framework, or the backend only serves policies.
         PluginNotFoundError, BackendNotInstalledError: there is no such backend, or its framework is missing.
     """
-    from ..plugins.discovery import load
+    from ..plugins.discovery import make_backend
 
     wanted = getattr(learner_class, "framework", None)
     if wanted is not None and wanted != config.framework_name:
@@ -33,8 +33,7 @@ def resolve_backend(config: Any, learner_class: type) -> Any:
             f"{learner_class.__name__} is written for framework {wanted!r}, the config says "
             f"{config.framework_name!r}: set .framework({wanted!r})"
         )
-    backend_class = load("learner_core.backends", config.framework_name)
-    backend = backend_class(device=config.device, precision=config.precision)
+    backend = make_backend(config.framework_name, device=config.device, precision=config.precision)
     if not backend.trains:
         raise ConfigError(
             f"backend {backend.name!r} serves policies and cannot train; use .framework('torch') or ('tf')"

@@ -1,17 +1,17 @@
 """Finds what is chosen by name: backends, algorithms, launchers, collectives; and the plugins that are told everything.
 
-Listing reads importlib.metadata and imports nothing; loading imports one plugin. Refuses: unknown names (with the
-nearest one), names that two distributions claim, another PLUGIN_API, plugins that raise or return nothing; each
-refusal names the plugin and its distribution, and none disturbs the others.
+Listing reads the distributions' metadata and imports nothing; loading imports one plugin. Refuses: unknown names (with
+the nearest one), names that two distributions claim, another PLUGIN_API, plugins that raise (SystemExit, too), return
+nothing or something of another kind; each refusal names the plugin and its distribution, and none disturbs the others.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import urllib.parse
 import warnings
@@ -22,10 +22,18 @@ from typing import Any
 import pluggy
 
 from learner_core.backend import BackendFacts
-from learner_core.errors import BackendNotInstalledError, PluginError, PluginNotFoundError, did_you_mean
+from learner_core.errors import (
+    BackendNotInstalledError,
+    LearnerCoreError,
+    PluginError,
+    PluginNotFoundError,
+    did_you_mean,
+)
 
 from . import hookspecs
-from .manager import HERE, Manager, PluginQuarantineWarning, get_manager, hook_names
+from .containment import contained, said, shown, undisturbed
+from .manager import HERE, OURS, Manager, PluginQuarantineWarning, get_manager, hook_names, implemented
+from .metadata import Unreadable, read_claims
 
 __all__ = [
     "GROUPS",
@@ -37,10 +45,12 @@ __all__ = [
     "list_backends",
     "list_plugins",
     "load",
+    "make_backend",
     "nearest",
     "refresh",
     "register",
     "register_all",
+    "unreadable",
 ]
 
 GROUPS: dict[str, str | None] = {
@@ -51,6 +61,15 @@ GROUPS: dict[str, str | None] = {
     "learner_core.plugins": None,
 }
 """Entry-point group -> the hook that its plugins answer; None: told everything instead of being asked for something."""
+
+# What the thing that a plugin returns must have, to be one.
+_PARTS = {
+    "learner_core.launchers": ("make_learners",),
+    "learner_core.collectives": ("check", "preload", "open_rendezvous", "create"),
+}
+
+#: Largest source file that is looked through for PLUGIN_API before it is imported, in bytes.
+_MOST_SOURCE = 1 << 22
 
 # Asked of a plugin that was chosen by name, as those are; it need not answer.
 _FACTS = "learner_core_backend_facts"
@@ -109,6 +128,7 @@ class _Entry:
 @dataclass
 class _Index:
     installed: dict[str, list[_Entry]] = field(default_factory=dict)
+    unreadable: list[Unreadable] = field(default_factory=list)
     here: dict[str, list[_Entry]] = field(default_factory=dict)
 
 
@@ -142,25 +162,61 @@ def get_config(name: str) -> Any:
         PluginNotFoundError: No such algorithm; the text has the nearest name.
         PluginError: Its plugin is broken, or claimed twice.
     """
-    return load("learner_core.algorithms", name)()
+    make = load("learner_core.algorithms", name)
+    try:
+        with contained():
+            return make()
+    except LearnerCoreError:
+        raise
+    except Exception as error:
+        raise _blame(_chosen("learner_core.algorithms", name), error, "making its config") from error
 
 
-def list_plugins(group: str, *, try_loading: bool = False) -> list[PluginInfo]:
+def make_backend(name: str, **settings: Any) -> Any:
+    """Load a backend and make one.
+
+    Args:
+        name: The backend's name.
+        settings: As ``Backend`` takes them: ``device``, ``precision``.
+
+    Raises:
+        PluginNotFoundError, BackendNotInstalledError: As :func:`load`.
+        ConfigError: A setting does not fit the backend.
+        PluginError: It is broken, or raises.
+    """
+    make = load("learner_core.backends", name)
+    try:
+        with contained():
+            return make(**settings)
+    except LearnerCoreError:
+        raise
+    except Exception as error:
+        raise _blame(_chosen("learner_core.backends", name), error, "making the backend") from error
+
+
+def unreadable() -> list[Unreadable]:
+    """Installed distributions whose entry points cannot all be read, and why; what is lost of them is not listed."""
+    _entries(next(iter(GROUPS)))
+    return list(_INDEX.unreadable)
+
+
+def list_plugins(group: str, *, only: str | None = None, try_loading: bool = False) -> list[PluginInfo]:
     """List the plugins of a group.
 
     Args:
         group: One of :data:`GROUPS`.
+        only: This name alone; None: all.
         try_loading: Load each one, to learn whether it works (``learner-core plugins doctor``).
 
     Returns:
         As :func:`list_backends`.
     """
-    entries = _entries(group)
+    entries = [entry for entry in _entries(group) if only in (None, entry.name)]
     infos = []
     for entry in sorted(entries, key=lambda entry: (entry.name, entry.distribution)):
         if try_loading and not entry.error:
             try:
-                _load_plugin(entry) if GROUPS[group] is None else load(group, entry.name)
+                _try_hooks(entry) if GROUPS[group] is None else load(group, entry.name)
             except PluginError as problem:
                 entry.error = problem
         twins = [other for other in entries if other.name == entry.name]
@@ -223,9 +279,9 @@ def backend_facts(name: str) -> BackendFacts:
     entry = _chosen("learner_core.backends", name)
     if entry.facts is None:
         plugin = _load_plugin(entry)
-        facts = _answer(entry, plugin, _FACTS) if hasattr(plugin, _FACTS) else BackendFacts()
+        facts = _answer(entry, plugin, _FACTS) if _offers(entry, plugin, _FACTS) else BackendFacts()
         if not isinstance(facts, BackendFacts):
-            raise _error(entry, f"{_FACTS}() must return learner_core.backend.BackendFacts, got {facts!r}.")
+            raise _error(entry, f"{_FACTS}() must return learner_core.backend.BackendFacts, got {shown(facts)}.")
         entry.facts = facts
     return entry.facts
 
@@ -257,6 +313,7 @@ def register(group: str, name: str, plugin: Any) -> None:
 def refresh() -> None:
     """Forget everything but hand-made registrations: distributions were installed or removed while running."""
     _INDEX.installed.clear()
+    _INDEX.unreadable.clear()
 
 
 def register_all(manager: Manager) -> None:
@@ -349,19 +406,11 @@ def _entries(group: str) -> list[_Entry]:
     if group not in GROUPS:
         raise PluginError(f"There is no plugin group {group!r}.{did_you_mean(group, GROUPS)}")
     if group not in _INDEX.installed:
-        found = []
-        for point in importlib.metadata.entry_points(group=group):
-            distribution = point.dist
-            found.append(
-                _Entry(
-                    point.name,
-                    group,
-                    point.value,
-                    distribution.name if distribution else "an unknown distribution",
-                    distribution.version if distribution else "",
-                )
-            )
-        _INDEX.installed[group] = found
+        claims, _INDEX.unreadable = read_claims(GROUPS)
+        _INDEX.installed = {known: [] for known in GROUPS}
+        for claim in claims:
+            entry = _Entry(claim.name, claim.group, claim.value, claim.distribution, claim.version)
+            _INDEX.installed[claim.group].append(entry)
     return [*_INDEX.installed[group], *_INDEX.here.get(group, [])]
 
 
@@ -370,14 +419,15 @@ def _chosen(group: str, name: str) -> _Entry:
     claims = [entry for entry in _entries(group) if entry.name == name]
     kind = group.partition(".")[2].removesuffix("s")
     if not claims:
-        raise PluginNotFoundError(f"There is no {kind} {name!r}.{nearest(group, name)}", plugin=str(name))
+        damaged = "".join(f" (of {one.distribution}: {one.reason})" for one in _INDEX.unreadable)
+        raise PluginNotFoundError(f"There is no {kind} {name!r}.{nearest(group, name)}{damaged}", plugin=str(name))
     if len(claims) > 1:
         raise _duplicate(group, claims)
     return claims[0]
 
 
 def _duplicate(group: str, claims: list[_Entry]) -> PluginError:
-    owners = " and ".join(sorted(f"{entry.distribution} {entry.version} ({entry.value})" for entry in claims))
+    owners = " and ".join(sorted(f"{entry.distribution} {entry.version} ({shown(entry.value)})" for entry in claims))
     return PluginError(
         f"{group}: {claims[0].name!r} is claimed by {owners}. Uninstall all but one.",
         plugin=claims[0].name,
@@ -389,13 +439,27 @@ def _load_plugin(entry: _Entry) -> Any:
     if entry.plugin is None:
         _check_api(entry, _declared_api(entry.value))
         try:
-            plugin = importlib.metadata.EntryPoint(entry.name, entry.value, entry.group).load()
-            plugin = plugin() if inspect.isclass(plugin) else plugin
+            entry.plugin = _import(entry)
+        except PluginError:
+            raise
         except Exception as error:
             raise _blame(entry, error, "importing it") from error
-        _check_api(entry, getattr(plugin, "PLUGIN_API", None))
-        entry.plugin = plugin
     return entry.plugin
+
+
+def _import(entry: _Entry) -> Any:
+    point = importlib.metadata.EntryPoint(entry.name, entry.value, entry.group)
+    if point.pattern.match(entry.value) is None:
+        raise _error(entry, f"{shown(entry.value)!r} names no module: expected module or module:object.")
+    # Frameworks silence their own warnings when they are imported, so what we bring ourselves may do so.
+    around = contextlib.nullcontext() if entry.distribution == OURS else undisturbed()
+    with contained(), around:
+        plugin = point.load()
+        plugin = plugin() if isinstance(plugin, type) else plugin
+        if plugin is None:
+            raise _error(entry, f"{shown(entry.value)} is None.")
+        _check_api(entry, getattr(plugin, "PLUGIN_API", None))
+    return plugin
 
 
 def _ask(entry: _Entry, plugin: Any) -> Any:
@@ -403,9 +467,35 @@ def _ask(entry: _Entry, plugin: Any) -> Any:
     if hook is None:
         raise PluginError(f"{entry.group}: these plugins are told, not asked; there is nothing to load.")
     thing = _answer(entry, plugin, hook)
-    if entry.group == "learner_core.algorithms" and not hasattr(thing, "algorithm_name"):
-        raise _error(entry, f"{hook}() must return a subclass of AlgorithmConfig, got {thing!r}.")
+    try:
+        with contained():
+            lacks = _lacking(entry.group, thing)
+    except Exception as error:
+        raise _blame(entry, error, f"looking at what {hook}() returned") from error
+    if lacks:
+        raise _error(entry, f"{hook}() must return {lacks}, got {shown(thing)}.")
     return thing
+
+
+def _lacking(group: str, thing: Any) -> str | None:
+    """What ``thing`` should be and is not."""
+    if group == "learner_core.algorithms":
+        named = isinstance(thing, type) and type(getattr(thing, "algorithm_name", None)) is str
+        return None if named else "a subclass of AlgorithmConfig"
+    if group == "learner_core.backends":
+        return None if callable(thing) else "a Backend class"
+    parts = _PARTS[group]
+    if all(callable(getattr(thing, part, None)) for part in parts):
+        return None
+    return f"an object with {' and '.join(f'{part}()' for part in parts)}"
+
+
+def _offers(entry: _Entry, plugin: Any, hook: str) -> bool:
+    try:
+        with contained():
+            return hasattr(plugin, hook)
+    except Exception as error:
+        raise _blame(entry, error, f"looking for {hook}()") from error
 
 
 def _answer(entry: _Entry, plugin: Any, hook: str) -> Any:
@@ -414,9 +504,11 @@ def _answer(entry: _Entry, plugin: Any, hook: str) -> Any:
     asked.register(plugin, entry.name, distribution=entry.distribution)
     caller: pluggy.HookCaller = getattr(asked.hook, hook)
     if not caller.get_hookimpls():
-        raise _error(entry, f"{entry.value or plugin!r} has no function {hook}() marked with hookimpl.")
+        raise _error(entry, f"{shown(entry.value or plugin)} has no function {hook}() marked with hookimpl.")
+    around = contextlib.nullcontext() if entry.distribution in (OURS, HERE) else undisturbed()
     try:
-        answers = caller()
+        with contained(), around:
+            answers = caller()
     except Exception as error:
         raise _blame(entry, error, f"{hook}()") from error
     if not answers:
@@ -424,10 +516,20 @@ def _answer(entry: _Entry, plugin: Any, hook: str) -> Any:
     return answers[0]
 
 
+def _try_hooks(entry: _Entry) -> None:
+    """Could a plugin that is told everything be registered?"""
+    Manager().register(_load_plugin(entry), entry.name, distribution=entry.distribution)
+
+
 def _tell(entry: _Entry) -> None:
     """Let a plugin that was chosen by name hear the notification hooks it implements, too."""
     heard = {name for name in hook_names() if name not in (*GROUPS.values(), _FACTS)}
-    if any(hasattr(getattr(entry.plugin, name, None), "learner_core_impl") for name in heard):
+    try:
+        with contained():
+            found = implemented(entry.plugin)
+    except Exception as error:
+        raise _blame(entry, error, "looking through it for hooks") from error
+    if not heard.isdisjoint(found):
         manager = get_manager()
         if not manager.is_registered(entry.plugin):
             kind = entry.group.partition(".")[2].removesuffix("s")
@@ -439,7 +541,8 @@ def _error(entry: _Entry, text: str) -> PluginError:
 
 
 def _blame(entry: _Entry, error: Exception, doing: str) -> PluginError:
-    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    name = error.name if type(error) is ModuleNotFoundError else None
+    missing = name.partition(".")[0] if type(name) is str else ""
     own = entry.value.partition(":")[0].partition(".")[0]
     if entry.group == "learner_core.backends" and missing and missing != own:
         extra = _EXTRAS.get(missing)
@@ -449,14 +552,14 @@ def _blame(entry: _Entry, error: Exception, doing: str) -> PluginError:
             plugin=entry.name,
             distribution=entry.distribution,
         )
-    return _error(entry, f"{doing} raised {type(error).__name__}: {error}")
+    return _error(entry, f"{doing} raised {said(error)}")
 
 
 def _check_api(entry: _Entry, declared: Any) -> None:
-    if declared not in (None, hookspecs.PLUGIN_API):
+    if declared is not None and (type(declared) is not int or declared != hookspecs.PLUGIN_API):
         raise _error(
             entry,
-            f"it is written for PLUGIN_API {declared!r}, this learner-core has {hookspecs.PLUGIN_API}; "
+            f"it is written for PLUGIN_API {shown(declared)}, this learner-core has {hookspecs.PLUGIN_API}; "
             f"install a version of {entry.distribution} that fits.",
         )
 
@@ -474,8 +577,13 @@ def _declared_api(value: str) -> Any:
             )
         if spec is None or not spec.origin or not spec.origin.endswith(".py"):
             return None
-        tree = ast.parse(Path(spec.origin).read_bytes())
-    except (ImportError, OSError, SyntaxError, ValueError):
+        source = Path(spec.origin)
+        if not source.is_file() or source.stat().st_size > _MOST_SOURCE:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes: the import will tell
+            tree = ast.parse(source.read_bytes())
+    except Exception:
         return None  # importing it will say what is wrong
     for node in tree.body:
         targets = (

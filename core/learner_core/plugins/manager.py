@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pluggy
 from learner_core.errors import PluginError, did_you_mean
 
 from . import hookspecs
+from .containment import contained, said, shown
 
 __all__ = [
     "Manager",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 HERE = "(registered in this process)"
+OURS = "learner-core"
+
+_MARK = f"{hookspecs.PROJECT}_impl"
 
 
 class PluginQuarantineWarning(RuntimeWarning):
@@ -48,6 +52,7 @@ class Manager(pluggy.PluginManager):
         self.add_hookspecs(hookspecs)
         self.distributions: dict[str, str] = {}
         self.quarantined: dict[str, str] = {}
+        self._plugins: dict[str, object] = {}
 
     def register(self, plugin: object, name: str | None = None, *, distribution: str = HERE) -> str | None:
         """Register a plugin after checking every hook it implements.
@@ -63,17 +68,62 @@ class Manager(pluggy.PluginManager):
         Raises:
             PluginError: An unknown hook, a wrong signature, a wrapper, or a name that is taken.
         """
-        label = name or self.get_canonical_name(plugin)
+        label = name or shown(self.get_canonical_name(plugin))
         blame = f"plugin {label!r} of {distribution}"
-        _check(plugin, blame=blame, plugin_name=label, distribution=distribution)
+        try:
+            with contained():
+                found = implemented(plugin)
+        except Exception as error:
+            text = f"{blame}: looking through it for hooks raised {said(error)}"
+            raise PluginError(text, plugin=label, distribution=distribution) from error
+        hooks = _Hooks(found)
+        _check(hooks, blame=blame, plugin_name=label, distribution=distribution)
         if self.has_plugin(label) or self.is_registered(plugin):
             other = self.distributions.get(label, HERE)
             raise PluginError(
                 f"{blame}: already registered, by {other}.", plugin=label, distribution=distribution
             ) from None
-        registered = super().register(plugin, label)
+        registered = super().register(hooks, label)
         self.distributions[label] = distribution
+        self._plugins[label] = plugin
         return registered
+
+    def is_registered(self, plugin: object) -> bool:
+        """Whether this very object is registered."""
+        return any(plugin is known for known in self._plugins.values())
+
+    def unregister(self, plugin: object = None, name: str | None = None) -> Any:
+        """Remove a plugin, given itself or its name; returns it."""
+        if name is None:
+            name = next((label for label, known in self._plugins.items() if known is plugin), None)
+            assert name is not None, "plugin is not registered"
+        super().unregister(name=name)
+        return self._plugins.pop(name, None)
+
+
+class _Hooks:
+    """The hook implementations of a plugin and nothing else, for pluggy to hold.
+
+    pluggy compares plugins with ``==`` and reads all of their attributes; a plugin's own ``__eq__``, properties and
+    ``__getattr__`` would be run by the registration of others.
+    """
+
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        vars(self).update(found)
+
+
+def implemented(plugin: object) -> dict[str, Any]:
+    """{name: function} of what a plugin marks with ``hookimpl``. An attribute that cannot be read is none."""
+    found = {}
+    for name in dir(plugin):
+        try:
+            value = getattr(plugin, name)
+            options = getattr(value, _MARK, None)
+        except Exception:
+            continue
+        if type(options) is dict and inspect.isroutine(value):
+            found[name] = value
+    return found
 
 
 def _check(plugin: object, *, blame: str, plugin_name: str, distribution: str) -> None:
@@ -92,10 +142,12 @@ def _check(plugin: object, *, blame: str, plugin_name: str, distribution: str) -
                 text = f"{blame}: {caller.name} is a hook wrapper; implement it plainly: {signature}."
                 raise PluginError(text, plugin=plugin_name, distribution=distribution)
         trial.check_pending()
-    except pluggy.PluginValidationError as error:
+    except PluginError:
+        raise
+    except Exception as error:  # a signature that does not fit, or a mark that pluggy cannot read
         near = next((name for name in known if f"'{name}'" in str(error)), None)
         signature = f" Its signature is {near}{inspect.signature(getattr(hookspecs, near))}." if near else ""
-        reason = " ".join(str(error).split())
+        reason = shown(" ".join(str(error).split()))
         raise PluginError(f"{blame}: {reason}{signature}", plugin=plugin_name, distribution=distribution) from error
 
 
@@ -142,17 +194,22 @@ def notify(pm: Manager, hook: str, **arguments: Any) -> dict[str, Any]:
     return _call(pm, hook, {impl.plugin_name: frozen for impl in implementations})
 
 
-def checkpoint_collect(pm: Manager, *, rank: int = 0) -> dict[str, Any]:
+def checkpoint_collect(
+    pm: Manager, *, rank: int = 0, check: Callable[[Any], object] = lambda tree: None
+) -> dict[str, Any]:
     """Collect every plugin's state: call ``learner_checkpoint_collect``.
 
     Args:
         pm: The manager.
         rank: The rank that collects.
+        check: Raises for a tree that has no place in a state; the plugin that returned it is quarantined.
 
     Returns:
         {plugin name: state tree}, to be stored under ``plugins``.
     """
-    return notify(pm, "learner_checkpoint_collect", rank=rank)
+    hook = "learner_checkpoint_collect"
+    implementations = getattr(pm.hook, hook).get_hookimpls()
+    return _call(pm, hook, {impl.plugin_name: {"rank": rank} for impl in implementations}, check=check)
 
 
 def checkpoint_restore(pm: Manager, states: Mapping[str, Any], *, rank: int) -> list[str]:
@@ -172,18 +229,29 @@ def checkpoint_restore(pm: Manager, states: Mapping[str, Any], *, rank: int) -> 
     return sorted(set(states) - present)
 
 
-def _call(pm: Manager, hook: str, arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _call(
+    pm: Manager,
+    hook: str,
+    arguments: Mapping[str, Mapping[str, Any]],
+    *,
+    check: Callable[[Any], object] = lambda result: None,
+) -> dict[str, Any]:
     results: dict[str, Any] = {}
     failures: list[str] = []
     for impl in reversed(getattr(pm.hook, hook).get_hookimpls()):  # pluggy's order: last registered first
         if impl.plugin_name not in arguments:
             continue
         given = _containers(dict(arguments[impl.plugin_name]))  # nobody sees what another plugin wrote into a dict
+        doing = "raised"
         try:
-            result = impl.function(*[given[name] for name in impl.argnames])
+            with contained():
+                result = impl.function(*[given[name] for name in impl.argnames])
+                if result is not None:
+                    doing = "returned what cannot be kept:"
+                    check(result)
         except Exception as error:
             name = impl.plugin_name
-            reason = f"{hook} raised {type(error).__name__}: {error}"
+            reason = f"{hook} {doing} {said(error)}"
             distribution = pm.distributions.get(name, HERE)
             pm.unregister(name=name)
             pm.quarantined[name] = reason

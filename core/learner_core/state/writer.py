@@ -17,7 +17,7 @@ from .manifest import EXT_INTEGER, EXT_REFERENCE, EXT_SCALAR, integer_bytes
 from .tree import join
 from .wire import EXT_NODES, MAX_DEPTH, MAX_KEY_NBYTES
 
-__all__ = ["INLINE_NBYTES", "Writer"]
+__all__ = ["INLINE_NBYTES", "Writer", "check_tree"]
 
 INLINE_NBYTES: Final = 1024
 """Longer strings and bytes become payloads."""
@@ -85,6 +85,15 @@ class Writer:
         if self.sources or any(type(key) is not str for key in info):
             raise StateError("info holds str keys and short plain values only, no arrays", path="info")
         return packed
+
+
+def check_tree(tree: Any) -> None:
+    """Refuse a tree that a state file could not hold; nothing is written.
+
+    Raises:
+        StateError: a leaf, a key or the depth, named by its path.
+    """
+    Writer().pack(tree, "", 0)
 
 
 def _checked_key(key: Any, path: str) -> str | int:

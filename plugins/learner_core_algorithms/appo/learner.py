@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from learner_core_algorithms.impala.learner import IMPALALearner
+from learner_core_algorithms.ppo.kl import adapted_kl_coeff
 
 __all__ = ["APPOLearner"]
 
@@ -81,7 +82,6 @@ class APPOLearner(IMPALALearner):
         """PPO's rule, at the end of a target network's life: right after a move the KL says nothing."""
         if "mean_kl" not in metrics:
             return
-        if metrics["mean_kl"] > 2.0 * self.config.kl_target:
-            variables["kl_coeff"] = variables["kl_coeff"] * 1.5
-        elif metrics["mean_kl"] < 0.5 * self.config.kl_target:
-            variables["kl_coeff"] = variables["kl_coeff"] * 0.5
+        variables["kl_coeff"] = adapted_kl_coeff(
+            variables["kl_coeff"], mean_kl=metrics["mean_kl"], kl_target=self.config.kl_target
+        )

@@ -8,6 +8,8 @@ import numpy as np
 
 from learner_core.learning.learner import Learner
 
+from .kl import adapted_kl_coeff
+
 __all__ = ["PPOLearner"]
 
 #: Floor under the standard deviation of advantages, so that equal advantages become zeros and not NaN.
@@ -93,8 +95,7 @@ class PPOLearner(Learner):
                 continue
             variables = self.variables[module_id]
             kl_target = self.config.for_module(module_id).kl_target
-            if metrics["mean_kl"] > 2.0 * kl_target:
-                variables["kl_coeff"] = variables["kl_coeff"] * 1.5
-            elif metrics["mean_kl"] < 0.5 * kl_target:
-                variables["kl_coeff"] = variables["kl_coeff"] * 0.5
+            variables["kl_coeff"] = adapted_kl_coeff(
+                variables["kl_coeff"], mean_kl=metrics["mean_kl"], kl_target=kl_target
+            )
             metrics["kl_coeff"] = variables["kl_coeff"]
