@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from learner_core import __version__
 from learner_core.errors import LearnerCoreError, did_you_mean
 
+from .interrupt import Leaving
+
 __all__ = ["main"]
 
 # Subcommand -> what it does; its module has the same name, an underscore after it where a standard module is shadowed.
@@ -40,7 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is not None:
+        return _run(list(arguments), None)
+    # This process is ours: no signal may come between the command's end and the interpreter's.
+    leaving = Leaving()
+    try:
+        leaving.install()
+        code = _run(sys.argv[1:], leaving)
+        leaving.ignore()
+    except KeyboardInterrupt:
+        leaving.ignore()
+        code = 130
+    return code
+
+
+def _run(given: list[str], leaving: Leaving | None) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if given else 2
@@ -62,19 +78,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LearnerCoreError as error:
         if debug:
             raise
+        if leaving is not None and leaving.left:
+            return _stopped(command)  # what was interrupted failed in its own words
         print(f"learner-core {command}: {error}", file=sys.stderr)  # unwrapped: paths and commands stay whole
         return 2
     except KeyboardInterrupt:
-        print(f"learner-core {command}: stopped.", file=sys.stderr)
-        return 130
+        return _stopped(command)
     except BrokenPipeError:  # `learner-core inspect FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a path that cannot be looked at, a full disk under standard output
+    except Exception as error:
         if debug:
             raise
+        if leaving is not None and leaving.left:
+            return _stopped(command)
+        if not isinstance(error, OSError):
+            raise
+        # A path that cannot be looked at, a full disk under standard output.
         print(f"learner-core {command}: the operating system refuses: {error} (--debug shows where)", file=sys.stderr)
         return 2
+
+
+def _stopped(command: str) -> int:
+    print(f"learner-core {command}: stopped.", file=sys.stderr)
+    return 130
 
 
 def _usage() -> str:

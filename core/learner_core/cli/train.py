@@ -235,6 +235,7 @@ class _Run:
                         self._info["sessions"][-1]["evaluation"] = flatten(evaluation)
                         folder.write_info(self._info)
             finally:
+                interrupt.end()
                 algorithm.stop()
         if self._first:
             print(self._closing(done, evaluation, self._draw(title)))

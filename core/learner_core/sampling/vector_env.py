@@ -10,7 +10,9 @@ Needs gymnasium (imported when lanes are made). Refuses environments that cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -91,15 +93,27 @@ def make_lanes(
             for made in ready:
                 made.close()
             mode = gym.vector.AutoresetMode.SAME_STEP
-            return GymLanes(
-                lambda: gym.vector.AsyncVectorEnv([make] * num_envs, autoreset_mode=mode, copy=False),
-                max_restarts=max_restarts,
-            )
+
+            def start() -> Any:
+                with _without_ctrl_c():
+                    return gym.vector.AsyncVectorEnv([make] * num_envs, autoreset_mode=mode, copy=False)
+
+            return GymLanes(start, max_restarts=max_restarts)
         return SyncLanes(_first_then(ready, make), num_envs, max_restarts=max_restarts)
     except (ConfigError, EnvError):
         raise
     except Exception as error:
         raise EnvError(f"environment {env!r} cannot be made: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that are started here do not hear the terminal's Ctrl-C: this process does, and ends them in order."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _same_again(settings: Mapping[str, Any]) -> Any:
