@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from learner_core.errors import ConfigError, EnvError, did_you_mean
+from learner_core.plugins.containment import said
 
 from .agents import PETTINGZOO
 
@@ -45,9 +46,13 @@ def _make(config: Any, **kwargs: Any) -> Any:
     if not isinstance(env, str):
         try:
             return env(env_config)
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
             name = getattr(env, "__qualname__", repr(env))
-            raise EnvError(f"The environment callable {name}(env_config={env_config!r}) raised {error!r}.") from error
+            raise EnvError(
+                f"The environment callable {name}(env_config={env_config!r}) raised {said(error)}."
+            ) from error
     if env.startswith(PETTINGZOO):
         return _make_pettingzoo(env, {**env_config, **kwargs})
     import gymnasium
@@ -57,6 +62,8 @@ def _make(config: Any, **kwargs: Any) -> Any:
         return gymnasium.make(env, **{**env_config, **kwargs})
     except Exception as error:
         raise EnvError(_explain(env, env_config, error)) from error
+    except (SystemExit, GeneratorExit) as error:
+        raise EnvError(f"The environment {env!r} cannot be made: {said(error)}.") from error
 
 
 def _make_pettingzoo(env: str, settings: dict[str, Any]) -> Any:

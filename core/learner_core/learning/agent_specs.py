@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..config.agents import ONLY_MODULE, AgentMapping, check_parallel
+from ..config.foreign import closed
 from ..errors import ConfigError, SpaceError
 from .rl_module import MultiRLModuleSpec, RLModuleSpec, check_module_id
 
@@ -50,7 +51,7 @@ def agent_specs(config: Any, env: Any = None) -> dict[str, RLModuleSpec]:
     try:
         return _from_env(config, specs, made)
     finally:
-        made.close()
+        closed(made.close, whose=lambda: f"the environment {type(made).__name__}")
 
 
 def _named(config: Any) -> dict[str, RLModuleSpec]:

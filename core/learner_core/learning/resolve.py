@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..config.agents import is_multi_agent, is_parallel
+from ..config.foreign import closed
 from ..config.info_masks import with_info_masks
 from ..errors import ConfigError, SpaceError
 from .agent_specs import agent_specs
@@ -59,10 +60,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     masked = False
     spaces = [config.observation_space, config.action_space]
     if env is not None:
-        spaces = [
-            getattr(env, "single_observation_space", None) or env.observation_space,
-            getattr(env, "single_action_space", None) or env.action_space,
-        ]
+        spaces = _spaces_of(env)
     elif like:
         first = next(iter(like.values()))
         spaces = [first.observation_space, first.action_space]
@@ -91,9 +89,9 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
                     f"{type(made).__name__} is an environment of several agents: say who plays them, by "
                     '.multi_agent(policies=["shared"]) for one module, or a module for each'
                 )
-            spaces = [made.observation_space, made.action_space]
+            spaces = _spaces_of(made)
         finally:
-            made.close()
+            closed(made.close, whose=lambda: f"the environment {type(made).__name__}")
     specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
     return {
         module_id: one.filled(
@@ -104,3 +102,15 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         )
         for module_id, one in specs.items()
     }
+
+
+def _spaces_of(env: Any) -> list[Any]:
+    """An environment's observation and action space; of a vector environment those of a single one."""
+    found = []
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, f"single_{name}", None)
+        space = getattr(env, name, None) if space is None else space
+        if space is None:
+            raise SpaceError(f"{type(env).__name__} has no {name}: is it a gymnasium environment?")
+        found.append(space)
+    return found

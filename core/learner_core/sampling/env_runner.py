@@ -285,6 +285,8 @@ class EnvRunner(RunnerBase):
             vectorization=getattr(self._config, "vectorization", "auto"),
             max_restarts=self._max_restarts,
             action_mask_in_info=bool(getattr(self._config, "action_mask_in_info", False)),
+            step_timeout_s=float(getattr(self._config, "env_step_timeout_s", 120.0)),
+            whose=self._whose,
         )
 
     def _close_evaluation(self) -> None:

@@ -6,13 +6,14 @@ environments that raise more often than allowed.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..config.foreign import closed, failure
 from ..errors import EnvError
+from ..plugins.containment import said
 from ..spaces import to_columns
 from .columns import Columns, tree_map
 from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose, write
@@ -27,10 +28,22 @@ class GymLanes(Rebuilding):
     Args:
         make: Makes the vector environment.
         max_restarts: How many rebuilds are allowed. One that raises is rebuilt whole: all running episodes are lost.
+        step_timeout_s: Seconds that environments in processes of their own (AsyncVectorEnv) may take for a step or a
+            reset; then they are ended and made anew.
+        whose: Lane -> its name in an error.
     """
 
-    def __init__(self, make: Callable[[], Any], *, max_restarts: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        *,
+        max_restarts: int,
+        step_timeout_s: float | None = None,
+        whose: Callable[[int], str] | None = None,
+    ) -> None:
         super().__init__(max_restarts=max_restarts)
+        self._step_timeout_s = step_timeout_s
+        self._whose = whose or (lambda lane: f"environment {lane}")
         self._make = make
         self._seed = 0
         self._adopt(make())
@@ -50,16 +63,20 @@ class GymLanes(Rebuilding):
     def reset(self, seeds: Sequence[int], out: Columns) -> None:
         self._seed = int(seeds[0])
         try:
-            obs, _ = self.env.reset(seed=self._seed)
-        except Exception as error:
-            obs = self._rebuild(error)
+            obs, _ = self._reset(seed=self._seed)
+        except BaseException as error:
+            obs = self._rebuild(failure(error))
         self._was_done = np.zeros(self.num_envs, np.bool_)
         write(out, obs)
 
     def step(self, actions: Any, out: Columns) -> Step:
         try:
-            obs, rewards, terminateds, truncateds, infos = self.env.step(actions)
-            step = Step(np.asarray(rewards), np.asarray(terminateds), np.asarray(truncateds))
+            obs, rewards, terminateds, truncateds, infos = self._stepped(actions)
+            step = Step(
+                self._row("rewards", rewards, np.float64),
+                self._row("terminateds", terminateds, np.bool_),
+                self._row("truncateds", truncateds, np.bool_),
+            )
             if self.autoreset == NEXT_STEP:
                 was_done = self._was_done
                 if was_done.any():
@@ -75,17 +92,24 @@ class GymLanes(Rebuilding):
                         step.finals = {
                             int(lane): _pick(to_columns(self.observation_space, obs), int(lane)) for lane in lanes
                         }
-                        obs, _ = self.env.reset(options={"reset_mask": done})
+                        obs, _ = self._reset(options={"reset_mask": done})
             write(out, obs)
             return step
         except EnvError:
             raise
-        except Exception as error:
-            write(out, self._rebuild(error))
+        except BaseException as error:
+            write(out, self._rebuild(failure(error)))
             count = self.num_envs
             step = Step(np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_))
             lose(step, range(count), count)
             return step
+
+    def _row(self, name: str, values: Any, dtype: Any) -> np.ndarray:
+        """[N] of what the environment gave."""
+        row = np.asarray(values, dtype)
+        if row.shape != (self.num_envs,):
+            raise EnvError(f"{self._whose(0)}: gave {name} of shape {row.shape}, expected ({self.num_envs},)")
+        return row
 
     def _final(self, infos: Mapping[str, Any], lane: int) -> Columns:
         if "final_obs" not in infos:
@@ -104,31 +128,39 @@ class GymLanes(Rebuilding):
         def begin(_: Exception, seed: int) -> Any:
             try:
                 self._adopt(self._make())
-                return self.env.reset(seed=seed)[0]
-            except Exception as next_error:
-                self._close_broken(next_error)
+                return self._reset(seed=seed)[0]
+            except BaseException as next_error:
+                self._close_broken(failure(next_error))
                 raise
 
         self._close_broken(error)
-        return self._retry(error, begin, seed=self._seed, whose=lambda: f"vector environment {self.env}")
+        return self._retry(error, begin, seed=self._seed, whose=lambda: f"the vector environment of {self._whose(0)}")
+
+    def _stepped(self, actions: Any) -> Any:
+        if self._step_timeout_s is None or not hasattr(self.env, "processes"):
+            return self.env.step(actions)
+        self.env.step_async(actions)
+        return self.env.step_wait(timeout=self._step_timeout_s)
+
+    def _reset(self, **arguments: Any) -> Any:
+        if self._step_timeout_s is None or not hasattr(self.env, "processes"):
+            return self.env.reset(**arguments)
+        self.env.reset_async(**arguments)
+        return self.env.reset_wait(timeout=self._step_timeout_s)
 
     def _close_broken(self, error: Exception) -> None:
         """Close an environment that raised; whatever it says to that becomes a note of the error.
 
         AsyncVectorEnv.close waits for the answer of a worker that died, and then gives up with the others running:
-        they are stopped here first.
+        its processes and pipes are done away with here instead.
         """
-        processes = getattr(self.env, "processes", [])
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        if hasattr(self.env, "processes"):
+            _end_processes(self.env)
+            return
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # gymnasium warns of the call that will never be answered
-                self.env.close(**({"terminate": True} if processes else {}))
-        except Exception as close_error:
-            error.add_note(f"closing it raised {type(close_error).__name__}: {close_error}")
+            self.env.close()
+        except BaseException as close_error:
+            error.add_note(f"closing it raised {said(failure(close_error))}")
             self.env.closed = True  # or its destructor tries again
 
     def environments(self) -> list[Any]:
@@ -152,7 +184,21 @@ class GymLanes(Rebuilding):
         self._was_done = np.array(state["was_done"], np.bool_)
 
     def close(self) -> None:
-        self.env.close()
+        closed(self.env.close, whose=lambda: f"the vector environment of {self._whose(0)}")
+
+
+def _end_processes(env: Any) -> None:
+    """Let nothing be left of an AsyncVectorEnv, whatever its processes are doing."""
+    for process in env.processes:
+        process.kill()  # one that hangs in native code, or is stopped, hears nothing else
+    for process in env.processes:
+        process.join()
+        process.close()
+    for pipe in env.parent_pipes:
+        if pipe is not None:  # of a process that raised
+            pipe.close()
+    env.error_queue.close()
+    env.closed = True
 
 
 def _pick(obs: Columns, lane: int) -> Columns:

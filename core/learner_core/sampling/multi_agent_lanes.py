@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..config.agents import check_parallel
+from ..config.foreign import failure
 from ..errors import EnvError
 from .rebuilding import EnvList
 
@@ -75,8 +76,8 @@ class AgentLanes(EnvList):
                 shown.append(self._begin(copy, seed=seed))
             except EnvError:
                 raise
-            except Exception as error:
-                shown.append(self._rebuild(copy, error))
+            except BaseException as error:
+                shown.append(self._rebuild(copy, failure(error)))
         return shown
 
     def step(self, copy: int, actions: dict[str, Any]) -> AgentStep:
@@ -85,8 +86,8 @@ class AgentLanes(EnvList):
             return self._step(copy, actions)
         except EnvError:
             raise
-        except Exception as error:
-            return AgentStep(self._rebuild(copy, error), over=True, lost=True)
+        except BaseException as error:
+            return AgentStep(self._rebuild(copy, failure(error)), over=True, lost=True)
 
     def _step(self, copy: int, actions: dict[str, Any]) -> AgentStep:
         env = self.envs[copy]

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..config.foreign import closed, failure
 from ..errors import EnvError
+from ..plugins.containment import said
 
 __all__ = ["EnvList", "Rebuilding"]
 
@@ -54,15 +56,14 @@ class Rebuilding:
             self.num_restarts += 1
             if self.num_restarts > self.max_restarts:
                 raise EnvError(
-                    f"{whose()} raised {type(error).__name__}: {error}; max_env_restarts="
-                    f"{self.max_restarts} rebuilds are used up"
+                    f"{whose()} raised {said(error)}; max_env_restarts={self.max_restarts} rebuilds are used up"
                 ) from error
             try:
                 return begin(error, int(np.random.SeedSequence([seed, self.num_restarts]).generate_state(1)[0]))
             except self.final_errors:
                 raise
-            except Exception as next_error:
-                error = next_error
+            except BaseException as next_error:
+                error = failure(next_error)
 
 
 class EnvList(Rebuilding):
@@ -103,8 +104,8 @@ class EnvList(Rebuilding):
         def begin(error: Exception, seed: int) -> Any:
             try:
                 self.envs[index].close()
-            except Exception as close_error:
-                error.add_note(f"closing it raised {type(close_error).__name__}: {close_error}")
+            except BaseException as close_error:
+                error.add_note(f"closing it raised {said(failure(close_error))}")
             self.envs[index] = self._make()
             return self._begin(index, seed=seed)
 
@@ -125,5 +126,5 @@ class EnvList(Rebuilding):
 
     def close(self) -> None:
         """Release the environments; safe to call twice."""
-        for env in self.envs:
-            env.close()
+        for index, env in enumerate(self.envs):
+            closed(env.close, whose=lambda index=index: self._whose(index))

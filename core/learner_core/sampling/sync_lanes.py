@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config.foreign import failure
 from ..spaces import to_columns
 from .columns import Columns, tree_map
 from .lanes import SAME_STEP, Step, lose, write
@@ -26,13 +27,17 @@ class SyncLanes(EnvList):
         make: Makes one environment.
         num_envs: How many.
         max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
+        whose: Lane -> the environment's name in an error.
     """
 
     kind = "sync"
     autoreset = SAME_STEP
 
-    def __init__(self, make: Callable[[], Any], num_envs: int, *, max_restarts: int) -> None:
-        super().__init__(make, num_envs, max_restarts=max_restarts, whose=lambda lane: f"environment {lane}")
+    def __init__(
+        self, make: Callable[[], Any], num_envs: int, *, max_restarts: int, whose: Callable[[int], str] | None = None
+    ) -> None:
+        named = whose or (lambda lane: f"environment {lane}")
+        super().__init__(make, num_envs, max_restarts=max_restarts, whose=named)
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space
 
@@ -40,8 +45,8 @@ class SyncLanes(EnvList):
         for lane, seed in enumerate(self._take_seeds(seeds)):
             try:
                 obs = self._begin(lane, seed=seed)
-            except Exception as error:
-                obs = self._rebuild(lane, error)
+            except BaseException as error:
+                obs = self._rebuild(lane, failure(error))
             write(out, obs, lane)
 
     def step(self, actions: Any, out: Columns) -> Step:
@@ -58,8 +63,8 @@ class SyncLanes(EnvList):
                     obs = self._begin(lane)
                 rewards[lane] = reward
                 write(out, obs, lane)
-            except Exception as error:
-                write(out, self._rebuild(lane, error), lane)
+            except BaseException as error:
+                write(out, self._rebuild(lane, failure(error)), lane)
                 rewards[lane], terminateds[lane] = 0.0, False
                 step.finals.pop(lane, None)
                 lose(step, [lane], count)

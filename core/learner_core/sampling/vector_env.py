@@ -18,8 +18,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..config.environments import make_env
+from ..config.foreign import closed, failure
 from ..config.info_masks import InfoMasks, with_info_masks
 from ..errors import ConfigError, EnvError
+from ..plugins.containment import said, shown
 from .gym_lanes import GymLanes
 from .lanes import Lanes
 from .sync_lanes import SyncLanes
@@ -35,6 +37,8 @@ def make_lanes(
     vectorization: str = "auto",
     max_restarts: int = 10,
     action_mask_in_info: bool = False,
+    step_timeout_s: float | None = None,
+    whose: Callable[[int], str] | None = None,
 ) -> Lanes:
     """Make N environments of one kind.
 
@@ -46,6 +50,8 @@ def make_lanes(
         vectorization: "auto" (native where there is one, else "sync"), "native", "sync" or "async".
         max_restarts: Rebuilds allowed before ``EnvError``.
         action_mask_in_info: Masks of actions are moved into the observations; single environments only.
+        step_timeout_s: Seconds that environments in processes of their own may take for a step.
+        whose: Lane -> the environment's name in an error.
 
     Returns:
         Lanes, not reset yet.
@@ -62,8 +68,9 @@ def make_lanes(
         raise ConfigError(f"num_envs={num_envs}: expected at least 1")
     if action_mask_in_info and not isinstance(env, str) and hasattr(env, "step"):
         env = with_info_masks(env)
+    given: dict[str, Any] = {"max_restarts": max_restarts, "whose": whose}
     if isinstance(env, gym.vector.VectorEnv):
-        return GymLanes(_first_then([env], None), max_restarts=max_restarts)
+        return GymLanes(_first_then([env], None), **given)
     ready: list[Any] = []
     if isinstance(env, gym.Env | InfoMasks):
         if num_envs == 1 and vectorization in ("auto", "sync"):
@@ -84,26 +91,26 @@ def make_lanes(
         raise ConfigError(f"vectorization='native', but {env!r} has no vectorised form of its own")
     try:
         if native is not None and vectorization in ("auto", "native"):
-            return GymLanes(native, max_restarts=max_restarts)
+            return GymLanes(native, **given)
         if not ready and make is not None and not isinstance(env, str):
             ready = [make()]
             if isinstance(ready[0], gym.vector.VectorEnv):
-                return GymLanes(_first_then(ready, make), max_restarts=max_restarts)
+                return GymLanes(_first_then(ready, make), **given)
         if vectorization == "async":
             for made in ready:
-                made.close()
+                closed(made.close, whose=lambda made=made: f"the environment {type(made).__name__}")
             mode = gym.vector.AutoresetMode.SAME_STEP
 
             def start() -> Any:
                 with _without_ctrl_c():
                     return gym.vector.AsyncVectorEnv([make] * num_envs, autoreset_mode=mode, copy=False)
 
-            return GymLanes(start, max_restarts=max_restarts)
-        return SyncLanes(_first_then(ready, make), num_envs, max_restarts=max_restarts)
+            return GymLanes(start, step_timeout_s=step_timeout_s, **given)
+        return SyncLanes(_first_then(ready, make), num_envs, **given)
     except (ConfigError, EnvError):
         raise
-    except Exception as error:
-        raise EnvError(f"environment {env!r} cannot be made: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        raise EnvError(f"environment {shown(env)} cannot be made: {said(failure(error))}") from error
 
 
 @contextlib.contextmanager
