@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..config.agents import AgentMapping
+from ..config.foreign import failure
 from ..errors import EnvError, SpaceError
+from ..plugins.containment import said
 from ..state.schema import COUNT, NUMBER, TEXT, Anything, Items, ListOf, OneOf, Record, Schema, refuse
 from .agent_player import Player
 from .columns import Columns, tree_map
@@ -129,7 +131,7 @@ class AgentGame:
         if forbidden.any():
             copy, agent = lanes[int(np.flatnonzero(forbidden)[0])]
             raise EnvError(
-                f"copy {copy} of the environment: action_mask allows agent {agent!r} no action; an agent that cannot "
+                f"{self.lanes.whose(copy)}: action_mask allows agent {agent!r} no action; an agent that cannot "
                 "go on must end its part"
             )
         return allowed
@@ -218,16 +220,22 @@ class AgentGame:
         module_id = self.copies[index].agents[agent].module_id
         try:
             return self.players[module_id].take(obs)
-        except (SpaceError, TypeError, ValueError) as error:
-            raise EnvError(
-                f"copy {index} of the environment: agent {agent!r}, played by module {module_id!r}: {error}"
-            ) from error
+        except Exception as error:  # what an environment shows may be anything
+            text = str(error) if isinstance(error, SpaceError) else said(error)
+            whose = self.lanes.whose(index)
+            raise EnvError(f"{whose}: agent {agent!r}, played by module {module_id!r}: {text}") from error
 
     def _check_spaces(self, index: int, agent: str, module_id: str) -> None:
         if (agent, module_id) in self._checked:
             return
         env = self.lanes.envs[index]
-        spaces = env.observation_space(agent), env.action_space(agent)
+        try:
+            spaces = env.observation_space(agent), env.action_space(agent)
+        except BaseException as error:
+            text = said(failure(error))
+            raise EnvError(
+                f"{self.lanes.whose(index)}: asked for the spaces of agent {agent!r} raised {text}"
+            ) from error
         self.players[module_id].meet(agent, *spaces, module_id=module_id)
         self._checked.add((agent, module_id))
 

@@ -111,6 +111,10 @@ class EnvList(Rebuilding):
 
         return self._retry(error, begin, seed=self._seeds[index], whose=lambda: self._whose(index))
 
+    def whose(self, index: int) -> str:
+        """Names an environment in an error."""
+        return self._whose(index)
+
     def environments(self) -> list[Any]:
         """The environments, whose state may be saved."""
         return list(self.envs)
