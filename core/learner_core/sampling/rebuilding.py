@@ -6,6 +6,7 @@ follows from the lane's first seed and the number of rebuilds, so that it is the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -131,4 +132,4 @@ class EnvList(Rebuilding):
     def close(self) -> None:
         """Release the environments; safe to call twice."""
         for index, env in enumerate(self.envs):
-            closed(env.close, whose=lambda index=index: self._whose(index))
+            closed(env.close, whose=functools.partial(self._whose, index))
