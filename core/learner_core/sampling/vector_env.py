@@ -11,7 +11,6 @@ Needs gymnasium (imported when lanes are made). Refuses environments that cannot
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -99,7 +98,7 @@ def make_lanes(
                 return GymLanes(_first_then(ready, make), **given)
         if vectorization == "async":
             for made in ready:
-                closed(made.close, whose=functools.partial("the environment {}".format, type(made).__name__))
+                closed(made.close, whose=partial("the environment {}".format, type(made).__name__))
             mode = gym.vector.AutoresetMode.SAME_STEP
 
             def start() -> Any:
