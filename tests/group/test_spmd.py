@@ -19,8 +19,9 @@ SCRIPT = str(TESTS / "support" / "rank_script.py")
 RUNS = str(TESTS / "support" / "rank_runs.py")
 
 
-def _run(size: int, *arguments: str, timeout_s: float = 240.0) -> list[Ended]:
-    return wait_for(start_ranks(size, [SCRIPT, *arguments]), timeout_s=timeout_s)
+def _run(size: int, *arguments: str, timeout_s: float = 240.0, compile: str = "") -> list[Ended]:
+    ranks = start_ranks(size, [SCRIPT, *arguments], environment={"RANKS_COMPILE": compile})
+    return wait_for(ranks, timeout_s=timeout_s)
 
 
 def _said(ended: Ended) -> dict[str, Any]:
@@ -31,20 +32,24 @@ def _said(ended: Ended) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("backend", "collective", "size", "updates"),
+    ("backend", "collective", "size", "updates", "compile"),
     [
-        ("torch", "horovod", 2, 50),
-        pytest.param("torch", "torch", 2, 50, marks=pytest.mark.slow),
-        pytest.param("torch", "torch", 3, 10, marks=pytest.mark.slow),
-        ("tf", "horovod", 2, 3),
-        pytest.param("tf", "horovod", 2, 50, marks=pytest.mark.slow),
+        ("torch", "horovod", 2, 50, ""),
+        pytest.param("torch", "torch", 2, 50, "true", marks=pytest.mark.slow),
+        pytest.param("torch", "horovod", 2, 50, "true", marks=pytest.mark.slow),
+        pytest.param("torch", "torch", 3, 10, "", marks=pytest.mark.slow),
+        ("tf", "horovod", 2, 3, ""),
+        pytest.param("tf", "horovod", 2, 50, "true", marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", 2, 50, "false", marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", 3, 10, "", marks=pytest.mark.slow),
     ],
 )
 def test_ranks_compute_what_one_learner_with_their_shards_computes(
-    backend: str, collective: str, size: int, updates: int
+    backend: str, collective: str, size: int, updates: int, compile: str
 ) -> None:
-    """Even and uneven rows, a rank with none, SAC, a module on one rank alone."""
-    answers = [_said(ended) for ended in _run(size, "equality", backend, collective, str(updates), timeout_s=3000)]
+    """Even and uneven rows, a rank with none, SAC, a module on one rank alone; TensorFlow compiles by itself."""
+    ranks = _run(size, "equality", backend, collective, str(updates), timeout_s=3000, compile=compile)
+    answers = [_said(ended) for ended in ranks]
     for answer in answers:
         assert "error" not in answer, answer
         assert answer.pop("ppo float32") <= 2e-6
@@ -91,14 +96,23 @@ def test_a_run_samples_apart_and_goes_on_from_its_checkpoint_as_one(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("backend", "collective"), [("torch", "torch"), pytest.param("tf", "horovod", marks=pytest.mark.slow)]
+    ("backend", "collective", "compile"),
+    [
+        ("torch", "torch", ""),
+        pytest.param("torch", "horovod", "true", marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", "", marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", "false", marks=pytest.mark.slow),
+    ],
 )
 def test_every_kind_of_algorithm_is_one_run_and_goes_on_with_another_number_of_ranks(
-    tmp_path: Path, backend: str, collective: str
+    tmp_path: Path, backend: str, collective: str, compile: str
 ) -> None:
     """PPO of two agents, SAC, BC, IMPALA, APPO of two agents: each rank samples apart, and nothing is lost."""
     folder = str(tmp_path)
-    ranks = wait_for(start_ranks(2, [RUNS, "train", backend, collective, folder]), timeout_s=500)
+    environment = {"RANKS_COMPILE": compile}
+    timeout_s = 3000 if compile == "true" or backend == "tf" else 500
+    ranks = start_ranks(2, [RUNS, "train", backend, collective, folder], environment=environment)
+    ranks = wait_for(ranks, timeout_s=timeout_s)
     for answer in [_said(ended) for ended in ranks]:
         for kind, found in answer.items():
             assert found["updates"] > 1, kind
@@ -106,7 +120,8 @@ def test_every_kind_of_algorithm_is_one_run_and_goes_on_with_another_number_of_r
             assert found["ranks"] == found["again"] == 0.0 and found["results"], kind
             assert found.get("unaccounted", 0) == 0 and len(set(found.get("lag", [0]))) == 1, kind
     for size, launcher in ((3, "spmd"), (1, "local")):
-        ranks = wait_for(start_ranks(size, [RUNS, "go_on", backend, collective, folder, launcher]), timeout_s=500)
+        ranks = start_ranks(size, [RUNS, "go_on", backend, collective, folder, launcher], environment=environment)
+        ranks = wait_for(ranks, timeout_s=timeout_s)
         for answer in [_said(ended) for ended in ranks]:
             for kind, found in answer.items():
                 assert found["difference"] == found["ranks"] == 0.0 and found["size"] == size, kind

@@ -19,7 +19,7 @@ from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfi
 
 from support.learners import flat_state
 from support.parallel_envs import make_signals
-from support.rank_script import next_place
+from support.rank_script import COMPILE, eager, next_place
 
 _SIGNALS = {"policies": {"speaker": lc.RLModuleSpec(model={"hidden": [4]}), "listener": None}}
 
@@ -84,7 +84,7 @@ def _joined(parts: list[Any]) -> Any:
 
 def _alone(config: Any, state: Any, heard: list[list[dict[str, Any]]]) -> Any:
     """What one learner makes of all ranks' rows: its state."""
-    one = config.copy().learners(launcher="local", data_shards=len(heard)).build_learner()
+    one = eager(config).learners(launcher="local", data_shards=len(heard)).build_learner()
     one.set_state(state)
     for updates in zip(*heard, strict=True):
         modules = dict.fromkeys(mid for update in updates for mid in update["batch"])
@@ -126,7 +126,7 @@ def train(backend: str, collective: str, folder: str) -> dict[str, Any]:
     """Two iterations, a checkpoint, a third iteration; then back to the checkpoint, and the third again."""
     found = {}
     for kind, make in KINDS.items():
-        config = make(Path(folder)).framework(backend, compile=False, precision="float64")
+        config = make(Path(folder)).framework(backend, compile=COMPILE, precision="float64")
         config.rl_module(model={"hidden": [8]})
         config.learners(launcher="spmd", collective=collective, launcher_options=next_place())
         path = Path(folder) / kind

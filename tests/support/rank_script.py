@@ -1,6 +1,6 @@
 """What a rank does in tests of ``launcher="spmd"``: ``python rank_script.py SCENARIO BACKEND COLLECTIVE [...]``.
 
-Prints one line of JSON: what the test compares.
+Prints one line of JSON: what the test compares. RANKS_COMPILE=true or false sets ``compile``; else it is left alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from support.states import state_bytes
 TWO = Discrete(2)
 BOX = Box(-1.0, 1.0, (2,), np.float32)
 _PORT = int(os.environ.get("MASTER_PORT", 0))
+COMPILE = {"": None, "true": True, "false": False}[os.environ.get("RANKS_COMPILE", "")]
 
 
 class Faulty(PPOLearner):
@@ -44,9 +45,14 @@ class Faulty(PPOLearner):
 
 def ppo(backend: str, precision: str = "float32") -> Any:
     """12 steps an update, two data shards."""
-    config = PPOConfig().framework(backend, compile=False, precision=precision)
+    config = PPOConfig().framework(backend, compile=COMPILE, precision=precision)
     config.training(lr=3e-4, train_batch_size=192, minibatch_size=64, num_epochs=2)
     return config.environment(observation_space=OBS, action_space=TWO).rl_module(model={"hidden": [16, 16]})
+
+
+def eager(config: Any) -> Any:
+    """The same, uncompiled: whatever is compiled is held against that."""
+    return config.copy().framework(config.framework_name, compile=False, precision=config.precision)
 
 
 def _rows(batch: Any, start: int, stop: int) -> Any:
@@ -75,7 +81,7 @@ def equal(config: Any, collective: str, make_batch: Any, rows: list[list[int]]) 
     """Largest difference of the ranks to one learner with the same shards, over updates of these rows."""
     size = int(os.environ["WORLD_SIZE"])
     config.learners(data_shards=size)
-    one = config.copy().build_learner()
+    one = eager(config).build_learner()
     config.learners(launcher="spmd", collective=collective, launcher_options=next_place())
     with config.build_learner_group() as group:
         assert group.ranks is not None
@@ -104,14 +110,14 @@ def equality(backend: str, collective: str, updates: str) -> dict[str, float]:
     """Largest differences, by what is trained."""
     size = int(os.environ["WORLD_SIZE"])
     even, uneven = [[96] * size] * int(updates), [[120, 72], [1, 64], [0, 130], [7, 0]]
-    found = {
-        "ppo float32": equal(ppo(backend), collective, lambda n, u: ppo_batch(n, TWO, seed=u), even),
-        "ppo float64": equal(ppo(backend, "float64"), collective, lambda n, u: ppo_batch(n, TWO, seed=u), even),
-    }
+    found = {"ppo float32": equal(ppo(backend), collective, lambda n, u: ppo_batch(n, TWO, seed=u), even)}
+    if int(updates) >= 10:
+        wide = ppo(backend, "float64")
+        found["ppo float64"] = equal(wide, collective, lambda n, u: ppo_batch(n, TWO, seed=u), even)
     if size == 2:
         config = ppo(backend, "float64").training(normalize_advantages="minibatch")
         found["uneven"] = equal(config, collective, lambda n, u: ppo_batch(n, TWO, seed=u), uneven)
-        sac = SACConfig().framework(backend, compile=False, precision="float64").rl_module(model={"hidden": [16]})
+        sac = SACConfig().framework(backend, compile=COMPILE, precision="float64").rl_module(model={"hidden": [16]})
         sac.training(lr=1e-3, train_batch_size=16, minibatch_size=16)
         sac.environment(observation_space=OBS, action_space=BOX)
         found["sac"] = equal(sac, collective, lambda n, u: sac_batch(n, seed=u), [[8, 8], [11, 5], [0, 16]])
@@ -121,10 +127,12 @@ def equality(backend: str, collective: str, updates: str) -> dict[str, float]:
 
 def modules(backend: str, collective: str) -> float:
     """``right`` has rows on rank 1 alone, then on nobody, and rank 0 has none of anything."""
-    config = ToyConfig().framework(backend, compile=False, precision="float64").rl_module(rl_module_spec=two_modules())
+    config = (
+        ToyConfig().framework(backend, compile=COMPILE, precision="float64").rl_module(rl_module_spec=two_modules())
+    )
     config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=1, grad_clip=None)
     config.learners(learner_class=ToyLearner, data_shards=2)
-    one = config.copy().build_learner()
+    one = eager(config).build_learner()
     config.learners(launcher="spmd", collective=collective, launcher_options=next_place())
     left, right = regression_batch(9), regression_batch(3, seed=1)
     with config.build_learner_group() as group:
@@ -210,7 +218,9 @@ def _refused(algorithm: Any, path: str) -> tuple[str, bool]:
 
 def samples(backend: str, collective: str, path: str) -> dict[str, Any]:
     """Two iterations, a checkpoint, one more iteration; then back to the checkpoint and the same iteration again."""
-    config = PPOConfig().environment("CartPole-v1").framework(backend, compile=False).rl_module(model={"hidden": [16]})
+    config = (
+        PPOConfig().environment("CartPole-v1").framework(backend, compile=COMPILE).rl_module(model={"hidden": [16]})
+    )
     config.training(train_batch_size=128, minibatch_size=64, num_epochs=1)
     config.env_runners(num_envs_per_env_runner=2, normalize_observations=True)
     config.learners(launcher="spmd", collective=collective, launcher_options=next_place())

@@ -40,6 +40,10 @@ class ThreadRing:
 
     def _reducer(self, rank: int) -> Callable[[Any], Any]:
         def reduce(flat: Any) -> Any:
+            if hasattr(flat, "graph"):  # TensorFlow puts the sum into its graph
+                import tensorflow as tf
+
+                return tf.numpy_function(reduce, [flat], flat.dtype)
             self._vectors[rank] = flat
             self._barrier.wait(_DEADLINE_S)
             total = self._vectors[0]

@@ -60,8 +60,10 @@ class Executor:
         self._step = step
         self._inputs = StepInputs(learner, step, specs=specs, noise=noise)
         self._ring = ring = learner._ring
-        #: module id -> rows that this learner takes of a full minibatch.
-        self._minibatch = {mid: ring.width(size) for mid, size in minibatch.items()}
+        # A step that may not be padded is compiled for even shares alone.
+        room = ring.room if mask_safe else ring.width
+        #: module id -> rows that a compiled step of this learner has room for.
+        self._minibatch = {mid: room(size) for mid, size in minibatch.items()}
         self.mask_safe = mask_safe
         self._split = SplitStep(step)
         self._eager: Any = PythonLoop(step.body)
@@ -75,7 +77,7 @@ class Executor:
         batch = {mid: plan.rows(config.rows_per_update) for mid, plan in step.plans.items()}
         epochs = config.num_epochs or 1
         # Learners with rows of their own hold a part of the batch.
-        held = {mid: ring.width(rows) if ring.meeting else rows for mid, rows in batch.items()}
+        held = {mid: ring.room(rows) if ring.meeting else rows for mid, rows in batch.items()}
         self._shapes = {
             "full": Shapes(
                 minibatch=self._minibatch,
@@ -140,18 +142,17 @@ class Executor:
         self.compile_seconds = time.perf_counter() - began
 
     def make_room_for_shares(self, whole: Mapping[str, MinibatchPlan]) -> None:
-        """Where learners' shares of a minibatch are uneven: make the largest possible, which needs a new executable.
+        """Where learners' shares of a minibatch are too uneven for the executable: make it anew, wider.
 
-        Every learner sees the same plans and does the same.
+        Every learner sees the same plans and does the same. A share is at most a whole minibatch, and widths double,
+        those of all modules at once, so that n learners do this log2(n) times at most, whatever rows come.
         """
         if not self.mask_safe:
             return  # those steps run at their true size
-        widths = dict(self._minibatch)
-        for mid, plan in whole.items():
-            most = int(self._ring.extent(plan)[1].max(initial=0))
-            if most > widths[mid]:
-                # With room to spare: shares that differ a little from update to update do not compile every time.
-                widths[mid] = min(most + most // 8, max(most, self._largest[mid]))
+        most = {mid: int(self._ring.extent(plan)[1].max(initial=0)) for mid, plan in whole.items()}
+        widths = self._minibatch
+        while any(most[mid] > width for mid, width in widths.items()):
+            widths = {mid: min(2 * width, self._largest[mid]) for mid, width in widths.items()}
         if widths != self._minibatch:
             self._minibatch = widths
             full = self._shapes["full"]

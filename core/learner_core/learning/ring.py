@@ -41,6 +41,14 @@ class Ring:
         """Rows that one learner takes of a minibatch when the learners' shares are even, rounded up."""
         return -(-minibatch // self.size)
 
+    def room(self, minibatch: int) -> int:
+        """Rows that a compiled step of one learner is made for: an even share, and an eighth more where shares differ.
+
+        Learners with rows of their own hardly ever have equally many; a few more do not need another executable.
+        """
+        even = self.width(minibatch)
+        return even if self.meeting is None else min(even + -(-even // 8), minibatch)
+
     def own_shards(self, num_shards: int) -> tuple[int, int] | None:
         """(first, one after the last) shard that this learner holds; ``None``: it has the whole batch."""
         if self.meeting is None:

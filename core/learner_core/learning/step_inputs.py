@@ -114,13 +114,16 @@ class StepInputs:
             rows = len(next(iter(columns.values()))) if columns else 0
             capacity, width = shapes.capacity[mid], shapes.minibatch[mid]
             idx = self._buffer(f"{kind}/idx/{mid}", (shapes.steps, width), np.int64)
+            # A share may be narrower than the executable, which points to row 0 then, as every padding does.
             indices = plan.indices[:, :width]
+            lines = idx[: plan.num_steps]
+            lines[:, indices.shape[1] :] = 0
             gathered = rows > capacity
             if gathered:
                 flat = indices.reshape(-1)
-                idx[: plan.num_steps] = np.arange(flat.size).reshape(indices.shape)
+                lines[:, : indices.shape[1]] = np.arange(flat.size).reshape(indices.shape)
             else:
-                idx[: plan.num_steps] = indices
+                lines[:, : indices.shape[1]] = indices
             arrays[f"idx/{mid}"] = idx
             for name in self._step.plans[mid].columns:
                 spec = self._specs[mid][name]
