@@ -52,7 +52,7 @@ def test_the_contracts_example_sets_every_field() -> None:
         .environment("CartPole-v1")
         .framework("torch", compile=None, precision="float32", device="auto", debug=False)
         .learners(num_learners=0, num_cpus_per_learner=1, num_gpus_per_learner=0, launcher="local",
-                  collective="horovod", max_requests_in_flight_per_learner=3, queue_full="block",
+                  collective="auto", max_requests_in_flight_per_learner=3, queue_full="block",
                   restart_failed_learners=False, timeout_s=10, learner_class=None)
         .env_runners(num_env_runners=0, num_envs_per_env_runner=8, rollout_fragment_length="auto", inference="auto")
         .training(lr=3e-4, gamma=0.99, train_batch_size=2048, minibatch_size=128, num_epochs=10, grad_clip=0.5,

@@ -15,7 +15,7 @@ from support.learners import OBS
 from support.runners import gone
 
 
-def ppo_config(backend: str, *, precision: str = "float32", compile: bool | None = False, **learners: Any) -> Any:
+def ppo_config(backend: str, *, precision: str = "float32", compile: bool | None = None, **learners: Any) -> Any:
     """PPO on three observations and two actions: 12 steps an update."""
     config = PPOConfig().framework(backend, compile=compile, precision=precision)
     config.training(lr=3e-4, train_batch_size=384, minibatch_size=64, num_epochs=2)

@@ -12,7 +12,7 @@ from learner_core_algorithms import PPOConfig
 
 
 def _config(num_learners: int) -> Any:
-    config = PPOConfig().environment("CartPole-v1").framework("torch", compile=False)
+    config = PPOConfig().environment("CartPole-v1").framework("torch")
     config.training(train_batch_size=256, minibatch_size=64, num_epochs=2).rl_module(model={"hidden": [16]})
     return config.learners(num_learners=num_learners, collective="torch")
 

@@ -10,7 +10,7 @@ from learner_core_algorithms import APPOConfig, IMPALAConfig
 
 
 def _config(config: Any, num_learners: int, num_env_runners: int) -> Any:
-    config.environment("CartPole-v1").framework("torch", compile=False).rl_module(model={"hidden": [8]})
+    config.environment("CartPole-v1").framework("torch").rl_module(model={"hidden": [8]})
     config.env_runners(num_env_runners=num_env_runners, num_envs_per_env_runner=4, rollout_fragment_length=5).training(
         train_batch_size=20, timesteps_per_iteration=120
     )

@@ -24,7 +24,7 @@ BY_HAND = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PO
 
 
 def _config(**learners: Any) -> Any:
-    config = PPOConfig().framework("torch", compile=False).learners(**learners)
+    config = PPOConfig().framework("torch").learners(**learners)
     return config.environment(observation_space=OBS, action_space=Discrete(2))
 
 

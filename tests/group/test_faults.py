@@ -73,7 +73,9 @@ class Faulty(PPOLearner):
 
 
 def _config(tmp_path: Any, backend: str, collective: str, kind: str, phase: str, **learners: Any) -> Any:
-    config = ppo_config(backend, collective=collective, timeout_s=TIMEOUT, learner_class=Faulty, **learners)
+    # Faults strike in hooks, which a compiled step calls while it is traced alone.
+    config = ppo_config(backend, compile=False, timeout_s=TIMEOUT, learner_class=Faulty, **learners)
+    config.learners(collective=collective)
     update = 2 if phase == "after" else 1  # the counter has moved on by then
     fault = {"kind": kind, "phase": phase, "rank": 1, "update": update, "once": str(tmp_path / "done")}
     return config.environment(env_config={"fault": fault})
@@ -241,7 +243,7 @@ sys.path.insert(0, {str(os.path.dirname(os.path.dirname(__file__)))!r})
 from gymnasium.spaces import Discrete
 from learner_core_algorithms import PPOConfig
 from support.learners import OBS
-config = PPOConfig().framework("torch", compile=False).learners(num_learners=2, collective="torch")
+config = PPOConfig().framework("torch").learners(num_learners=2, collective="torch")
 config.environment(observation_space=OBS, action_space=Discrete(2)).training(train_batch_size=64, minibatch_size=64)
 group = config.build_learner_group()
 print(*group.foreach_learner(lambda learner: __import__("os").getpid()), flush=True)

@@ -20,7 +20,7 @@ def config(num_learners: int) -> Any:
     return (
         PPOConfig()
         .environment(make_signals)
-        .framework("torch", compile=False)
+        .framework("torch")
         .learners(num_learners=num_learners, collective="torch")
         .env_runners(num_envs_per_env_runner=2)
         .training(train_batch_size=46, minibatch_size=16, num_epochs=2, lr=1e-3)

@@ -72,6 +72,17 @@ def test_ranks_are_asked_together_and_refuse_together(tmp_path: Path) -> None:
     assert division[0].startswith("ZeroDivisionError") and "rank 0: ZeroDivisionError" in division[1]
 
 
+@pytest.mark.parametrize(("hidden", "collective"), [("01", "torch"), ("1", None)])
+def test_ranks_find_out_together_what_sums_their_gradients(hidden: str, collective: str | None) -> None:
+    """Horovod is hidden from both ranks, or from one."""
+    for rank, answer in enumerate([_said(ended) for ended in _run(2, "choice", "torch", hidden)]):
+        if collective is not None:
+            assert answer == {"collective": collective}
+        else:
+            expected = "the ranks have come to different collectives: 'horovod' on rank 0; 'torch' on rank 1. Install"
+            assert f"LearnerGroupError: rank {rank} of 2: {expected}" in answer["error"]
+
+
 def test_ranks_that_have_come_to_differ_take_the_first_ones_state() -> None:
     for answer in [_said(ended) for ended in _run(2, "drift", "torch", "torch")]:
         assert answer["same"]

@@ -209,7 +209,7 @@ from gymnasium.spaces import Discrete
 from learner_core_algorithms import PPOConfig
 from support.learners import OBS, ppo_batch
 
-config = PPOConfig().framework("torch", compile=False).learners(num_learners=1, launcher="ray")
+config = PPOConfig().framework("torch").learners(num_learners=1, launcher="ray")
 config.environment(observation_space=OBS, action_space=Discrete(2)).training(train_batch_size=64, minibatch_size=64)
 group = config.build_learner_group()
 results = group.update_from_batch(batch=ppo_batch(64, Discrete(2)))

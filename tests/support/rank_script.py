@@ -11,12 +11,14 @@ import signal
 import sys
 import threading
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 import learner_core as lc
+from learner_core.group.horovod import plugin as horovod_plugin
 from learner_core.group.learner_group import LearnerGroup
 from learner_core_algorithms import PPOConfig, SACConfig
 from learner_core_algorithms.ppo.learner import PPOLearner
@@ -301,8 +303,19 @@ def twice(backend: str, collective: str) -> dict[str, Any]:
     return {"pids": pids}
 
 
+def choice(backend: str, hidden: str) -> dict[str, Any]:
+    """What ``collective="auto"`` comes to, where Horovod is hidden from these ranks: "" or "01", say."""
+    if os.environ["RANK"] in hidden:
+        horovod_plugin.importlib.util = SimpleNamespace(find_spec=lambda name: None)
+    config = ppo(backend).learners(launcher="spmd", launcher_options=next_place())
+    with config.build_learner_group() as group:
+        assert group.ranks is not None
+        group.update_from_batch(batch=ppo_batch(96, TWO, seed=group.ranks.rank))
+        return {"collective": group.collective}
+
+
 def main() -> None:
-    scenarios = (equality, group_calls, fault, exits, alone, samples, drift, as_typed, twice)
+    scenarios = (equality, group_calls, fault, exits, alone, samples, drift, as_typed, twice, choice)
     scenario: Any = {function.__name__: function for function in scenarios}[sys.argv[1]]
     try:
         print(json.dumps(scenario(*sys.argv[2:])), flush=True)

@@ -220,6 +220,8 @@ class _Run:
             with without_startup_messages():
                 algorithm = config.build()
             try:
+                if summed_by := algorithm.learner_group.collective:
+                    report.say(f"Gradients are summed over the learners by {summed_by}.")
                 self._check_that_it_can_stop(algorithm)
                 _on_first(algorithm, lambda: self._claim(report))
                 self._checkpoints = _checkpoints_of(folder) if self._resumes else []

@@ -114,8 +114,10 @@ class CommonSettings(Settings):
     launcher_options: dict[str, Any] = field(default_factory=dict)
     """The launcher's own settings, which it checks when a group is built; each launcher's page lists them."""
 
-    collective: str = "horovod"
-    """Who sums gradients over learners: "horovod", "torch", or any registered collective."""
+    collective: str = "auto"
+    """Who sums gradients over learners: "horovod", "torch" (``torch.distributed``), or any registered collective.
+    "auto": Horovod where it is installed for the framework, else what else the framework's backend offers, for Torch
+    ``torch.distributed``; where there is neither, an error with the command. ``group.collective`` says which it is."""
 
     max_requests_in_flight_per_learner: Annotated[int, Range(1)] = 3
     """How many asynchronous updates may wait before queue_full applies. Typical: 1 to 8."""

@@ -1,4 +1,4 @@
-"""What reduces over learners: the interface, and the two that come with learner-core.
+"""What reduces over learners: the interface, the two that come with learner-core, and how "auto" chooses.
 
 A collective is two things under one name (entry-point group ``learner_core.collectives``): in the driver a
 ``CollectivePlugin`` opens the meeting point; in every learner ``create(backend)`` gives a ``Collective`` over that
@@ -15,10 +15,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from learner_core.errors import LearnerGroupError
+from learner_core.errors import LearnerGroupError, PluginError
 from learner_core.plugins import discovery
 
-__all__ = ["Collective", "CollectivePlugin", "Place", "Rendezvous", "TorchDistributed", "load_collective"]
+__all__ = [
+    "AUTO",
+    "Collective",
+    "CollectivePlugin",
+    "Place",
+    "Rendezvous",
+    "TorchDistributed",
+    "choose_collective",
+    "load_collective",
+]
+
+#: The setting that leaves the choice to :func:`choose_collective`.
+AUTO = "auto"
+#: What "auto" tries first, also for a backend that says nothing of collectives: Horovod asks it in the learners.
+_FIRST = "horovod"
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,11 @@ class Collective:
 
 
 class CollectivePlugin(Protocol):
-    """What the hook ``learner_core_collective()`` returns."""
+    """What the hook ``learner_core_collective()`` returns.
+
+    It may also have ``check_gpus(backend_name)``, which is like ``check`` for learners with GPUs; ``collective="auto"``
+    asks it, so that what would refuse only in the learners is passed over.
+    """
 
     name: str
 
@@ -164,6 +182,43 @@ def load_collective(name: str) -> CollectivePlugin:
     """
     plugin: CollectivePlugin = discovery.load("learner_core.collectives", name)
     return plugin
+
+
+def choose_collective(name: str, frameworks: Sequence[str], *, gpus: bool = False) -> str:
+    """The collective that a setting means.
+
+    "auto" is the first of these that is installed for all frameworks: Horovod, then what the first backend says that it
+    has, in its order (``BackendFacts.collectives``). Another name is itself, installed or not. Imports no framework.
+
+    Args:
+        name: the setting.
+        frameworks: backends' names, one at least.
+        gpus: learners have GPUs.
+
+    Raises:
+        LearnerGroupError: "auto", and nothing is there; the text has the command that brings something.
+        PluginNotFoundError: there is no such backend.
+    """
+    if name != AUTO:
+        return name
+    offered = [discovery.backend_facts(framework).collectives for framework in frameworks]
+    known = [other for other in offered[0] if all(other in facts for facts in offered)]
+    refusals: list[str] = []
+    for candidate in sorted(known, key=lambda other: other != _FIRST) or [_FIRST]:
+        try:
+            plugin = load_collective(candidate)
+            checks = [plugin.check, *([plugin.check_gpus] if gpus and hasattr(plugin, "check_gpus") else [])]
+            for check in checks:
+                for framework in dict.fromkeys(frameworks):
+                    check(framework)
+        except (LearnerGroupError, PluginError) as refusal:
+            refusals.append(str(refusal))
+        else:
+            return candidate
+    raise LearnerGroupError(
+        f'collective="auto": nothing here sums gradients over learners for the framework {frameworks[0]!r}. '
+        + "; ".join(refusals)
+    )
 
 
 class _FileRendezvous(Rendezvous):

@@ -24,7 +24,8 @@ __all__ = ["Ending", "Fleet", "Launcher", "Learners", "Member", "load_launcher"]
 class Learners(Protocol):
     """What a LearnerGroup talks to: one learner or several that compute one update together.
 
-    An attribute ``shares_files = False`` says that rank 0 has another file system than the driver, which then writes.
+    An attribute ``shares_files = False`` says that rank 0 has another file system than the driver, which then writes;
+    an attribute ``collective`` is the name of what sums their gradients.
     """
 
     def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:

@@ -258,6 +258,11 @@ class LearnerGroup:
         return dict(self._specs)
 
     @property
+    def collective(self) -> str:
+        """Name of what sums the gradients, "auto" resolved; "" where there is one learner."""
+        return str(getattr(self._learners, "collective", ""))
+
+    @property
     def ranks(self) -> SpmdLearners | None:
         """With ``launcher="spmd"``, this rank's view of the others: ``rank``, ``size``, ``gather``, ``on_first``."""
         found = self._learners

@@ -20,7 +20,7 @@ from ..learning.plain_arrays import shareable
 from ..learning.resolve import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec
 from ..plugins.manager import get_manager, notify
-from .collectives import load_collective
+from .collectives import choose_collective, load_collective
 from .launchers import Fleet, Member
 from .salvage import salvage
 
@@ -57,8 +57,13 @@ class RemoteLearners:
         self._fleet = fleet
         self._frameworks = list(frameworks or [config.framework_name] * config.num_learners)
         self._size = len(self._frameworks)
-        self._collective = load_collective(config.collective) if self._size > 1 else None
-        if self._collective is not None:
+        #: Its name; "" where there is one learner.
+        self.collective = ""
+        self._collective = None
+        if self._size > 1:
+            gpus = config.num_gpus_per_learner > 0
+            self.collective = choose_collective(config.collective, self._frameworks, gpus=gpus)
+            self._collective = load_collective(self.collective)
             for framework in dict.fromkeys(self._frameworks):
                 self._collective.check(framework)
         self._specs = MultiRLModuleSpec(rl_module_specs=resolve_modules(config, env, None))
@@ -112,13 +117,13 @@ class RemoteLearners:
         self._broken = None
 
     def _start_once(self) -> None:
-        self._members[:] = self._fleet.start(self._frameworks, self._config.collective if self._collective else "")
+        self._members[:] = self._fleet.start(self._frameworks, self.collective)
         specs = cloudpickle.dumps(self._specs)
         self._request(
             "build",
             [
                 {
-                    "config": _pickled_config(self._config, framework),
+                    "config": _pickled_config(self._config, framework, self.collective),
                     "module_spec": specs,
                     "rank": rank,
                     "size": self._size,
@@ -433,8 +438,9 @@ def _setter(state: Mapping[str, Any]) -> Callable[[Any], None]:
     return set_state
 
 
-def _pickled_config(config: Any, framework: str) -> bytes:
+def _pickled_config(config: Any, framework: str, collective: str) -> bytes:
     """The configuration for a learner: what only environments need stays here if it cannot be pickled."""
+    config = config.replaced(collective=collective) if collective else config
     own = config if framework == config.framework_name else config.copy().framework(framework).freeze()
     try:
         return bytes(cloudpickle.dumps(own))

@@ -1,4 +1,4 @@
-"""Learners with rows of their own, compiled: whatever share of a minibatch each has, the numbers of one learner."""
+"""Several learners, compiled, with rows of their own or the whole batch each: the numbers of one learner."""
 
 from __future__ import annotations
 
@@ -66,10 +66,19 @@ class Trial:
         size: number of learners.
         shards: data shards of all learners together.
         compile: of the learners in the ring.
+        spec: of their modules.
+        sharded: each has rows of its own; else all of them have all.
     """
 
     def __init__(
-        self, config: Any, size: int, *, shards: int | None = None, compile: bool | None = None, spec: Any = None
+        self,
+        config: Any,
+        size: int,
+        *,
+        shards: int | None = None,
+        compile: bool | None = None,
+        spec: Any = None,
+        sharded: bool = True,
     ) -> None:
         config.learners(data_shards=shards or size)
         learner_class = config.get_learner_class()
@@ -78,14 +87,16 @@ class Trial:
         frozen = config.freeze()
         alone.framework(framework, compile=False, precision=config.precision)
         self.one = learner_class(alone.freeze(), module_spec=spec)
-        self.ring = ThreadRing(size, lambda place: learner_class(frozen, module_spec=spec, ring=place), sharded=True)
-        self.size, self.each = size, (shards or size) // size
+        self.ring = ThreadRing(size, lambda place: learner_class(frozen, module_spec=spec, ring=place), sharded=sharded)
+        self.sharded, self.each = sharded, (shards or size) // size
 
     def update(self, batch: dict[str, Any], rows: list[int], **arguments: Any) -> list[Any]:
         """One module's batch, with so many rows of every shard; the states are one learner's afterwards."""
         ends = np.concatenate([[0], np.cumsum(rows)])
 
         def own(learner: Any) -> Any:
+            if not self.sharded:
+                return learner.update_from_batch(batch=batch, shard_rows=rows, **arguments)
             first, last = learner._ring.rank * self.each, (learner._ring.rank + 1) * self.each
             return learner.update_from_batch(
                 batch=_part(batch, ends[first], ends[last]), shard_rows=rows[first:last], **arguments
@@ -247,6 +258,18 @@ def _toy(backend: str, learner_class: type) -> Any:
     config = ToyConfig().framework(backend, precision="float64")
     config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=1, grad_clip=None)
     return config.learners(learner_class=learner_class)
+
+
+@slow_on_tf
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_batch_on_every_learner(training_backend_name: str, loops: StaticLoops, kind: str, size: int) -> None:
+    """``num_learners``: shares of a minibatch are even, and there is one executable for good."""
+    make, batch = KINDS[kind]
+    trial = Trial(make(training_backend_name), size, shards=1, sharded=False)
+    for seed, rows in enumerate((4, 3, 1, 11) if kind in ("impala", "appo", "ppo_lstm") else (16, 13, 1, 41)):
+        trial.update(batch(rows, seed), [rows])
+    assert loops.made == size
 
 
 def test_a_loss_with_means_of_its_own(training_backend_name: str, loops: StaticLoops) -> None:

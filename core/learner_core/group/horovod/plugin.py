@@ -8,6 +8,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from learner_core.errors import LearnerGroupError
@@ -126,6 +127,15 @@ class HorovodPlugin:
         """As :meth:`CollectivePlugin.check`: installed, and built for this version of the framework."""
         _require(backend_name)
 
+    def check_gpus(self, backend_name: str) -> None:
+        """Raise LearnerGroupError where every gradient would visit the host: this Horovod was built without NCCL."""
+        version = installed_version() or ""
+        if _is_ours(version) and not version.endswith("nccl"):
+            raise LearnerGroupError(
+                f'collective="horovod": the installed Horovod {version} has no NCCL, for learners with GPUs: run '
+                f"`{BUILD_COMMAND} --gpu`"
+            )
+
     def preload(self, backend_name: str) -> None:
         """As :meth:`CollectivePlugin.preload`."""
         module = discovery.backend_facts(backend_name).collectives.get(self.name)
@@ -162,14 +172,29 @@ def _require(backend_name: str | None = None) -> None:
         return  # Horovod is not built for it; whether the backend has an end of its own is seen in the learners
     version = installed_version() or ""
     local = version.partition("+")[2]
-    if not local.startswith("lc"):
-        return  # somebody's own build; importing it will tell
+    if not _is_ours(version):
+        _require_part(framework, version, hint)
+        return  # whether it fits the framework's version, importing it will tell
     fits = find_target([framework]).version.partition("+")[2].partition(".")[2]
     if fits not in local:
         raise LearnerGroupError(
             f'collective="horovod": the installed Horovod {version} was not built for the {backend_name} that is '
             f"installed ({fits}): {hint}"
         )
+
+
+def _is_ours(version: str) -> bool:
+    """Whether `learner-core horovod build` has made it: its version then says what it was built for."""
+    return version.partition("+")[2].startswith("lc")
+
+
+def _require_part(framework: str, version: str, hint: str) -> None:
+    """Somebody's own build need not have a half for each framework."""
+    spec = importlib.util.find_spec("horovod")
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    half = {"torch": "torch", "tf": "tensorflow"}[framework]
+    if folders and not any(list(Path(folder, half).glob("mpi_lib*")) for folder in folders):
+        raise LearnerGroupError(f'collective="horovod": the installed Horovod {version} has no half for {half}: {hint}')
 
 
 @hookimpl

@@ -19,7 +19,14 @@ import cloudpickle
 import numpy as np
 
 from learner_core.errors import LearnerGroupError, NonFiniteError
-from learner_core.group.collectives import Collective, CollectivePlugin, Place, Rendezvous, load_collective
+from learner_core.group.collectives import (
+    Collective,
+    CollectivePlugin,
+    Place,
+    Rendezvous,
+    choose_collective,
+    load_collective,
+)
 from learner_core.group.devices import gpu_environment, interface_of, visible_gpus
 from learner_core.group.worker import parameter_digest
 from learner_core.learning.meeting import Meeting
@@ -61,6 +68,8 @@ class SpmdLearners:
         self._watch = Watch(
             world.rank, world.size, timeout_s=config.timeout_s, about=f"pid {os.getpid()} on {socket.gethostname()}"
         )
+        #: Its name; "" where there is one rank.
+        self.collective = ""
         self._collective: Collective | None = None
         self._seal: Seal | None = None
         self._updates = 0
@@ -69,7 +78,9 @@ class SpmdLearners:
         learner_class = config.get_learner_class()
         self._backend = resolve_backend(config, learner_class)
         if world.size > 1:
-            plugin = load_collective(config.collective)
+            gpus = config.num_gpus_per_learner > 0
+            self.collective = choose_collective(config.collective, [config.framework_name], gpus=gpus)
+            plugin = load_collective(self.collective)
             plugin.check(config.framework_name)
             self._collective = plugin.create(self._backend)
             self._collective.prepare()
@@ -111,6 +122,7 @@ class SpmdLearners:
         assert collective is not None
         deadline = time.monotonic() + options.start_timeout_s
         said = {"size": world.size, "about": self._watch.about[world.rank], "host": socket.gethostname()}
+        said["collective"] = self.collective
         with Gathering(os.environ, world, said, deadline=deadline) as ranks:
             rendezvous: Rendezvous | None = None
             try:
@@ -134,7 +146,10 @@ class SpmdLearners:
 
     def _open_rendezvous(self, plugin: CollectivePlugin, ranks: Gathering, options: SpmdOptions) -> Rendezvous | None:
         """On rank 0, what the collective's ranks meet at; ``None``: ``horovodrun`` runs it."""
-        if self.world.served and self._config.collective == "horovod":
+        refusal = _differing([str(said["collective"]) for said in ranks.said])
+        if refusal:
+            raise LearnerGroupError(f"{self._who}: {refusal}")
+        if self.world.served and self.collective == "horovod":
             return None
         timeout_s = self._config.timeout_s
         if ranks.share_files:
@@ -270,6 +285,21 @@ class SpmdLearners:
         else:
             # The others are told by the signs of life; a collective that is broken may wait for them for ever.
             self._watch.close()
+
+
+def _differing(collectives: Sequence[str]) -> str:
+    """What to say of ranks that do not all have the same collective; "" if they do."""
+    if len(set(collectives)) == 1:
+        return ""
+    found = "; ".join(
+        f"{name!r} on rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+        for name in dict.fromkeys(collectives)
+        if (ranks := [rank for rank, other in enumerate(collectives) if other == name])
+    )
+    return (
+        f"the ranks have come to different collectives: {found}. Install the same on every machine, or name one that "
+        'all have: .learners(collective="...")'
+    )
 
 
 def _gpus(config: Any, world: World) -> dict[str, str]:
