@@ -12,7 +12,15 @@ from typing import Any
 
 from learner_core.errors import ConfigError, EnvError, did_you_mean
 
-__all__ = ["ONLY_MODULE", "PETTINGZOO", "AgentMapping", "check_parallel", "is_multi_agent", "is_parallel"]
+__all__ = [
+    "ONLY_MODULE",
+    "PETTINGZOO",
+    "AgentMapping",
+    "check_parallel",
+    "is_environment",
+    "is_multi_agent",
+    "is_parallel",
+]
 
 #: What environment names begin with that PettingZoo has: "pettingzoo:sisl/multiwalker-v9".
 PETTINGZOO = "pettingzoo:"
@@ -28,9 +36,14 @@ def is_multi_agent(config: Any) -> bool:
     return isinstance(env, str) and env.startswith(PETTINGZOO)
 
 
+def is_environment(env: Any) -> bool:
+    """Whether it is an environment object, and not what makes one: a name, a function, a class."""
+    return not isinstance(env, type) and callable(getattr(env, "step", None))
+
+
 def is_parallel(env: Any) -> bool:
     """Whether an environment object has spaces per agent, as PettingZoo's have."""
-    return callable(getattr(env, "observation_space", None)) and callable(getattr(env, "step", None))
+    return is_environment(env) and callable(getattr(env, "observation_space", None))
 
 
 def check_parallel(env: Any) -> None:

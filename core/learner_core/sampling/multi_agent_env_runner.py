@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.agents import AgentMapping
+from ..config.agents import AgentMapping, is_environment
 from ..config.environments import make_env
 from ..errors import ConfigError
 from ..state.schema import COUNT, Record, Schema
@@ -344,14 +344,14 @@ class MultiAgentEnvRunner(RunnerBase):
 
     def _make_game(self, env: Any, num_envs: int, *, first: int = 0, runners: int = 1) -> AgentGame:
         """Copies of an environment; their episodes are numbered apart from those of other runners."""
-        if hasattr(env, "step") and num_envs > 1:
+        if is_environment(env) and num_envs > 1:
             raise ConfigError(
                 f"num_envs_per_env_runner={num_envs}: one environment object was given; configure its name, or a "
                 "callable that makes it"
             )
 
         def make() -> Any:
-            if hasattr(env, "step"):
+            if is_environment(env):
                 return env
             config = self._config
             env_config = dict(getattr(config, "env_config", None) or {})

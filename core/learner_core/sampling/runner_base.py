@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..config.agents import is_environment
 from ..errors import EnvError
 from ..state.schema import COUNT, SEED, Anything, ListOf, Nullable, OneOf, Record, Schema, refuse
 from ..state.tree import describe, join
@@ -275,7 +276,7 @@ class RunnerBase(ABC):
 
     def _env_apart(self) -> Any:
         """What to make environments of evaluation from: a copy of an environment object that was handed over."""
-        if not hasattr(self._env, "step"):
+        if not is_environment(self._env):
             return self._env
         try:
             return copy.deepcopy(self._env)

@@ -17,6 +17,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from ..config.agents import is_environment
 from ..config.environments import make_env
 from ..config.foreign import closed, failure
 from ..config.info_masks import InfoMasks, with_info_masks
@@ -66,7 +67,7 @@ def make_lanes(
         raise ConfigError(f"vectorization={vectorization!r}: expected 'auto', 'native', 'sync' or 'async'")
     if num_envs < 1:
         raise ConfigError(f"num_envs={num_envs}: expected at least 1")
-    if action_mask_in_info and not isinstance(env, str) and hasattr(env, "step"):
+    if action_mask_in_info and is_environment(env):
         env = with_info_masks(env)
     given: dict[str, Any] = {"max_restarts": max_restarts, "whose": whose}
     if isinstance(env, gym.vector.VectorEnv):
