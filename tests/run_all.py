@@ -43,6 +43,7 @@ SUITES = [
     Suite("shared-torch", "tests/shared", "torch"),
     Suite("shared-tf", "tests/shared", "tf"),
     Suite("parity", "tests/parity"),
+    Suite("doors", "tests/doors"),
     Suite("cli", "tests/cli"),
     Suite("core", "tests/core"),
     Suite("shared-numpy", "tests/shared", "numpy"),

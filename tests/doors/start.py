@@ -28,7 +28,8 @@ _HOROVODRUN = """#!{python}
 import sys
 from horovod.runner.launch import run_commandline
 
-sys.exit(run_commandline())
+if __name__ == "__main__":  # it starts processes by spawn, which import this file
+    sys.exit(run_commandline())
 """
 
 
