@@ -1,7 +1,8 @@
 """What a user's script does, once for every case: ``python program.py CASES OUT``.
 
 CASES is a file of JSON lines; what became of each is appended, as such a line, to OUT, or to OUT.RANK where there are
-ranks. Needs learner_core as it is installed, and nothing of this project's tests.
+ranks. Needs learner_core as it is installed, and nothing of this project's tests. DOORS_PATIENCE=SECONDS makes learners
+wait so long for each other, on a machine that does much else.
 """
 
 from __future__ import annotations
@@ -163,6 +164,10 @@ def train(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         learners = {"num_learners": 2, "launcher": "ray"}
     if case["collective"] != "auto":
         learners["collective"] = case["collective"]
+    if patience := float(os.environ.get("DOORS_PATIENCE", 0)):
+        learners["timeout_s"] = patience
+        if not way.isdigit():
+            learners["launcher_options"] = {"start_timeout_s": patience}
     config.learners(**learners)
     with config.build() as algo:
         for _ in range(5):  # asynchronous algorithms learn while the next iteration is sampled
@@ -202,6 +207,8 @@ def main() -> None:
         found["cpu"] = round(time.process_time() - cpu, 1)
         with place.open("a") as file:
             file.write(json.dumps({"case": case, **found}) + "\n")
+        if rank is not None and ("crashed" in found or found.get("refused", "").startswith("LearnerGroupError: rank")):
+            sys.exit(1)  # the ranks may be out of step now
 
 
 if __name__ == "__main__":
