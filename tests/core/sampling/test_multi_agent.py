@@ -15,7 +15,7 @@ from learner_core.learning.rl_module import RLModuleSpec
 from learner_core.sampling.multi_agent_env_runner import MultiAgentEnvRunner
 from learner_core.sampling.rollout import per_module
 
-from support.agents import MODULES, copied, crossing, rows_of
+from support.agents import MODULES, copied, crossing, rows_of, who
 from support.parallel_envs import PARTS, Crossing, Signals, make_agents_runner, make_crossing, make_signals
 from support.sampling import LinearModule, same_tree
 
@@ -302,3 +302,17 @@ def test_a_recurrent_modules_state_is_its_agents_own() -> None:
     other.set_state(state)
     again = other.sample(3)["m"].columns
     assert same_tree(again, columns)
+
+
+class _ByItself(Crossing):
+    """A user's class: it takes the ``env_config``."""
+
+    def __init__(self, env_config: dict[str, Any]) -> None:
+        super().__init__(PARTS)
+
+
+def test_a_class_is_a_callable_that_makes_environments() -> None:
+    """It has ``step`` and ``observation_space`` as its objects have, and is none of them."""
+    rollouts = make_agents_runner(_ByItself, MODULES, policy_mapping_fn=who).sample(6)
+    expected = crossing().sample(6)
+    assert all(same_tree(rollouts[mid].columns, expected[mid].columns) for mid in ("m", "n"))
