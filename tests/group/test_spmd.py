@@ -75,12 +75,12 @@ def test_ranks_are_asked_together_and_refuse_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("hidden", "collective"), [("01", "torch"), ("1", None)])
 def test_ranks_find_out_together_what_sums_their_gradients(hidden: str, collective: str | None) -> None:
     """Horovod is hidden from both ranks, or from one."""
-    for rank, answer in enumerate([_said(ended) for ended in _run(2, "choice", "torch", hidden)]):
+    for answer in [_said(ended) for ended in _run(2, "choice", "torch", hidden)]:
         if collective is not None:
             assert answer == {"collective": collective}
         else:
             expected = "the ranks have come to different collectives: 'horovod' on rank 0; 'torch' on rank 1. Install"
-            assert f"LearnerGroupError: rank {rank} of 2: {expected}" in answer["error"]
+            assert expected in answer["error"]
 
 
 def test_ranks_that_have_come_to_differ_take_the_first_ones_state() -> None:
