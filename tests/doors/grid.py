@@ -22,7 +22,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "environment": ("discrete", "continuous", "image", "dict", "agents", "memory"),
 }
 #: Axes of which every pair of values is in a sample; of the others every value is.
-PAIRS = (("backend", "launcher"), ("algorithm", "backend"), ("backend", "collective"))
+PAIRS = (("backend", "launcher"), ("backend", "collective"))
 
 
 @dataclass(frozen=True, order=True)
@@ -86,7 +86,7 @@ def covers(case: Case) -> Iterator[tuple[tuple[str, str], ...]]:
 
 def cost_of(case: Case) -> float:
     """About how many seconds of a processor a case takes: what a sample should spend where it says nothing new."""
-    learner = {"bc": 1.0, "ppo": 1.1, "impala": 1.3, "appo": 1.5, "sac": 1.8}[case.algorithm]
+    learner = {"bc": 1.0, "ppo": 1.1, "impala": 1.3, "appo": 1.5, "sac": 2.5}[case.algorithm]
     network = {"image": 2.0, "memory": 1.5, "agents": 1.5}.get(case.environment, 1.0)
     processes = {"0": 1.0, "1": 1.2, "ray": 3.0}.get(case.launcher, 2.0)
     compiled = 6.0 if case.backend == "tf" else {"None": 0.5, "True": 12.0}[case.compile]

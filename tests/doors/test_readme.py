@@ -48,12 +48,12 @@ def test_the_first_example_with_every_setting_untouched(door: Door) -> None:
 @pytest.mark.parametrize(
     ("backend", "launcher"),
     [
-        ("tf", "spmd"),
+        ("torch", "spmd"),
         *(
             pytest.param(backend, launcher, marks=pytest.mark.slow)
             for backend in ("torch", "tf")
             for launcher in ("2", "spmd", "horovodrun", "mpirun", "ray")
-            if (backend, launcher) != ("tf", "spmd")
+            if (backend, launcher) != ("torch", "spmd")
         ),
     ],
 )
