@@ -37,6 +37,7 @@ LONG = [Suite("long-torch", "tests/long", "torch"), Suite("long-tf", "tests/long
 SUITES = [
     Suite("group", "tests/group"),
     Suite("ray", "tests/on_ray"),
+    Suite("hosts", "tests/hosts"),
     *LONG,
     Suite("torch", "tests/torch"),
     Suite("tf", "tests/tf"),

@@ -27,6 +27,7 @@ _EXPORTS = {
     "LearnerGroup": "group.learner_group",
     "LearnerGroupError": "errors",
     "MultiRLModuleSpec": "learning.rl_module",
+    "NetworkError": "errors",
     "NonFiniteError": "errors",
     "OptimizerSpec": "maths.optimizers",
     "PluginError": "errors",
@@ -81,6 +82,9 @@ if TYPE_CHECKING:
     )
     from .errors import (
         LearnerGroupError as LearnerGroupError,
+    )
+    from .errors import (
+        NetworkError as NetworkError,
     )
     from .errors import (
         NonFiniteError as NonFiniteError,

@@ -17,6 +17,7 @@
     ├── EnvError                 an environment that cannot be made, raises, or breaks its spaces
     │   └── EnvRunnerLostError   runner processes died or hung too often; ``.worker_index``, ``.exitcode``
     └── LearnerGroupError        a group that cannot be built or has been shut down
+        ├── NetworkError         a network interface that will not do, or learners that do not reach each other
         └── WorkerLostError      a learner process died; ``.rank`` and ``.exitcode`` say which
 
 Where a standard exception says the same (``ValueError`` for a wrong value, say), the class inherits from it
@@ -38,6 +39,7 @@ __all__ = [
     "FormatError",
     "LearnerCoreError",
     "LearnerGroupError",
+    "NetworkError",
     "NonFiniteError",
     "PluginError",
     "PluginNotFoundError",
@@ -171,6 +173,10 @@ class EnvRunnerLostError(EnvError):
 
 class LearnerGroupError(LearnerCoreError, RuntimeError):
     """A learner group that cannot be built, or is used after ``shutdown()``."""
+
+
+class NetworkError(LearnerGroupError):
+    """The network between learners: an interface that is missing or down, or machines that do not reach each other."""
 
 
 class WorkerLostError(LearnerGroupError):

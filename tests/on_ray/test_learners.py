@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -157,15 +158,14 @@ def test_nothing_is_left_where_an_actor_cannot_be_made(cluster: Any, monkeypatch
 def test_a_client_outside_the_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://10.1.2.3:10001")
     with pytest.raises(lc.LearnerGroupError, match="outside the cluster"):
-        connect(ppo_config("torch", "torch"), RayOptions())
+        connect(RayOptions(), 2.0)
 
 
 def test_a_cluster_that_is_not_there_is_said_so_in_bounded_time() -> None:
     code = """
 from learner_core.group.ray.cluster import RayOptions, connect
-from learner_core_algorithms import PPOConfig
 try:
-    connect(PPOConfig().learners(launcher="ray"), RayOptions())
+    connect(RayOptions(), 1.0)
 except Exception as error:
     print(error)
 """
@@ -178,7 +178,6 @@ except Exception as error:
 FAILED_START = """
 from ray._private.node import Node
 from learner_core.group.ray.cluster import RayOptions, connect
-from learner_core_algorithms import PPOConfig
 
 def fail(self, address):  # what comes last, when its processes run
     started.extend(info.process for infos in self.all_processes.values() for info in infos)
@@ -186,7 +185,7 @@ def fail(self, address):  # what comes last, when its processes run
 
 started, Node.validate_ip_port = [], fail
 try:
-    connect(PPOConfig().learners(launcher="ray", num_learners=1), RayOptions())
+    connect(RayOptions(), 1.0)
 except Exception as error:
     print(error)
 print(len(started), sum(process.poll() is None for process in started))
@@ -245,3 +244,56 @@ def test_ray_is_started_quietly_or_used_where_it_runs(cluster: Any, started: boo
         assert refused[1:] == ["127.0.0.1", "0o700"]
     assert (address == cluster.address) == started
     assert done.stderr == ""
+
+
+GROWING = """
+import json, os, sys, time
+from gymnasium.spaces import Discrete
+import learner_core as lc
+from learner_core_algorithms import PPOConfig
+from support.learners import OBS, ppo_batch
+
+def make(**learners):
+    config = PPOConfig().framework("torch", compile=False).learners(launcher="ray", **learners)
+    config.environment(observation_space=OBS, action_space=Discrete(2)).training(train_batch_size=64, minibatch_size=64)
+    return config.build_learner_group()
+
+def refused(**learners):
+    begin = time.monotonic()
+    try:
+        make(**learners)
+    except lc.LearnerGroupError as error:
+        return [str(error), time.monotonic() - begin]
+
+more = os.cpu_count() + 1
+first = make(num_learners=1)
+said = [refused(num_learners=1, num_cpus_per_learner=more)]
+first.update_from_batch(batch=ppo_batch(64, Discrete(2)))  # nothing has befallen it
+first.shutdown()
+
+import ray
+kept = ray.put("of the user's own")
+said.append(refused(num_learners=1, num_cpus_per_learner=more))
+said.append([ray.get(kept), 0.0])
+del kept
+with make(num_learners=1, num_cpus_per_learner=more) as larger:
+    larger.update_from_batch(batch=ppo_batch(64, Discrete(2)))
+    said.append([str(ray.cluster_resources()["CPU"] - more), 0.0])
+said.append(refused(num_learners=2, collective="torch", launcher_options={"placement": "STRICT_SPREAD"}))
+print(json.dumps(said))
+"""
+
+
+def test_a_larger_run_gets_a_larger_ray_of_our_own_or_is_refused_at_once() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-W", "error", "-c", GROWING]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    (busy, in_use_s), (idle, idle_s), (kept, _), (spare, _), (spread, spread_s) = json.loads(done.stdout)
+    number = f"this run needs {os.cpu_count() + 1} CPUs. The Ray that an earlier run of this process has started has"
+    assert number in busy and "1 are taken" in busy and "because of learners or environment runners" in busy
+    assert "num_learners=2 need 1 CPU each (placement STRICT_SPREAD), and Ray was started here, on this" in spread
+    assert number in idle and "because of objects that this process refers to" in idle and kept == "of the user's own"
+    assert float(spare) == 0.0
+    assert max(in_use_s, spread_s, idle_s) < 60  # not the two minutes of start_timeout_s

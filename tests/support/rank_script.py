@@ -105,7 +105,7 @@ def next_place() -> dict[str, Any]:
     """A meeting point of its own for every group of this process."""
     global _PORT
     _PORT += 1
-    return {"rendezvous": f"127.0.0.1:{_PORT}", "start_timeout_s": 90}
+    return {"rendezvous": f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{_PORT}", "start_timeout_s": 90}
 
 
 def equality(backend: str, collective: str, updates: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from learner_core.errors import LearnerGroupError
 from learner_core.group.collectives import Collective
 from learner_core.group.horovod.rank import HorovodRank
+from learner_core.group.network import interface_of, use_interface
 
 __all__ = ["HorovodCollective", "TorchCollective", "make_collective"]
 
@@ -85,6 +86,7 @@ class TorchCollective(Collective):
     """
 
     name: ClassVar[str] = "torch"
+    interface_variable: ClassVar[str] = "GLOO_SOCKET_IFNAME"
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -97,6 +99,16 @@ class TorchCollective(Collective):
                 'collective="torch": this torch was built without torch.distributed: use collective="horovod" '
                 "(learner-core horovod build)"
             )
+
+    def choose_interface(self, address: str) -> str:
+        return self._use_interface(interface_of(address)) or address
+
+    def _use_interface(self, name: str) -> str:
+        if self._device.type != "cuda":
+            return use_interface(self.interface_variable, name)
+        if name:
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)  # what users write there is a pattern, which NCCL checks
+        return ""
 
     def offer(self, address: str, *, timeout_s: float) -> dict[str, str]:
         # A socket of our own: left to itself, the store would listen on every interface.
@@ -118,11 +130,8 @@ class TorchCollective(Collective):
         self.prepare()
         if dist.is_initialized():
             raise LearnerGroupError('collective="torch": this process is in another torch.distributed group already')
-        interface = rendezvous.get("interface", "lo")
-        if interface:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-        with _peers("torch"):
+        self._use_interface(rendezvous.get("interface", "lo"))
+        with _peers("torch", "the ranks cannot join in a ring"):
             dist.init_process_group(
                 "nccl" if self._device.type == "cuda" else "gloo",
                 store=self._meet(rendezvous, size, timeout_s),
@@ -171,9 +180,9 @@ class TorchCollective(Collective):
 
 
 @contextlib.contextmanager
-def _peers(name: str) -> Iterator[None]:
+def _peers(name: str, what: str = "another rank has left the ring") -> Iterator[None]:
     """An operation of the ring fails when somebody has left it."""
     try:
         yield
     except RuntimeError as error:  # HorovodInternalError and torch's DistBackendError are RuntimeErrors
-        raise LearnerGroupError(f'collective="{name}": another rank has left the ring: {error}') from error
+        raise LearnerGroupError(f'collective="{name}": {what}: {error}') from error

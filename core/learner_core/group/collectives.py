@@ -18,6 +18,8 @@ from typing import Any, ClassVar, Protocol
 from learner_core.errors import LearnerGroupError, PluginError
 from learner_core.plugins import discovery
 
+from .network import interface_of, use_interface
+
 __all__ = [
     "AUTO",
     "Collective",
@@ -44,12 +46,14 @@ class Place:
         address: IPv4 address at which the other ranks reach it.
         interface: name of the network interface that has this address; "" if none has.
         offer: what ``Collective.offer`` said, on rank 0.
+        reach: what ``Links.where`` said: where the other ranks try whether they reach this one.
     """
 
     host: str
     address: str
     interface: str = ""
     offer: Mapping[str, str] = field(default_factory=dict)
+    reach: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rendezvous:
@@ -76,6 +80,8 @@ class Collective:
     """
 
     name: ClassVar[str]
+    #: Variable of the environment that names a network interface for the library below; "" if there is none.
+    interface_variable: ClassVar[str] = ""
     rank: int = 0
     size: int = 1
 
@@ -86,6 +92,22 @@ class Collective:
         Raises:
             LearnerGroupError: it is not installed or does not fit the framework; the text has the command.
         """
+
+    def choose_interface(self, address: str) -> str:
+        """Settle the network interface, on every rank after ``prepare``: the user's, else the one that leads there.
+
+        Args:
+            address: of this machine, on the way to the others.
+
+        Returns:
+            IPv4 address at which the other ranks will reach this one.
+
+        Raises:
+            NetworkError: the interface is missing or down.
+        """
+        if not self.interface_variable:
+            return address
+        return use_interface(self.interface_variable, interface_of(address)) or address
 
     def offer(self, address: str, *, timeout_s: float) -> dict[str, str]:
         """Open what the others meet at, where rank 0 and not the driver does that; asked of rank 0 after ``prepare``.

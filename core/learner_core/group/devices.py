@@ -1,17 +1,14 @@
-"""Which GPUs a learner sees, and which network interface an address belongs to; without importing a framework."""
+"""Which GPUs a learner sees; without importing a framework."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import socket
-import struct
 from pathlib import Path
 from typing import Any
 
 from ..errors import LearnerGroupError
 
-__all__ = ["gpu_environment", "interface_of", "visible_gpus"]
+__all__ = ["gpu_environment", "visible_gpus"]
 
 
 def visible_gpus() -> list[str]:
@@ -48,22 +45,3 @@ def gpu_environment(config: Any, rank: int, size: int) -> dict[str, str]:
         first = rank * int(wanted)
         return {"CUDA_VISIBLE_DEVICES": ",".join(found[first : first + int(wanted)])}
     return {"CUDA_VISIBLE_DEVICES": found[int(rank * wanted + 1e-9)]}
-
-
-def interface_of(address: str) -> str:
-    """The network interface of this machine that has an IPv4 address, ``""`` if none has."""
-    if address.startswith("127."):
-        return "lo"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            try:
-                answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-            except OSError:
-                continue  # it has no IPv4 address
-            if socket.inet_ntoa(answer[20:24]) == address:
-                return name
-    return ""
-
-
-#: Linux: the request for the address of an interface (netdevice(7)).
-_SIOCGIFADDR = 0x8915

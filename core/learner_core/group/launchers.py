@@ -76,6 +76,9 @@ class Member(Protocol):
     ``worker.RESCUED``, before the request's own or after it; without, a loss is repaired only from those that come out
     of the broken ring in time.
 
+    Where members are on several machines it has ``unheard``, a rank that it does not hear any more, or ``None``, and
+    ``address``, of its machine, for messages.
+
     Attributes:
         rank: its place among the others.
         pid: its process id on its own machine, 0 while that is unknown.

@@ -15,13 +15,14 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
-from ..errors import LearnerCoreError, LearnerGroupError, WorkerLostError
+from ..errors import LearnerCoreError, LearnerGroupError, NetworkError, WorkerLostError
 from ..learning.plain_arrays import shareable
 from ..learning.resolve import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec
 from ..plugins.manager import get_manager, notify
-from .collectives import choose_collective, load_collective
+from .collectives import Place, choose_collective, load_collective
 from .launchers import Fleet, Member
+from .links import check_reach
 from .salvage import salvage
 
 __all__ = ["RemoteLearners"]
@@ -35,7 +36,7 @@ _MOST_RESTARTS = 3
 _MEETING_TIMEOUTS = 4
 
 
-class _NotMetError(LearnerGroupError):
+class _NotMetError(NetworkError):
     """All learners live, and they have not become a ring."""
 
 
@@ -139,16 +140,36 @@ class RemoteLearners:
         places = self._fleet.places()
         if places is not None:
             locating = [
-                {"host": place.host, "address": place.address, "rank": rank, "timeout_s": timeout_s}
+                {"host": place.host, "address": place.address, "rank": rank, "size": self._size, "timeout_s": timeout_s}
                 for rank, place in enumerate(places)
             ]
             places = self._request("locate", locating)
+            self._check_reach(places)
         with self._collective.open_rendezvous(self._size, timeout_s=timeout_s, places=places) as meeting:
             joining: list[dict[str, Any]] = [
                 {"rank": rank, "size": self._size, "rendezvous": meeting.for_rank(rank), "timeout_s": timeout_s}
                 for rank in range(self._size)
             ]
             self._request("join", joining)
+
+    def _check_reach(self, places: Sequence[Place]) -> None:
+        """All try the way to all others, before a library does that would end their processes.
+
+        Raises:
+            NetworkError: some do not reach each other.
+        """
+        timeout_s = self._config.timeout_s
+        trying = [
+            {"others": {r: place.reach for r, place in enumerate(places) if r != rank}, "timeout_s": timeout_s}
+            for rank in range(self._size)
+        ]
+        found = self._request("reach", trying)
+        names = [f"learner {rank} of {self._size} ({place.address})" for rank, place in enumerate(places)]
+        try:
+            check_reach(names, found, [place.reach["address"] for place in places])
+        except NetworkError as error:
+            self._break(str(error))
+            raise _NotMetError(str(error)) from None
 
     # ------------------------------------------------------------------ what a group asks for
 
@@ -305,8 +326,12 @@ class RemoteLearners:
                     answers[member.rank] = answer
                 else:
                     failures[member.rank] = answer
-            elif time.monotonic() - member.last_sign > self._config.timeout_s:
+                continue
+            if time.monotonic() - member.last_sign > self._config.timeout_s:
                 self._lost(member, operation, f"gave no sign of life for {self._config.timeout_s:g} s")
+            unheard = getattr(member, "unheard", None)
+            if unheard is not None:  # both live, and the ring is broken between them
+                self._lost(self._members[unheard], operation, f"is no longer heard by learner {member.rank}")
 
     def _raise(self, operation: str, members: Sequence[Member], failures: dict[int, tuple[Exception, str]]) -> None:
         # Who failed in the ring may have done so because of another.
@@ -341,7 +366,7 @@ class RemoteLearners:
                     error.add_note("the group could not be rebuilt from the others' state and is of no more use")
         else:
             self._break(text)
-            if operation == "join" and broken:
+            if operation == "join" and broken and not isinstance(error, NetworkError):
                 raise _NotMetError(f"{text}\n{trace}") from error
         raise error
 
@@ -358,7 +383,9 @@ class RemoteLearners:
             ending, silent, what = member.ending(_GRACE_S), True, "stopped in the middle of an answer"
         code = None if ending is None else ending.exitcode
         cause = f" ({ending.reason})" if ending is not None and ending.reason and not silent else ""
-        text = f"learner {member.rank} of {self._size} {what}{cause} during {operation}"
+        address = getattr(member, "address", "")
+        where = f", on {address}" if address else ""
+        text = f"learner {member.rank} of {self._size} {what}{cause} during {operation}{where}"
         notify(get_manager(), "learner_group_worker_lost", rank=member.rank, exitcode=code, reason=text)
         if self._config.restart_failed_learners and self._started:
             self._save_what_can_be([m for m in self._members if m is not member])

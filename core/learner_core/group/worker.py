@@ -26,12 +26,15 @@ import numpy as np
 from learner_core.errors import LearnerGroupError
 
 from .collectives import Place, load_collective
-from .devices import interface_of
+from .links import Links
+from .network import interface_of
 from .shared_batch import SegmentId, read_batch, receive
 
 __all__ = ["PULSE_S", "RESCUED", "LearnerWorker", "work"]
 
 PULSE_S = 0.5
+#: Seconds by which the driver notices who is gone before others say that they do not hear it.
+_FIRST_SAY_S = 1.0
 #: Key of an answer that nobody waited for: the state before the update that the learner is held up in.
 RESCUED = "rescued"
 
@@ -109,6 +112,9 @@ class LearnerWorker:
 
     def __init__(self) -> None:
         self._collective: Any = None
+        self._links: Links | None = None
+        #: A rank that is not heard here any more, although it may live.
+        self.unheard: int | None = None
         #: What the learner was before the update that is running.
         self._before: dict[str, Any] | None = None
         self.learner: Any = None
@@ -117,7 +123,7 @@ class LearnerWorker:
         """Do what a request says.
 
         Args:
-            operation: "build", "locate", "join", "update", "call" or "close".
+            operation: "build", "locate", "reach", "join", "update", "call" or "close".
             argument: its keyword arguments.
 
         Returns:
@@ -153,18 +159,33 @@ class LearnerWorker:
         )
         return {"pid": os.getpid()}
 
-    def locate(self, *, host: str, address: str, rank: int, timeout_s: float) -> Place:
+    def locate(self, *, host: str, address: str, rank: int, size: int, timeout_s: float) -> Place:
         """Where this rank is, for the others; rank 0 opens what they meet at, if that is the collective's way.
 
         Args:
             host, address: as in ``Place``, known to the launcher.
         """
+        self._links = Links(self._collective.choose_interface(address), size)
         offer = self._collective.offer(address, timeout_s=timeout_s) if rank == 0 else {}
-        return Place(host, address, interface_of(address), offer)
+        return Place(host, address, interface_of(address), offer, self._links.where)
+
+    def reach(self, *, others: Mapping[int, Mapping[str, str]], timeout_s: float) -> dict[int, str]:
+        """Which other ranks cannot be reached from here, and why; after ``locate``.
+
+        Args:
+            others: rank -> its ``Place.reach``.
+        """
+        assert self._links is not None
+        return self._links.reach(others, timeout_s=timeout_s)
 
     def join(self, *, rank: int, size: int, rendezvous: dict[str, str], timeout_s: float) -> None:
         """Meet the other learners."""
         self._collective.init(rank=rank, size=size, rendezvous=rendezvous, timeout_s=timeout_s)
+        if self._links is not None:
+            self._links.watch(self._lose, silence_s=timeout_s + _FIRST_SAY_S)
+
+    def _lose(self, rank: int) -> None:
+        self.unheard = rank
 
     def fetch(self, where: Mapping[str, Any]) -> Any:
         """The batch that ``Fleet.put_batch`` brought within reach; here, the request holds it itself.
@@ -217,6 +238,8 @@ class LearnerWorker:
 
     def close(self) -> None:
         """Leave the ring with the others."""
+        if self._links is not None:
+            self._links.close()
         if self._collective is not None:
             self._collective.close()
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import EnvError
 from ..group.ray.actor import Actor, start_actor, wait_for
 from ..group.ray.cluster import RayOptions, connect, describe_room, import_ray
+from ..group.ray.own import hold, release
 from .runner_server import RunnerServer
 
 __all__ = ["RayRunners", "RunnerActor", "RunnerWorker"]
@@ -152,8 +153,10 @@ class RayRunners:
 
     def __init__(self, config: Any, setup: bytes, framework: str) -> None:
         self.options = RayOptions.of(config.launcher_options)
-        self._ray = connect(config, self.options)
-        self._setup = self._ray.put(setup)
+        num_cpus = self.options.num_cpus_of_runners(config)
+        self._ray = connect(self.options, num_cpus)
+        hold(self, num_cpus)
+        self._setup: Any = self._ray.put(setup)
         self._framework = framework
         self._handles: dict[int, RunnerActor] = {}
         self._serial = 0
@@ -190,4 +193,5 @@ class RayRunners:
     def close(self) -> None:
         """As ``RunnerLauncher.close``."""
         self._handles.clear()
-        self.newest = None
+        self.newest = self._setup = None
+        release(self)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import secrets
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from learner_core.errors import LearnerGroupError
 from learner_core.group.collectives import Collective, CollectivePlugin, Place, Rendezvous
+from learner_core.group.network import address_towards
 from learner_core.plugins import discovery
 from learner_core.plugins.hookspecs import hookimpl
 
@@ -24,6 +24,8 @@ __all__ = ["HorovodPlugin", "HorovodRendezvous", "learner_core_collective"]
 PLUGIN_API = 1
 
 _HOST = "localhost"
+#: For a question about the way to a machine, which sends nothing.
+_ANY_PORT = 9
 #: Least seconds that Gloo waits for a peer.
 _PATIENCE_S = 30
 
@@ -76,7 +78,7 @@ class HorovodRendezvous(Rendezvous):
         self._hosts = [place.host for place in self._places]
         self._timeout_s = timeout_s
         self._token = token
-        self._server: Any = Server((_own_address(self._places[0].address), 0), Handler, 0)
+        self._server: Any = Server((address_towards(self._places[0].address, _ANY_PORT), 0), Handler, 0)
         slots = ",".join(f"{host}:{self._hosts.count(host)}" for host in dict.fromkeys(self._hosts))
         self._server.init(get_host_assignments(parse_hosts(slots), size))
         # Its end is noticed at the next poll; the default of 0.5 s would be most of a warm start.
@@ -152,13 +154,6 @@ class HorovodPlugin:
         if collective is None:
             raise LearnerGroupError(f"the backend {backend.name!r} has no make_collective({self.name!r})")
         return collective
-
-
-def _own_address(peer: str) -> str:
-    """This machine's address on the way to ``peer``."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((peer, 9))  # sends nothing
-        return str(probe.getsockname()[0])
 
 
 def _require(backend_name: str | None = None) -> None:

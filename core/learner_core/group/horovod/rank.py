@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from learner_core.group.collectives import Collective
+from learner_core.group.network import use_interface
 
 __all__ = ["HorovodRank"]
 
@@ -19,14 +20,18 @@ class HorovodRank(Collective):
     """
 
     name: ClassVar[str] = "horovod"
+    interface_variable: ClassVar[str] = "HOROVOD_GLOO_IFACE"
     _hvd: Any = None
     #: What the environment said before: whoever started this process, not this ring, may still be asked for.
     _replaced: Mapping[str, str | None] = {}
 
     def init(self, *, rank: int, size: int, rendezvous: Mapping[str, str], timeout_s: float) -> None:
         self.prepare()
-        self._replaced = {name: os.environ.get(name) for name in rendezvous}
-        os.environ.update(rendezvous)
+        orders = {name: value for name, value in rendezvous.items() if name != self.interface_variable}
+        self._replaced = {name: os.environ.get(name) for name in orders}
+        os.environ.update(orders)
+        # A wrong one would end this process, without a word.
+        use_interface(self.interface_variable, rendezvous.get(self.interface_variable, ""))
         # The default is 1 ms; 0 would spin on a core that the ranks may not have.
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")
         # What breaks the ring is said by the driver, once, with the rank that did.

@@ -40,7 +40,7 @@ class Host:
     Args:
         make: pickled; makes the worker, an object with ``handle(operation, argument) -> (good, answer)``, and perhaps
             with ``post(value)``, for what is to be known at once, ``rescue()``, for what is wanted of it while it is
-            held up, and ``progress``, a number that changes while it gets on.
+            held up, ``progress``, a number that changes while it gets on, and ``unheard``, as in ``Member``.
         sys_path: of the driver; what exists here and is not yet there is appended.
     """
 
@@ -71,11 +71,12 @@ class Host:
         if self._worker is not None:
             self._worker.post(value)
 
-    def pulse(self) -> tuple[int, str, str, Any]:
-        """A sign of life: the process id, the node's id and its address, and the worker's progress."""
+    def pulse(self) -> tuple[int, str, str, Any, int | None]:
+        """A sign of life: the process id, the node's id and its address, progress, and whom it does not hear."""
         ray = import_ray()
-        progress = getattr(self._worker, "progress", None)
-        return os.getpid(), ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), progress
+        progress, unheard = getattr(self._worker, "progress", None), getattr(self._worker, "unheard", None)
+        node = ray.get_runtime_context().get_node_id()
+        return os.getpid(), node, ray.util.get_node_ip_address(), progress, unheard
 
     def live(self) -> None:
         """Never returns."""
@@ -124,6 +125,7 @@ class Actor:
 
     Attributes:
         pid, host, address: of its process, its node's id and address; 0 and "" until its first sign of life.
+        unheard: a rank that it does not hear any more, as of the last ``hear``.
         last_sign: ``time.monotonic()`` of the last one, as of the last ``hear``.
         last_move: the same of the last that came with progress.
         answers: references to answers that have not been taken, in order.
@@ -133,6 +135,7 @@ class Actor:
         self.pid = 0
         self.host = ""
         self.address = ""
+        self.unheard: int | None = None
         self.last_sign = self.last_move = self.started = time.monotonic()
         self.answers: deque[Any] = deque()
         self.handle = handle
@@ -187,7 +190,7 @@ class Actor:
         ray = import_ray()
         if self._pulse is not None and ray.wait([self._pulse], timeout=0)[0]:
             with contextlib.suppress(ray.exceptions.RayError):  # it has ended; waiting for the answer finds out how
-                self.pid, self.host, self.address, progress = ray.get(self._pulse)
+                self.pid, self.host, self.address, progress, self.unheard = ray.get(self._pulse)
                 self.last_sign = time.monotonic()
                 if progress != self._progress:
                     self._progress, self.last_move = progress, self.last_sign

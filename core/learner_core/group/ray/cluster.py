@@ -13,18 +13,23 @@ import math
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from learner_core.errors import LearnerGroupError, did_you_mean
 
 from ..private_files import open_private, user_folder
+from .own import make_fit
 
 __all__ = ["RayOptions", "connect", "describe_room", "import_ray", "make_room"]
 
 #: Seconds for a cluster's address to take a connection.
 _KNOCK_S = 10.0
+#: Seconds for room to be found without nodes that seem to have gone.
+_AVOID_S = 15.0
+#: Ray's own label of every node.
+_NODE_ID = "ray.io/node-id"
 #: Addresses of clusters that were started here.
 _own: set[str] = set()
 
@@ -54,6 +59,10 @@ class RayOptions:
 
     fetch_timeout_s: float = 60.0
     """Seconds for a batch to come from the object store of one machine to that of another."""
+
+    def num_cpus_of_runners(self, config: Any) -> float:
+        """What all environment runners of a configuration take."""
+        return float(config.num_env_runners * self.num_cpus_per_env_runner)
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> RayOptions:
@@ -93,7 +102,7 @@ def import_ray() -> Any:
     return importlib.import_module("ray")
 
 
-def connect(config: Any, options: RayOptions) -> Any:
+def connect(options: RayOptions, num_cpus: float) -> Any:
     """Use the Ray that there is, or start one on this machine; returns the module.
 
     In this order: the Ray that this process is connected to (``ray.init``); the cluster of ``RAY_ADDRESS``, where
@@ -102,12 +111,13 @@ def connect(config: Any, options: RayOptions) -> Any:
     for minutes.
 
     Args:
-        config: a new one has at least the CPUs that its learners and runners ask for: CPUs are Ray's way of counting,
-            and more learners than cores is the user's decision, as it is with ``launcher="local"``.
         options: of the config.
+        num_cpus: what the run will ask for, with learners and runners. A new one has at least these: CPUs are Ray's way
+            of counting, and more learners than cores is the user's decision, as it is with ``launcher="local"``.
 
     Raises:
-        LearnerGroupError: there is no Ray, the cluster does not answer, or this process is a client outside of it.
+        LearnerGroupError: there is no Ray, the cluster does not answer, this process is a client outside of it, or the
+            Ray that was started here for another run is too small for both.
     """
     ray = import_ray()
     address = os.environ.get("RAY_ADDRESS", "")
@@ -117,7 +127,7 @@ def connect(config: Any, options: RayOptions) -> Any:
             'launcher="ray": this process is a Ray Client (ray://...), outside the cluster, where the learners cannot '
             "meet it: run it on a machine of the cluster, by `ray job submit`, say"
         )
-    if ray.is_initialized():
+    if ray.is_initialized() and not (_is_own(ray) and make_fit(ray, num_cpus)):
         return ray
     quiet = {"include_dashboard": False, "logging_level": logging.ERROR}
     try:
@@ -125,7 +135,7 @@ def connect(config: Any, options: RayOptions) -> Any:
             _knock(address)
             ray.init(address=address, **quiet)
         else:
-            _start(ray, config, options, quiet)
+            _start(ray, num_cpus, quiet)
     except Exception as error:
         where, advice = "a Ray of our own on this machine", ""
         if address:
@@ -148,13 +158,15 @@ def _knock(address: str) -> None:
             raise ConnectionError(f"nobody answers at {address}: {error}") from error
 
 
-def _start(ray: Any, config: Any, options: RayOptions, quiet: dict[str, Any]) -> None:
+def _is_own(ray: Any) -> bool:
+    return ray.get_runtime_context().gcs_address in _own
+
+
+def _start(ray: Any, num_cpus: float, quiet: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's default is 15: beside anything else that computes, learners would hardly run.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    wanted = config.num_learners * config.num_cpus_per_learner
-    wanted += math.ceil(config.num_env_runners * options.num_cpus_per_env_runner)
-    arguments = {"address": "local", "num_cpus": max(wanted, os.cpu_count() or 1), **quiet}
+    arguments = {"address": "local", "num_cpus": max(math.ceil(num_cpus), os.cpu_count() or 1), **quiet}
     folder = _folder()
     if folder is not None:
         arguments["_temp_dir"] = folder
@@ -235,8 +247,17 @@ def _end_half_started(error: Exception) -> None:
         trace = trace.tb_next
 
 
-def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: str) -> Any:
+def make_room(
+    bundles: Sequence[dict[str, float]], options: RayOptions, what: str, *, avoid: Collection[str] = ()
+) -> Any:
     """Reserve resources for one actor per bundle, all or none.
+
+    Args:
+        bundles: what each actor takes.
+        options: of the config.
+        what: needs them, in words.
+        avoid: ids of nodes that seem to have gone: Ray takes a minute to notice, and would wait for them. Where there
+            is no room without them, they are tried.
 
     Returns:
         A placement group, ready.
@@ -247,21 +268,34 @@ def make_room(bundles: Sequence[dict[str, float]], options: RayOptions, what: st
     """
     ray = import_ray()
     found = f"has found no room for {len(bundles)} in {options.start_timeout_s:g} s"
-    if ray.get_runtime_context().gcs_address in _own and not _fits(bundles, ray.cluster_resources()):
+    if _is_own(ray) and options.placement == "STRICT_SPREAD" and len(bundles) > 1:
+        found = "was started here, on this machine alone"
+    elif _is_own(ray) and not _fits(bundles, ray.cluster_resources()):
         found = f"was started here, does not grow, and has no room for {len(bundles)}"
     else:
-        group = ray.util.placement_group(list(bundles), strategy=options.placement)
-        ready = False
-        try:
-            ready = group.wait(options.start_timeout_s)
-        finally:
-            if not ready:  # an interruption, too, gives back what was asked for
-                ray.util.remove_placement_group(group)
-        if ready:
+        group = _placed(bundles, options.placement, min(_AVOID_S, options.start_timeout_s), avoid) if avoid else None
+        group = group or _placed(bundles, options.placement, options.start_timeout_s)
+        if group is not None:
             return group
     raise LearnerGroupError(
         f"{what} need {_listed(bundles[0])} each (placement {options.placement}), and Ray {found}. {describe_room()}"
     )
+
+
+def _placed(
+    bundles: Sequence[dict[str, float]], placement: Strategy, timeout_s: float, avoid: Collection[str] = ()
+) -> Any:
+    """A placement group that is ready in time, or ``None``."""
+    util = import_ray().util
+    elsewhere = [{_NODE_ID: f"!in({','.join(sorted(avoid))})"}] * len(bundles) if avoid else None
+    group = util.placement_group(list(bundles), strategy=placement, bundle_label_selector=elsewhere)
+    ready = False
+    try:
+        ready = group.wait(timeout_s)
+    finally:
+        if not ready:  # an interruption, too, gives back what was asked for
+            util.remove_placement_group(group)
+    return group if ready else None
 
 
 def _fits(bundles: Sequence[dict[str, float]], total: dict[str, float]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +18,13 @@ from ..launchers import Member
 from ..worker import LearnerWorker
 from .actor import RayMember, start_actor, wait_for
 from .cluster import RayOptions, connect, import_ray, make_room
+from .own import hold, release
 
 __all__ = ["RayFleet", "StoreWorker"]
 
 _LOOPBACK = "127.0.0.1"
+#: Seconds for Ray to take back what was reserved.
+_REMOVE_S = 3.0
 
 
 class StoreWorker(LearnerWorker):
@@ -66,7 +70,8 @@ class RayFleet:
         gpus = config.num_gpus_per_learner
         if gpus > 1 and gpus != int(gpus):
             raise LearnerGroupError(f"num_gpus_per_learner={gpus}: more than one GPU each must be a whole number")
-        self._ray = connect(config, self._options)
+        self._num_cpus = float(config.num_learners * config.num_cpus_per_learner)
+        self._ray = connect(self._options, self._num_cpus + self._options.num_cpus_of_runners(config))
         self._room: Any = None
         self._members: list[RayMember] = []
         self._batch: Any = None
@@ -75,13 +80,16 @@ class RayFleet:
         """As :meth:`Fleet.start`; waits until the actors' processes run, at most ``start_timeout_s``."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        silent = self._silent_nodes()
         self._leave()
         config = self._config
         bundle = {"CPU": float(config.num_cpus_per_learner), **self._options.resources}
         if config.num_gpus_per_learner:
             bundle["GPU"] = float(config.num_gpus_per_learner)
         deadline = time.monotonic() + self._options.start_timeout_s
-        self._room = make_room([bundle] * len(frameworks), self._options, f"num_learners={len(frameworks)}")
+        what = f"num_learners={len(frameworks)}"
+        self._room = make_room([bundle] * len(frameworks), self._options, what, avoid=silent)
+        hold(self, self._num_cpus)
         self._members = []
         try:
             for rank, framework in enumerate(frameworks):
@@ -101,6 +109,11 @@ class RayFleet:
             self._leave()
             raise
         return self._members
+
+    def _silent_nodes(self) -> set[str]:
+        """Nodes of members that had long been silent when the others were still heard: they seem to have gone."""
+        newest = max((member.last_sign for member in self._members), default=0.0)
+        return {m.host for m in self._members if newest - m.last_sign > self._config.timeout_s / 2} - {""}
 
     def _await_start(self, deadline: float) -> None:
         for member in self._members:
@@ -154,10 +167,18 @@ class RayFleet:
     def close(self) -> None:
         """As :meth:`Fleet.close`."""
         self._batch = None
+        self._members = []  # with what they have been asked for
         self._leave()
 
     def _leave(self) -> None:
+        release(self)
         room, self._room = self._room, None
         if room is not None and self._ray.is_initialized():
-            with contextlib.suppress(Exception):
-                self._ray.util.remove_placement_group(room)
+            # Ray answers when all machines have, and waits two minutes for one that is gone.
+            removing = threading.Thread(target=self._remove, args=(room,), name="ray-room", daemon=True)
+            removing.start()
+            removing.join(_REMOVE_S)
+
+    def _remove(self, room: Any) -> None:
+        with contextlib.suppress(Exception):
+            self._ray.util.remove_placement_group(room)

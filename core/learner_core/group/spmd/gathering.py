@@ -7,11 +7,11 @@ listener and the secret's file are there while the ranks meet, and no longer.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from learner_core.errors import LearnerGroupError
+from learner_core.errors import LearnerGroupError, NetworkError
+from learner_core.group.network import address_towards
 
 from .connection import Connection
 from .handshake import derive
@@ -58,7 +58,7 @@ class Gathering:
         self._secret = find_secret(environment, world)
         self.share_files = self._secret.on_this_machine
         try:
-            self.address = _own_address(world.address, world.port)
+            self.address = address_towards(world.address, world.port)
             own = {**said, "address": self.address}
             if world.rank == 0:
                 self._await_others(world, own, deadline)
@@ -110,6 +110,33 @@ class Gathering:
             connection.send({"order": dict(orders[rank]), "about": self.about, "session": self._session})
         self.order = dict(orders[0])
 
+    def exchange(self, value: Any, *, deadline: float) -> list[Any]:
+        """Every rank's plain value, in rank order, on every rank; when all have their orders.
+
+        Args:
+            value: this rank's.
+            deadline: by ``time.monotonic()``.
+
+        Raises:
+            NetworkError: a rank has ended, or nothing came from it in time.
+            LearnerGroupError: rank 0 gives up; says why.
+        """
+        every = [value]
+        for rank, connection in sorted(self._connections.items()):
+            try:
+                if not rank:
+                    connection.send({"value": value})
+                said = connection.await_message(deadline)
+            except OSError as error:
+                raise NetworkError(f"rank {rank} ({self.about[rank]}) is lost while the ranks meet: {error}") from error
+            if "refused" in said:
+                raise LearnerGroupError(f"rank {rank} says: {said['refused']}")
+            every = list(said["every"]) if not rank else [*every, said["value"]]
+        for rank, connection in self._connections.items():
+            if rank:
+                connection.send({"every": every})
+        return every
+
     def take_connections(self) -> dict[int, Connection]:
         """On rank 0 the connections to all others, else the one to rank 0; they are the caller's from now on."""
         taken, self._connections = self._connections, {}
@@ -128,15 +155,3 @@ class Gathering:
 
 def _group_key(secret: bytes, session: bytes) -> bytes:
     return derive(secret, "group", session)
-
-
-def _own_address(address: str, port: int) -> str:
-    """This machine's address on the way to the others'."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, port))  # sends nothing
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        raise LearnerGroupError(
-            f'launcher="spmd": there is no way to the meeting point {address}:{port} ({error})'
-        ) from error

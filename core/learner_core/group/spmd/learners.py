@@ -18,7 +18,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from learner_core.errors import LearnerGroupError, NonFiniteError
+from learner_core.errors import LearnerGroupError, NetworkError, NonFiniteError
 from learner_core.group.collectives import (
     Collective,
     CollectivePlugin,
@@ -27,7 +27,9 @@ from learner_core.group.collectives import (
     choose_collective,
     load_collective,
 )
-from learner_core.group.devices import gpu_environment, interface_of, visible_gpus
+from learner_core.group.devices import gpu_environment, visible_gpus
+from learner_core.group.links import Links, check_reach
+from learner_core.group.network import address_towards, host_identity
 from learner_core.group.worker import parameter_digest
 from learner_core.learning.meeting import Meeting
 from learner_core.learning.resolve import resolve_backend
@@ -41,6 +43,12 @@ from .watch import Watch
 from .world import SpmdOptions, World, find_world
 
 __all__ = ["SpmdLearners"]
+
+_LOOPBACK = "127.0.0.1"
+#: Seconds by which a rank that is gone is noticed by its signs of life before others say that they do not hear it.
+_FIRST_SAY_S = 1.0
+#: Of ``timeout_s``, for ranks that have met to try the ways between them: sockets may be tried more than once.
+_TRYING_TIMEOUTS = 4
 
 
 class SpmdLearners:
@@ -65,12 +73,11 @@ class SpmdLearners:
         self.rank, self.size = world.rank, world.size
         self._who = f"rank {world.rank} of {world.size}"
         self._broken: str | None = None
-        self._watch = Watch(
-            world.rank, world.size, timeout_s=config.timeout_s, about=f"pid {os.getpid()} on {socket.gethostname()}"
-        )
+        self._watch = Watch(world.rank, world.size, timeout_s=config.timeout_s, about=_about(world))
         #: Its name; "" where there is one rank.
         self.collective = ""
         self._collective: Collective | None = None
+        self._links: Links | None = None
         self._seal: Seal | None = None
         self._updates = 0
         self._open = True
@@ -130,19 +137,43 @@ class SpmdLearners:
                     rendezvous = self._open_rendezvous(plugin, ranks, options)
                     orders = [{} if rendezvous is None else rendezvous.for_rank(rank) for rank in range(world.size)]
                     ranks.send_orders(orders)
-                order = dict(ranks.order)
-                if "interface" in order:
-                    order["interface"] = interface_of(ranks.address)
+                self._try_links(ranks)
                 self._seal = Seal(ranks.key, world.rank)
                 self._watch.begin(ranks.take_connections(), ranks.about)
+                timeout_s = self._config.timeout_s
                 with self._together("join"):
-                    collective.init(
-                        rank=world.rank, size=world.size, rendezvous=order, timeout_s=self._config.timeout_s
-                    )
+                    collective.init(rank=world.rank, size=world.size, rendezvous=ranks.order, timeout_s=timeout_s)
                     collective.barrier()
             finally:
                 if rendezvous is not None:
                     rendezvous.close()
+        assert self._links is not None
+        self._links.watch(self._watch.tell_unheard, silence_s=timeout_s + _FIRST_SAY_S)
+
+    def _try_links(self, ranks: Gathering) -> None:
+        """Settle the network interface, and try the way to every other rank before the collective does.
+
+        Raises:
+            NetworkError: an interface will not do, or some ranks do not reach each other; the same on all ranks.
+        """
+        assert self._collective is not None
+        deadline = time.monotonic() + _TRYING_TIMEOUTS * self._config.timeout_s
+        own: dict[str, str]
+        try:
+            address = self._collective.choose_interface(_LOOPBACK if ranks.share_files else ranks.address)
+            self._links = Links(address, self.size)
+            own = dict(self._links.where)
+        except NetworkError as error:
+            own = {"problem": str(error)}
+        places = ranks.exchange(own, deadline=deadline)
+        names = [f"rank {rank} of {self.size} ({ranks.about[rank]})" for rank in range(self.size)]
+        problems = [f"{names[rank]}: {where['problem']}" for rank, where in enumerate(places) if "problem" in where]
+        if problems or self._links is None:
+            raise NetworkError("; ".join(problems))
+        others = {rank: where for rank, where in enumerate(places) if rank != self.rank}
+        found = self._links.reach(others, timeout_s=self._config.timeout_s)
+        every = ranks.exchange(found, deadline=deadline)
+        check_reach(names, every, [where["address"] for where in places])
 
     def _open_rendezvous(self, plugin: CollectivePlugin, ranks: Gathering, options: SpmdOptions) -> Rendezvous | None:
         """On rank 0, what the collective's ranks meet at; ``None``: ``horovodrun`` runs it."""
@@ -157,7 +188,7 @@ class SpmdLearners:
         assert self._collective is not None
         offer = self._collective.offer(ranks.address, timeout_s=options.start_timeout_s)
         places = [
-            Place(said["host"], said["address"], interface_of(said["address"]), offer if rank == 0 else {})
+            Place(host_identity(said["host"], said["address"]), said["address"], offer=offer if rank == 0 else {})
             for rank, said in enumerate(ranks.said)
         ]
         return plugin.open_rendezvous(self.size, timeout_s=timeout_s, places=places)
@@ -277,6 +308,8 @@ class SpmdLearners:
         if not self._open:
             return
         self._open = False
+        if self._links is not None:
+            self._links.close()
         if self._broken is None:
             self._broken = "it has been shut down"
             self._watch.close()
@@ -325,3 +358,12 @@ def _alike(learner: Any) -> dict[str, object]:
         "the framework": learner.backend.name,
         "the precision": config.precision,
     }
+
+
+def _about(world: World) -> str:
+    """This process, for messages: machines may share a name, but not an address on the way to the others."""
+    words = f"pid {os.getpid()} on {socket.gethostname()}"
+    if world.size > 1:
+        with contextlib.suppress(NetworkError):  # whoever goes there is told
+            words += f", {address_towards(world.address, world.port)}"
+    return words

@@ -103,6 +103,11 @@ class Watch:
         text = f"rank {self.rank} of {self.size} ({self.about[self.rank]}) failed in {self._doing}: "
         self._note_loss(self.rank, f"{text}{type(error).__name__}: {error}"[:_TEXT_LENGTH])
 
+    def tell_unheard(self, rank: int) -> None:
+        """Another rank is not heard here any more, although it may live: the ring is broken between the two."""
+        me = f"rank {self.rank} of {self.size} ({self.about[self.rank]})"
+        self._note_loss(rank, f"{self._name(rank)} is no longer heard by {me}")
+
     def _check(self) -> None:
         if self._lost is not None:
             raise self._error()
