@@ -385,7 +385,6 @@ HOSTILE: dict[str, Hostile] = {
     "state, settings: an object": Hostile(
         _own("policy_settings", {"m": {"lr": _OBJECTS["an object that is imported"]}}), several=True
     ),
-    "state, trained: an object": Hostile(_own("policies_to_train", [_OBJECTS["an object that is imported"]]), True),
     **{
         f"mapping: {name}": Hostile(_setting("policy_mapping_fn", _reference(name)), several=True)
         for name in ("canary:mapping", "canary_here:mapping", "canary_here:other")
