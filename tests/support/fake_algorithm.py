@@ -28,6 +28,7 @@ class FakeAlgorithm:
 
     def __init__(self, config: FakeConfig) -> None:
         self.config, self.iteration, self.stopped = config, 0, False
+        self.learner_group = SimpleNamespace(collective=None)
         if config.env is not None:
             make_env(config).close()
         self.instances.append(self)
