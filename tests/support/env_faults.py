@@ -106,8 +106,8 @@ def draw(seed: int, number: int, backend: str) -> EnvFault:
 class _Trouble:
     """Strikes at a place: once over all processes (a file remembers it), or whenever it is reached."""
 
-    def __init__(self, fault: EnvFault, once: str) -> None:
-        self.fault, self.once = fault, once
+    def __init__(self, fault: EnvFault, once: str, driver: int) -> None:
+        self.fault, self.once, self.driver = fault, once, driver
         self.counts: dict[str, int] = {}
 
     def due(self, where: str) -> bool:
@@ -130,6 +130,8 @@ class _Trouble:
     def strike(self, where: str) -> None:
         """Raise, die or hang, if that is the fault and this is the place."""
         what = self.fault.what
+        if what in CRASHES and os.getpid() == self.driver:
+            return  # the driver makes environments, too, to see their spaces and to evaluate
         if what in GARBAGE or not self.due(where):
             return
         if what == "kill":
@@ -177,8 +179,8 @@ class _OwnBaseError(BaseException):
 class FaultyGym(gym.Env):  # type: ignore[misc]
     """Seven steps an episode."""
 
-    def __init__(self, fault: EnvFault, once: str) -> None:
-        self.trouble = _Trouble(fault, once)
+    def __init__(self, fault: EnvFault, once: str, driver: int) -> None:
+        self.trouble = _Trouble(fault, once, driver)
         self.trouble.strike("init")
         self.observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.action_space = spaces.Discrete(2)
@@ -204,8 +206,8 @@ class FaultyVector(gym.vector.VectorEnv):  # type: ignore[misc]
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
-    def __init__(self, fault: EnvFault, once: str) -> None:
-        self.trouble = _Trouble(fault, once)
+    def __init__(self, fault: EnvFault, once: str, driver: int) -> None:
+        self.trouble = _Trouble(fault, once, driver)
         self.trouble.strike("init")
         self.num_envs = 2
         self.single_observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -235,8 +237,8 @@ class FaultyGame:
     metadata = {"name": "faulty"}
     possible_agents = ["a", "b"]
 
-    def __init__(self, fault: EnvFault, once: str) -> None:
-        self.trouble = _Trouble(fault, once)
+    def __init__(self, fault: EnvFault, once: str, driver: int) -> None:
+        self.trouble = _Trouble(fault, once, driver)
         self.trouble.strike("init")
         self.agents: list[str] = []
         self.clock = 0
@@ -274,7 +276,8 @@ class FaultyGame:
 
 def _config(fault: EnvFault, once: str) -> Any:
     kind = FaultyGame if fault.agents else FaultyVector if fault.runners == "native" else FaultyGym
-    config = PPOConfig().framework(fault.backend, compile=False).environment(lambda settings: kind(fault, once))
+    driver = os.getpid()
+    config = PPOConfig().framework(fault.backend, compile=False).environment(lambda settings: kind(fault, once, driver))
     config.training(train_batch_size=32, minibatch_size=16, num_epochs=1).rl_module(model={"hidden": [4]})
     config.env_runners(num_envs_per_env_runner=2, max_env_restarts=3, max_env_runner_restarts=3)
     config.env_runners(env_runner_timeout_s=8, env_step_timeout_s=4)
