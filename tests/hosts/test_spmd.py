@@ -144,6 +144,29 @@ def test_a_host_without_loopback_takes_part(hosts: Hosts, backend: str, collecti
     assert len({_said(ended)[-1]["weights"] for ended in _run(network.hosts, "updates", backend, collective, "3")}) == 1
 
 
+@pytest.mark.parametrize(
+    ("backend", "collective", "variable"),
+    [
+        ("torch", "torch", "GLOO_SOCKET_IFNAME"),
+        pytest.param("torch", "horovod", "HOROVOD_GLOO_IFACE", marks=pytest.mark.slow),
+        pytest.param("tf", "horovod", "HOROVOD_GLOO_IFACE", marks=pytest.mark.slow),
+    ],
+)
+def test_learners_of_one_host_say_what_is_wrong_with_its_interfaces(
+    hosts: Hosts, backend: str, collective: str, variable: str
+) -> None:
+    """A group in a driver: the loopback interface is down, or another one is named that is not there."""
+    (host,) = network = hosts("hosta")
+    command = [sys.executable, SCRIPT, "local", backend, collective, "2"]
+    (wrong,) = _errors(wait_for([host.start(command, {variable: "nosuch0"})], timeout_s=240))
+    host.in_network("ip", "link", "set", "lo", "down")
+    (down,) = _errors(wait_for([host.start(command)], timeout_s=240))
+    assert f'"error": "NetworkError: {variable}=nosuch0: this machine (hosta) has no network interface' in wrong
+    assert '"error": "NetworkError: on this machine (hosta) the loopback interface lo, over which' in down
+    assert "is down: `ip link set lo up`" in down
+    assert not network.left()
+
+
 # ---------------------------------------------------------------------------------------------------------- in mid-run
 
 

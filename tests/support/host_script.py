@@ -67,10 +67,20 @@ def updates(backend: str, collective: str, count: str) -> None:
         _say(weights=_digest(group.get_weights()))
 
 
+def local(backend: str, collective: str, size: str) -> None:
+    """A group of processes on this host alone."""
+    config = PPOConfig().framework(backend).environment(observation_space=OBS, action_space=Discrete(2))
+    config.training(train_batch_size=192, minibatch_size=64).rl_module(model={"hidden": [16, 16]})
+    config.learners(num_learners=int(size), collective=collective, restart_failed_learners=True)
+    with config.build_learner_group() as group:
+        group.update_from_batch(batch=ppo_batch(192, Discrete(2)))
+        _say(weights=_digest(group.get_weights()))
+
+
 def main() -> None:
     begin = time.monotonic()
     try:
-        {"train": train, "updates": updates}[sys.argv[1]](*sys.argv[2:])
+        {"train": train, "updates": updates, "local": local}[sys.argv[1]](*sys.argv[2:])
     except lc.LearnerCoreError as error:
         _say(error=f"{type(error).__name__}: {error}", seconds=time.monotonic() - begin, time=time.time())
         sys.stdout.flush()
