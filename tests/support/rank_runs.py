@@ -128,7 +128,8 @@ def train(backend: str, collective: str, folder: str) -> dict[str, Any]:
     for kind, make in KINDS.items():
         config = make(Path(folder)).framework(backend, compile=COMPILE, precision="float64")
         config.rl_module(model={"hidden": [8]})
-        config.learners(launcher="spmd", collective=collective, launcher_options=next_place())
+        # Ranks that compile on a busy machine may be silent for longer than the default.
+        config.learners(launcher="spmd", collective=collective, launcher_options=next_place(), timeout_s=60.0)
         path = Path(folder) / kind
         with config.build() as algorithm:
             for _ in range(2):
