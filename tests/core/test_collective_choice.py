@@ -51,6 +51,15 @@ class _Ring:
     def check(self, backend_name: str) -> None:
         """It needs nothing."""
 
+    def preload(self, backend_name: str) -> None:
+        """Nothing is imported."""
+
+    def open_rendezvous(self, size: int, **how: Any) -> Any:
+        raise NotImplementedError
+
+    def create(self, backend: Any) -> Any:
+        raise NotImplementedError
+
 
 @pytest.fixture(autouse=True)
 def index(monkeypatch: pytest.MonkeyPatch) -> None:

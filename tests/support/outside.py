@@ -48,6 +48,7 @@ class Outside:
         self.run(
             *(sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--quiet", "--no-deps"),
             *("--no-index", "--no-build-isolation", "--disable-pip-version-check", what),
+            timeout=600,
         )
 
 
@@ -64,7 +65,7 @@ def make_outside(folder: Path) -> Outside:
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist"), str(source)],
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=600,
     )
     shutil.rmtree(source)
     (wheel,) = (folder / "dist").glob("*.whl")
