@@ -73,7 +73,7 @@ class Links:
         self.close()
 
     def reach(self, others: Mapping[int, Mapping[str, str]], *, timeout_s: float) -> dict[int, str]:
-        """Connect to all other ranks.
+        """Connect to all other ranks; before :meth:`watch`.
 
         Args:
             others: rank -> its ``where``.
@@ -87,6 +87,8 @@ class Links:
         with ThreadPoolExecutor(min(len(others), _MOST_AT_ONCE)) as pool:
             attempts = list(pool.map(lambda where: _connect(where, timeout_s), others.values()))
         reasons = dict(zip(others, attempts, strict=True))
+        for connection in self._heard.values():
+            connection.close()
         self._heard = {rank: found for rank, found in reasons.items() if isinstance(found, socket.socket)}
         return {rank: found for rank, found in reasons.items() if isinstance(found, str)}
 
