@@ -21,7 +21,8 @@ from learner_core_algorithms import PPOConfig
 
 from support.learners import OBS, ppo_batch
 
-TIMEOUT_S = float(os.environ.get("LC_TIMEOUT_S", "4"))
+#: A machine that much else runs on may leave a rank without time for long.
+TIMEOUT_S = float(os.environ.get("LC_TIMEOUT_S", "60"))
 
 
 def _say(**words: Any) -> None:
@@ -57,7 +58,7 @@ def updates(backend: str, collective: str, count: str) -> None:
     config.training(train_batch_size=192, minibatch_size=64, num_epochs=2)
     config.environment(observation_space=OBS, action_space=Discrete(2)).rl_module(model={"hidden": [16, 16]})
     config.learners(
-        launcher="spmd", collective=collective, timeout_s=TIMEOUT_S, launcher_options={"start_timeout_s": 60.0}
+        launcher="spmd", collective=collective, timeout_s=TIMEOUT_S, launcher_options={"start_timeout_s": 240.0}
     )
     with config.build_learner_group() as group:
         assert group.ranks is not None
