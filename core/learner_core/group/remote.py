@@ -101,6 +101,8 @@ class RemoteLearners:
                 break
             except (WorkerLostError, _NotMetError) as error:
                 if attempt == attempts:
+                    if isinstance(error, _NotMetError):
+                        raise NetworkError(str(error)) from error.__cause__
                     raise
                 self._clear(error)
         self._started = True
