@@ -171,7 +171,7 @@ def _own_changes(node: Any, rng: np.random.Generator) -> dict[str, Callable[[Any
             "one more": lambda value: value + 1,
             "as text": lambda value: str(value),
             "as a float": lambda value: float(value),
-            "as an int": lambda value: int(value) if np.isfinite(value) else 0,
+            "as an int": lambda value: int(value) if value == value and abs(value) != float("inf") else 0,
             "as a bool": lambda value: bool(value),
             "2**63": lambda value: 2**63,
             "2**40": lambda value: 2**40,
