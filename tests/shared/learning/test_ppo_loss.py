@@ -10,6 +10,7 @@ import pytest
 from learner_core.errors import ConfigError
 from learner_core.maths import optimizers
 from learner_core_algorithms import PPOConfig
+from learner_core_algorithms.ppo.kl import adapted_kl_coeff
 from learner_core_algorithms.ppo.learner import PPOLearner
 
 from support.learners import OBS, build_on_spaces, flat_state, ppo_batch, states_differ
@@ -135,6 +136,22 @@ def test_kl_coefficient_follows_the_rule(backend: str) -> None:
         coefficient = adaptive_kl(coefficient, results["mean_kl"], 0.01)
         assert results["kl_coeff"] == coefficient == learner.get_state()["variables"][MID]["kl_coeff"]
     assert coefficient == pytest.approx(0.2 * 1.5 * 1.5 * 0.5 * 1.5)
+
+
+def test_the_kl_coefficient_has_two_ends(backend: str) -> None:
+    """Without an upper one the loss overflows, after 220 updates far from the target, and no step is taken again."""
+    assert adapted_kl_coeff(9e9, mean_kl=1.0, kl_target=0.01) == 1e10
+    assert adapted_kl_coeff(1e10, mean_kl=1.0, kl_target=0.01) == 1e10
+    assert adapted_kl_coeff(5e12, mean_kl=1.0, kl_target=0.01) == 5e12  # given so; it goes no further
+    assert adapted_kl_coeff(1.5e-10, mean_kl=0.0, kl_target=0.01) == 1e-10
+    assert adapted_kl_coeff(0.0, mean_kl=0.0, kl_target=0.01) == 0.0
+    assert adapted_kl_coeff(0.2, mean_kl=0.01, kl_target=0.01) == 0.2
+    learner = build(backend, SPACES["discrete"], kl_target=0.01)
+    far = ppo_batch(16, SPACES["discrete"], spread=2.0)
+    learner.variables[MID]["kl_coeff"] = 9e9
+    for _ in range(2):
+        results = learner.update_from_batch(batch=far)[MID]
+        assert results["kl_coeff"] == 1e10 and results["num_nonfinite_steps"] == 0.0
 
 
 def test_target_kl_stops_the_update(backend: str) -> None:
