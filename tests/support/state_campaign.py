@@ -280,9 +280,10 @@ class Campaign:
         folder = RunFolder(self.folder / "run")
         if folder.path.exists():
             shutil.rmtree(folder.path)
-        folder.make()
+        lock = folder.claim(new=True)
         folder.write_info({"algorithm": self.algo.config.algorithm_name, "sessions": [], "stop": {}})
         folder.config_file.write_text(to_toml(self.algo.config))
+        lock.release()
         self.path.rename(folder.checkpoint_path(2))
         return folder.path
 
