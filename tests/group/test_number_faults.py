@@ -29,12 +29,12 @@ def _played(backend: str, number: int, kinds: tuple[str, ...], size: int = 2) ->
 
 
 def test_all_ranks_decide_alike_on_torch() -> None:
-    outcomes = _played("torch", 20, ("skip", "raise"))
+    outcomes = _played("torch", 10, ("skip", "raise"))
     assert {place for place, _ in outcomes} == set(PLACES)
 
 
 def test_all_ranks_decide_alike_on_tensorflow_compiled() -> None:
-    _played("tf", 10, ("compiled",))
+    _played("tf", 5, ("compiled",))
 
 
 @pytest.mark.slow
