@@ -43,7 +43,7 @@ def test_a_callable_that_raises_is_named() -> None:
     def broken(env_config: dict[str, Any]) -> None:
         raise ValueError("no display")
 
-    with pytest.raises(EnvError, match=r"broken\(env_config=\{\}\) raised ValueError\('no display'\)"):
+    with pytest.raises(EnvError, match=r"broken\(env_config=\{\}\) raised ValueError: no display"):
         make_env(AlgorithmConfig().environment(broken))
 
 
