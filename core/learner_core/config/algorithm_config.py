@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self
 from learner_core.errors import ConfigError, did_you_mean
 from learner_core.maths.optimizers import OptimizerSpec
 from learner_core.plugins import discovery
+from learner_core.plugins.manager import OURS
 
 from . import references
 from .common_settings import CommonSettings
@@ -314,7 +315,7 @@ def _check_registered(setting: Setting, value: str) -> None:
     group = _PLUGINS[setting.name]
     names = discovery.list_plugins(group)
     # Without our own entry points (a source tree that was never installed) nothing can be said about other names.
-    if setting.default in names and value not in names:
+    if any(plugin.distribution == OURS for plugin in names) and value not in names:
         nearest = discovery.nearest(group, value)
         raise ConfigError(f".{setting.method}({setting.keyword}={value!r}): no such plugin is registered.{nearest}")
 
