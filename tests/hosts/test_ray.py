@@ -176,12 +176,15 @@ def test_a_learner_in_the_driver_has_runners_on_other_hosts(
     struck = time.monotonic()
     if fault != "none":
         driver.network.hosts[-1].kill()
+        driver.wait_for("replaced", 1)
     driver.wait_for("iteration", 3)
     seconds = time.monotonic() - struck
     errors = driver.end()
     places = driver.lines[-1].get("places", [])
-    assert len(places) == 3 and set(places) <= {"10.77.0.2", "10.77.0.3"}, (driver.lines[-1], errors[-3000:])
+    # Of two that were lost, one may still be on its way.
+    assert len(places) >= (3 if fault == "none" else 2), (driver.lines[-1], errors[-3000:])
+    assert set(places) <= {"10.77.0.2", "10.77.0.3"}
     steps = [line["steps"] for line in driver.lines if "steps" in line]
     assert steps == sorted(set(steps))
     if fault != "none":
-        print(f"Ray, {algorithm} {backend}, a runners' host {fault}: three iterations took {seconds:.1f} s")
+        print(f"Ray, {algorithm} {backend}, a runners' host {fault}: a runner replaced after {seconds:.1f} s")

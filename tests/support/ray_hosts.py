@@ -30,6 +30,7 @@ __all__ = ["TIMEOUT_S", "join", "start_driver"]
 TIMEOUT_S = 10.0
 _PORT = 6379
 _MOST = 100_000
+_ATTEMPTS = 3
 _SCRIPT = str(TESTS / "support" / "ray_hosts.py")
 #: Ray's own defaults are for a machine that is not busy.
 _QUIET = {
@@ -49,7 +50,20 @@ def join(network: Network, folder: Path, *, num_cpus: int = 3) -> None:
             where = [f"--address={network.hosts[0].address}:{_PORT}", '--resources={"learner": 9}']
         size = [f"--num-cpus={num_cpus}", "--num-gpus=0", "--object-store-memory=100000000"]
         command = [ray, "start", f"--node-ip-address={host.address}", "--disable-usage-stats", *size, *where]
-        host.run(command, _QUIET, timeout_s=300)
+        _start(host, command)
+
+
+def _start(host: Host, command: list[str]) -> None:
+    """Ray gives a node half a minute to start, whatever it is told, which a busy machine may need three times."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            host.run(command, _QUIET, timeout_s=120)
+            return
+        except subprocess.SubprocessError:
+            for pid in host.processes():
+                host.end(pid)
+            if attempt == _ATTEMPTS - 1:
+                raise
 
 
 def start_driver(host: Host, *arguments: str) -> subprocess.Popen[str]:
@@ -120,7 +134,9 @@ def runners(backend: str, kind: str, enough: str) -> None:
             if os.path.exists(enough):
                 break
             results = algorithm.train()
-            _say(iteration=number, results=results["env_runners"], steps=results["num_env_steps_sampled_lifetime"])
+            _say(iteration=number, steps=results["num_env_steps_sampled_lifetime"])
+            if results["env_runners"].get("num_env_runner_restarts_lifetime"):
+                _say(replaced=results["env_runners"]["num_env_runner_restarts_lifetime"])
         actors = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
         _say(places=sorted(actor["Address"]["IPAddress"] for actor in actors))
 
