@@ -26,8 +26,8 @@ __all__ = ["RayOptions", "connect", "describe_room", "import_ray", "make_room"]
 
 #: Seconds for a cluster's address to take a connection.
 _KNOCK_S = 10.0
-#: Seconds for room to be found without nodes that seem to have gone.
-_AVOID_S = 15.0
+#: Seconds for room to be found without nodes that seem to have gone; in about so many, Ray notices by itself.
+_AVOID_S = 60.0
 #: Ray's own label of every node.
 _NODE_ID = "ray.io/node-id"
 #: Addresses of clusters that were started here.

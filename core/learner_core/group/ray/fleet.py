@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from .own import hold, release
 __all__ = ["RayFleet", "StoreWorker"]
 
 _LOOPBACK = "127.0.0.1"
+#: Seconds for a node to take a connection.
+_CALL_S = 3.0
 #: Seconds for Ray to take back what was reserved.
 _REMOVE_S = 3.0
 
@@ -111,9 +114,15 @@ class RayFleet:
         return self._members
 
     def _silent_nodes(self) -> set[str]:
-        """Nodes of members that had long been silent when the others were still heard: they seem to have gone."""
+        """Nodes that seem to have gone: of members long silent when others were heard, and answering no call now."""
         newest = max((member.last_sign for member in self._members), default=0.0)
-        return {m.host for m in self._members if newest - m.last_sign > self._config.timeout_s / 2} - {""}
+        silent = {m.host for m in self._members if newest - m.last_sign > self._config.timeout_s / 2} - {""}
+        for node in self._ray.nodes() if silent else ():
+            if node["NodeID"] in silent:
+                with contextlib.suppress(OSError):
+                    socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CALL_S).close()
+                    silent.discard(node["NodeID"])  # its process was stopped, the machine was not
+        return silent
 
     def _await_start(self, deadline: float) -> None:
         for member in self._members:
