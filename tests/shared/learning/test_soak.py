@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from typing import Any
 
@@ -29,7 +30,9 @@ def test_a_leak_is_found(training_backend_name: str, monkeypatch: pytest.MonkeyP
         update = updates(one)
 
         def leak() -> Any:
-            kept.append((b"x" * 40_000, os.open("/dev/null", os.O_RDONLY)))
+            pages = mmap.mmap(-1, 1 << 16)  # not from the heap, which may have room from earlier tests
+            pages.write(b"x" * (1 << 16))
+            kept.append((pages, os.open("/dev/null", os.O_RDONLY)))
             return update()
 
         return leak
