@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import learner_core as lc
-from learner_core.algorithm.offline import OfflineAlgorithm
 from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
@@ -267,6 +266,8 @@ class _Run:
 
     def _check_that_it_can_stop(self, algorithm: Any) -> None:
         """Refuse a condition that an offline algorithm, which steps no environment, can never meet."""
+        from learner_core.algorithm.offline import OfflineAlgorithm  # not for --help: it brings all of sampling
+
         if not isinstance(algorithm, OfflineAlgorithm):
             return
         instead = "--stop-iterations or --stop-seconds"
