@@ -38,7 +38,7 @@ def test_a_leak_is_found(training_backend_name: str, monkeypatch: pytest.MonkeyP
         return leak
 
     monkeypatch.setattr(subject, "_updates", leaking)
-    outcome = soak("learner", training_backend_name, 600, compile=False, steps=8)
+    outcome = soak("learner", training_backend_name, 240, compile=False, steps=8)
     for _, descriptor in kept:
         os.close(descriptor)
     found = problems(outcome, most_mb=MOST_MB)
