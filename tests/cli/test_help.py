@@ -13,16 +13,18 @@ from learner_core.cli.main import main
 from support.fake_algorithm import register
 
 MEASURE = """
-import json, sys, time
-start = time.process_time()
+import json, sys
 from learner_core.cli.main import main
 try:
     code = main(json.loads(sys.argv[1]))
 except SystemExit as error:
     code = error.code or 0
 loaded = [m for m in ("torch", "tensorflow", "gymnasium", "matplotlib", "rich", "jax", "ray") if m in sys.modules]
-print(json.dumps({"code": code, "seconds": time.process_time() - start, "loaded": loaded}))
+print(json.dumps({"code": code, "modules": len(sys.modules), "loaded": loaded}))
 """
+#: What a help page may import in all, the standard library's and numpy's modules with it: a count, not a time, since it
+#: is the same on every machine. `train ppo --help`, the longest, has 349 on Python 3.11 (0.33 s of a processor here).
+MOST_MODULES = 400
 
 COMMANDS = [
     ["--help"],
@@ -38,16 +40,14 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_help_takes_less_than_half_a_second_and_loads_no_framework(arguments: list[str]) -> None:
+def test_help_imports_little_and_no_framework(arguments: list[str]) -> None:
     command = [sys.executable, "-W", "error", "-c", MEASURE, json.dumps(arguments)]
-    results = []
-    for _ in range(3):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-    assert results[0]["code"] == 0
-    assert results[0]["loaded"] == []
-    assert min(result["seconds"] for result in results) < 0.5
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["code"] == 0
+    assert result["loaded"] == []
+    assert result["modules"] <= MOST_MODULES
 
 
 def test_an_algorithms_help_lists_its_settings(capsys: pytest.CaptureFixture[str]) -> None:

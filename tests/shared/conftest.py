@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+# Learners in threads of one process wait for each other inside TensorFlow's own threads, of which there are as many as
+# processors: on one processor they would wait for ever. Real ranks have a process each. Read when TensorFlow starts.
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "4")
+
 NAMESPACES = {"numpy": "learner_core.numpy_xp", "torch": "learner_core_torch.xp", "tf": "learner_core_tf.xp"}
 
 
