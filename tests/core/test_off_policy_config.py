@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from learner_core_algorithms import SACConfig
 
 
 def _set_up(config: lc.AlgorithmConfig) -> None:
-    OffPolicyAlgorithm.setup(SimpleNamespace(config=config, seed=0))  # all that it reads
+    OffPolicyAlgorithm.check_config(SimpleNamespace(config=config))  # all that it reads
 
 
 def test_settings_that_the_loop_reads_are_missed_by_name() -> None:
@@ -28,6 +29,22 @@ def test_several_agents_are_refused() -> None:
         _set_up(SACConfig().multi_agent(policies=["walker_0"]))
     with pytest.raises(lc.ConfigError, match="one agent's experience"):
         _set_up(SACConfig().environment("pettingzoo:sisl/multiwalker-v9"))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change"),
+    [("sac", lambda config: config.multi_agent(policies=["walker_0"])), ("bc", lambda config: config)],
+)
+def test_what_the_settings_alone_forbid_is_refused_before_learners_are_made(
+    algorithm: str, change: Callable[[lc.AlgorithmConfig], lc.AlgorithmConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be compiled for two minutes first."""
+    monkeypatch.setattr(
+        "learner_core.algorithm.algorithm.LearnerGroup", lambda config: pytest.fail("learners were made")
+    )
+    config = change(lc.get_config(algorithm).environment("CartPole-v1").framework("torch"))
+    with pytest.raises(lc.ConfigError, match=r"one agent's experience|input_path"):
+        config.build()
 
 
 def test_priorities_need_errors_to_draw_by() -> None:

@@ -56,6 +56,7 @@ class Algorithm(AgentModules, RankedRun):
 
     def __init__(self, config: AlgorithmConfig) -> None:
         self.config = config
+        self.check_config()
         self.iteration = 0
         self.num_env_steps_sampled_lifetime = 0
         self._recent: deque[Episode] = deque(maxlen=_WINDOW)
@@ -84,6 +85,9 @@ class Algorithm(AgentModules, RankedRun):
             raise
 
     # ------------------------------------------------------------------ what an algorithm overrides
+
+    def check_config(self) -> None:
+        """Refuse, by ``self.config`` alone, what this algorithm cannot do: before learners are made and compiled."""
 
     def setup(self) -> None:
         """Make what the algorithm needs beside runner and group: replay buffers, data sets."""

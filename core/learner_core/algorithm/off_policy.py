@@ -32,7 +32,7 @@ class OffPolicyAlgorithm(Algorithm):
     call to the learners, on as many rows.
     """
 
-    def setup(self) -> None:
+    def check_config(self) -> None:
         config: Any = self.config
         missing = [name for name in OffPolicyConfig.settings() if not hasattr(config, name)]
         if missing:
@@ -50,6 +50,9 @@ class OffPolicyAlgorithm(Algorithm):
                 f"prioritized_replay=True: {config.get_learner_class().__name__} has no td_errors(batch), float[B] on "
                 "the host, to draw by"
             )
+
+    def setup(self) -> None:
+        config: Any = self.config
         self.replay = ReplayBuffer(
             config.buffer_capacity,
             self.seed,

@@ -22,7 +22,7 @@ __all__ = ["OfflineAlgorithm", "read_recording"]
 class OfflineAlgorithm(Algorithm):
     """Passes over a recording in an order drawn from the seed; ``train_batch_size`` rows an update."""
 
-    def setup(self) -> None:
+    def check_config(self) -> None:
         config: Any = self.config
         if config.input_path is None:
             raise ConfigError(
@@ -30,6 +30,9 @@ class OfflineAlgorithm(Algorithm):
                 "and give batches yourself; `learner-core record` writes recordings"
             )
         self._columns = read_recording(config.input_path)
+
+    def setup(self) -> None:
+        config: Any = self.config
         for module_id, spec in self.learner_group.module_specs.items():
             if "state_in" not in self._columns and spec.is_neutral and spec.build(numpy_xp).initial_state():
                 raise ConfigError(
