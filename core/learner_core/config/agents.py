@@ -1,7 +1,7 @@
 """Which module plays which agent.
 
 Needs a config with ``policies policy_mapping_fn rl_module_spec env``. Refuses module ids that do not exist, whoever
-names them, and environments of the wrong kind (PettingZoo's turn-based AEC ones).
+names them, and environments of one agent.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = [
     "ONLY_MODULE",
     "PETTINGZOO",
     "AgentMapping",
-    "check_parallel",
+    "check_agents",
+    "has_agents",
     "is_environment",
     "is_multi_agent",
-    "is_parallel",
 ]
 
 #: What environment names begin with that PettingZoo has: "pettingzoo:sisl/multiwalker-v9".
@@ -41,26 +41,21 @@ def is_environment(env: Any) -> bool:
     return not isinstance(env, type) and callable(getattr(env, "step", None))
 
 
-def is_parallel(env: Any) -> bool:
-    """Whether an environment object has spaces per agent, as PettingZoo's have."""
+def has_agents(env: Any) -> bool:
+    """Whether an environment object has spaces per agent, as PettingZoo's have, parallel and turn-based."""
     return is_environment(env) and callable(getattr(env, "observation_space", None))
 
 
-def check_parallel(env: Any) -> None:
-    """Refuse what is no PettingZoo parallel environment.
+def check_agents(env: Any) -> None:
+    """Refuse what is no PettingZoo environment.
 
     Raises:
-        EnvError: A Gymnasium environment, or an AEC one.
+        EnvError: A Gymnasium environment.
     """
-    if not is_parallel(env):
+    if not has_agents(env):
         raise EnvError(
-            f"{type(env).__name__} is no PettingZoo parallel environment, and .multi_agent(policies=...) asks for one; "
+            f"{type(env).__name__} is no PettingZoo environment, and .multi_agent(policies=...) asks for one; "
             "leave multi_agent out for a Gymnasium environment"
-        )
-    if callable(getattr(env, "agent_iter", None)):
-        raise EnvError(
-            f"{type(env).__name__} is a turn-based PettingZoo environment (AEC): make its parallel_env(), or wrap it "
-            "in pettingzoo.utils.conversions.aec_to_parallel"
         )
 
 

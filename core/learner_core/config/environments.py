@@ -25,7 +25,7 @@ def make_env(config: Any, **kwargs: Any) -> Any:
         kwargs: More keywords for ``gymnasium.make`` of a named environment (``render_mode``).
 
     Returns:
-        What ``gymnasium.make``, the PettingZoo module's ``parallel_env`` or the callable returned.
+        What ``gymnasium.make``, PettingZoo or the callable returned.
 
     Raises:
         ConfigError: No environment was configured.
@@ -67,10 +67,11 @@ def _make(config: Any, **kwargs: Any) -> Any:
 
 
 def _make_pettingzoo(env: str, settings: dict[str, Any]) -> Any:
-    """The parallel environment of a name in PettingZoo's registry, or ``parallel_env(**settings)`` of a module's path.
+    """The environment of a name in PettingZoo's registry, or of a module's path.
 
-    Other packages are laid out as PettingZoo's were: ``pettingzoo:mpe2.simple_spread_v3``. Those that register what
-    they have are imported first by ``pettingzoo:package:name``.
+    A parallel one where there is one of the name (a module's ``parallel_env(**settings)``), else a turn-based one
+    (``env(**settings)``). Other packages are laid out as PettingZoo's were: ``pettingzoo:mpe2.simple_spread_v3``. Those
+    that register what they have are imported first by ``pettingzoo:package:name``.
     """
     name = env.removeprefix(PETTINGZOO)
     try:
@@ -82,16 +83,24 @@ def _make_pettingzoo(env: str, settings: dict[str, Any]) -> Any:
         if package:
             importlib.import_module(package)
         elif "." in name:
-            return importlib.import_module(name).parallel_env(**settings)
-        return pettingzoo.make("parallel", name, **settings)
+            module = importlib.import_module(name)
+            return (module.parallel_env if hasattr(module, "parallel_env") else module.env)(**settings)
+        return pettingzoo.make("parallel" if _is_registered(pettingzoo, name) else "aec", name, **settings)
     except Exception as error:
         text = str(error)
         if isinstance(error, ModuleNotFoundError) and error.name is not None and env.find(error.name) >= 0:
             text += ". Install the package that has it"
         if type(error).__name__ == "NameNotFound":
-            text = f"PettingZoo has no parallel environment {name!r}.{did_you_mean(name, pettingzoo.parallel_registry)}"
+            known = {**pettingzoo.parallel_registry, **pettingzoo.aec_registry}
+            text = f"PettingZoo has no environment {name!r}.{did_you_mean(name, known)}"
         text = _sentence(f"The environment {env!r} cannot be made: {type(error).__name__}: {text}")
         raise EnvError(text + (f" env_config={settings!r}" if settings else "")) from error
+
+
+def _is_registered(pettingzoo: Any, name: str) -> bool:
+    """Whether there is a parallel environment of that name, which may be written as its module is: ``rps_v2``."""
+    head, mark, version = name.rpartition("_v")
+    return name in pettingzoo.parallel_registry or (bool(mark) and f"{head}-v{version}" in pettingzoo.parallel_registry)
 
 
 def _register_extensions(env: str) -> None:

@@ -1,9 +1,10 @@
 """Masks of actions that an environment gives beside its observations, moved into them.
 
 Gymnasium's toy environments put ``action_mask`` into ``info`` (Taxi), PettingZoo's parallel ones into
-``infos[agent]``, sb3-contrib's have a method ``action_masks()``. What samples looks for masks in observations alone
-(``learner_core.maths.action_masks``), so that batches, checkpoints and vector environments know one place; these
-wrappers put them there. Needs discrete actions. Refuses an observation to act on without a mask.
+``infos[agent]``, its turn-based ones into what ``last()`` tells, sb3-contrib's have a method ``action_masks()``. What
+samples looks for masks in observations alone (``learner_core.maths.action_masks``), so that batches, checkpoints and
+vector environments know one place; these wrappers put them there. Needs discrete actions. Refuses an observation to act
+on without a mask.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 from learner_core.errors import ConfigError, EnvError
 from learner_core.maths.action_masks import ActionMask
 
-from .agents import is_parallel
+from .agents import has_agents
 
-__all__ = ["AgentInfoMasks", "InfoMasks", "with_info_masks"]
+__all__ = ["AgentInfoMasks", "InfoMasks", "TurnInfoMasks", "with_info_masks"]
 
 _KEY = "action_mask"
 
@@ -29,7 +30,7 @@ def with_info_masks(env: Any) -> Any:
     A Dict observation gets ``action_mask`` beside the rest; one that has it already is left alone.
 
     Args:
-        env: A gymnasium environment, or a PettingZoo parallel one.
+        env: A gymnasium environment, or one of PettingZoo's.
 
     Raises:
         ConfigError: A vector environment, whose infos differ from one to the next.
@@ -40,8 +41,8 @@ def with_info_masks(env: Any) -> Any:
             f"action_mask_in_info=True takes single environments, got {type(env).__name__}, one of several; let "
             ".env_runners(num_envs_per_env_runner=...) step them together"
         )
-    if is_parallel(env):
-        return AgentInfoMasks(env)
+    if has_agents(env):
+        return TurnInfoMasks(env) if callable(getattr(env, "last", None)) else AgentInfoMasks(env)
     return env if _has_mask(env.observation_space) else InfoMasks(env)
 
 
@@ -86,40 +87,59 @@ class InfoMasks(_Forwards):
         return _with_mask(obs, given, self.action_space, whose=type(self.env.unwrapped).__name__, ended=ended)
 
 
-class AgentInfoMasks(_Forwards):
-    """A PettingZoo parallel environment; agents whose actions cannot be masked are shown what they were.
-
-    Args:
-        env: The environment.
-    """
+class _AgentMasks(_Forwards):
+    """An environment of PettingZoo's; agents whose actions cannot be masked are shown what they were."""
 
     def observation_space(self, agent: Any) -> Any:
         """The agent's, with the mask in it."""
         space = self.env.observation_space(agent)
         return _masked_space(space, self.env.action_space(agent)) if self._masks(agent) else space
 
+    def _masks(self, agent: Any) -> bool:
+        kind = type(self.env.action_space(agent)).__name__
+        return kind in ("Discrete", "MultiDiscrete", "MultiBinary") and not _has_mask(self.env.observation_space(agent))
+
+    def _shown(self, agent: Any, obs: Any, info: Any, *, ended: bool) -> Any:
+        if not self._masks(agent):
+            return obs
+        given = (info or {}).get(_KEY)
+        return _with_mask(obs, given, self.env.action_space(agent), whose=f"agent {agent!r}", ended=ended)
+
+
+class AgentInfoMasks(_AgentMasks):
+    """A parallel environment.
+
+    Args:
+        env: The environment.
+    """
+
     def reset(self, **options: Any) -> tuple[Any, Any]:
         """As the environment's, with the masks in the observations."""
         obs, infos = self.env.reset(**options)
-        return {agent: self._shown(agent, one, infos, ended=False) for agent, one in obs.items()}, infos
+        return {agent: self._shown(agent, one, infos.get(agent), ended=False) for agent, one in obs.items()}, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
         """As the environment's, with the masks in the observations."""
         obs, rewards, terminateds, truncateds, infos = self.env.step(actions)
         shown = {
-            agent: self._shown(agent, one, infos, ended=agent not in self.env.agents) for agent, one in obs.items()
+            agent: self._shown(agent, one, infos.get(agent), ended=agent not in self.env.agents)
+            for agent, one in obs.items()
         }
         return shown, rewards, terminateds, truncateds, infos
 
-    def _masks(self, agent: Any) -> bool:
-        kind = type(self.env.action_space(agent)).__name__
-        return kind in ("Discrete", "MultiDiscrete", "MultiBinary") and not _has_mask(self.env.observation_space(agent))
 
-    def _shown(self, agent: Any, obs: Any, infos: Mapping[Any, Any], *, ended: bool) -> Any:
-        if not self._masks(agent):
-            return obs
-        given = (infos.get(agent) or {}).get(_KEY)
-        return _with_mask(obs, given, self.env.action_space(agent), whose=f"agent {agent!r}", ended=ended)
+class TurnInfoMasks(_AgentMasks):
+    """A turn-based environment.
+
+    Args:
+        env: The environment.
+    """
+
+    def last(self, **options: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """As the environment's, with the mask in the observation."""
+        obs, reward, terminated, truncated, info = self.env.last(**options)
+        ended = bool(terminated or truncated)
+        return self._shown(self.env.agent_selection, obs, info, ended=ended), reward, terminated, truncated, info
 
 
 def _has_mask(space: Any) -> bool:

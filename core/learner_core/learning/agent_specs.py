@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..config.agents import ONLY_MODULE, AgentMapping, check_parallel
+from ..config.agents import ONLY_MODULE, AgentMapping, check_agents
 from ..config.foreign import closed
 from ..errors import ConfigError, SpaceError
 from .rl_module import MultiRLModuleSpec, RLModuleSpec, check_module_id
@@ -79,7 +79,7 @@ def _named(config: Any) -> dict[str, RLModuleSpec]:
 
 
 def _from_env(config: Any, specs: dict[str, RLModuleSpec], env: Any) -> dict[str, RLModuleSpec]:
-    check_parallel(env)
+    check_agents(env)
     agents = list(getattr(env, "possible_agents", ()))
     mapping = AgentMapping(config.policy_mapping_fn, list(specs))
     spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in agents}

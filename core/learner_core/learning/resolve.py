@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..config.agents import is_multi_agent, is_parallel
+from ..config.agents import has_agents, is_multi_agent
 from ..config.foreign import closed
 from ..config.info_masks import with_info_masks
 from ..errors import ConfigError, SpaceError
@@ -53,7 +53,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     """
     if env is not None and getattr(config, "action_mask_in_info", False):
         env = with_info_masks(env)
-    if module_spec is None and (is_multi_agent(config) or is_parallel(env)):
+    if module_spec is None and (is_multi_agent(config) or has_agents(env)):
         module_spec = MultiRLModuleSpec(agent_specs(config, env))
         env = None
     spec = module_spec if module_spec is not None else config.rl_module_spec
@@ -84,7 +84,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
 
         made = make_env(config)
         try:
-            if is_parallel(made):
+            if has_agents(made):
                 raise ConfigError(
                     f"{type(made).__name__} is an environment of several agents: say who plays them, by "
                     '.multi_agent(policies=["shared"]) for one module, or a module for each'

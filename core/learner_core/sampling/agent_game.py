@@ -5,12 +5,15 @@ copy and the agent: observations that are not what their space says, and masks t
 
 An agent's module is asked for when the agent first appears in an episode, and stays until that episode ends. So does
 the state of a recurrent module; it begins anew if the agent ends its part and comes back.
+
+An agent waits whose part goes on while others act: it is another's turn, or its mask allows it nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,7 +46,11 @@ class _Agent:
 
 @dataclass(slots=True)
 class _Copy:
-    """One copy's running episode; ``obs`` are of the agents that act next, ``allowed`` their masks of actions."""
+    """One copy's running episode.
+
+    ``obs`` are of the agents that act next, ``allowed`` their masks of actions; ``waiting`` {agent that waits: what it
+    saw last}.
+    """
 
     number: int
     result: float = 0.0
@@ -51,11 +58,12 @@ class _Copy:
     agents: dict[str, _Agent] = field(default_factory=dict)
     obs: dict[str, Columns] = field(default_factory=dict)
     allowed: dict[str, np.ndarray] = field(default_factory=dict)
+    waiting: dict[str, Columns] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class CopyStep:
-    """What a step was to the agents of one copy that acted.
+    """What a step was to the agents of one copy, those that waited included.
 
     ``rewards``; ``ended`` {agent: (terminated, truncated)}; ``finals`` {agent: last observation}; ``episode`` if it
     finished; ``lost``: it was given up, after ``lost_steps`` steps.
@@ -118,23 +126,11 @@ class AgentGame:
         return stack([self.copies[copy].obs[agent] for copy, agent in lanes])
 
     def allowed(self, lanes: Sequence[Lane]) -> np.ndarray | None:
-        """bool[B, K], which actions agents of one module may take; None where there are no masks.
-
-        Raises:
-            EnvError: An agent may take none.
-        """
+        """bool[B, K], which actions agents of one module may take; None where there are no masks."""
         mask = self.players[self.copies[lanes[0][0]].agents[lanes[0][1]].module_id].mask
         if mask is None:
             return None
-        allowed = np.stack([self.copies[copy].allowed[agent] for copy, agent in lanes])
-        forbidden = mask.forbidden(allowed)
-        if forbidden.any():
-            copy, agent = lanes[int(np.flatnonzero(forbidden)[0])]
-            raise EnvError(
-                f"{self.lanes.whose(copy)}: action_mask allows agent {agent!r} no action; an agent that cannot "
-                "go on must end its part"
-            )
-        return allowed
+        return np.stack([self.copies[copy].allowed[agent] for copy, agent in lanes])
 
     def memory(self, module_id: str, lanes: Sequence[Lane]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Recurrent state of agents of one module, leaves [B, ...], and bool[B], where it begins; {} without one."""
@@ -170,7 +166,7 @@ class AgentGame:
 
     def _step(self, index: int, actions: dict[str, Any]) -> CopyStep:
         copy = self.copies[index]
-        step = self.lanes.step(index, actions)
+        step = self.lanes.step(index, actions, tuple(copy.waiting))
         if step.lost:
             self.num_lost += 1
             self._begin(index, step.obs)
@@ -183,19 +179,24 @@ class AgentGame:
                 copy.agents[agent].result += reward
         for agent in actions:
             copy.agents[agent].length += 1
+        for agent in (*actions, *copy.waiting):
             out.rewards[agent] = step.rewards.get(agent, 0.0)
             if agent in step.ended:
                 copy.agents[agent].memory = None
                 # Of an agent that is gone without a word the last thing it saw stands for what it would have seen.
-                final = step.finals.get(agent)
-                out.finals[agent] = copy.obs[agent] if final is None else self._take(index, agent, final)[0]
+                final, last = step.finals.get(agent), copy.obs.get(agent, copy.waiting.get(agent))
+                out.finals[agent] = last if final is None else self._take(index, agent, final)[0]
         if step.over:
             agents = tuple(AgentReturn(a, s.module_id, s.result, s.length) for a, s in copy.agents.items())
             out.episode = Episode(copy.result, copy.length, agents)
             self.num_episodes += 1
             self._begin(index, step.obs)
         else:
-            self._show(index, step.obs)
+            going = {agent: obs for agent, obs in {**copy.waiting, **copy.obs}.items() if agent not in step.ended}
+            known = set(copy.agents)
+            self._show(index, step.obs, going)
+            for agent in copy.agents.keys() - known:  # paid before it first acts
+                copy.agents[agent].result += step.rewards.get(agent, 0.0)
         return out
 
     def _begin(self, index: int, obs: Mapping[str, Any]) -> None:
@@ -204,7 +205,8 @@ class AgentGame:
         self.copies[index] = _Copy(old.number if fresh else old.number + self._stride)
         self._show(index, obs)
 
-    def _show(self, index: int, obs: Mapping[str, Any]) -> None:
+    def _show(self, index: int, obs: Mapping[str, Any], going: Mapping[str, Columns] = MappingProxyType({})) -> None:
+        """Agents are shown ``obs``; of ``going``, whose parts go on, those that are not shown anything wait."""
         copy = self.copies[index]
         for agent in obs:
             if agent not in copy.agents:
@@ -213,8 +215,21 @@ class AgentGame:
                 self._check_spaces(index, agent, module_id)
                 copy.agents[agent] = _Agent(module_id)
         taken = {agent: self._take(index, agent, value) for agent, value in obs.items()}
-        copy.obs = {agent: columns for agent, (columns, _) in taken.items()}
-        copy.allowed = {agent: allowed for agent, (_, allowed) in taken.items() if allowed is not None}
+        shut_out = {agent for agent, (_, allowed) in taken.items() if self._may_do_nothing(copy.agents[agent], allowed)}
+        if taken and len(shut_out) == len(taken):
+            raise EnvError(
+                f"{self.lanes.whose(index)}: action_mask allows agent{'s' * (len(shut_out) > 1)} "
+                f"{', '.join(map(repr, sorted(shut_out)))} no action, and nobody else may act; an agent that cannot go "
+                "on must end its part"
+            )
+        copy.obs = {agent: columns for agent, (columns, _) in taken.items() if agent not in shut_out}
+        copy.allowed = {agent: taken[agent][1] for agent in copy.obs if taken[agent][1] is not None}
+        copy.waiting = {agent: seen for agent, seen in going.items() if agent not in taken}
+        copy.waiting.update({agent: taken[agent][0] for agent in taken if agent in shut_out})
+
+    def _may_do_nothing(self, agent: _Agent, allowed: np.ndarray | None) -> bool:
+        mask = self.players[agent.module_id].mask
+        return allowed is not None and mask is not None and bool(mask.forbidden(allowed[np.newaxis])[0])
 
     def _take(self, index: int, agent: str, obs: Any) -> tuple[Columns, np.ndarray | None]:
         module_id = self.copies[index].agents[agent].module_id
@@ -248,7 +263,7 @@ class AgentGame:
             for agent, state in copy.agents.items():
                 if state.module_id == module_id:
                     state.module_id, state.memory = self.mapping.module_of(agent, copy.number), None
-                    if agent in copy.obs:
+                    if agent in copy.obs or agent in copy.waiting:
                         self._check_spaces(index, agent, state.module_id)
 
     # ---- state -----------------------------------------------------------------------------------------------------
@@ -270,6 +285,7 @@ class AgentGame:
                     ],
                     "obs": [[agent, tree_map(np.array, obs)] for agent, obs in copy.obs.items()],
                     "allowed": [[agent, allowed.copy()] for agent, allowed in copy.allowed.items()],
+                    "waiting": [[agent, tree_map(np.array, obs)] for agent, obs in copy.waiting.items()],
                 }
                 for copy in self.copies
             ],
@@ -285,7 +301,9 @@ class AgentGame:
                 "agents": ListOf(Items([TEXT, OneOf(tuple(players)), NUMBER, COUNT, Anything()])),
                 "obs": ListOf(Items([TEXT, Anything()])),
                 "allowed": ListOf(Items([TEXT, Anything()])),
+                "waiting": ListOf(Items([TEXT, Anything()])),
             },
+            optional=("waiting",),  # states from before turn-based games do not have it
             rule=lambda saved, path: _check_copy(saved, path, players),
         )
         fields: dict[str, Schema] = {
@@ -309,6 +327,7 @@ class AgentGame:
             if exact:
                 copy.allowed = {agent: np.array(allowed) for agent, allowed in saved["allowed"]}
                 copy.obs = {agent: tree_map(np.array, obs) for agent, obs in saved["obs"]}
+                copy.waiting = {agent: tree_map(np.array, obs) for agent, obs in saved.get("waiting", ())}
             self.copies.append(copy)
 
 
@@ -326,19 +345,23 @@ def _check_ranks(state: Mapping[str, Any], path: str) -> None:
 def _check_copy(copy: Mapping[str, Any], path: str, players: Mapping[str, Player]) -> None:
     """Of each agent the memory of its module; those that act next are shown what its observation space says."""
     modules = {name: module_id for name, module_id, *_ in copy["agents"]}
-    for part in ("agents", "obs", "allowed"):
-        names = [entry[0] for entry in copy[part]]
+    for part in ("agents", "obs", "allowed", "waiting"):
+        names = [entry[0] for entry in copy.get(part, ())]
         if len(set(names)) != len(names) or not set(names) <= set(modules):
             refuse(f"{path}/{part}", f"agents among {sorted(modules)}, each once"[:200], repr(names)[:100])
     if not copy["obs"]:
         refuse(f"{path}/obs", "at least one agent that acts next", "none")
-    shown, allowed = dict(copy["obs"]), dict(copy["allowed"])
+    shown, allowed, waiting = dict(copy["obs"]), dict(copy["allowed"]), dict(copy.get("waiting", ()))
+    if both := sorted(set(shown) & set(waiting)):
+        refuse(f"{path}/waiting", "agents that do not act next", repr(both[0]))
     for index, (name, module_id, _, _, memory) in enumerate(copy["agents"]):
         fields = players[module_id].agent_schema().fields
         fields["memory"].check(memory, f"{path}/agents/[{index}]/[4]")
         if name in shown:
             fields["obs"].check(shown[name], f"{path}/obs/{name}")
             fields["allowed"].check(allowed.get(name), f"{path}/allowed/{name}")
+        if name in waiting:
+            fields["obs"].check(waiting[name], f"{path}/waiting/{name}")
 
 
 def stack(trees: Sequence[Columns]) -> Columns:

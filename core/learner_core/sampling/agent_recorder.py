@@ -1,7 +1,8 @@
 """Collects what the agents of one module did in a fragment, and makes the module's rollout of it.
 
 Needs the steps in order. Refuses nothing. A lane of the rollout is one (copy, agent) pair that the module played in
-this fragment; rows in which it did not act are not valid.
+this fragment; rows in which it did not act are not valid. An agent that has waited acts in the row after its last one,
+so that what is propagated backwards over rows knows no pause.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from .agent_game import Lane, stack
 from .columns import Columns, tree_map
 from .episodes import Episode
+from .open_rows import OpenRows
 from .rollout import Rollout
 
 __all__ = ["AgentRecorder"]
@@ -30,6 +32,8 @@ class AgentRecorder:
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
         self._times: list[int] = []
+        #: Places of rows on the rollout's time axis.
+        self._places: list[int] = []
         self._lanes: list[Lane] = []
         self._obs: list[Columns] = []
         self._answers: list[Mapping[str, Columns]] = []
@@ -44,19 +48,20 @@ class AgentRecorder:
         self._finals: dict[int, Columns] = {}
         #: lane -> its newest row, while the agent's part of the episode goes on.
         self._open: dict[Lane, int] = {}
-        self._now: dict[Lane, int] = {}
+        #: Rows that the next fragment has.
+        self._left: set[int] = set()
         self.episodes: list[Episode] = []
 
     def act(
         self, t: int, lanes: Sequence[Lane], obs: Columns, answer: Mapping[str, Columns], after: Columns | None = None
     ) -> None:
         """The module answers ``obs`` [B, ...] of these lanes in step t; ``after``: its recurrent state then."""
-        first = len(self._times)
-        self._now = {lane: first + i for i, lane in enumerate(lanes)}
-        for lane, row in self._now.items():
-            before = self._open.pop(lane, None)
+        for row, lane in enumerate(lanes, start=len(self._times)):
+            before = self._open.get(lane)
             if before is not None:
                 self._follow[before] = row
+            self._places.append(t if before is None else self._places[before] + 1)
+            self._open[lane] = row
         count = len(lanes)
         self._times.extend([t] * count)
         self._lanes.extend(lanes)
@@ -69,18 +74,34 @@ class AgentRecorder:
             flags.extend([False] * count)
         self._valid.extend([True] * count)
 
-    def went(self, lane: Lane, reward: float) -> None:
-        """The lane goes on."""
-        row = self._now[lane]
-        self._rewards[row] = reward
-        self._open[lane] = row
+    def takes(self, answer: Mapping[str, Columns]) -> bool:
+        """Whether an answer has the columns of those before."""
+        return not self._answers or self._answers[0].keys() == answer.keys()
 
-    def ended(self, lane: Lane, reward: float, how: tuple[bool, bool], final: Columns) -> None:
-        """The agent's part ends with this step, (terminated, truncated), in the observation ``final``."""
-        row = self._now[lane]
-        self._rewards[row] = reward
+    def paid(self, lane: Lane, reward: float) -> None:
+        """Add a reward to the lane's open row."""
+        self._rewards[self._open[lane]] += reward
+
+    def ended(self, lane: Lane, how: tuple[bool, bool], final: Columns) -> None:
+        """The agent's part ends, (terminated, truncated), in the observation ``final``."""
+        row = self._open.pop(lane)
         self._terminateds[row], self._truncateds[row] = how
         self._finals[row] = final
+
+    def take_waiting(self, waits: Callable[[Lane], bool]) -> OpenRows | None:
+        """Take the open rows of lanes that wait out of the fragment; None if there are none."""
+        lanes = [lane for lane in self._open if waits(lane)]
+        if not lanes:
+            return None
+        rows = np.array([self._open.pop(lane) for lane in lanes], np.int64)
+        self._left.update(rows.tolist())
+        return OpenRows(
+            tuple(lanes),
+            np.array([self._rewards[row] for row in rows]),
+            tree_map(lambda leaf: leaf[rows], _concatenated(self._obs)),
+            tree_map(lambda leaf: leaf[rows], _concatenated(self._answers)),
+            tree_map(lambda leaf: leaf[rows], _concatenated(self._after)) if self._after else None,
+        )
 
     def lose(self, copy: int, since: int, now: int) -> None:
         """The copy's episode, which began in step ``since`` or before the fragment, was given up in step ``now``."""
@@ -101,7 +122,7 @@ class AgentRecorder:
         order: Callable[[Lane], Any],
         shown: Callable[[Columns], Columns],
         values: Callable[..., np.ndarray | None],
-    ) -> Rollout:
+    ) -> Rollout | None:
         """Put the fragment together.
 
         Args:
@@ -111,14 +132,17 @@ class AgentRecorder:
             values: Observations [B, ...] (and recurrent state) -> float[B]; asked only if the policy gives values.
 
         Returns:
-            The rollout, [T, N, ...].
+            The rollout, [T, N, ...]; None if no row is left.
         """
+        kept = np.array([row for row in range(len(self._times)) if row not in self._left], np.int64)
+        if not len(kept):
+            return None
         for lane, row in self._open.items():
             self._finals[row] = last(lane)
-        lanes = sorted(set(self._lanes), key=order)
+        lanes = sorted({self._lanes[row] for row in kept}, key=order)
         column = {lane: i for i, lane in enumerate(lanes)}
         shape = (self._num_steps, len(lanes))
-        place = np.array(self._times) * shape[1] + np.array([column[lane] for lane in self._lanes])
+        place = np.array([self._places[row] * shape[1] + column[self._lanes[row]] for row in kept])
         obs = _concatenated(self._obs)
         outputs = _concatenated(self._answers)
         following = tree_map(np.array, obs)
@@ -131,6 +155,7 @@ class AgentRecorder:
             _put(following, rows, shown(stack(list(self._finals.values()))))
 
         def spread(rows: np.ndarray, fill: Any = 0) -> np.ndarray:
+            rows = rows if len(rows) == len(kept) else rows[kept]
             full = np.empty((shape[0] * shape[1], *rows.shape[1:]), rows.dtype)
             if len(rows) < len(full):
                 full[...] = fill

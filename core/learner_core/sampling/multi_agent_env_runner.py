@@ -1,4 +1,4 @@
-"""Steps N copies of a PettingZoo parallel environment with one policy per module and records what happened.
+"""Steps N copies of a PettingZoo environment with one policy per module and records what happened.
 
 Needs a config (``env env_config num_envs_per_env_runner policies policy_mapping_fn policies_to_train
 normalize_observations``), a spec of every module with its spaces, and weights before the first policy action. Refuses
@@ -10,7 +10,8 @@ One step, in the order that matters:
 1. The agents that act are grouped by module; each module answers all of its agents in all copies at once.
 2. Its actions go through the door: clipped to the bounds, cast. The batch keeps them as they were sampled.
 3. Every copy steps with the actions of its agents; where nobody is left, the next episode begins in the same step.
-4. Rewards and ends become rows of the module that acted, whoever plays the agent next.
+4. Rewards and ends become rows of the module that acted, whoever plays the agent next. The row of an agent that waits
+   stays open, in the next fragment if need be.
 
 Statistics of observations are of one module; they take in what the module answers, and rest while it is not trained.
 """
@@ -40,6 +41,7 @@ from .finite import check_finite
 from .multi_agent_lanes import AgentLanes
 from .normalize import NO_STATISTICS, RunningMoments
 from .numpy_backend import NumpyPolicy
+from .open_rows import OpenRows, open_rows_schema
 from .rollout import Rollout
 from .runner_base import RunnerBase
 
@@ -55,12 +57,12 @@ class MultiAgentEnvRunner(RunnerBase):
         config: An ``AlgorithmConfig``, or anything with the fields named above.
         module_specs: {module_id: ``RLModuleSpec``}, with their spaces.
         seed: The run's seed.
-        env: Takes the place of ``config.env``: a name, a callable, or a parallel environment (one copy).
+        env: Takes the place of ``config.env``: a name, a callable, or an environment (one copy).
         worker_index: Which runner this is; runners of one seed have noise and environments of their own.
         make_policy: (config, spec) -> who answers observations; by default the modules in numpy.
 
     Raises:
-        EnvError: The environment cannot be made, or is no parallel one.
+        EnvError: The environment cannot be made, or is not one of several agents.
         ConfigError: An agent maps to no known module, or a setting that is not for several agents.
         SpaceError: An agent's spaces are not those of its module.
     """
@@ -90,6 +92,7 @@ class MultiAgentEnvRunner(RunnerBase):
         self._set_seed(int(seed))
         self._num_agent_steps = 0
         self._broken = False
+        self._waiting: dict[str, OpenRows] = {}
         self._evaluation: AgentGame | None = None
         runners = 1 + int(getattr(config, "num_env_runners", 0))
         self._game = self._make_game(self._env, self.num_envs, first=worker_index * self.num_envs, runners=runners)
@@ -117,7 +120,8 @@ class MultiAgentEnvRunner(RunnerBase):
 
         Returns:
             {module_id: its rows, [T, N, ...]}; N lanes are the (copy, agent) pairs that it played in this fragment.
-            A module that played nobody is left out.
+            A module that played nobody is left out. Rows of agents that wait at the end are the next call's; they are
+            given up where one call takes random actions and the other does not.
 
         Raises:
             EnvError: NaN or infinity from an environment, or one that raised too often.
@@ -133,7 +137,7 @@ class MultiAgentEnvRunner(RunnerBase):
 
     def _sample(self, num_steps: int, *, explore: bool, random_actions: bool) -> dict[str, Rollout]:
         game = self._game
-        fragment = AgentFragment(num_steps, self.num_envs)
+        fragment = AgentFragment(num_steps, self.num_envs, self._waiting)
         for t in range(num_steps):
             groups = game.groups()
             actions: dict[str, np.ndarray] = {}
@@ -158,13 +162,15 @@ class MultiAgentEnvRunner(RunnerBase):
                     game.remember(lanes, after)
                 fragment.act(t, module_id, lanes, obs=obs, answer=answer, after=after if state else None)
                 actions[module_id] = player.door.to_env(answer["actions"])
-            num_env_steps, episodes = fragment.stepped(t, groups, game.step(groups, actions))
+            num_env_steps, episodes = fragment.stepped(t, game.step(groups, actions))
             self._num_env_steps += num_env_steps
             self._finished.extend(episodes)
             self._num_vector_steps += 1
-        return {module_id: self._rollout(module_id, recorder) for module_id, recorder in fragment.recorders.items()}
+        self._waiting = fragment.take_waiting(lambda lane: lane[1] in game.copies[lane[0]].waiting)
+        rollouts = {module_id: self._rollout(module_id, recorder) for module_id, recorder in fragment.recorders.items()}
+        return {module_id: rollout for module_id, rollout in rollouts.items() if rollout is not None}
 
-    def _rollout(self, module_id: str, recorder: AgentRecorder) -> Rollout:
+    def _rollout(self, module_id: str, recorder: AgentRecorder) -> Rollout | None:
         game, player = self._game, self.players[module_id]
         rollout = recorder.finish(
             last=lambda lane: game.copies[lane[0]].obs[lane[1]],
@@ -172,6 +178,8 @@ class MultiAgentEnvRunner(RunnerBase):
             shown=player.shown,
             values=player.policy.values,
         )
+        if rollout is None:
+            return None
         flat = rollout.rows()["next_obs"]
         check_finite(flat, None, whose=lambda _: f"an agent of module {module_id!r} in runner {self.worker_index}")
         self._num_agent_steps += rollout.num_env_steps
@@ -254,6 +262,7 @@ class MultiAgentEnvRunner(RunnerBase):
                     game.forget(module_id)
         for module_id in gone:
             del self.players[module_id]
+            self._waiting.pop(module_id, None)
         self._set_seed(self.seed)  # a module of a name that was another's draws noise of its own shape
         self.set_weights(weights)
 
@@ -290,6 +299,7 @@ class MultiAgentEnvRunner(RunnerBase):
         return {
             "num_agent_steps_sampled_lifetime": self._num_agent_steps,
             "game": self._game.get_state(),
+            "waiting": {module_id: rows.to_plain() for module_id, rows in self._waiting.items()},
             "normalizers": {
                 module_id: None if player.normalizer is None else player.normalizer.get_state()
                 for module_id, player in self.players.items()
@@ -305,9 +315,12 @@ class MultiAgentEnvRunner(RunnerBase):
         fields: dict[str, Schema] = {
             "num_agent_steps_sampled_lifetime": COUNT,
             "game": self._game.state_schema(players),
+            "waiting": Record(
+                {mid: open_rows_schema(player, self.num_envs) for mid, player in players.items()}, players
+            ),
             "normalizers": Record(normalizers),
         }
-        return fields, ()
+        return fields, ("waiting",)  # states from before turn-based games do not have it
 
     def rollout_columns(self, module_id: str, rows: tuple[None, ...] = (None, None)) -> dict[str, Schema]:
         """What columns of a module's fragment must be to be of this runner's environments."""
@@ -326,6 +339,8 @@ class MultiAgentEnvRunner(RunnerBase):
                 normalizer.set_state(saved)
         self._num_agent_steps = int(state["num_agent_steps_sampled_lifetime"])
         self._game.set_state(state["game"], exact=exact)
+        waiting = state.get("waiting", {}) if exact else {}
+        self._waiting = {module_id: OpenRows.from_plain(rows) for module_id, rows in waiting.items()}
         self._broken = False
 
     # ----------------------------------------------------------------------------------------------------- internals
@@ -371,5 +386,6 @@ class MultiAgentEnvRunner(RunnerBase):
         self._action_noise, self._random_noise = self._noise("actions"), self._noise("random")
 
     def _start_episodes(self) -> None:
+        self._waiting = {}
         self._game.reset(self._env_seeds("training", self._num_vector_steps, self.num_envs))
         self._broken = False

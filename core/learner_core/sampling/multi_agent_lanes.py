@@ -1,51 +1,36 @@
-"""N copies of a PettingZoo parallel environment, stepped one after the other in this process.
+"""N copies of a PettingZoo environment, parallel or turn-based, stepped one after the other in this process.
 
-Needs a maker of parallel environments. Refuses turn-based (AEC) and Gymnasium environments, agents whose names are no
-strings, live agents that are shown nothing, rewards that are not finite, and environments that raise more often than
-allowed; one that raises is rebuilt, and its running episode is given up.
+Needs a maker of such environments. Refuses Gymnasium environments, agents whose names are no strings, live agents
+that are shown nothing, rewards that are not finite, and environments that raise more often than allowed; one that
+raises is rebuilt, and its running episode is given up.
 
 Agents may come and go (https://pettingzoo.farama.org/api/parallel/): whoever is in ``env.agents`` after a step, and
 was not reported terminated or truncated, acts next. One that is gone without such a report counts as truncated. When
-nobody is left, the episode is over and the next begins in the same step.
+nobody is left, the episode is over and the next begins in the same step. Of turn-based ones ``turns`` says the same.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..config.agents import check_parallel
+from ..config.agents import check_agents
 from ..config.foreign import failure
 from ..errors import EnvError
+from .agent_step import AgentStep
 from .rebuilding import EnvList
+from .turns import begin_turns, is_turn_based, take_turn
 
-__all__ = ["AgentLanes", "AgentStep"]
-
-
-@dataclass(slots=True)
-class AgentStep:
-    """What one step of one copy gave, as the environment gave it.
-
-    ``rewards`` by agent, those of agents that did not act included; ``ended`` {agent that acted: (terminated,
-    truncated)} of those that go no further; ``finals`` their last observations, where there was one; ``obs``
-    {agent that acts next: observation}, of a new episode if this one is ``over``; ``lost``: the episode was given up.
-    """
-
-    obs: dict[str, Any]
-    rewards: dict[str, float] = field(default_factory=dict)
-    ended: dict[str, tuple[bool, bool]] = field(default_factory=dict)
-    finals: dict[str, Any] = field(default_factory=dict)
-    over: bool = False
-    lost: bool = False
+__all__ = ["AgentLanes"]
 
 
 class AgentLanes(EnvList):
     """The copies.
 
     Args:
-        make: Makes one parallel environment.
+        make: Makes one environment of several agents.
         num_envs: How many copies.
         max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
         whose: Copy -> its name in an error.
@@ -57,12 +42,12 @@ class AgentLanes(EnvList):
     def __init__(
         self, make: Callable[[], Any], num_envs: int, *, max_restarts: int, whose: Callable[[int], str]
     ) -> None:
-        def make_parallel() -> Any:
+        def make_checked() -> Any:
             env = make()
-            check_parallel(env)
+            check_agents(env)
             return env
 
-        super().__init__(make_parallel, num_envs, max_restarts=max_restarts, whose=whose)
+        super().__init__(make_checked, num_envs, max_restarts=max_restarts, whose=whose)
 
     def possible_agents(self) -> list[str]:
         """Agents known beforehand; none if the environment makes them up as it goes."""
@@ -80,24 +65,29 @@ class AgentLanes(EnvList):
                 shown.append(self._rebuild(copy, failure(error)))
         return shown
 
-    def step(self, copy: int, actions: dict[str, Any]) -> AgentStep:
-        """Step one copy with an action of every agent that was shown an observation."""
+    def step(self, copy: int, actions: dict[str, Any], waiting: Iterable[str] = ()) -> AgentStep:
+        """Step one copy.
+
+        Args:
+            copy: Which.
+            actions: Of every agent that was shown an observation and may act.
+            waiting: The other agents whose part goes on.
+        """
         try:
-            return self._step(copy, actions)
+            if is_turn_based(self.envs[copy]):
+                return self._take_turn(copy, actions, waiting)
+            return self._step(copy, actions, waiting)
         except EnvError:
             raise
         except BaseException as error:
             return AgentStep(self._rebuild(copy, failure(error)), over=True, lost=True)
 
-    def _step(self, copy: int, actions: dict[str, Any]) -> AgentStep:
+    def _step(self, copy: int, actions: dict[str, Any], waiting: Iterable[str]) -> AgentStep:
         env = self.envs[copy]
         obs, rewards, terminateds, truncateds, _ = env.step(actions)
         live = [agent for agent in env.agents if not (terminateds.get(agent) or truncateds.get(agent))]
-        out = AgentStep({}, {agent: float(reward) for agent, reward in rewards.items()})
-        for agent, reward in out.rewards.items():
-            if not math.isfinite(reward):
-                raise EnvError(f"{self._whose(copy)}: gave agent {agent!r} a reward that is not finite: {reward}")
-        for agent in actions:
+        out = AgentStep({}, {agent: self._reward(copy, agent, reward) for agent, reward in rewards.items()})
+        for agent in (*actions, *waiting):
             if agent not in live:
                 terminated = bool(terminateds.get(agent, False))
                 out.ended[agent] = (terminated, not terminated)
@@ -110,18 +100,44 @@ class AgentLanes(EnvList):
             out.obs = self._begin(copy)
         return out
 
+    def _take_turn(self, copy: int, actions: dict[str, Any], waiting: Iterable[str]) -> AgentStep:
+        (action,) = actions.values()
+        step = take_turn(self.envs[copy], action, waiting, **self._told_of(copy))
+        if step.over:
+            step.obs = self._begin(copy)
+        else:
+            self._check_names(copy, step.obs)
+        return step
+
     def _begin(self, copy: int, /, **seed: int) -> dict[str, Any]:
         env = self.envs[copy]
+        if is_turn_based(env):
+            first = begin_turns(env, **self._told_of(copy), **seed)
+            self._check_names(copy, first)
+            return first
         obs, _ = env.reset(**seed)
         if not env.agents:
             raise EnvError(f"{self._whose(copy)}: there is no agent after reset()")
         return self._shown(copy, env.agents, obs)
 
-    def _shown(self, copy: int, agents: Sequence[Any], obs: Mapping[str, Any]) -> dict[str, Any]:
-        """Observations of live agents; PettingZoo's interface promises one of each."""
+    def _told_of(self, copy: int) -> dict[str, Any]:
+        return {"reward": functools.partial(self._reward, copy), "whose": functools.partial(self._whose, copy)}
+
+    def _reward(self, copy: int, agent: Any, reward: Any) -> float:
+        number = float(reward)
+        if not math.isfinite(number):
+            raise EnvError(f"{self._whose(copy)}: gave agent {agent!r} a reward that is not finite: {number}")
+        return number
+
+    def _check_names(self, copy: int, agents: Iterable[Any]) -> None:
         for agent in agents:
             if not isinstance(agent, str):
                 raise EnvError(f"{self._whose(copy)}: agent {agent!r}: names of agents must be strings")
+
+    def _shown(self, copy: int, agents: Sequence[Any], obs: Mapping[str, Any]) -> dict[str, Any]:
+        """Observations of live agents; PettingZoo's interface promises one of each."""
+        self._check_names(copy, agents)
+        for agent in agents:
             if agent not in obs:
                 raise EnvError(
                     f"{self._whose(copy)}: agent {agent!r} is in env.agents but was given no observation; a parallel "

@@ -257,12 +257,13 @@ def test_masked_actions_are_never_taken(random_actions: bool) -> None:
     class Stuck(Masked):
         def _obs(self) -> dict[str, Any]:
             obs = super()._obs()
-            obs["listener"]["action_mask"][:] = self.clock < 2
+            for agent in obs:
+                obs[agent]["action_mask"][:] = self.clock < 2
             return obs
 
     config.env = lambda config: Stuck()
     runner = MultiAgentEnvRunner(config, specs, seed=1)
-    with pytest.raises(EnvError, match="allows agent 'listener' no action"):
+    with pytest.raises(EnvError, match="allows agents 'listener', 'speaker' no action, and nobody else may act"):
         runner.sample(5, random_actions=True)
 
 

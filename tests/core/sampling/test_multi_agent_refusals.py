@@ -69,14 +69,10 @@ def test_numbers_that_are_not_finite(what: str) -> None:
 
 
 def test_environments_of_the_wrong_kind() -> None:
-    import pettingzoo
-
     specs = specs_for(make_crossing({}), {"m": "a"})
-    makers = {"turn-based": lambda c: pettingzoo.make("aec", "classic/rps-v2"), "no PettingZoo": lambda c: CountEnv()}
-    for words, env in makers.items():
-        with pytest.raises(EnvError, match=words):
-            config = SimpleNamespace(env=env, env_config={}, num_envs_per_env_runner=1)
-            MultiAgentEnvRunner(config, specs, seed=0)
+    with pytest.raises(EnvError, match="no PettingZoo"):
+        config = SimpleNamespace(env=lambda config: CountEnv(), env_config={}, num_envs_per_env_runner=1)
+        MultiAgentEnvRunner(config, specs, seed=0)
     with pytest.raises(ConfigError, match="normalize_rewards"):
         crossing(normalize_rewards=True)
 
