@@ -35,6 +35,7 @@ from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfi
 from .parallel_envs import make_crossing
 from .states import state_bytes
 from .tree_mutants import mutant
+from .turn_envs import make_duel
 
 __all__ = ["CASES", "DOORS", "Campaign", "MutantError", "Tally", "run_all"]
 
@@ -82,6 +83,11 @@ def _ppo_agents(backend: str, folder: Path) -> Any:
     return config.multi_agent(policies=["m", "old"], policy_mapping_fn=_everybody_m, policies_to_train=["m"])
 
 
+def _ppo_turns(backend: str, folder: Path) -> Any:
+    config = _small(PPOConfig(), backend, make_duel, train_batch_size=16, minibatch_size=8, num_epochs=1)
+    return config.environment(make_duel, env_config={"length": 5}).multi_agent(policies=["a", "b"])
+
+
 def _sac(backend: str, folder: Path, **more: Any) -> Any:
     sizes = {"train_batch_size": 4, "learning_starts": 6, "timesteps_per_iteration": 8, "buffer_capacity": 30, **more}
     return _small(SACConfig(), backend, "Pendulum-v1", **sizes)
@@ -114,6 +120,7 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
     "ppo": _ppo,
     "ppo recurrent": _ppo_recurrent,
     "ppo, several agents": _ppo_agents,
+    "ppo, turns": _ppo_turns,
     "sac": _sac,
     "sac prioritized": _sac_prioritized,
     "bc": _bc,
@@ -122,7 +129,7 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
     "appo of two ranks": _appo,
 }
 #: Whose environment has no name: a checkpoint alone does not open.
-_NEEDS_ENV = {"ppo, several agents": make_crossing}
+_NEEDS_ENV = {"ppo, several agents": make_crossing, "ppo, turns": make_duel}
 
 
 @dataclass
