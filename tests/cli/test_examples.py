@@ -17,6 +17,7 @@ COVERED = {
     "demo",  # test_demo.py
     "read_state",  # tests/core/state
     "self_play",
+    "tictactoe",
 }
 
 
@@ -49,3 +50,17 @@ def test_self_play_on_both_backends(tmp_path: Path) -> None:
     assert torch == tf  # the same numbers, to what is printed
     assert torch[-1] == "modules: learner, snapshot_2, snapshot_3; the newest is the learner: True"
     assert all(line.startswith("generation ") for line in torch[:-1]) and len(torch) == 4
+
+
+@pytest.mark.parametrize(
+    ("backend", "turns", "least"),
+    [
+        ("torch", 12_000, 65.0),  # random moves against random moves: 57 % as either side by turns
+        pytest.param("torch", 120_000, 95.0, marks=pytest.mark.slow),
+        pytest.param("tf", 120_000, 95.0, marks=pytest.mark.slow),
+    ],
+)
+def test_tic_tac_toe_is_learned_by_playing_both_sides(backend: str, turns: int, least: float, tmp_path: Path) -> None:
+    said = run_example("tictactoe", backend, str(turns), folder=tmp_path, timeout=3000).splitlines()[-1]
+    found = re.fullmatch(r"against random moves: ([\d.]+) % of 500 games won or drawn", said)
+    assert found is not None and float(found[1]) >= least, said

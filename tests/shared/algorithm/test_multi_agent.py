@@ -280,7 +280,7 @@ def test_what_is_wrong_with_a_configuration_is_said_at_once(training_backend_nam
         (small(backend, policies={"speaker": None, "listener": {"lr": 1}}), ConfigError, "expected an RLModuleSpec"),
         (small(backend, policies=["speaker", "listener", "extra"], settings={}), SpaceError, "'extra' plays none of"),
         (small(backend).env_runners(normalize_rewards=True), ConfigError, "normalize_rewards"),
-        (small(backend, "CartPole-v1"), EnvError, "no PettingZoo parallel environment"),
+        (small(backend, "CartPole-v1"), EnvError, "no PettingZoo environment"),
         (PPOConfig().environment(make_signals).framework(backend), ConfigError, r"multi_agent\(policies="),
     ):
         with pytest.raises(error, match=words):
