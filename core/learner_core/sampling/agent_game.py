@@ -223,7 +223,9 @@ class AgentGame:
                 "on must end its part"
             )
         copy.obs = {agent: columns for agent, (columns, _) in taken.items() if agent not in shut_out}
-        copy.allowed = {agent: taken[agent][1] for agent in copy.obs if taken[agent][1] is not None}
+        copy.allowed = {
+            agent: allowed for agent, (_, allowed) in taken.items() if agent in copy.obs and allowed is not None
+        }
         copy.waiting = {agent: seen for agent, seen in going.items() if agent not in taken}
         copy.waiting.update({agent: taken[agent][0] for agent in taken if agent in shut_out})
 

@@ -112,7 +112,7 @@ class AgentLanes(EnvList):
     def _begin(self, copy: int, /, **seed: int) -> dict[str, Any]:
         env = self.envs[copy]
         if is_turn_based(env):
-            first = begin_turns(env, **self._told_of(copy), **seed)
+            first = begin_turns(env, seed, **self._told_of(copy))
             self._check_names(copy, first)
             return first
         obs, _ = env.reset(**seed)

@@ -9,7 +9,7 @@ when it is chosen next: ``env.last()``. One whose part is over is chosen once mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import EnvError
@@ -25,8 +25,8 @@ def is_turn_based(env: Any) -> bool:
     return callable(getattr(env, "agent_iter", None)) and callable(getattr(env, "last", None))
 
 
-def begin_turns(env: Any, *, reward: Reward, whose: Callable[[], str], **seed: int) -> dict[str, Any]:
-    """Start an episode; {the agent that acts first: what it sees}.
+def begin_turns(env: Any, seed: Mapping[str, int], *, reward: Reward, whose: Callable[[], str]) -> dict[str, Any]:
+    """Start an episode, with ``{"seed": ...}`` or without; {the agent that acts first: what it sees}.
 
     Raises:
         EnvError: Nobody acts.
