@@ -65,6 +65,9 @@ class Algorithm(AgentModules, RankedRun):
         self._lifetimes: dict[str, int] = {}
         self._timers: dict[str, float] = {}
         self._stopped = False
+        #: The group's counters of changes and of updates, as of the weights that the runners have; see notice_changes.
+        self._known_changes = (0, 0)
+        self._trains = False
         self.env_runners: EnvRunnerGroup | None = None
         self._group: LearnerGroup | None = None
         if not config.num_learners:
@@ -76,7 +79,9 @@ class Algorithm(AgentModules, RankedRun):
             self.ranks = self._group.ranks
             if config.env is not None:
                 specs = self._group.module_specs
-                self.env_runners = EnvRunnerGroup(self.runner_config(), specs, make_policy=make_policy)
+                self.env_runners = EnvRunnerGroup(
+                    self.runner_config(), specs, make_policy=make_policy, before_sampling=self.notice_changes
+                )
             self.check_runners()
             self.setup()
             self.sync_weights()
@@ -141,7 +146,8 @@ class Algorithm(AgentModules, RankedRun):
         self._num_episodes = 0
         self._num_env_steps = 0
         began = time.perf_counter()
-        learners = self.training_step()
+        self.notice_changes()
+        learners = self._training_step()
         self.iteration += 1
         results: dict[str, Any] = {
             "training_iteration": self.iteration,
@@ -165,6 +171,15 @@ class Algorithm(AgentModules, RankedRun):
             )
         return results
 
+    def _training_step(self) -> dict[str, Any]:
+        """``training_step``, whose updates are this run's own: when runners are given their weights is its affair."""
+        self._trains = True
+        try:
+            return self.training_step()
+        finally:
+            self._trains = False
+            self._known_changes = (self._known_changes[0], self.learner_group.num_updates_asked)
+
     def evaluate(self, num_episodes: int | None = None) -> dict[str, Any]:
         """Play whole episodes greedily in environments of their own; training is not disturbed.
 
@@ -175,6 +190,7 @@ class Algorithm(AgentModules, RankedRun):
             ``episode_return_mean _std _min _max``, ``episode_len_mean``, ``num_episodes``; returns are of raw rewards.
         """
         runners = self._runners
+        self.notice_changes()
         runners.set_local_weights(self.learner_group.get_weights())
         runner = runners.local
         with self.timed("evaluate"):
@@ -260,6 +276,48 @@ class Algorithm(AgentModules, RankedRun):
             with self.timed("sync_weights"):
                 version = self.env_runners.weights_version + 1
                 self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
+        self._know_changes()
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Give learners and samplers these weights, or none of them; optimizers and target networks stay.
+
+        The next fragment of every runner, and the next evaluation, is sampled with them.
+
+        Args:
+            weights: {module_id: {name: array}}, as ``learner_group.get_weights()`` returns them; modules that are not
+                named keep theirs.
+
+        Raises:
+            StateError: they do not fit; says the path, and nothing has changed.
+        """
+        self.learner_group.set_weights(weights)
+        self.notice_changes()
+
+    def notice_changes(self) -> None:
+        """Bring the runners what ``learner_group`` was told past this Algorithm: weights, states, modules.
+
+        Called before each fragment, evaluation and checkpoint; does nothing where nothing was told. Updates count
+        unless ``training_step`` makes them.
+        """
+        group = self._group
+        if group is None or self._known_changes == self._changes(group):
+            return
+        self._know_changes()
+        self.bring_weights()
+
+    def bring_weights(self) -> None:
+        """Give the runners the learners' weights, which somebody has set; they keep their number."""
+        if self.env_runners is not None:
+            with self.timed("sync_weights"):
+                version = max(self.env_runners.weights_version, 0)
+                self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
+
+    def _changes(self, group: LearnerGroup) -> tuple[int, int]:
+        return group.num_changes, self._known_changes[1] if self._trains else group.num_updates_asked
+
+    def _know_changes(self) -> None:
+        """The runners have, or are about to have, the learners' weights as they are now."""
+        self._known_changes = self._changes(self.learner_group)
 
     def _episode_results(self) -> dict[str, Any]:
         out: dict[str, Any] = {"num_episodes": self._num_episodes, "num_env_steps_sampled": self._num_env_steps}
@@ -274,6 +332,7 @@ class Algorithm(AgentModules, RankedRun):
 
     def get_state(self) -> dict[str, Any]:
         """Everything the run needs to go on: learners, environments, normalisers, replay, counters."""
+        self.notice_changes()
         learner = self.learner_group.get_state()
         runners = {"local": None} if self.env_runners is None else self.env_runners.get_state()
         own = {"env_runner": runners.pop("local"), "env_runners": runners or None, "extra": self.get_extra_state()}
@@ -315,6 +374,7 @@ class Algorithm(AgentModules, RankedRun):
         self._recent.clear()
         self._recent.extend(Episode.from_plain(episode) for episode in own["recent_episodes"])
         self._earlier_steps = 0
+        self._know_changes()
         if self.ranks is not None or state.get("ranks"):
             self.count_from(self.num_env_steps_sampled_lifetime)
 

@@ -191,7 +191,18 @@ class AsynchronousAlgorithm(Algorithm):
         version = self._throughput.num_updates_lifetime
         if self._sent[1] is None:
             self._sent = (version, weights)
-        self._runners.set_weights(weights, version=version)
+        self.env_runners.set_weights(weights, version=version)
+        self._know_changes()
+
+    def bring_weights(self) -> None:
+        """Send the runners the learners' weights, which somebody has set, whatever ``broadcast_interval`` says."""
+        if self.env_runners is None:
+            return
+        with self.timed("sync_weights"):
+            weights = self.learner_group.get_weights()  # waits for queued updates
+            self._absorb(self.learner_group.poll())
+            self._sent = (self._throughput.num_updates_lifetime, weights)
+            self.env_runners.set_weights(weights, version=self._sent[0])
 
     def evaluate(self, num_episodes: int | None = None) -> dict[str, Any]:
         results = super().evaluate(num_episodes)

@@ -44,6 +44,8 @@ class LearnerGroup:
             block=config.queue_full == "block",
         )
         self._open = True
+        self._num_changes = 0
+        self._num_updates_asked = 0
         try:
             self._specs: dict[str, Any] = self._first(lambda learner: learner.module_specs)
         except BaseException:
@@ -92,6 +94,7 @@ class LearnerGroup:
             BatchError: the batch does not fit; nothing has changed. Asynchronous: raised by the next call of the group.
         """
         queue = self._alive()
+        self._num_updates_asked += 1
         arguments = {
             "batch": batch,
             "timesteps": timesteps,
@@ -126,6 +129,19 @@ class LearnerGroup:
         return self._alive().take()
 
     @property
+    def num_changes(self) -> int:
+        """Calls so far that may have changed the learners otherwise than by an update, ``foreach_learner`` among them.
+
+        Whoever keeps a copy of their weights or settings compares it with what it was when the copy was made.
+        """
+        return self._num_changes
+
+    @property
+    def num_updates_asked(self) -> int:
+        """Calls of ``update_from_batch`` so far."""
+        return self._num_updates_asked
+
+    @property
     def queue_depth(self) -> int:
         """Asynchronous updates that wait or run."""
         return self._queue.depth
@@ -156,6 +172,7 @@ class LearnerGroup:
     def set_state(self, state: Mapping[str, Any], strict: bool = True) -> list[Skipped]:
         """Give every learner this state, or none; see ``Learner.set_state``, also for what is returned."""
         self.check_state(state, strict=strict)
+        self._num_changes += 1
         # A learner of our own that has checked a state takes it; what another does is undone on all of them.
         before = None if self.copies_states else self.get_state()
         try:
@@ -179,6 +196,7 @@ class LearnerGroup:
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Give every learner these weights, or none; optimizers stay."""
         self._check(lambda learner: check_weights(learner, weights))
+        self._num_changes += 1
         self._ask(lambda learner: learner.set_module_state(weights))
 
     def check_weights(self, weights: Mapping[str, Any]) -> None:
@@ -241,8 +259,13 @@ class LearnerGroup:
         self._specs = self._first(lambda learner: learner.module_specs)
 
     def foreach_learner(self, function: Callable[[Any], T]) -> list[T]:
-        """``[function(learner) in rank order]``; asynchronous updates are waited for first."""
+        """``[function(learner) in rank order]``; asynchronous updates are waited for first.
+
+        It counts as a change of the learners, whatever the function does: an Algorithm gives its environment runners the
+        weights again before they sample on.
+        """
         self._alive().drain()
+        self._num_changes += 1
         return self._learners.foreach(function)
 
     def shutdown(self) -> None:

@@ -39,6 +39,7 @@ class EnvRunnerGroup:
         config: frozen configuration; ``num_env_runners`` says how many processes, 0 samples in this one.
         module_specs: {module_id: RLModuleSpec}, complete.
         make_policy: who answers observations, in this process and in the others; by default the modules in numpy.
+        before_sampling: called before fragments are asked for; may set newer weights.
 
     Attributes:
         num_runners: how many sample: at least 1.
@@ -49,8 +50,16 @@ class EnvRunnerGroup:
         EnvRunnerLostError: the processes die while they are built.
     """
 
-    def __init__(self, config: Any, module_specs: Mapping[str, Any], *, make_policy: MakePolicy | None = None) -> None:
+    def __init__(
+        self,
+        config: Any,
+        module_specs: Mapping[str, Any],
+        *,
+        make_policy: MakePolicy | None = None,
+        before_sampling: Callable[[], None] | None = None,
+    ) -> None:
         self._make_policy = make_policy
+        self._before_sampling = before_sampling or _nothing
         self._limit = int(getattr(config, "max_requests_in_flight_per_env_runner", 1))
         number = int(getattr(config, "num_env_runners", 0))
         self.num_runners = max(1, number)
@@ -128,6 +137,7 @@ class EnvRunnerGroup:
             EnvError: an environment failed; the fragments of the others are lost.
             EnvRunnerLostError: processes died or hung more often than allowed.
         """
+        self._before_sampling()
         runners = self._elsewhere
         if runners is None:
             return [self.local.sample(num_steps, explore=explore, random_actions=random_actions)]
@@ -153,6 +163,7 @@ class EnvRunnerGroup:
         Args:
             num_steps: T of each fragment.
         """
+        self._before_sampling()
         self._num_steps = int(num_steps)
         self._top_up()
 
@@ -168,6 +179,7 @@ class EnvRunnerGroup:
             EnvError: an environment failed. What came before it is handed out first.
             EnvRunnerLostError: processes died or hung more often than allowed.
         """
+        self._before_sampling()
         runners = self._elsewhere
         if runners is None:
             if not self._arrived and self._num_steps:
@@ -469,6 +481,10 @@ _FRAGMENT = Record(
 )
 #: Of the states of another number of runners these alone are read.
 _COUNTERS = Record({"num_vector_steps": COUNT, "num_evaluations": COUNT, "seed": SEED}, is_open=True)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _statistics(runner: Any) -> Mapping[str, Any]:
