@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,10 @@ class AgentModules:
     @property
     def learner_group(self) -> LearnerGroup:
         """The learners."""
+        raise NotImplementedError
+
+    def use_config(self, config: Any) -> None:
+        """Go by these settings from now on; learners and runners have them."""
         raise NotImplementedError
 
     def add_module(
@@ -173,11 +176,11 @@ class AgentModules:
         group = self.learner_group
         config = config.replaced(policies=group.module_specs)
         if config.policies_to_train != self.config.policies_to_train:
-            group.foreach_learner(methodcaller("set_config", policies_to_train=config.policies_to_train))
+            group.set_config(policies_to_train=config.policies_to_train)
         self.agent_runners().set_modules(
             config, group.module_specs, weights=group.get_weights(), statistics_of=dict(statistics_of)
         )
-        self.config = config
+        self.use_config(config)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -300,8 +303,8 @@ class ModuleChange:
             if module_id not in self.specs:
                 group.remove_module(module_id)
         if self._config.policies_to_train != self._before.policies_to_train:
-            group.foreach_learner(methodcaller("set_config", policies_to_train=self._config.policies_to_train))
-        self._run.config = self._config
+            group.set_config(policies_to_train=self._config.policies_to_train)
+        self._run.use_config(self._config)
 
     def _give(self, config: Any, specs: Mapping[str, Any]) -> None:
         weights = self._run.learner_group.get_weights()

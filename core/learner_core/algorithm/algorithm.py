@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..config.algorithm_config import AlgorithmConfig
+from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
 from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
@@ -35,7 +36,7 @@ from .ranks import RankedRun
 from .restoring import check_outline, take_state
 from .stored_modules import KEEP, Opening, named_by, settle_modules
 
-__all__ = ["Algorithm"]
+__all__ = ["Algorithm", "stored_config"]
 
 _SCHEMA = 1
 #: Episodes that the mean return is taken over.
@@ -116,6 +117,17 @@ class Algorithm(AgentModules, RankedRun):
         """What ``set_extra_state`` takes: declared by whoever overrides these two, to be checked before anything
         changes. Without it, ``set_extra_state`` is called first, and given the old state back if it raises."""
         return Record({})
+
+    def check_settings(self, config: AlgorithmConfig) -> None:
+        """Refuse settings that the run is about to change to, where they do not fit what ``setup`` made.
+
+        Raises:
+            ConfigError: says which setting.
+        """
+
+    def settings_changed(self) -> None:
+        """``self.config`` has other settings: hand them to what ``setup`` made. Settings that cannot be changed belong
+        in the config class's ``fixed_settings``."""
 
     def state_fragment_length(self) -> int | None:
         """Steps of the fragments that wait in a state; ``None``: any."""
@@ -294,16 +306,76 @@ class Algorithm(AgentModules, RankedRun):
         self.notice_changes()
 
     def notice_changes(self) -> None:
-        """Bring the runners what ``learner_group`` was told past this Algorithm: weights, states, modules.
+        """Bring the runners what ``learner_group`` was told past this Algorithm: weights, states, settings, modules.
 
         Called before each fragment, evaluation and checkpoint; does nothing where nothing was told. Updates count
         unless ``training_step`` makes them.
+
+        Raises:
+            ConfigError: an agent maps to a module that was removed.
         """
         group = self._group
         if group is None or self._known_changes == self._changes(group):
             return
+        has_others = self._known_changes[0] != group.num_changes
+        if has_others:
+            self.take_settings()
         self._know_changes()
         self.bring_weights()
+
+    def set_config(self, **settings: Any) -> None:
+        """Change settings in the run, everywhere at once: learners, advantages, samplers, replay, evaluation, queues.
+
+        They count from the next update, fragment or evaluation on, and are part of every later checkpoint.
+
+        Args:
+            settings: new values by field name (``gamma=0.9``, ``evaluation_interval=5``); numbers and schedules take
+                effect at once, others recompile.
+
+        Raises:
+            ConfigError: unknown, ill-typed, or not to be changed in a run; says which, and nothing has changed.
+        """
+        self.notice_changes()
+        group, before = self.learner_group, self.config
+        config = changed(before, settings, by="algorithm")
+        if "policy_mapping_fn" in settings:
+            self._check_mapping(self.agent_runners(), config)
+        self.check_settings(config)
+        own = [name for name in settings if name in QUEUE_SETTINGS or is_of_learners(config, name)]
+        group.set_config(**{name: settings[name] for name in own})
+        try:
+            self._bring_settings(config)
+        except BaseException:
+            group.set_config(**{name: getattr(before, name) for name in own})
+            raise
+        self._know_changes()  # no weights
+
+    def take_settings(self) -> None:
+        """Take over settings and modules that ``learner_group`` was given by itself."""
+        group, theirs = self.learner_group, self.learner_group.learner_settings()
+        theirs.update({name: getattr(group.config, name) for name in QUEUE_SETTINGS})
+        new = {name: value for name, value in theirs.items() if value != getattr(self.config, name)}
+        if self.env_runners is not None and self.env_runners.module_ids not in (None, set(group.module_specs)):
+            new["policies"] = group.module_specs
+        if not new:
+            return
+        config = self.config.replaced(**new)
+        if "policies" in new:
+            self._check_mapping(self.agent_runners(), config)
+            self._take_over(config, {})
+        else:
+            self._bring_settings(config)
+
+    def _bring_settings(self, config: AlgorithmConfig) -> None:
+        """Let runners and the algorithm go by settings that the learners have."""
+        if self.env_runners is not None:
+            self.env_runners.set_config(self.runner_config(config), self.learner_group.module_specs)
+        self.use_config(config)
+
+    def use_config(self, config: AlgorithmConfig) -> None:
+        """Go by these settings from now on; learners and runners have them."""
+        self.config = config
+        self.settings_changed()
 
     def bring_weights(self) -> None:
         """Give the runners the learners' weights, which somebody has set; they keep their number."""
@@ -393,6 +465,7 @@ class Algorithm(AgentModules, RankedRun):
         Args:
             path: of the file; its folder must exist.
         """
+        self.notice_changes()  # settings among them, which stand beside the state
         tree = {
             "format": ALGORITHM_FORMAT,
             "schema": _SCHEMA,
@@ -456,7 +529,7 @@ class Algorithm(AgentModules, RankedRun):
         with under("state"):
             check_outline(tree["state"], is_open=True)  # before anything costly
         settle_modules(tree["state"], trust.knowing(named_by(settings)))
-        config = AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules, **settings)
+        config = _config_in(tree, import_modules, settings)
         with placeholders():
             algorithm: Algorithm = config.build()
         try:
@@ -470,6 +543,22 @@ class Algorithm(AgentModules, RankedRun):
             algorithm.stop()
             raise
         return algorithm
+
+
+def stored_config(path: Any, *, import_modules: Iterable[str] = (), **settings: Any) -> AlgorithmConfig:
+    """The settings that a checkpoint carries: those of its run when it was saved. The checkpoint is read as a whole.
+
+    Args:
+        path, import_modules, settings: as for ``Algorithm.from_checkpoint``.
+
+    Raises:
+        StateError, ConfigError: as ``Algorithm.from_checkpoint`` raises them.
+    """
+    return _config_in(_read(path, mapped=True), import_modules, settings)
+
+
+def _config_in(tree: Mapping[str, Any], import_modules: Iterable[str], settings: Mapping[str, Any]) -> AlgorithmConfig:
+    return AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules, **settings)
 
 
 def _read(path: Any, *, mapped: bool) -> dict[str, Any]:

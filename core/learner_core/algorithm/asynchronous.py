@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..group.results import merge_results
+from ..learning.batch_rule import BatchRule
 from ..sampling.circular_replay import CircularReplay
 from ..sampling.fragments import WaitingSequences, fragment_to_sequences, join_sequences
 from ..sampling.rollout import per_module
@@ -47,11 +48,9 @@ class AsynchronousAlgorithm(Algorithm):
         config: Any = self.config
         self._asynchronous = config.num_env_runners > 0
         self._length = int(config.sequence_length)
-        self._batch_sequences = config.train_batch_size // self._length
-        columns = self.learner_group.foreach_learner(_columns)[0]
-        trained = config.policies_to_train
-        self._wanted = {mid: names for mid, names in columns.items() if trained is None or mid in trained}
-        self._waiting = {mid: WaitingSequences() for mid in self._wanted}
+        self._wanted: dict[str, set[str]] = {}
+        self._waiting: dict[str, WaitingSequences] = {}
+        self._learn_modules()
         self._replay = CircularReplay(
             config.circular_buffer_num_batches, config.circular_buffer_iterations_per_batch, config.seed
         )
@@ -62,6 +61,20 @@ class AsynchronousAlgorithm(Algorithm):
         self._sent: tuple[int, Any] = (0, None)
         self._learner_results: list[dict[str, Any]] = []
         self._throughput = Throughput()
+
+    def _learn_modules(self) -> None:
+        """Sequences wait for the modules that learn now, with the columns that their updates read."""
+        trained = self.config.policies_to_train
+        columns = {mid: _columns(rule) for mid, rule in self.learner_group.batch_rules().items()}
+        self._wanted = {mid: names for mid, names in columns.items() if trained is None or mid in trained}
+        waiting = self._waiting
+        self._waiting = {mid: waiting[mid] if mid in waiting else WaitingSequences() for mid in self._wanted}
+
+    def settings_changed(self) -> None:
+        config: Any = self.config
+        self._learn_modules()
+        self._replay.set_size(config.circular_buffer_num_batches, config.circular_buffer_iterations_per_batch)
+        self._replay.keep(self._wanted)
 
     # ------------------------------------------------------------------ an iteration
 
@@ -109,7 +122,7 @@ class AsynchronousAlgorithm(Algorithm):
 
     def _next_batch(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The oldest sequences as a batch, once one module has enough of them; (batch, what is known of it)."""
-        enough = self._batch_sequences
+        enough = self.config.train_batch_size // self._length
         everybodys = self.gather([len(waiting) for waiting in self._waiting.values()])
         counts = dict(zip(self._waiting, zip(*everybodys, strict=True), strict=True))  # of every rank
         if all(sum(of_module) < enough for of_module in counts.values()):
@@ -230,9 +243,9 @@ class AsynchronousAlgorithm(Algorithm):
 
     def extra_state_schema(self) -> Record:
         rules = self.learner_group.batch_rules()
-        modules = {mid: MapOf(Anything(), self._wanted.get(mid), rule=rule.check) for mid, rule in rules.items()}
+        modules = {mid: MapOf(Anything(), _columns(rule), rule=rule.check) for mid, rule in rules.items()}
         # Of a module that does not learn here nothing is taken over; of a batch a rank may have no rows.
-        waiting = {mid: WaitingSequences.state_schema(modules[mid]) for mid in self._waiting if mid in modules}
+        waiting = {mid: WaitingSequences.state_schema(module) for mid, module in modules.items()}
         batch = Record(modules, tuple(modules))
         return Record(
             {
@@ -317,9 +330,6 @@ def _deal(wanted: int, have: Sequence[int]) -> list[int]:
     return taken
 
 
-def _columns(learner: Any) -> dict[str, set[str]]:
-    """{module_id: names of the columns that its update reads}."""
-    return {
-        module_id: {name.split("/", 1)[0] for name in learner.batch_spec(module_id)} | {"loss_mask"}
-        for module_id in learner.module_specs
-    }
+def _columns(rule: BatchRule) -> set[str]:
+    """Names of the columns that a module's update reads."""
+    return {name.split("/", 1)[0] for name in rule.specs} | {"loss_mask"}

@@ -64,6 +64,10 @@ class OffPolicyAlgorithm(Algorithm):
         self._owed = 0.0
         self._num_draws = 0
 
+    def settings_changed(self) -> None:
+        config: Any = self.config
+        self.replay.gamma, self.replay.n_step = config.gamma, config.n_step
+
     def training_step(self) -> dict[str, Any]:
         config: Any = self.config
         goal = self.num_env_steps_sampled_lifetime + config.timesteps_per_iteration

@@ -74,9 +74,10 @@ class RankedRun:
         """Every rank's ``value``, in rank order, on every rank."""
         return [value] if self.ranks is None else self.ranks.gather(value)
 
-    def runner_config(self) -> Any:
-        """The configuration of this rank's environment runners."""
-        return self.config if not self.rank else self.config.replaced(seed=self.seed)
+    def runner_config(self, config: Any = None) -> Any:
+        """The configuration of this rank's environment runners; ``config``: with other settings than the run's."""
+        own = self.config if config is None else config
+        return own if not self.rank else own.replaced(seed=self.seed)
 
     def check_runners(self) -> None:
         """Refuse what ranks cannot do.

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,46 @@ def _resume(given: argparse.Namespace) -> int:
     info = folder.read_info()
     if given.algorithm is not None and given.algorithm != info["algorithm"]:
         raise ConfigError(f"The run in {folder.path} is one of {info['algorithm']}, not of {given.algorithm}.")
-    config = lc.get_config(info["algorithm"])
-    apply_file(config, read_file(folder.config_file), source=str(folder.config_file))
+    config, said = _settings_of(folder, given)
+    stored = config.copy()
     _apply(config, given, read_file(given.config) if given.config is not None else {})
-    _checkpoints_of(folder)
+    notes = [
+        f"config.toml says {name}={value!r}; the checkpoint was saved with {getattr(stored, name)!r}, which counts. "
+        f"To change it: --set {name}=..."
+        for name, value in said.items()
+        if getattr(config, name) == getattr(stored, name)
+    ]
     asked = _stop_conditions(given)
     stop = StopConditions(**info.get("stop", {})) if asked.is_empty else asked
-    return _Run(folder, config, stop, given, info=info).go()
+    return _Run(folder, config, stop, given, info=info, notes=notes).go()
+
+
+def _settings_of(folder: RunFolder, given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """What a resumed run goes by: the settings of the newest checkpoint that can be read, as they were by then.
+
+    Returns:
+        The config, and what ``config.toml`` says of settings that are others there: {field name: its value}.
+    """
+    from learner_core.algorithm.algorithm import stored_config  # not for --help: it brings all of sampling
+
+    tables = read_file(folder.config_file)
+    file = lc.get_config(folder.read_info()["algorithm"])
+    apply_file(file, tables, source=str(folder.config_file))
+    typed = {text.partition("=")[0].strip() for text in given.set}
+    # What is typed takes the place of what is stored, which need not be trusted, or there, then.
+    instead = {"env": given.env} if given.env is not None or typed & {"env", "environment.env"} else {}
+    if not instead:
+        settle_file(file, Trust.of(given.trust))
+    for path in _checkpoints_of(folder):
+        try:
+            config = stored_config(path, import_modules=given.trust, **instead)
+        except StateError:
+            continue  # damaged, or of an algorithm that saves in its own way: restoring it will say so
+        break
+    else:
+        return file, {}
+    said = [item for item in config.settings().values() if item.keyword in tables.get(item.method, {})]
+    return config, {s.name: getattr(file, s.name) for s in said if getattr(file, s.name) != getattr(config, s.name)}
 
 
 def _checkpoints_of(folder: RunFolder) -> list[Path]:
@@ -181,15 +214,23 @@ class _Run:
     """One session of a run: build, claim the folder, maybe restore, train until a condition holds, save, report."""
 
     def __init__(
-        self, folder: RunFolder, config: Any, stop: StopConditions, given: argparse.Namespace, *, info: dict[str, Any]
+        self,
+        folder: RunFolder,
+        config: Any,
+        stop: StopConditions,
+        given: argparse.Namespace,
+        *,
+        info: dict[str, Any],
+        notes: Sequence[str] = (),
     ) -> None:
         self._folder, self._config, self._stop, self._given = folder, config, stop, given
-        self._info = info
+        self._info, self._notes = info, notes
         self._checkpoints: list[Path] = []
         self._resumes = given.resume is not None
         self._first = _is_first(config)
         self._lock: FolderLock | None = None
         self._trouble = ""
+        self._settings = ""
         self._saved: Path | None = None
         self._moment: Moment | None = None
 
@@ -207,6 +248,8 @@ class _Run:
             self._make_report(f"{title}, {config.framework_name}") as report,
             Interrupt(lambda: report.say("Saving after this iteration; again to leave at once.")) as interrupt,
         ):
+            for note in self._notes:
+                report.say(note)
             if self._stop.is_empty:
                 report.say("No stop condition: trains until Ctrl-C, which saves.")
             if config.launcher not in ("local", "spmd") and not config.num_learners + config.num_env_runners:
@@ -286,7 +329,14 @@ class _Run:
 
     def _write_folder(self) -> None:
         self._write_info()
-        self._folder.write(self._folder.config_file, to_toml(self._config))
+        self._write_settings(self._config)
+
+    def _write_settings(self, config: Any) -> None:
+        """``config.toml``, of which a change in the run makes a new one."""
+        text = to_toml(config)
+        if text != self._settings:
+            self._folder.write(self._folder.config_file, text)
+            self._settings = text
 
     def _restore(self, algorithm: Any, report: Report) -> int:
         """Restore the newest checkpoint that can be read; returns its iteration, 0 for a new run."""
@@ -401,6 +451,8 @@ class _Run:
         path = self._folder.checkpoint_path(iteration)
         algorithm.save(str(path))
         self._saved = path
+        if self._first:
+            self._write_settings(algorithm.config)
 
     def _closing(self, done: str, evaluation: dict[str, Any] | None, drawn: bool) -> str:
         moment = self._moment

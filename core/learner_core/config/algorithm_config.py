@@ -55,6 +55,9 @@ class AlgorithmConfig(CommonSettings):
     uses_sequences: ClassVar[bool] = False
     #: Setting that learning starts from -> the variable that it becomes: changing it later could have no effect.
     starting_values: ClassVar[Mapping[str, str]] = {}
+    #: Settings of ``.training()``, and others, that no run can change: what was made from them has another shape, or is
+    #: made once, by ``Algorithm.setup`` for instance. A subclass adds to its base's.
+    fixed_settings: ClassVar[frozenset[str]] = frozenset()
     #: Training settings that ``multi_agent(settings=...)`` may not set: they are of the whole batch.
     shared_settings: ClassVar[frozenset[str]] = frozenset(
         {"train_batch_size", "minibatch_size", "num_epochs", "shuffle_batch_per_epoch", "accumulate",

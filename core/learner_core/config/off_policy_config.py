@@ -31,6 +31,12 @@ class OffPolicyConfig(AlgorithmConfig):
     """
 
     algorithm_class: ClassVar[Any] = "learner_core.algorithm.off_policy:OffPolicyAlgorithm"
+    #: What the buffer is made of.
+    fixed_settings: ClassVar[frozenset[str]] = AlgorithmConfig.fixed_settings | {
+        "buffer_capacity",
+        "prioritized_replay",
+        "priority_alpha",
+    }
 
     n_step: Annotated[int, Range(1)] = 1
     """Rewards summed before bootstrapping. Typical: 1 to 5."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
 from ..errors import LearnerGroupError, WorkerLostError
 from ..learning.batch_rule import BatchRule
 from ..learning.learner_state import check_weights
@@ -241,6 +243,50 @@ class LearnerGroup:
         """Whether ``set_state`` may be given arrays that are read-only views of a file."""
         return bool(self._first(lambda learner: learner._copies_states))
 
+    def set_config(self, **settings: Any) -> None:
+        """Change settings on every learner, and of the group's own queue, or none; queued updates come first.
+
+        Inside an Algorithm, samplers, advantages and evaluation follow before the next fragment, and later checkpoints
+        have the new settings, as with ``Algorithm.set_config``.
+
+        Args:
+            settings: by field name: those of ``.training()``, ``policies_to_train``, ``policy_settings``,
+                ``queue_full`` and ``max_requests_in_flight_per_learner``.
+
+        Raises:
+            ConfigError: unknown, ill-typed, or fixed when the learners were built; says which, and nothing has changed.
+        """
+        self._alive().drain()
+        config = changed(self.config, settings, by="group")
+        self._agree(settings)
+        before = {name: getattr(self.config, name) for name in settings}
+        own = {name: value for name, value in settings.items() if name not in QUEUE_SETTINGS}
+        self._num_changes += 1
+        if own:
+            try:
+                self._ask(lambda learner: learner.set_config(**own))
+            except Exception:
+                with contextlib.suppress(LearnerGroupError):  # of a group that is broken
+                    self._ask(lambda learner: _set_back(learner, before))
+                raise
+        self.config = config
+        block = config.queue_full == "block"
+        self._queue.set_limit(config.max_requests_in_flight_per_learner, block=block)
+
+    def learner_settings(self) -> dict[str, Any]:
+        """{setting: value} of what learners go by and a run can change, as the first of them has it now."""
+        return dict(self._first(_settings_of))
+
+    def _agree(self, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that the ranks of ``launcher="spmd"`` were not all given alike."""
+        if self.ranks is None:
+            return
+        said = self.ranks.gather({name: repr(value) for name, value in settings.items()})
+        if any(other != said[0] for other in said):
+            raise LearnerGroupError(
+                f"set_config: every rank must be given the same settings, and they were given {said}"
+            )
+
     def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
         """Add a module on every learner, or on none; see ``Learner.add_module``."""
         try:
@@ -252,17 +298,19 @@ class LearnerGroup:
                 self.foreach_learner(lambda learner: _without(learner, module_id))
             raise
         self._specs = self._first(lambda learner: learner.module_specs)
+        self.config = self.config.with_modules(self._specs, settings and {module_id: settings})
 
     def remove_module(self, module_id: str) -> None:
         """Remove a module on every learner; see ``Learner.remove_module``."""
         self.foreach_learner(lambda learner: learner.remove_module(module_id))
         self._specs = self._first(lambda learner: learner.module_specs)
+        self.config = self.config.with_modules(self._specs)
 
     def foreach_learner(self, function: Callable[[Any], T]) -> list[T]:
         """``[function(learner) in rank order]``; asynchronous updates are waited for first.
 
-        It counts as a change of the learners, whatever the function does: an Algorithm gives its environment runners the
-        weights again before they sample on.
+        It counts as a change of the learners, whatever the function does: an Algorithm gives its environment runners
+        the weights again before they sample on.
         """
         self._alive().drain()
         self._num_changes += 1
@@ -317,6 +365,16 @@ class LearnerGroup:
         if not self._open:
             raise LearnerGroupError("this LearnerGroup has been shut down; build a new one and give it the saved state")
         return self._queue
+
+
+def _settings_of(learner: Any) -> dict[str, Any]:
+    names = [name for name in learner.config.settings() if is_of_learners(learner.config, name)]
+    return {name: getattr(learner.config, name) for name in names}
+
+
+def _set_back(learner: Any, before: Mapping[str, Any]) -> None:
+    """Take back settings that another learner refused."""
+    learner.set_config(**{name: value for name, value in before.items() if getattr(learner.config, name) != value})
 
 
 def _without(learner: Any, module_id: str) -> None:

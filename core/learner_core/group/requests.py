@@ -34,6 +34,10 @@ class UpdateQueue:
         #: Seconds that updates have taken in all, waiting not counted.
         self.busy_seconds = 0.0
 
+    def set_limit(self, limit: int, *, block: bool) -> None:
+        """Another limit from now on, and what happens at it; what is queued stays."""
+        self._limit, self._block = limit, block
+
     @property
     def depth(self) -> int:
         """How many wait or run."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..config.changes import changed
 from ..errors import ConfigError
 from . import learner_state
 from .build import LearnerBuild
@@ -19,31 +20,29 @@ if TYPE_CHECKING:
 
 __all__ = ["change_modules", "set_config"]
 
-#: Settings that no step reads, which may change at any time though they are not of ``.training()``.
-_HOST_SETTINGS = ("policies_to_train",)
+#: What no step reads by itself.
+_HOST_SETTINGS = frozenset({"policies_to_train", "policy_settings"})
 
 
 def set_config(learner: Learner, settings: Mapping[str, Any]) -> None:
     """See ``Learner.set_config``."""
-    known = learner.config.settings()
-    for name in settings:
-        setting = known.get(name)
-        if setting is not None and setting.method != "training" and name not in _HOST_SETTINGS:
-            raise ConfigError(
-                f"{name}={settings[name]!r} was fixed when the learner was built (.{setting.method}()); build a "
-                "new learner from a changed config and give it this one's state"
-            )
-        _refuse_starting_value(learner, name, settings[name])
-    config = learner.config.replaced(**settings)
     before, build = learner.config, learner._build
-    for module_id in config.policies_to_train or ():
+    config = changed(before, settings, by="learner")
+    for module_id in (*(config.policies_to_train or ()), *config.policy_settings):
         build.known(module_id)
-    traced_only = all(
-        set(settings) <= {*_HOST_SETTINGS, *traced} and config.for_module(mid).traced_fields() == traced
+    for name, value in settings.items():
+        _refuse_starting_value(learner, name, value)
+    for module_id, values in config.policy_settings.items():
+        for name, value in values.items():
+            if value != getattr(before.for_module(module_id), name):
+                _refuse_starting_value(learner, name, value)
+    kept = all(
+        config.for_module(mid).traced_fields() == traced
+        and _differing(before.for_module(mid), config.for_module(mid)) <= {*_HOST_SETTINGS, *traced}
         for mid, traced in build.traced.items()
     )
     learner.config = config
-    if traced_only:
+    if kept:
         return
     try:
         _rebuild(learner)
@@ -51,6 +50,11 @@ def set_config(learner: Learner, settings: Mapping[str, Any]) -> None:
         learner.config = before
         learner._build = build
         raise
+
+
+def _differing(one: Any, other: Any) -> set[str]:
+    """Names of the settings in which two configs differ."""
+    return {name for name in one.settings() if getattr(one, name) != getattr(other, name)}
 
 
 def _refuse_starting_value(learner: Learner, name: str, value: Any) -> None:

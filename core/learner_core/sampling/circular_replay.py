@@ -6,7 +6,7 @@ and of how much was drawn before, so a restored run draws the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,16 @@ class CircularReplay:
         """Batches with uses left."""
         return len(self._stored)
 
+    def set_size(self, num_batches: int, num_uses: int) -> None:
+        """Other numbers from now on; what is stored keeps its uses, and what is too much makes room one by one."""
+        self._num_batches, self._num_uses = num_batches, num_uses
+
+    def keep(self, modules: Collection[str]) -> None:
+        """Let go of what was stored of modules that are gone or do not learn any more."""
+        for stored in self._stored:
+            stored.batch = {mid: columns for mid, columns in stored.batch.items() if mid in modules}
+        self._stored = [stored for stored in self._stored if stored.batch]
+
     def add(self, batch: dict[str, Any], info: dict[str, Any]) -> StoredBatch | None:
         """Take in a batch.
 
@@ -69,7 +79,7 @@ class CircularReplay:
         Returns:
             The oldest batch, if it had to make room with uses left.
         """
-        evicted = self._stored.pop(0) if len(self._stored) == self._num_batches else None
+        evicted = self._stored.pop(0) if len(self._stored) >= self._num_batches else None
         self._stored.append(StoredBatch(batch, info, self._num_uses))
         self._num_added += 1
         return evicted

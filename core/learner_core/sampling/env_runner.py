@@ -110,6 +110,12 @@ class EnvRunner(RunnerBase):
         """
         self.policy.set_weights(weights)
 
+    def set_config(self, config: Any) -> None:
+        """Go by these settings from now on, as far as a run can change them: the discount of ``normalize_rewards``."""
+        self._config = config
+        if self._scaler is not None:
+            self._scaler.gamma = float(config.gamma)
+
     def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> Rollout:
         """Step all environments.
 

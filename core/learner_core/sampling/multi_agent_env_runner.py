@@ -110,6 +110,10 @@ class MultiAgentEnvRunner(RunnerBase):
             if module_id in self.players:
                 self.players[module_id].policy.set_weights(values)
 
+    def set_config(self, config: Any) -> None:
+        """Go by these settings from now on, as far as a run can change them: who learns, and who plays whom."""
+        self.set_modules(config, {module_id: player.spec for module_id, player in self.players.items()}, weights={})
+
     def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> dict[str, Rollout]:
         """Step all copies.
 

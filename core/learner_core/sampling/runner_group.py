@@ -22,6 +22,7 @@ from ..state.tree import join
 from .env_runner import EnvRunner
 from .episodes import EPISODE, Episode
 from .make_runner import MakePolicy, Weights, give_weights, make_runner
+from .multi_agent_env_runner import MultiAgentEnvRunner
 from .normalize import MOMENTS, merge_moments, moments_schema
 from .numpy_backend import choose_inference
 from .remote_runners import Remote, RemoteRunners, Request, kill_all, with_trace
@@ -96,6 +97,11 @@ class EnvRunnerGroup:
             give_weights(self._local, self._weights)
             self._weights = None
         return self._local
+
+    @property
+    def module_ids(self) -> set[str] | None:
+        """The modules that play several agents; ``None`` where there is one agent."""
+        return set(self._local.players) if isinstance(self._local, MultiAgentEnvRunner) else None
 
     @property
     def weights_version(self) -> int:
@@ -257,6 +263,17 @@ class EnvRunnerGroup:
             self._launcher.publish(weights, self._version)
             own = for_processes(config, module_specs)
             self.foreach_runner(lambda runner: runner.set_modules(own, module_specs, **arguments))
+
+    def set_config(self, config: Any, module_specs: Mapping[str, Any]) -> None:
+        """Let all runners go by these settings from their next fragment on; see ``EnvRunner.set_config``.
+
+        Fragments under way are waited for and handed out by ``ready``. Runners that start anew know the new settings.
+        """
+        self._local.set_config(config)
+        if self._launcher is not None:
+            self._launcher.renew(make_setup(config, module_specs, self._make_policy))
+            own = for_processes(config, module_specs)
+            self.foreach_runner(lambda runner: runner.set_config(own))
 
     def close(self) -> None:
         """Release everything in bounded time; may be called twice."""

@@ -19,6 +19,8 @@ class BCConfig(AlgorithmConfig):
     algorithm_class: ClassVar[Any] = "learner_core.algorithm.offline:OfflineAlgorithm"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.bc.learner:BCLearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:PolicyModule"
+    #: Read once.
+    fixed_settings: ClassVar[frozenset[str]] = AlgorithmConfig.fixed_settings | {"input_path"}
 
     input_path: str | None = None
     """State file of recorded episodes (columns obs, actions), as `learner-core record` writes it."""

@@ -23,6 +23,8 @@ class IMPALAConfig(AlgorithmConfig):
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.impala.learner:IMPALALearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:ActorCriticModule"
     uses_sequences: ClassVar[bool] = True
+    #: The length of the sequences that wait and are stored.
+    fixed_settings: ClassVar[frozenset[str]] = AlgorithmConfig.fixed_settings | {"rollout_fragment_length"}
 
     vtrace_clip_rho_threshold: Annotated[float, Range(above=0)] | None = 1.0
     """Bound of the importance ratio in the value targets: decides which policy's values are learned. None: no bound,

@@ -20,6 +20,8 @@ class SACConfig(OffPolicyConfig):
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.sac.learner:SACLearner"
     default_module_class: ClassVar[Any] = "learner_core_algorithms.sac.module:SACModule"
 
+    #: How many Q networks there are.
+    fixed_settings: ClassVar[frozenset[str]] = OffPolicyConfig.fixed_settings | {"twin_q"}
     starting_values: ClassVar[Mapping[str, str]] = {"initial_alpha": "log_alpha"}
 
     actor_lr: Annotated[FloatOrSchedule, Range(0)] = 3e-4

@@ -101,9 +101,14 @@ class Runs:
     def run_folder(self, path: Path, folder: Path, *, kind: str = "one", env: str | None = None) -> Path:
         """A run whose newest checkpoint is that file."""
         config = CONFIGS[kind](self.backend)
-        config = config if env is None else config.environment(env)
         (folder / "checkpoints").mkdir(parents=True)
-        shutil.copy(path, folder / "checkpoints" / "checkpoint-00000001.lcstate")
+        checkpoint = folder / "checkpoints" / "checkpoint-00000001.lcstate"
+        shutil.copy(path, checkpoint)
+        if env is not None:  # the checkpoint's settings count, and config.toml is read as well
+            config = config.environment(env)
+            tree = lc.load_state(path)
+            tree["config"]["settings"]["env"] = env
+            lc.save_state(checkpoint, tree)
         (folder / "config.toml").write_text(to_toml(config))
         (folder / "run.json").write_text('{"algorithm": "ppo", "sessions": [], "stop": {"iterations": 1}}')
         return folder

@@ -1,4 +1,4 @@
-"""Weights that learners are given in a run are those that samplers and evaluation act with from the next fragment on."""
+"""Weights that learners are given in a run are what samplers and evaluation act with from the next fragment on."""
 
 from __future__ import annotations
 
