@@ -31,6 +31,7 @@ from ..state.kinds import ALGORITHM, ALGORITHM_FORMAT, kind_of, refuse_other_kin
 from ..state.schema import COUNT, TEXT, Anything, MapOf, Record, Schema, under
 from ..state.tree import copy_tree
 from .agents import AgentModules, agent_means
+from .own_checkpoints import OwnCheckpoints, folder_of
 from .policies import make_policy
 from .ranks import RankedRun
 from .restoring import check_outline, take_state
@@ -45,7 +46,7 @@ _WINDOW = 100
 _LARGE_PARTS = re.compile(r"state/(learner/|extra/(.*/)?storage/columns/)")
 
 
-class Algorithm(AgentModules, RankedRun):
+class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
     """A run: samples, learns, evaluates, saves.
 
     Args:
@@ -149,7 +150,8 @@ class Algorithm(AgentModules, RankedRun):
             ``training_iteration``, ``num_env_steps_sampled_lifetime``, ``env_runners`` (``episode_return_mean`` and
             ``episode_len_mean`` over the last 100 episodes, ``num_episodes`` and ``num_env_steps_sampled`` in this
             iteration, and over the lifetime restarts of environments and runners, episodes and fragments lost),
-            ``learners`` {module_id: {metric: float}}, ``timers`` (seconds), and ``evaluation`` where it is due. With
+            ``learners`` {module_id: {metric: float}}, ``timers`` (seconds), and ``evaluation`` where it is due. A
+            checkpoint is saved where ``checkpointing(every=..., folder=...)`` says so. With
             several agents the mean returns by agent and by module as well; ``episode_return_mean`` is of their sum.
         """
         if self._stopped:
@@ -158,6 +160,7 @@ class Algorithm(AgentModules, RankedRun):
         self._num_episodes = 0
         self._num_env_steps = 0
         began = time.perf_counter()
+        self.check_checkpoints()
         self.notice_changes()
         learners = self._training_step()
         self.iteration += 1
@@ -181,6 +184,7 @@ class Algorithm(AgentModules, RankedRun):
                 results=results,
                 timesteps=self.timesteps,
             )
+        self.save_when_due()
         return results
 
     def _training_step(self) -> dict[str, Any]:
@@ -447,6 +451,7 @@ class Algorithm(AgentModules, RankedRun):
         self._recent.extend(Episode.from_plain(episode) for episode in own["recent_episodes"])
         self._earlier_steps = 0
         self._know_changes()
+        self._checked_folder = None  # it may hold what is being done again
         if self.ranks is not None or state.get("ranks"):
             self.count_from(self.num_env_steps_sampled_lifetime)
 
@@ -530,6 +535,8 @@ class Algorithm(AgentModules, RankedRun):
             check_outline(tree["state"], is_open=True)  # before anything costly
         settle_modules(tree["state"], trust.knowing(named_by(settings)))
         config = _config_in(tree, import_modules, settings)
+        if "checkpoint_folder" not in settings:
+            config.checkpoint_folder = folder_of(config, path)
         with placeholders():
             algorithm: Algorithm = config.build()
         try:

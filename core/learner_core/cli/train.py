@@ -106,6 +106,7 @@ def _start(given: argparse.Namespace) -> int:
         raise ConfigError("Which algorithm? `learner-core train ppo --env CartPole-v1`, or --resume DIR.")
     config = lc.get_config(name)
     _apply(config, given, tables)
+    _refuse_folder(config)
     if config.env is None and config.observation_space is None:
         raise ConfigError("Which environment? --env CartPole-v1, or env in the [environment] table of --config.")
     stop = _stop_conditions(given)
@@ -122,8 +123,10 @@ def _resume(given: argparse.Namespace) -> int:
     if given.algorithm is not None and given.algorithm != info["algorithm"]:
         raise ConfigError(f"The run in {folder.path} is one of {info['algorithm']}, not of {given.algorithm}.")
     config, said = _settings_of(folder, given)
+    config.checkpoint_folder = None
     stored = config.copy()
     _apply(config, given, read_file(given.config) if given.config is not None else {})
+    _refuse_folder(config)
     notes = [
         f"config.toml says {name}={value!r}; the checkpoint was saved with {getattr(stored, name)!r}, which counts. "
         f"To change it: --set {name}=..."
@@ -184,6 +187,14 @@ def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> No
         config.debugging(seed=given.seed)
     if "env" not in apply_assignments(config, given.set) and given.env is None:
         settle_file(config, Trust.of(given.trust))
+
+
+def _refuse_folder(config: Any) -> None:
+    if config.checkpoint_folder is not None:
+        raise ConfigError(
+            f"checkpoint_folder={config.checkpoint_folder!r}: the command line saves into the run's folder, which "
+            "--out names."
+        )
 
 
 def _stop_conditions(given: argparse.Namespace) -> StopConditions:
@@ -261,6 +272,7 @@ class _Run:
                 self._claim(report)
             with without_startup_messages():
                 algorithm = config.build()
+            algorithm.saves_itself = False  # this session saves, into the run's folder
             try:
                 if summed_by := algorithm.learner_group.collective:
                     report.say(f"Gradients are summed over the learners by {summed_by}.")

@@ -110,7 +110,7 @@ class AlgorithmConfig(CommonSettings):
         return self._set("evaluation", settings)
 
     def checkpointing(self, **settings: Any) -> Self:
-        """Set when to save: ``every``, ``keep``; see :meth:`environment`."""
+        """Set when and where train() saves: ``every``, ``keep``, ``folder``; see :meth:`environment`."""
         return self._set("checkpointing", settings)
 
     def debugging(self, **settings: Any) -> Self:
@@ -135,6 +135,11 @@ class AlgorithmConfig(CommonSettings):
         if self.compile and self.debug:
             raise ConfigError(
                 "framework(compile=True, debug=True): debug runs everything eagerly; take one of the two."
+            )
+        if self.checkpoint_folder is not None and self.checkpoint_every is None:
+            raise ConfigError(
+                f"checkpointing(folder={self.checkpoint_folder!r}) says where to save and not when: add every=..., in "
+                "iterations."
             )
         if self.policies is not None and not self.policies:
             raise ConfigError("multi_agent(policies=...): at least one module id; None is the single default_policy.")

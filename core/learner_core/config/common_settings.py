@@ -59,7 +59,7 @@ class CommonSettings(Settings):
             "settings": "policy_settings",
         },
         "evaluation": {"interval": "evaluation_interval", "num_episodes": "evaluation_num_episodes"},
-        "checkpointing": {"every": "checkpoint_every", "keep": "checkpoint_keep"},
+        "checkpointing": {"every": "checkpoint_every", "keep": "checkpoint_keep", "folder": "checkpoint_folder"},
         "debugging": {"seed": "seed"},
     }  # fmt: skip
 
@@ -254,6 +254,10 @@ class CommonSettings(Settings):
 
     checkpoint_keep: Annotated[int, Range(2)] = 2
     """Checkpoints kept on disk; older ones are removed. At least two: the newest may turn out damaged."""
+
+    checkpoint_folder: str | None = None
+    """Where train() saves every so many iterations, as checkpoint-00000012.lcstate; made if need be. None: train()
+    saves nothing by itself. The command line has the run's folder instead."""
 
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed of everything: parameters, minibatch order, noise, environments."""

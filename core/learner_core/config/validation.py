@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections.abc
 import math
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -276,6 +277,8 @@ def _plain_int(annotation: Any, value: Any) -> int:
 
 
 def _plain_exact(annotation: Any, value: Any) -> Any:
+    if annotation is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if not isinstance(value, annotation):
         raise _mismatch(annotation, value)
     return str(value) if annotation is str else value

@@ -37,6 +37,23 @@ def check_model(model: Mapping[str, Any], known: tuple[str, ...], owner: str) ->
             raise ConfigError(f"{owner}: model={{{key!r}: ...}} is no setting of it.{did_you_mean(key, known)}")
 
 
+def _refuse_convolutions_of_nothing(name: str, space: Any, model: Mapping[str, Any]) -> None:
+    """Refuse settings of convolutions where there are none.
+
+    Raises:
+        ConfigError: no part of the observations is an image, or the image is flattened.
+    """
+    given = [key for key in ("conv_filters", "conv_activation") if model.get(key)]
+    parts = spaces.parts(space).values()
+    if given and not any(map(spaces.is_image, parts)):
+        raise ConfigError(
+            f"{name}: model={{{given[0]!r}: {model[given[0]]!r}}} needs an image (height, width, channels), and "
+            f"there is none in {space}"
+        )
+    if given == ["conv_activation"] and model.get("conv_filters") is not None:
+        raise ConfigError(f"{name}: model={{'conv_activation': ...}}: with conv_filters=[] there are no convolutions")
+
+
 class Trunk:
     """An observation to ``output_size`` numbers: encoder and head.
 
@@ -64,6 +81,7 @@ class Trunk:
         extra: int = 0,
     ) -> None:
         self.is_image = spaces.is_image(space)
+        _refuse_convolutions_of_nothing(name, space, model)
         self.parts = DictEncoder(name, space, model) if needs_encoders(space, model) else None
         self.encode = spaces.SpaceEncoder(space)
         self.extra = extra
@@ -129,9 +147,20 @@ class PolicyModule(RLModule):
         kind = self.get_train_action_dist_cls()
         size = kind.input_size(self.action_space)
         self.free_log_std = issubclass(kind, DiagGaussian) and bool(self.model.get("free_log_std", True))
+        self._refuse_unused(kind)
         self.num_policy_outputs = size // 2 if self.free_log_std else size
         self.dist_input_size = size
         self._setup_networks()
+
+    def _refuse_unused(self, kind: Any) -> None:
+        """Refuse settings that would be without effect beside the others."""
+        model = self.model
+        if model.get("free_log_std") and not issubclass(kind, DiagGaussian):
+            raise ConfigError(f"model={{'free_log_std': True}}: actions of {self.action_space} have no log_std")
+        if model.get("log_std_init") is not None and not self.free_log_std:
+            raise ConfigError("model={'log_std_init': ...} needs 'free_log_std': True, and continuous actions")
+        if model.get("recurrent_size") is not None and model.get("recurrent") is None:
+            raise ConfigError("model={'recurrent_size': ...} needs 'recurrent': 'lstm' or 'gru'")
 
     def _setup_networks(self) -> None:
         self.pi = self._trunk("pi", self.num_policy_outputs, output_gain=0.01)

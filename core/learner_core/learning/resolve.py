@@ -6,13 +6,16 @@ spaces nobody knows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from ..config.agents import has_agents, is_multi_agent
 from ..config.foreign import closed
 from ..config.info_masks import with_info_masks
 from ..errors import ConfigError, SpaceError
+from ..spaces import is_image, parts
+from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
 from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec
 
@@ -93,7 +96,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         finally:
             closed(made.close, whose=lambda: f"the environment {type(made).__name__}")
     specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
-    return {
+    full = {
         module_id: one.filled(
             module_class=None if one.module_class is not None else config.get_module_class(),
             observation_space=spaces[0],
@@ -102,6 +105,51 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         )
         for module_id, one in specs.items()
     }
+    if like is None:
+        _refuse_unused_model(config, full)
+    return _each_its_own(specs, full)
+
+
+def _refuse_unused_model(config: Any, specs: Mapping[str, RLModuleSpec]) -> None:
+    """Refuse ``rl_module(model=...)`` where no module is the algorithm's own kind, which alone reads it."""
+    if any(spec.is_neutral for spec in specs.values()) or config.model == config.settings()["model"].default:
+        return
+    raise ConfigError(
+        f"rl_module(model={config.model!r}) is for modules written over xp, and there is none here: give a network of "
+        "your own its settings by RLModuleSpec(model=...)"
+    )
+
+
+def _each_its_own(own: Mapping[str, RLModuleSpec], full: dict[str, RLModuleSpec]) -> dict[str, RLModuleSpec]:
+    """Of several modules, each has those of the common settings that its spaces have a use for, if another has it."""
+    for keys, has_use in _SPACE_SETTINGS:
+        ours = {mid: spec for mid, spec in full.items() if _is_ours(spec.module_class)}
+        if not any(has_use(spec) for spec in ours.values()):
+            continue
+        for mid, spec in ours.items():
+            if not has_use(spec):
+                model = {key: value for key, value in spec.model.items() if key not in keys or key in own[mid].model}
+                full[mid] = replace(spec, model=model)
+    return full
+
+
+def _is_ours(module_class: Any) -> bool:
+    return isinstance(module_class, type) and issubclass(module_class, PolicyModule)
+
+
+def _sees_images(spec: RLModuleSpec) -> bool:
+    return any(map(is_image, parts(spec.observation_space).values()))
+
+
+def _acts_continuously(spec: RLModuleSpec) -> bool:
+    return type(spec.action_space).__name__ == "Box"
+
+
+#: Settings of ``model`` that some spaces alone have a use for.
+_SPACE_SETTINGS: Final = (
+    (("conv_filters", "conv_activation"), _sees_images),
+    (("free_log_std", "log_std_init"), _acts_continuously),
+)
 
 
 def _spaces_of(env: Any) -> list[Any]:

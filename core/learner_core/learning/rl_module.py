@@ -72,11 +72,15 @@ class RLModule:
         raise NotImplementedError(f"{type(self).__name__} must implement forward_train(params, batch)")
 
     def forward_exploration(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Outputs to sample training actions from; by default ``forward_train``."""
+        """Outputs to sample training actions from; by default ``forward_train``.
+
+        ``action_dist_inputs``, from which actions are drawn; or ``actions`` [N, *shape], which are taken as they are,
+        with ``action_logp`` float[N] (else the distribution's, where there are ``action_dist_inputs`` as well).
+        """
         return self.forward_train(params, batch)
 
     def forward_inference(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Outputs to act greedily with; by default ``forward_exploration``."""
+        """Outputs to act greedily with, as of ``forward_exploration``, which it is by default."""
         return self.forward_exploration(params, batch)
 
     def get_train_action_dist_cls(self) -> Any:

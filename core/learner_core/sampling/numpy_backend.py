@@ -14,9 +14,11 @@ import numpy as np
 
 from .. import numpy_xp
 from ..backend import Backend
-from ..errors import ConfigError, StateError
+from ..errors import BatchError, ConfigError, StateError
+from ..maths.action_masks import ActionMask
 from ..maths.distributions import distribution_for
 from ..plugins.hookspecs import hookimpl
+from ..spaces import check_actions
 from .columns import Columns, tree_map
 
 __all__ = ["ForwardPolicy", "NumpyBackend", "NumpyPolicy", "Policy", "choose_inference", "learner_core_backend"]
@@ -65,7 +67,8 @@ class ForwardPolicy:
 
     Args:
         forward: ``forward({"obs": columns [N, ...]}, explore) -> {"action_dist_inputs": ..., "vf_preds": ...}`` in
-            numpy arrays.
+            numpy arrays. ``actions`` [N, *shape] among them, in the environment's unit, are taken as they are, with
+            their ``action_logp`` float[N] or else the distribution's.
         action_space: Action space of one environment.
         exploration: Distribution class, bound to ``numpy_xp``; the space's own by default.
         inference: The same for ``explore=False``; by default as for exploration.
@@ -85,6 +88,7 @@ class ForwardPolicy:
         initial_state: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._forward = forward
+        self._action_space = action_space
         self.initial_state: Mapping[str, np.ndarray] = dict(initial_state or {})
         self._exploration = exploration or distribution_for(action_space, numpy_xp)
         self._inference = inference or self._exploration
@@ -112,18 +116,7 @@ class ForwardPolicy:
         if mask is not None:
             batch["action_mask"] = mask
         outputs = self._forward(batch, explore)
-        inputs = outputs["action_dist_inputs"]
-        kind = self._exploration if explore else self._inference
-        if mask is not None:
-            # Recorded as it was sampled from: the loss masks its own logits in the same way.
-            inputs = kind.masked(inputs, mask)
-        distribution = kind.from_logits(inputs)
-        if explore and noise is not None:
-            actions, logp = distribution.sample_with_logp(noise)
-        else:
-            actions = distribution.mode()
-            logp = distribution.logp(actions)
-        answer = {"actions": actions, "action_logp": logp, "action_dist_inputs": inputs}
+        answer = self._acted(outputs, noise if explore else None, explore=explore, mask=mask)
         if "vf_preds" in outputs:
             answer["vf_preds"] = outputs["vf_preds"]
         if state is not None:
@@ -131,6 +124,50 @@ class ForwardPolicy:
                 raise ConfigError("a module with an initial_state() must return 'state_out' from every forward pass")
             answer["state_out"] = outputs["state_out"]
         return answer
+
+    def _acted(
+        self, outputs: Mapping[str, Any], noise: np.ndarray | None, *, explore: bool, mask: np.ndarray | None
+    ) -> dict[str, Any]:
+        """Actions, and what is known of them: the module's own, or drawn from its distribution."""
+        own, inputs = outputs.get("actions"), outputs.get("action_dist_inputs")
+        if own is None and (inputs is None or "action_logp" in outputs):
+            raise ConfigError(
+                f"a forward pass that is to act returned {', '.join(sorted(outputs)) or 'nothing'}: expected "
+                "'action_dist_inputs' to draw actions from, or 'actions', which an 'action_logp' can go with"
+            )
+        distribution = None
+        if inputs is not None:
+            kind = self._exploration if explore else self._inference
+            if mask is not None:
+                # Recorded as it was sampled from: the loss masks its own logits in the same way.
+                inputs = kind.masked(inputs, mask)
+            distribution = kind.from_logits(inputs)
+        logp: Any = None
+        if own is not None:
+            actions = self._checked(np.asarray(own), mask)
+            logp = outputs.get("action_logp")
+            if logp is None and distribution is not None:
+                logp = distribution.logp(actions)
+        elif noise is not None:
+            actions, logp = distribution.sample_with_logp(noise)
+        else:
+            actions = distribution.mode()
+            logp = distribution.logp(actions)
+        known = {"actions": actions, "action_logp": logp, "action_dist_inputs": inputs}
+        return {name: value for name, value in known.items() if value is not None}
+
+    def _checked(self, actions: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """Actions of the module's own choice, refused unless they are in the space and allowed."""
+        check_actions(self._action_space, actions)
+        if mask is not None:
+            bad = np.flatnonzero(~ActionMask(self._action_space).allows(mask, actions.astype(np.int64)))
+            if bad.size:
+                raise BatchError(
+                    f"the module's own 'actions' are forbidden by the environment's action_mask: row {bad[0]} is "
+                    f"{actions[bad[0]].tolist()}"
+                )
+        kind = type(self._action_space).__name__
+        return np.array(actions, np.float32 if kind == "Box" else np.int64)
 
     def values(self, obs: Columns, state: Columns | None = None) -> np.ndarray | None:
         """See ``Policy``."""
