@@ -86,3 +86,34 @@ class Watched:
         parts = [np.asarray(f.columns["actions"], np.float64)[f.columns["valid"]].reshape(-1) for f in self.fragments]
         self.fragments = []
         return np.concatenate(parts) if parts else np.zeros(0)
+
+
+class Wander(gym.Env[Any, Any]):
+    """Shows a random walk; pays the action times where it is; ends after six steps, or is cut off there."""
+
+    def __init__(self, continuous: bool = False, scale: float = 1.0) -> None:
+        self.observation_space = spaces.Box(-9, 9, (2,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32) if continuous else spaces.Discrete(2)
+        self.scale = scale
+        self.clock, self.episode, self.place = 0, 0, np.zeros(2, np.float32)
+
+    def _obs(self) -> np.ndarray:
+        self.place = np.clip(self.place + self.np_random.normal(size=2), -9, 9).astype(np.float32)
+        return self.place.copy()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.clock, self.place = 0, np.zeros(2, np.float32)
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        self.clock += 1
+        reward = self.scale * float(self.place[0]) * (float(np.sum(action)) - 0.5)
+        done = self.clock == 6
+        self.episode += done
+        return self._obs(), reward, done and self.episode % 2 == 0, done and self.episode % 2 == 1, {}
+
+
+def make_wander(env_config: dict[str, Any]) -> Wander:
+    """``{"continuous": bool, "scale": float}``."""
+    return Wander(**env_config)

@@ -58,6 +58,9 @@ class AlgorithmConfig(CommonSettings):
     #: Settings of ``.training()``, and others, that no run can change: what was made from them has another shape, or is
     #: made once, by ``Algorithm.setup`` for instance. A subclass adds to its base's.
     fixed_settings: ClassVar[frozenset[str]] = frozenset()
+    #: Settings that the algorithm has no use for -> why, or what to set instead: another value than the default is
+    #: refused. A subclass adds to its base's.
+    unused_settings: ClassVar[Mapping[str, str]] = {}
     #: Training settings that ``multi_agent(settings=...)`` may not set: they are of the whole batch.
     shared_settings: ClassVar[frozenset[str]] = frozenset(
         {"train_batch_size", "minibatch_size", "num_epochs", "shuffle_batch_per_epoch", "accumulate",
@@ -117,12 +120,21 @@ class AlgorithmConfig(CommonSettings):
         """Set the ``seed``; see :meth:`environment`."""
         return self._set("debugging", settings)
 
+    @classmethod
+    def describe(cls) -> list[Setting]:
+        """Every setting that the algorithm has a use for; see the base class."""
+        return [setting for setting in super().describe() if setting.name not in cls.unused_settings]
+
     # ---- checks --------------------------------------------------------------------------------------------------
 
     @classmethod
     def validate_setting(cls, name: str, value: Any) -> Any:
         """Check one value, as the base class does, and names of optimizers and plugins against what exists."""
         value = super().validate_setting(name, value)
+        if name in cls.unused_settings and value != cls.settings()[name].default:
+            raise ConfigError(
+                f"{cls.__name__}: {name}={value!r:.80} would have no effect: {cls.unused_settings[name]}."
+            )
         if name == "optimizer":
             _optimizer_spec(value)
         elif name in _PLUGINS and value != cls.settings()[name].default:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -31,6 +32,12 @@ class OffPolicyConfig(AlgorithmConfig):
     """
 
     algorithm_class: ClassVar[Any] = "learner_core.algorithm.off_policy:OffPolicyAlgorithm"
+    unused_settings: ClassVar[Mapping[str, str]] = {
+        **AlgorithmConfig.unused_settings,
+        "max_seq_len": "batches are single steps out of the replay buffer",
+        "burn_in": "batches are single steps out of the replay buffer",
+        "max_requests_in_flight_per_env_runner": "all runners sample together, and none gets ahead",
+    }
     #: What the buffer is made of.
     fixed_settings: ClassVar[frozenset[str]] = AlgorithmConfig.fixed_settings | {
         "buffer_capacity",

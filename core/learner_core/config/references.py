@@ -134,6 +134,8 @@ def read_config(cls: Any, data: Any, *, trust: Trust, overrides: Mapping[str, An
         settle(value, name=name, trust=trust)
     config = _config_class(cls, data, trust)()
     for name, value in stored.items():
+        if name in config.unused_settings:
+            continue  # it had no effect when it was stored, either
         setting = from_plain(value, name=name, trust=trust)
         if name in ("observation_space", "action_space") and not (setting is None or _is_space(setting)):
             raise ConfigError(f"{name}: the file has {setting!r:.80} there, which describes no space.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -19,6 +20,21 @@ class BCConfig(AlgorithmConfig):
     algorithm_class: ClassVar[Any] = "learner_core.algorithm.offline:OfflineAlgorithm"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.bc.learner:BCLearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:PolicyModule"
+    unused_settings: ClassVar[Mapping[str, str]] = {
+        **AlgorithmConfig.unused_settings,
+        **dict.fromkeys(
+            (
+                "num_env_runners",
+                "max_env_runner_restarts",
+                "env_runner_timeout_s",
+                "max_requests_in_flight_per_env_runner",
+                "rollout_fragment_length",
+            ),
+            "experience comes out of a recording, and evaluation needs no other processes",
+        ),
+        **dict.fromkeys(("normalize_observations", "normalize_rewards"), "a recording is learned from as it is"),
+        "gamma": "the loss is the likelihood of single actions",
+    }
     #: Read once.
     fixed_settings: ClassVar[frozenset[str]] = AlgorithmConfig.fixed_settings | {"input_path"}
 

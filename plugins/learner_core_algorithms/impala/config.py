@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,6 +24,10 @@ class IMPALAConfig(AlgorithmConfig):
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.impala.learner:IMPALALearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:ActorCriticModule"
     uses_sequences: ClassVar[bool] = True
+    unused_settings: ClassVar[Mapping[str, str]] = {
+        **AlgorithmConfig.unused_settings,
+        "max_seq_len": "sequences are whole fragments, of rollout_fragment_length",
+    }
     #: The length of the sequences that wait and are stored.
     fixed_settings: ClassVar[frozenset[str]] = AlgorithmConfig.fixed_settings | {"rollout_fragment_length"}
 

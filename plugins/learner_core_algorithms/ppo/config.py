@@ -22,6 +22,10 @@ class PPOConfig(AlgorithmConfig):
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.ppo.learner:PPOLearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:ActorCriticModule"
 
+    unused_settings: ClassVar[Mapping[str, str]] = {
+        **AlgorithmConfig.unused_settings,
+        "max_requests_in_flight_per_env_runner": "all runners sample together, and none gets ahead",
+    }
     starting_values: ClassVar[Mapping[str, str]] = {"kl_coeff": "kl_coeff"}
 
     lambda_: Annotated[float, Range(0, 1)] = 0.95

@@ -20,6 +20,10 @@ class SACConfig(OffPolicyConfig):
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.sac.learner:SACLearner"
     default_module_class: ClassVar[Any] = "learner_core_algorithms.sac.module:SACModule"
 
+    unused_settings: ClassVar[Mapping[str, str]] = {
+        **OffPolicyConfig.unused_settings,
+        "lr": "the rates are actor_lr, critic_lr and alpha_lr",
+    }
     #: How many Q networks there are.
     fixed_settings: ClassVar[frozenset[str]] = OffPolicyConfig.fixed_settings | {"twin_q"}
     starting_values: ClassVar[Mapping[str, str]] = {"initial_alpha": "log_alpha"}
