@@ -127,7 +127,7 @@ def _ppo(clip_by: str) -> Any:
 
 
 def _sac() -> Any:
-    config = tiny(SACConfig(), "torch", precision="float64", lr=0.01, minibatch_size=None)
+    config = tiny(SACConfig(), "torch", precision="float64", minibatch_size=None)
     return build_on_spaces(config, OBS, Box(-1.0, 1.0, (2,), np.float32))
 
 

@@ -144,7 +144,7 @@ KINDS: dict[str, tuple[Callable[[str], Any], Callable[[int, int], Any]]] = {
         ),
     ),
     "sac": (
-        lambda backend: _on(tiny(SACConfig(), backend, lr=0.01), BOX),
+        lambda backend: _on(tiny(SACConfig(), backend), BOX),
         lambda rows, seed: sac_batch(rows, seed=seed),
     ),
     "bc": (lambda backend: _on(tiny(BCConfig(), backend, lr=0.01), TWO), lambda rows, seed: bc_batch(rows, seed=seed)),

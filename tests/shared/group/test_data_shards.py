@@ -89,7 +89,7 @@ def test_masked_rows_where_one_learner_has_a_mask(training_backend_name: str) ->
 
 
 def test_sac_step_by_step(training_backend_name: str) -> None:
-    one, ring = _group(2, tiny(SACConfig(), training_backend_name, lr=0.01), BOX, 2)
+    one, ring = _group(2, tiny(SACConfig(), training_backend_name), BOX, 2)
     for seed, shard_rows in enumerate(([4, 4], [5, 3], [8, 0], [1, 2])):
         _train(one, ring, sac_batch(sum(shard_rows), seed=seed), shard_rows)
 

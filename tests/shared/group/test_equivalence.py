@@ -109,7 +109,7 @@ def test_many_updates_of_ppo_on_odd_batches(
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 4])
 def test_sac_step_by_step_on_more_learners(training_backend_name: str, size: int) -> None:
-    one, ring = _group(size, tiny(SACConfig(), training_backend_name, lr=3e-4), OBS, BOX)
+    one, ring = _group(size, tiny(SACConfig(), training_backend_name), OBS, BOX)
     _train(one, ring, [sac_batch(rows, seed=i) for i, rows in enumerate((8, 7, 1, 3) * 5)])
 
 
@@ -121,7 +121,7 @@ def test_early_stop_and_norm_clipping_by_parameter(training_backend_name: str) -
 
 def test_sac_step_by_step(training_backend_name: str) -> None:
     """Three optimizers, target networks, noise by place in the minibatch."""
-    one, ring = _group(2, tiny(SACConfig(), training_backend_name, lr=0.01), OBS, BOX)
+    one, ring = _group(2, tiny(SACConfig(), training_backend_name), OBS, BOX)
     _train(one, ring, [sac_batch(rows, seed=rows) for rows in (8, 8, 5, 1)])
 
 
