@@ -148,11 +148,13 @@ class ForwardPolicy:
             logp = outputs.get("action_logp")
             if logp is None and distribution is not None:
                 logp = distribution.logp(actions)
-        elif noise is not None:
-            actions, logp = distribution.sample_with_logp(noise)
         else:
-            actions = distribution.mode()
-            logp = distribution.logp(actions)
+            assert distribution is not None  # refused above
+            if noise is not None:
+                actions, logp = distribution.sample_with_logp(noise)
+            else:
+                actions = distribution.mode()
+                logp = distribution.logp(actions)
         known = {"actions": actions, "action_logp": logp, "action_dist_inputs": inputs}
         return {name: value for name, value in known.items() if value is not None}
 
