@@ -20,6 +20,7 @@ _EXPORTS = {
     "CompileError": "errors",
     "ConfigError": "errors",
     "EnvError": "errors",
+    "EnvOutputError": "errors",
     "EnvRunnerLostError": "errors",
     "FormatError": "errors",
     "Learner": "learning.learner",
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
     )
     from .errors import (
         EnvError as EnvError,
+    )
+    from .errors import (
+        EnvOutputError as EnvOutputError,
     )
     from .errors import (
         EnvRunnerLostError as EnvRunnerLostError,

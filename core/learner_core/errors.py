@@ -15,6 +15,7 @@
     ├── CompileError             ``compile=True`` and the step cannot be traced
     ├── NonFiniteError           NaN or infinity in a loss, a gradient or a parameter
     ├── EnvError                 an environment that cannot be made, raises, or breaks its spaces
+    │   ├── EnvOutputError       what an environment returned is not what its spaces and its interface say
     │   └── EnvRunnerLostError   runner processes died or hung too often; ``.worker_index``, ``.exitcode``
     └── LearnerGroupError        a group that cannot be built or has been shut down
         ├── NetworkError         a network interface that will not do, or learners that do not reach each other
@@ -35,6 +36,7 @@ __all__ = [
     "CompileError",
     "ConfigError",
     "EnvError",
+    "EnvOutputError",
     "EnvRunnerLostError",
     "FormatError",
     "LearnerCoreError",
@@ -154,6 +156,13 @@ class NonFiniteError(LearnerCoreError, ArithmeticError):
 
 class EnvError(LearnerCoreError, RuntimeError):
     """An environment that cannot be made, that raises too often, or that breaks its own spaces."""
+
+
+class EnvOutputError(EnvError):
+    """An environment returned what its spaces or its interface do not allow: a value, a shape, a type, a key.
+
+    Making the environment anew would not mend that, so it ends the run at once.
+    """
 
 
 class EnvRunnerLostError(EnvError):

@@ -21,6 +21,7 @@ __all__ = [
     "SpaceEncoder",
     "action_spec",
     "alike",
+    "blank",
     "check_actions",
     "encode",
     "encoded_size",
@@ -213,6 +214,29 @@ def to_columns(space: Any, obs: Any) -> Any:
         return {str(i): to_columns(inner, item) for i, (inner, item) in enumerate(zip(space.spaces, obs, strict=True))}
     (leaf,) = _leaves(space)
     return np.asarray(obs, dtype=leaf.dtype)
+
+
+def blank(space: Any) -> Any:
+    """One observation in the form of ``to_columns`` with nothing but zeros: for its structure, shapes and dtypes.
+
+    Args:
+        space: The space; it is not sampled from, which would draw from a generator of the environment's.
+
+    Returns:
+        An array, or for Dict and Tuple spaces a nested dict of arrays.
+
+    Raises:
+        SpaceError: A space that is not supported.
+    """
+    tree: dict[str, Any] = {}
+    for path, (shape, dtype) in leaves(space).items():
+        if not path:
+            return np.zeros(shape, dtype)
+        branch = tree
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {})
+        branch[path[-1]] = np.zeros(shape, dtype)
+    return tree
 
 
 def action_spec(space: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:

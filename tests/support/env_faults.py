@@ -348,7 +348,7 @@ def _check(fault: EnvFault, once: Path, played: Played) -> None:
             raise LostError("nobody was told that closing it raised")
         return
     if played.result == "refused":
-        if not played.said.startswith(("EnvError", "EnvRunnerLostError", "SpaceError")):
+        if not played.said.startswith(("EnvError", "EnvOutputError", "EnvRunnerLostError")):
             raise LostError("the error is not one of an environment")
         named = re.search(r"environment|runner [0-9]", played.said) and (
             fault.where == "init" or re.search(r"runner [0-9]", played.said)

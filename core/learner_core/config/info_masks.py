@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from learner_core.errors import ConfigError, EnvError
+from learner_core.errors import ConfigError, EnvOutputError
 from learner_core.maths.action_masks import ActionMask
 
 from .agents import has_agents
@@ -168,7 +168,7 @@ def _with_mask(obs: Any, given: Any, action_space: Any, *, whose: str, ended: bo
     size = ActionMask(action_space).size
     if given is None:
         if not ended:
-            raise EnvError(
+            raise EnvOutputError(
                 f"{whose}: action_mask_in_info=True, but info has no {_KEY!r} (nor the environment action_masks()) for "
                 "an observation that is to be acted on"
             )
@@ -176,5 +176,5 @@ def _with_mask(obs: Any, given: Any, action_space: Any, *, whose: str, ended: bo
     parts = given if isinstance(given, tuple | list) else (given,)
     mask = np.concatenate([np.asarray(part).reshape(-1) != 0 for part in parts]).astype(np.int8)
     if mask.size != size:
-        raise EnvError(f"{whose}: info[{_KEY!r}] has {mask.size} entries; {action_space} needs {size}")
+        raise EnvOutputError(f"{whose}: info[{_KEY!r}] has {mask.size} entries; {action_space} needs {size}")
     return {**(obs if isinstance(obs, Mapping) else {"observation": obs}), _KEY: mask}

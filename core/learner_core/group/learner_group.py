@@ -76,7 +76,7 @@ class LearnerGroup:
         """Train on one batch.
 
         Args:
-            batch: columns [B, ...] or {module_id: columns}; an asynchronous call keeps reading it until it is done.
+            batch: columns [B, ...] or {module_id: columns}; an asynchronous call copies them before it returns.
                 With ``launcher="spmd"`` this rank's own rows, ``{}`` if it has none.
             timesteps: lifetime counters that move the schedules; ``None`` or ``{}`` leaves them.
             async_update: queue the update and return at once (``launcher="spmd"`` updates at once all the same).

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+import numpy as np
 
 from .results import merge_results
 
@@ -66,7 +68,8 @@ class UpdateQueue:
             self._collect()
         results = self.take()
         if len(self._pending) < self._limit:
-            self._pending.append(self._thread.submit(self.run, **arguments))
+            # The caller may write into a batch as soon as this returns, and the update may begin much later.
+            self._pending.append(self._thread.submit(self.run, **_owned(arguments)))
         else:
             self._dropped += 1
         return results
@@ -137,3 +140,12 @@ class UpdateQueue:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+def _owned(tree: Any) -> Any:
+    """Arguments of an update with arrays and containers of their own; what is neither is refused by the update."""
+    if isinstance(tree, Mapping):
+        return {key: _owned(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_owned(value) for value in tree]
+    return tree.copy(order="K") if isinstance(tree, np.ndarray) else tree

@@ -66,17 +66,17 @@ class ActionDoor:
             actions: [N, *shape], as sampled: Gaussian actions may lie outside the bounds.
 
         Returns:
-            [N, *shape] of the space's dtype, inside its bounds.
+            [N, *shape] of the space's dtype, inside its bounds; a copy, which the environments may write into.
         """
         if self.kind == "box":
             if self._bounded:
                 actions = np.minimum(np.maximum(actions, self._low), self._high)
-            if actions.dtype != self.dtype:
+            if actions.dtype != self.dtype or not self._bounded:
                 actions = actions.astype(self.dtype)
                 if self._bounded:  # rounding to a narrower type must not step over a bound
                     np.clip(actions, self._low, self._high, out=actions)
             return actions.reshape((actions.shape[0], *self.shape))
-        return actions.astype(self.dtype, copy=False)
+        return actions.astype(self.dtype)
 
     def random(self, uniforms: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
         """Random actions, as ``space.sample`` distributes them, from given noise.

@@ -1,7 +1,7 @@
 """What is going on in N copies of a multi-agent environment: who is there, played by whom, with what return so far.
 
-Needs lanes, a mapping of agents to modules, and a ``Player`` for each module. Refuses what those refuse, and naming the
-copy and the agent: observations that are not what their space says, and masks that allow nothing.
+Needs lanes, a mapping of agents to modules, and a ``Player`` for each module. Refuses what those refuse, and masks that
+allow nothing, naming the copy and the agent.
 
 An agent's module is asked for when the agent first appears in an episode, and stays until that episode ends. So does
 the state of a recurrent module; it begins anew if the agent ends its part and comes back.
@@ -19,9 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..config.agents import AgentMapping
-from ..config.foreign import failure
-from ..errors import EnvError, SpaceError
-from ..plugins.containment import said
+from ..errors import EnvError
 from ..state.schema import COUNT, NUMBER, TEXT, Anything, Items, ListOf, OneOf, Record, Schema, refuse
 from .agent_player import Player
 from .columns import Columns, tree_map
@@ -157,6 +155,7 @@ class AgentGame:
         Returns:
             Of each copy, what happened to its agents; the copies have gone on, to a new episode where one ended.
         """
+        self.lanes.num_steps += 1
         chosen: list[dict[str, Any]] = [{} for _ in self.copies]
         for module_id, lanes in groups.items():
             scalar = actions[module_id].ndim == 1
@@ -233,27 +232,13 @@ class AgentGame:
         mask = self.players[agent.module_id].mask
         return allowed is not None and mask is not None and bool(mask.forbidden(allowed[np.newaxis])[0])
 
-    def _take(self, index: int, agent: str, obs: Any) -> tuple[Columns, np.ndarray | None]:
-        module_id = self.copies[index].agents[agent].module_id
-        try:
-            return self.players[module_id].take(obs)
-        except Exception as error:  # what an environment shows may be anything
-            text = str(error) if isinstance(error, SpaceError) else said(error)
-            whose = self.lanes.whose(index)
-            raise EnvError(f"{whose}: agent {agent!r}, played by module {module_id!r}: {text}") from error
+    def _take(self, index: int, agent: str, obs: Columns) -> tuple[Columns, np.ndarray | None]:
+        return self.players[self.copies[index].agents[agent].module_id].take(obs)
 
     def _check_spaces(self, index: int, agent: str, module_id: str) -> None:
         if (agent, module_id) in self._checked:
             return
-        env = self.lanes.envs[index]
-        try:
-            spaces = env.observation_space(agent), env.action_space(agent)
-        except BaseException as error:
-            text = said(failure(error))
-            raise EnvError(
-                f"{self.lanes.whose(index)}: asked for the spaces of agent {agent!r} raised {text}"
-            ) from error
-        self.players[module_id].meet(agent, *spaces, module_id=module_id)
+        self.players[module_id].meet(agent, *self.lanes.spaces_of(index, agent), module_id=module_id)
         self._checked.add((agent, module_id))
 
     # ---- changes in mid-run ----------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """A module as the agents that it plays see it.
 
-Needs a module spec with its spaces and a policy. Refuses agents whose spaces are not those of the module, and
-observations of another structure or shape than their space says.
+Needs a module spec with its spaces and a policy. Refuses agents whose spaces are not those of the module.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import numpy as np
 
 from ..errors import SpaceError
 from ..maths.action_masks import ActionMask, split_mask
-from ..spaces import to_columns
+from ..spaces import blank
 from ..state.schema import Array, Nullable, OneOf, Record, Schema
 from .actions import ActionDoor
-from .columns import Columns, columns_schema, tree_map, tree_paths
+from .columns import Columns, columns_schema, tree_map
 from .normalize import RunningNormalizer
 from .numpy_backend import Policy
 from .rollout import rollout_columns
@@ -43,14 +42,12 @@ class Player:
         self.observation_space = spec.observation_space
         self.action_space = spec.action_space
         self.door = ActionDoor(self.action_space)
-        example = to_columns(self.observation_space, self.observation_space.sample())
+        example = blank(self.observation_space)
         self.normalizer = RunningNormalizer(example) if normalized else None
-        self._shapes = {path: leaf.shape for path, leaf in tree_paths(example, "obs")}
         self._example = tree_map(np.asarray if normalized else _narrow, example)
         initial: Mapping[str, np.ndarray] = getattr(policy, "initial_state", None) or {}
         self.initial_state = {leaf: np.asarray(value, np.float32) for leaf, value in initial.items()}
         self.mask: ActionMask | None = None
-        self._shown_space = self.observation_space
 
     def meet(self, agent: str, observation_space: Any, action_space: Any, *, module_id: str) -> None:
         """Compare an agent's spaces with the module's.
@@ -70,7 +67,7 @@ class Player:
         if (mask is not None) != bool(getattr(self.spec, "masked", False)):
             which = "gives a mask of actions" if mask is not None else "gives no mask of actions"
             raise SpaceError(f"agent {agent!r} {which}, unlike what module {module_id!r} was built for")
-        self.mask, self._shown_space = mask, observation_space
+        self.mask = mask
 
     def agent_schema(self) -> Record:
         """What the state of an agent that this module plays must be: ``memory``, ``obs`` and ``allowed``."""
@@ -85,22 +82,13 @@ class Player:
         """What columns of a fragment must be to be of this module."""
         return rollout_columns(self.shown(self._example), self.door, rows)
 
-    def take(self, obs: Any) -> tuple[Columns, np.ndarray | None]:
-        """A copy of an observation as columns, and bool[K], which actions it allows.
-
-        Raises:
-            SpaceError: It does not have the structure or the shapes of the observation space.
-        """
-        columns = to_columns(self._shown_space, obs)
+    def take(self, columns: Columns) -> tuple[Columns, np.ndarray | None]:
+        """What the policy is shown of an observation in the form of columns, and bool[K], which actions it allows."""
         allowed = None
         if self.mask is not None:
             allowed = np.array(self.mask.mask(tree_map(lambda leaf: leaf[np.newaxis], columns))[0])
             columns = self.mask.observation(columns)
-        columns = tree_map(np.array if self.normalizer is not None else _narrow, columns)
-        for path, leaf in tree_paths(columns, "obs"):
-            if leaf.shape != self._shapes[path]:
-                raise SpaceError(f"observation {path}: expected shape {self._shapes[path]}, got {leaf.shape}")
-        return columns, allowed
+        return (columns if self.normalizer is not None else tree_map(_narrow, columns)), allowed
 
     def shown(self, obs: Columns) -> Columns:
         """Observations [B, ...] as the policy sees them."""
@@ -119,5 +107,5 @@ class Player:
 
 
 def _narrow(leaf: np.ndarray) -> np.ndarray:
-    """A copy. float64 observations are kept as float32: no learner takes more, and they are half of a rollout."""
-    return np.array(leaf, np.float32 if leaf.dtype == np.float64 else leaf.dtype)
+    """float64 observations are kept as float32: no learner takes more, and they are half of a rollout."""
+    return leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf

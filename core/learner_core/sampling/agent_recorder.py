@@ -66,9 +66,10 @@ class AgentRecorder:
         self._times.extend([t] * count)
         self._lanes.extend(lanes)
         self._obs.append(obs)
-        self._answers.append(answer)
+        # A module may answer in the same arrays every time.
+        self._answers.append(tree_map(np.array, answer))
         if after is not None:
-            self._after.append(after)
+            self._after.append(tree_map(np.array, after))
         self._rewards.extend([0.0] * count)
         for flags in (self._terminateds, self._truncateds):
             flags.extend([False] * count)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from .columns import Columns
 
 __all__ = ["AgentStep"]
 
 
 @dataclass(slots=True)
 class AgentStep:
-    """What one step of one copy gave, as the environment gave it.
+    """What one step of one copy gave; observations are copies, in the form of columns.
 
     Attributes:
         obs: {agent that acts next: observation}, of a new episode if this one is ``over``.
@@ -22,9 +23,9 @@ class AgentStep:
         lost: The episode was given up.
     """
 
-    obs: dict[str, Any]
+    obs: dict[str, Columns]
     rewards: dict[str, float] = field(default_factory=dict)
     ended: dict[str, tuple[bool, bool]] = field(default_factory=dict)
-    finals: dict[str, Any] = field(default_factory=dict)
+    finals: dict[str, Columns] = field(default_factory=dict)
     over: bool = False
     lost: bool = False

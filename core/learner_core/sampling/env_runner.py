@@ -2,33 +2,33 @@
 
 Needs a config (``env env_config num_envs_per_env_runner vectorization normalize_observations normalize_rewards
 gamma``), a module spec, and weights before the first policy action. Refuses: NaN and infinite observations or rewards,
-environments that raise too often, states of another number of environments. Imports no framework.
+values outside of the environments' spaces, environments that raise too often, states of another number of
+environments. Imports no framework.
 
 One step, in the order that matters:
 
 1. The policy answers the observations as they stand in the buffer (normalised, if they are normalised).
 2. Its actions go through the door: clipped to the bounds, cast. The batch keeps them as they were sampled.
-3. The environments step; final observations of ended episodes are set aside where they were reset at once.
-4. What came back is checked, before anything learns from it.
-5. The normalisers take the new observations and rewards in, then scale them.
+3. The environments step; what comes back is copied and compared with their spaces, before anything learns from it;
+   final observations of ended episodes are set aside where they were reset at once.
+4. The normalisers take the new observations and rewards in, then scale them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import SpaceError
 from ..maths.action_masks import split_mask
-from ..spaces import alike, to_columns
+from ..spaces import alike, blank
 from ..state.schema import Schema
 from .actions import ActionDoor
 from .columns import Columns, columns_schema, tree_map
 from .episodes import Episode, EpisodeTracker
 from .evaluation import Watch, evaluate
-from .finite import check_finite
 from .lane_memory import LaneMemory
 from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
@@ -72,7 +72,7 @@ class EnvRunner(RunnerBase):
         policy: Policy | None = None,
     ) -> None:
         super().__init__(config, env=env, worker_index=worker_index)
-        self.lanes: Lanes = self._make_lanes(self._env, int(getattr(config, "num_envs_per_env_runner", 1)))
+        self.lanes: Lanes = self._make_lanes(self._env, int(getattr(config, "num_envs_per_env_runner", 1)), self._whose)
         self.num_envs = self.lanes.num_envs
         self.action_space = self.lanes.action_space
         # What the environment shows may have a mask of actions in it; a network sees the rest.
@@ -82,7 +82,7 @@ class EnvRunner(RunnerBase):
         self.policy: Policy = policy if policy is not None else NumpyPolicy(spec)
         self._door = ActionDoor(self.action_space)
         # As the environment gives them: what a normaliser takes in.
-        self._raw_example = example = to_columns(self._shown_space, self._shown_space.sample())
+        self._raw_example = example = blank(self._shown_space)
         # float64 observations are kept as float32: no learner takes more, and they are half of a rollout.
         self._example = tree_map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, example)
         self._memory = LaneMemory(self.policy, self.num_envs, self._mask, whose=self._whose)
@@ -128,7 +128,8 @@ class EnvRunner(RunnerBase):
             T * N rows; see ``Rollout``.
 
         Raises:
-            EnvError: NaN or infinity from an environment, or one that raised too often.
+            EnvOutputError: An environment gave what its spaces do not allow, NaN or infinity.
+            EnvError: One raised too often.
         """
         count, lanes, memory = self.num_envs, self.lanes, self._memory
         recorder = Recorder(num_steps, count, self._scaler)
@@ -160,7 +161,6 @@ class EnvRunner(RunnerBase):
             following = obs[t + 1] if plain else tree_map(lambda leaf, t=t: leaf[t + 1], obs)
             out = following if self._normalizer is None else self._raw_obs
             step = lanes.step(self._door.to_env(answer["actions"]), out)
-            check_finite(out, step, whose=self._whose)
             memory.advance(step, state_out)
             for lane, final in step.finals.items():
                 step.finals[lane] = memory.seen(final)
@@ -199,7 +199,8 @@ class EnvRunner(RunnerBase):
         """
         if self._evaluation_lanes is None or self._evaluation_lanes.num_envs != min(self.num_envs, num_episodes):
             self._close_evaluation()
-            self._evaluation_lanes = self._make_lanes(self._env_apart(), min(self.num_envs, num_episodes))
+            whose = self._whose_in_evaluation
+            self._evaluation_lanes = self._make_lanes(self._env_apart(), min(self.num_envs, num_episodes), whose)
         number, self._num_evaluations = self._num_evaluations, self._num_evaluations + 1
         return evaluate(
             self._evaluation_lanes,
@@ -283,7 +284,7 @@ class EnvRunner(RunnerBase):
 
     # ----------------------------------------------------------------------------------------------------- internals
 
-    def _make_lanes(self, env: Any, num_envs: int) -> Lanes:
+    def _make_lanes(self, env: Any, num_envs: int, whose: Callable[[int], str]) -> Lanes:
         return make_lanes(
             env,
             env_config=getattr(self._config, "env_config", None),
@@ -292,8 +293,11 @@ class EnvRunner(RunnerBase):
             max_restarts=self._max_restarts,
             action_mask_in_info=bool(getattr(self._config, "action_mask_in_info", False)),
             step_timeout_s=float(getattr(self._config, "env_step_timeout_s", 120.0)),
-            whose=self._whose,
+            whose=whose,
         )
+
+    def _played(self) -> int:
+        return 0 if self._evaluation_lanes is None else self._evaluation_lanes.num_steps
 
     def _close_evaluation(self) -> None:
         if self._evaluation_lanes is not None:
@@ -335,7 +339,6 @@ class EnvRunner(RunnerBase):
     def _start_episodes(self) -> None:
         self._memory.begin()
         self.lanes.reset(self._env_seeds("training", self._num_vector_steps, self.num_envs), self._raw_obs)
-        check_finite(self._raw_obs, None, whose=self._whose)
         if self._normalizer is not None:
             self._normalizer.update(self._memory.seen(self._raw_obs))
             self._show(self._raw_obs, self._obs)

@@ -3,8 +3,9 @@
 Gymnasium has no such operation, so this looks at the objects. An environment is saved ``exact``-ly if it offers
 ``get_state()`` and ``set_state(state)`` itself, or if every attribute of it and of its wrappers is plain: numbers,
 strings, arrays, containers of those, random generators (classic control, toy text, MuJoCo, most environments written
-for research). One opaque attribute (a Box2D world, a window, a socket) and it is ``restarted`` instead: the run goes
-on from a reset with a seed of its own, and the report says which attribute stood in the way.
+for research). The generators of its spaces are part of that: an environment may sample from them. One opaque attribute
+(a Box2D world, a window, a socket) and it is ``restarted`` instead: the run goes on from a reset with a seed of its
+own, and the report says which attribute stood in the way.
 
 Refuses to restore a state into wrappers or environments of other classes.
 """
@@ -24,8 +25,9 @@ from ..errors import StateError
 from ..state.dtypes import name_of
 from ..state.schema import TEXT, Anything, Array, ListOf, MapOf, Record, refuse
 from ..state.tree import describe, join
+from .space_generators import generator_of, set_generator, spaces_of
 
-__all__ = ["check_env", "restore_env", "save_env"]
+__all__ = ["check_env", "layers_of", "restore_env", "save_env"]
 
 # Attributes that gymnasium's own classes keep and that no step changes.
 _INERT_NAMES = frozenset(
@@ -63,9 +65,12 @@ def save_env(env: Any) -> tuple[dict[str, Any] | None, str]:
     try:
         seen = _Seen()
         layers = []
-        for layer in _layers(env):
+        every = layers_of(env)
+        for layer, spaces in zip(every, spaces_of(every), strict=True):
+            generators = _save_spaces(layer, spaces, seen)
             if _has_own_methods(layer):
-                layers.append({"class": _name(layer), "own": _encode(layer.get_state(), _name(layer), _Seen())})
+                own = _encode(layer.get_state(), _name(layer), _Seen())
+                layers.append({"class": _name(layer), "own": own, "spaces": generators})
                 continue
             attributes = {}
             if not hasattr(layer, "__dict__"):
@@ -73,7 +78,7 @@ def save_env(env: Any) -> tuple[dict[str, Any] | None, str]:
             for name, value in vars(layer).items():
                 if name not in _INERT_NAMES and not _is_inert(value):
                     attributes[name] = _encode(value, f"{_name(layer)}.{name}", seen)
-            layers.append({"class": _name(layer), "attributes": attributes})
+            layers.append({"class": _name(layer), "attributes": attributes, "spaces": generators})
         seen.check()
         return {"layers": layers}, ""
     except _OpaqueError as reason:
@@ -93,7 +98,11 @@ def restore_env(env: Any, state: Mapping[str, Any]) -> None:
         StateError: As ``check_env``; nothing has changed.
     """
     check_env(env, state)
-    for layer, entry in zip(_layers(env), state["layers"], strict=True):
+    layers = layers_of(env)
+    for layer, own_spaces, entry in zip(layers, spaces_of(layers), state["layers"], strict=True):
+        for name, spaces in own_spaces.items():
+            for space, saved in zip(spaces, entry.get("spaces", {}).get(name, ()), strict=False):
+                set_generator(space, _decode(saved, None))
         if "own" in entry:
             layer.set_state(_decode(entry["own"], None))
             continue
@@ -122,14 +131,17 @@ def check_env(env: Any, state: Any, path: str = "envs") -> None:
         StateError: Environment or wrappers are of other classes than the saved ones, an attribute is of another kind,
             or what is there cannot be read.
     """
-    entry = Record({"class": TEXT, "attributes": MapOf(Anything()), "own": Anything()}, ("attributes", "own"))
+    fields = {"class": TEXT, "attributes": MapOf(Anything()), "own": Anything(), "spaces": MapOf(ListOf(Anything()))}
+    entry = Record(fields, ("attributes", "own", "spaces"))
     Record({"layers": ListOf(entry)}, what="an environment's state").check(state, path)
-    layers = _layers(env)
+    layers = layers_of(env)
     expected, saved = [_name(layer) for layer in layers], [entry["class"] for entry in state["layers"]]
     if expected != saved:
         raise StateError(f"expected the environment {expected}, got one of {saved}", path=path)
-    for index, (layer, entry) in enumerate(zip(layers, state["layers"], strict=True)):
+    for index, (layer, spaces, entry) in enumerate(zip(layers, spaces_of(layers), state["layers"], strict=True)):
         place = f"{path}/layers/[{index}]"
+        if "spaces" in entry:  # states of earlier versions do not have it
+            _check_spaces(spaces, entry["spaces"], f"{place}/spaces")
         if _has_own_methods(layer):
             _check_keys(entry, {"class", "own"}, place)
             _decoded(entry["own"], None, f"{place}/own")
@@ -139,8 +151,30 @@ def check_env(env: Any, state: Any, path: str = "envs") -> None:
             _check_attribute(layer, name, value, join(f"{place}/attributes", name))
 
 
+def _save_spaces(layer: Any, own: Mapping[str, list[Any]], seen: _Seen) -> dict[str, list[Any]]:
+    """The generators of its spaces."""
+    return {
+        name: [_encode(generator_of(space), f"{_name(layer)}.{name}", seen) for space in spaces]
+        for name, spaces in own.items()
+    }
+
+
+def _check_spaces(own: Mapping[str, list[Any]], saved: Mapping[str, Any], path: str) -> None:
+    """Refuse generators of other spaces than the layer has."""
+    if set(saved) != set(own):
+        refuse(path, f"generators of {', '.join(sorted(own)) or 'no space'}", ", ".join(sorted(saved)) or "none")
+    for name, states in saved.items():
+        place = join(path, name)
+        if len(states) != len(own[name]):
+            refuse(place, f"generators of {len(own[name])} spaces", f"{len(states)}")
+        for index, state in enumerate(states):
+            decoded = _decoded(state, None, join(place, index, index=True))
+            if decoded is not None and not isinstance(decoded, np.random.Generator):
+                refuse(join(place, index, index=True), "a random generator, or None", describe(decoded))
+
+
 def _check_keys(entry: Mapping[str, Any], names: set[str], path: str) -> None:
-    if set(entry) != names:
+    if set(entry) - {"spaces"} != names:
         refuse(path, f"{' and '.join(sorted(names))}", " and ".join(sorted(entry)))
 
 
@@ -189,7 +223,7 @@ def _family(value: Any) -> str:
     return {dict: "a dict"}.get(type(value), type(value).__name__)
 
 
-def _layers(env: Any) -> list[Any]:
+def layers_of(env: Any) -> list[Any]:
     """The wrappers from the outside in, then the environment itself."""
     layers = [env]
     while (inner := _inside(layers[-1])) is not None:

@@ -99,7 +99,9 @@ def evaluate(
     obs: Any = tree_map(lambda leaf: np.empty((count, *leaf.shape), leaf.dtype), example)
     noise = NoiseBlocks(noise_seed, stream, count, policy.noise_shape)
     returns, lengths = np.zeros(count), np.zeros(count, np.int64)
-    memory = LaneMemory(policy, count, mask, whose=lambda lane: f"environment {lane} of an evaluation")
+    memory = LaneMemory(
+        policy, count, mask, whose=lambda lane: f"environment {lane} of an evaluation, step {lanes.num_steps}"
+    )
     lanes.reset(seeds, obs)
     step_number = 0
     while quota.open.any():

@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..config.foreign import closed, failure
-from ..errors import EnvError
+from ..errors import EnvError, EnvOutputError
 from ..plugins.containment import said
-from ..spaces import to_columns
+from .answers import flags_of, reset_result, rewards_of, step_result
+from .checked_env import check_infos
 from .columns import Columns, tree_map
-from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose, write
+from .env_state import layers_of
+from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose
+from .observations import ObservationReader
 from .rebuilding import Rebuilding
+from .space_generators import SpaceSeeds
 
 __all__ = ["GymLanes"]
 
@@ -46,6 +50,7 @@ class GymLanes(Rebuilding):
         self._whose = whose or (lambda lane: f"environment {lane}")
         self._make = make
         self._seed = 0
+        self._space_seeds: list[SpaceSeeds] = []
         self._adopt(make())
 
     def _adopt(self, env: Any) -> None:
@@ -53,6 +58,7 @@ class GymLanes(Rebuilding):
         self.num_envs = int(env.num_envs)
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
+        self._reader = ObservationReader(self.observation_space, self._whose)
         mode = env.metadata.get("autoreset_mode")
         # Vector environments without a word on it follow gymnasium's default.
         self.autoreset = str(getattr(mode, "value", mode or NEXT_STEP))
@@ -62,54 +68,56 @@ class GymLanes(Rebuilding):
 
     def reset(self, seeds: Sequence[int], out: Columns) -> None:
         self._seed = int(seeds[0])
+        self.num_steps = 0
         try:
-            obs, _ = self._reset(seed=self._seed)
+            obs = self._begin_anew(self._seed)
+        except EnvOutputError:
+            raise
         except BaseException as error:
             obs = self._rebuild(failure(error))
         self._was_done = np.zeros(self.num_envs, np.bool_)
-        write(out, obs)
+        self._reader.write_all(out, obs)
+        self._reader.check(out)
 
     def step(self, actions: Any, out: Columns) -> Step:
+        self.num_steps += 1
         try:
-            obs, rewards, terminateds, truncateds, infos = self._stepped(actions)
-            step = Step(
-                self._row("rewards", rewards, np.float64),
-                self._row("terminateds", terminateds, np.bool_),
-                self._row("truncateds", truncateds, np.bool_),
-            )
-            if self.autoreset == NEXT_STEP:
-                was_done = self._was_done
-                if was_done.any():
-                    step.valid = ~was_done
-                self._was_done = step.terminateds | step.truncateds
-            else:
-                done = step.terminateds | step.truncateds
-                if done.any():
-                    lanes = np.flatnonzero(done)
-                    if self.autoreset == SAME_STEP:
-                        step.finals = {int(lane): self._final(infos, int(lane)) for lane in lanes}
-                    else:
-                        step.finals = {
-                            int(lane): _pick(to_columns(self.observation_space, obs), int(lane)) for lane in lanes
-                        }
-                        obs, _ = self._reset(options={"reset_mask": done})
-            write(out, obs)
-            return step
+            step = self._step(actions, out)
         except EnvError:
             raise
         except BaseException as error:
-            write(out, self._rebuild(failure(error)))
+            self._reader.write_all(out, self._rebuild(failure(error)))
             count = self.num_envs
             step = Step(np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_))
             lose(step, range(count), count)
-            return step
+        self._reader.check(out)
+        return step
 
-    def _row(self, name: str, values: Any, dtype: Any) -> np.ndarray:
-        """[N] of what the environment gave."""
-        row = np.asarray(values, dtype)
-        if row.shape != (self.num_envs,):
-            raise EnvError(f"{self._whose(0)}: gave {name} of shape {row.shape}, expected ({self.num_envs},)")
-        return row
+    def _step(self, actions: Any, out: Columns) -> Step:
+        """One step, copied before the reset of what has ended: environments may write into what they returned."""
+        whose, count = self._whose, self.num_envs
+        obs, rewards, terminateds, truncateds, infos = step_result(self._stepped(actions), 0, whose)
+        check_infos(infos, whose)
+        step = Step(
+            rewards_of(rewards, count, whose),
+            flags_of(terminateds, "terminateds", count, whose),
+            flags_of(truncateds, "truncateds", count, whose),
+        )
+        done = step.terminateds | step.truncateds
+        self._reader.write_all(out, obs)
+        if self.autoreset == NEXT_STEP:
+            if self._was_done.any():
+                step.valid = ~self._was_done
+            self._was_done = done
+        elif done.any():
+            lanes = [int(lane) for lane in np.flatnonzero(done)]
+            if self.autoreset == SAME_STEP:
+                step.finals = {lane: self._final(infos, lane) for lane in lanes}
+            else:
+                self._reader.check(out)
+                step.finals = {lane: _pick(out, lane) for lane in lanes}
+                self._reader.write_all(out, self._reset(options={"reset_mask": done}))
+        return step
 
     def _final(self, infos: Mapping[str, Any], lane: int) -> Columns:
         if "final_obs" not in infos:
@@ -118,23 +126,33 @@ class GymLanes(Rebuilding):
                 "the value of a truncated episode cannot be known"
             )
         final = infos["final_obs"]
-        if isinstance(final, Mapping) or not (isinstance(final, np.ndarray) and final.dtype == object):
-            return _pick(
-                to_columns(self.observation_space, final), lane
-            )  # a batch, as some native environments give it
-        return tree_map(np.array, to_columns(self.observation_space, final[lane]))
+        if isinstance(final, np.ndarray) and final.dtype == object:
+            return self._reader.read(final[lane], lane)
+        batch = self._reader.empty(self.num_envs)  # as some native environments give it
+        self._reader.write_all(batch, final)
+        picked = _pick(batch, lane)
+        self._reader.check(tree_map(lambda leaf: leaf[np.newaxis], picked), lambda _: self._whose(lane))
+        return picked
 
     def _rebuild(self, error: Exception) -> Any:
         def begin(_: Exception, seed: int) -> Any:
             try:
                 self._adopt(self._make())
-                return self._reset(seed=seed)[0]
+                return self._begin_anew(seed)
             except BaseException as next_error:
                 self._close_broken(failure(next_error))
                 raise
 
         self._close_broken(error)
         return self._retry(error, begin, seed=self._seed, whose=lambda: f"the vector environment of {self._whose(0)}")
+
+    def _begin_anew(self, seed: int) -> Any:
+        """Seed the environments with their spaces, and reset them; their first observations."""
+        for number, env in enumerate(self.environments()):
+            if number == len(self._space_seeds):
+                self._space_seeds.append(SpaceSeeds())
+            self._space_seeds[number].seed(layers_of(env), seed + number)
+        return self._reset(seed=seed)
 
     def _stepped(self, actions: Any) -> Any:
         if self._step_timeout_s is None or not hasattr(self.env, "processes"):
@@ -143,10 +161,15 @@ class GymLanes(Rebuilding):
         return self.env.step_wait(timeout=self._step_timeout_s)
 
     def _reset(self, **arguments: Any) -> Any:
+        """The first observations of the environments that are reset."""
         if self._step_timeout_s is None or not hasattr(self.env, "processes"):
-            return self.env.reset(**arguments)
-        self.env.reset_async(**arguments)
-        return self.env.reset_wait(timeout=self._step_timeout_s)
+            result = self.env.reset(**arguments)
+        else:
+            self.env.reset_async(**arguments)
+            result = self.env.reset_wait(timeout=self._step_timeout_s)
+        obs = reset_result(result, 0, self._whose)
+        check_infos(result[1] or {}, self._whose)
+        return obs
 
     def _close_broken(self, error: Exception) -> None:
         """Close an environment that raised; whatever it says to that becomes a note of the error.

@@ -15,7 +15,7 @@ import numpy as np
 from ..state.schema import COUNT, SEED, Array, ListOf, Record, Schema, Text
 from .columns import Columns
 
-__all__ = ["DISABLED", "NEXT_STEP", "SAME_STEP", "Lanes", "LanesSchema", "Step", "lose", "write"]
+__all__ = ["DISABLED", "NEXT_STEP", "SAME_STEP", "Lanes", "LanesSchema", "Step", "lose"]
 
 NEXT_STEP, SAME_STEP, DISABLED = "NextStep", "SameStep", "Disabled"
 
@@ -46,13 +46,18 @@ class Step:
 
 
 class Lanes(Protocol):
-    """What the runner needs of N environments."""
+    """What the runner needs of N environments.
+
+    What the environments give is copied at once, and compared with their spaces (``observations``, ``answers``): both
+    methods raise ``EnvOutputError`` for what does not fit, and nothing of it has been learned from by then.
+    """
 
     num_envs: int
     observation_space: Any
     action_space: Any
     autoreset: str
     num_restarts: int
+    num_steps: int
 
     def reset(self, seeds: Sequence[int], out: Columns) -> None:
         """Start N episodes; observations are written to ``out`` ([N, ...] leaves)."""
@@ -104,22 +109,6 @@ class LanesSchema(Schema):
         else:
             fields |= {"seed": SEED, "was_done": Array((self._num_envs,), np.bool_)}
         Record(fields).check(value, path)
-
-
-def write(out: Columns, obs: Any, lane: int | None = None) -> None:
-    """Copy an observation (of one lane, or of all) into preallocated columns."""
-    if isinstance(out, dict):
-        values = obs.values() if isinstance(obs, Mapping) else obs
-        if isinstance(obs, Mapping):
-            for name, (key, column) in zip(obs, out.items(), strict=True):
-                write(column, obs[key if key in obs else name], lane)  # keys of other types became strings
-        else:
-            for column, value in zip(out.values(), values, strict=True):
-                write(column, value, lane)
-    elif lane is None:
-        out[...] = obs
-    else:
-        out[lane] = obs
 
 
 def lose(step: Step, lanes: Sequence[int], count: int) -> None:

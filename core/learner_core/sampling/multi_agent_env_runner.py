@@ -2,7 +2,7 @@
 
 Needs a config (``env env_config num_envs_per_env_runner policies policy_mapping_fn policies_to_train
 normalize_observations``), a spec of every module with its spaces, and weights before the first policy action. Refuses
-what its parts refuse (``multi_agent_lanes``, ``agent_game``), NaN and infinite observations, and normalised rewards.
+what its parts refuse (``multi_agent_lanes``, ``agent_game``), and normalised rewards.
 Imports no framework.
 
 One step, in the order that matters:
@@ -18,7 +18,7 @@ Statistics of observations are of one module; they take in what the module answe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +37,6 @@ from .agent_recorder import AgentRecorder
 from .columns import Columns
 from .episodes import Episode
 from .evaluation import Watch
-from .finite import check_finite
 from .multi_agent_lanes import AgentLanes
 from .normalize import NO_STATISTICS, RunningMoments
 from .numpy_backend import NumpyPolicy
@@ -128,7 +127,8 @@ class MultiAgentEnvRunner(RunnerBase):
             given up where one call takes random actions and the other does not.
 
         Raises:
-            EnvError: NaN or infinity from an environment, or one that raised too often.
+            EnvOutputError: An environment gave what its spaces do not allow, NaN or infinity.
+            EnvError: One raised too often.
             ConfigError, SpaceError: An agent that has just appeared maps to no module, or to one of other spaces.
                 What was sampled is lost then; the next call begins new episodes.
         """
@@ -184,8 +184,6 @@ class MultiAgentEnvRunner(RunnerBase):
         )
         if rollout is None:
             return None
-        flat = rollout.rows()["next_obs"]
-        check_finite(flat, None, whose=lambda _: f"an agent of module {module_id!r} in runner {self.worker_index}")
         self._num_agent_steps += rollout.num_env_steps
         return rollout
 
@@ -208,7 +206,7 @@ class MultiAgentEnvRunner(RunnerBase):
         count = min(self.num_envs, num_episodes)
         if self._evaluation is None or len(self._evaluation.copies) != count:
             self._close_evaluation()
-            self._evaluation = self._make_game(self._env_apart(), count)
+            self._evaluation = self._make_game(self._env_apart(), count, whose=self._whose_in_evaluation)
         game, number = self._evaluation, self._num_evaluations
         self._num_evaluations += 1
         return evaluate_agents(
@@ -350,10 +348,9 @@ class MultiAgentEnvRunner(RunnerBase):
     # ----------------------------------------------------------------------------------------------------- internals
 
     def _observed(self, game: AgentGame, module_id: str, lanes: Sequence[Lane], *, learn: bool = True) -> Columns:
-        """What the module's lanes see, as its policy sees it; checked, and taken into the statistics."""
+        """What the module's lanes see, as its policy sees it; taken into the statistics."""
         player = self.players[module_id]
         obs = game.observations(lanes)
-        check_finite(obs, None, whose=lambda row: f"{self._whose(lanes[row][0])}, agent {lanes[row][1]!r}")
         if player.normalizer is not None and learn and (self._trained is None or module_id in self._trained):
             player.normalizer.update(obs)
         return player.shown(obs)
@@ -361,7 +358,9 @@ class MultiAgentEnvRunner(RunnerBase):
     def _noise(self, purpose: str) -> AgentNoise:
         return AgentNoise(self.seed, self.worker_index, self.num_envs, purpose)
 
-    def _make_game(self, env: Any, num_envs: int, *, first: int = 0, runners: int = 1) -> AgentGame:
+    def _make_game(
+        self, env: Any, num_envs: int, *, first: int = 0, runners: int = 1, whose: Callable[[int], str] | None = None
+    ) -> AgentGame:
         """Copies of an environment; their episodes are numbered apart from those of other runners."""
         if is_environment(env) and num_envs > 1:
             raise ConfigError(
@@ -377,8 +376,11 @@ class MultiAgentEnvRunner(RunnerBase):
             masked = bool(getattr(config, "action_mask_in_info", False))
             return make_env(SimpleNamespace(env=env, env_config=env_config, action_mask_in_info=masked))
 
-        lanes = AgentLanes(make, num_envs, max_restarts=self._max_restarts, whose=self._whose)
+        lanes = AgentLanes(make, num_envs, max_restarts=self._max_restarts, whose=whose or self._whose)
         return AgentGame(lanes, self.players, self._mapping, first=first, stride=runners * num_envs)
+
+    def _played(self) -> int:
+        return 0 if self._evaluation is None else self._evaluation.lanes.num_steps
 
     def _close_evaluation(self) -> None:
         if self._evaluation is not None:

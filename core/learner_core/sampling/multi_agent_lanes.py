@@ -1,8 +1,9 @@
 """N copies of a PettingZoo environment, parallel or turn-based, stepped one after the other in this process.
 
 Needs a maker of such environments. Refuses Gymnasium environments, agents whose names are no strings, live agents
-that are shown nothing, rewards that are not finite, and environments that raise more often than allowed; one that
-raises is rebuilt, and its running episode is given up.
+that are shown nothing, observations that are not what the agent's space says, rewards that are no finite numbers, and
+environments that raise more often than allowed; one that raises is rebuilt, and its running episode is given up. What
+an environment returns is copied at once: it may write into it when it steps or resets.
 
 Agents may come and go (https://pettingzoo.farama.org/api/parallel/): whoever is in ``env.agents`` after a step, and
 was not reported terminated or truncated, acts next. One that is gone without such a report counts as truncated. When
@@ -12,16 +13,19 @@ nobody is left, the episode is over and the next begins in the same step. Of tur
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..config.agents import check_agents
 from ..config.foreign import failure
 from ..errors import EnvError
+from ..plugins.containment import said
 from .agent_step import AgentStep
+from .answers import flag_of, mapping_of, reset_result, reward_of, step_result
+from .columns import Columns
+from .observations import ObservationReader
 from .rebuilding import EnvList
-from .turns import begin_turns, is_turn_based, take_turn
+from .turns import TurnChecks, begin_turns, is_turn_based, take_turn
 
 __all__ = ["AgentLanes"]
 
@@ -48,17 +52,19 @@ class AgentLanes(EnvList):
             return env
 
         super().__init__(make_checked, num_envs, max_restarts=max_restarts, whose=whose)
+        self._readers: dict[str, ObservationReader] = {}
 
     def possible_agents(self) -> list[str]:
         """Agents known beforehand; none if the environment makes them up as it goes."""
         return list(getattr(self.envs[0], "possible_agents", ()))
 
-    def reset(self, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    def reset(self, seeds: Sequence[int]) -> list[dict[str, Columns]]:
         """Start an episode in every copy; {agent: observation} of each."""
+        self.num_steps = 0
         shown = []
         for copy, seed in enumerate(self._take_seeds(seeds)):
             try:
-                shown.append(self._begin(copy, seed=seed))
+                shown.append(self._begin_anew(copy, seed))
             except EnvError:
                 raise
             except BaseException as error:
@@ -83,16 +89,25 @@ class AgentLanes(EnvList):
             return AgentStep(self._rebuild(copy, failure(error)), over=True, lost=True)
 
     def _step(self, copy: int, actions: dict[str, Any], waiting: Iterable[str]) -> AgentStep:
-        env = self.envs[copy]
-        obs, rewards, terminateds, truncateds, _ = env.step(actions)
-        live = [agent for agent in env.agents if not (terminateds.get(agent) or truncateds.get(agent))]
+        env, whose = self.envs[copy], self._whose
+        result = step_result(env.step(actions), copy, whose)
+        names = ("observations", "rewards", "terminations", "truncations")
+        obs, rewards, terminateds, truncateds = (
+            mapping_of(values, name, copy, whose) for values, name in zip(result, names, strict=False)
+        )
+        there = (*actions, *waiting)
+        flags = {
+            agent: self._flags(copy, agent, terminateds.get(agent, False), truncateds.get(agent, False))
+            for agent in {*env.agents, *there}
+        }
+        live = [agent for agent in env.agents if not any(flags[agent])]
         out = AgentStep({}, {agent: self._reward(copy, agent, reward) for agent, reward in rewards.items()})
-        for agent in (*actions, *waiting):
+        for agent in there:
             if agent not in live:
-                terminated = bool(terminateds.get(agent, False))
+                terminated, _ = flags[agent]
                 out.ended[agent] = (terminated, not terminated)
                 if agent in obs:
-                    out.finals[agent] = obs[agent]
+                    out.finals[agent] = self._read(copy, agent, obs[agent])
         if live:
             out.obs = self._shown(copy, live, obs)
         else:
@@ -102,39 +117,35 @@ class AgentLanes(EnvList):
 
     def _take_turn(self, copy: int, actions: dict[str, Any], waiting: Iterable[str]) -> AgentStep:
         (action,) = actions.values()
-        step = take_turn(self.envs[copy], action, waiting, **self._told_of(copy))
+        step = take_turn(self.envs[copy], action, waiting, self._checks(copy))
         if step.over:
             step.obs = self._begin(copy)
-        else:
-            self._check_names(copy, step.obs)
         return step
 
-    def _begin(self, copy: int, /, **seed: int) -> dict[str, Any]:
+    def _begin(self, copy: int, /, **seed: int) -> dict[str, Columns]:
         env = self.envs[copy]
         if is_turn_based(env):
-            first = begin_turns(env, seed, **self._told_of(copy))
-            self._check_names(copy, first)
-            return first
-        obs, _ = env.reset(**seed)
+            return begin_turns(env, seed, self._checks(copy))
+        obs = mapping_of(reset_result(env.reset(**seed), copy, self._whose), "observations", copy, self._whose)
         if not env.agents:
             raise EnvError(f"{self._whose(copy)}: there is no agent after reset()")
         return self._shown(copy, env.agents, obs)
 
-    def _told_of(self, copy: int) -> dict[str, Any]:
-        return {"reward": functools.partial(self._reward, copy), "whose": functools.partial(self._whose, copy)}
-
-    def _reward(self, copy: int, agent: Any, reward: Any) -> float:
-        number = float(reward)
-        if not math.isfinite(number):
-            raise EnvError(f"{self._whose(copy)}: gave agent {agent!r} a reward that is not finite: {number}")
-        return number
+    def _checks(self, copy: int) -> TurnChecks:
+        """What is done with all that a turn-based environment says."""
+        return TurnChecks(
+            reward=functools.partial(self._reward, copy),
+            flags=functools.partial(self._flags, copy),
+            read=functools.partial(self._read, copy),
+            whose=functools.partial(self._whose, copy),
+        )
 
     def _check_names(self, copy: int, agents: Iterable[Any]) -> None:
         for agent in agents:
             if not isinstance(agent, str):
                 raise EnvError(f"{self._whose(copy)}: agent {agent!r}: names of agents must be strings")
 
-    def _shown(self, copy: int, agents: Sequence[Any], obs: Mapping[str, Any]) -> dict[str, Any]:
+    def _shown(self, copy: int, agents: Sequence[Any], obs: Mapping[str, Any]) -> dict[str, Columns]:
         """Observations of live agents; PettingZoo's interface promises one of each."""
         self._check_names(copy, agents)
         for agent in agents:
@@ -143,4 +154,35 @@ class AgentLanes(EnvList):
                     f"{self._whose(copy)}: agent {agent!r} is in env.agents but was given no observation; a parallel "
                     "environment shows every live agent one after each step, or leaves the agent out of env.agents"
                 )
-        return {agent: obs[agent] for agent in agents}
+        return {agent: self._read(copy, agent, obs[agent]) for agent in agents}
+
+    def _read(self, copy: int, agent: str, obs: Any) -> Columns:
+        self._check_names(copy, [agent])
+        if agent not in self._readers:
+            space, _ = self.spaces_of(copy, agent)
+            self._readers[agent] = ObservationReader(space, functools.partial(self._whose_agent, agent))
+        return self._readers[agent].read(obs, copy)
+
+    def _reward(self, copy: int, agent: Any, reward: Any) -> float:
+        return reward_of(reward, copy, functools.partial(self._whose_agent, agent))
+
+    def _flags(self, copy: int, agent: Any, terminated: Any, truncated: Any) -> tuple[bool, bool]:
+        """Whether an agent was reported terminated, or truncated."""
+        whose = functools.partial(self._whose_agent, agent)
+        return flag_of(terminated, "terminated", copy, whose), flag_of(truncated, "truncated", copy, whose)
+
+    def _whose_agent(self, agent: Any, copy: int) -> str:
+        return f"{self._whose(copy)}, agent {agent!r}"
+
+    def spaces_of(self, copy: int, agent: str) -> tuple[Any, Any]:
+        """An agent's (observation space, action space).
+
+        Raises:
+            EnvError: Asked for them, the environment raised.
+        """
+        env = self.envs[copy]
+        try:
+            return env.observation_space(agent), env.action_space(agent)
+        except BaseException as error:
+            text = said(failure(error))
+            raise EnvError(f"{self._whose(copy)}: asked for the spaces of agent {agent!r} raised {text}") from error

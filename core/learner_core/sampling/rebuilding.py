@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..config.foreign import closed, failure
-from ..errors import EnvError
+from ..errors import EnvError, EnvOutputError
 from ..plugins.containment import said
+from .env_state import layers_of
+from .space_generators import SpaceSeeds
 
 __all__ = ["EnvList", "Rebuilding"]
 
@@ -27,14 +29,16 @@ class Rebuilding:
 
     Attributes:
         num_restarts: How many there have been.
+        num_steps: Steps since the last reset of all environments.
     """
 
     #: Errors of a new environment that another one would not mend: they come out at once.
-    final_errors: tuple[type[Exception], ...] = ()
+    final_errors: tuple[type[Exception], ...] = (EnvOutputError,)
 
     def __init__(self, *, max_restarts: int) -> None:
         self.max_restarts = max_restarts
         self.num_restarts = 0
+        self.num_steps = 0
 
     def _retry(
         self, error: Exception, begin: Callable[[Exception, int], Any], *, seed: int, whose: Callable[[], str]
@@ -89,11 +93,17 @@ class EnvList(Rebuilding):
         self.num_envs = num_envs
         self.envs = [make() for _ in range(num_envs)]
         self._seeds = [0] * num_envs
+        self._space_seeds = [SpaceSeeds() for _ in range(num_envs)]
 
     def _take_seeds(self, seeds: Sequence[int]) -> list[int]:
         """Rebuilt environments get theirs from these from now on."""
         self._seeds = [int(seed) for seed in seeds]
         return self._seeds
+
+    def _begin_anew(self, index: int, seed: int) -> Any:
+        """Seed one environment with its spaces, and reset it; its first observation."""
+        self._space_seeds[index].seed(layers_of(self.envs[index]), seed)
+        return self._begin(index, seed=seed)
 
     def _begin(self, index: int, /, **seed: int) -> Any:
         """Reset one environment; its first observation."""
@@ -108,7 +118,7 @@ class EnvList(Rebuilding):
             except BaseException as close_error:
                 error.add_note(f"closing it raised {said(failure(close_error))}")
             self.envs[index] = self._make()
-            return self._begin(index, seed=seed)
+            return self._begin_anew(index, seed)
 
         return self._retry(error, begin, seed=self._seeds[index], whose=lambda: self._whose(index))
 

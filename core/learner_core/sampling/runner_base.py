@@ -288,5 +288,18 @@ class RunnerBase(ABC):
 
     def _whose(self, index: int) -> str:
         """Names an environment in an error."""
-        name = self._env if isinstance(self._env, str) else getattr(self._env, "__qualname__", type(self._env).__name__)
-        return f"environment {index} of runner {self.worker_index} ({name}), vector step {self._num_vector_steps}"
+        return f"environment {index} of runner {self.worker_index} ({self._env_name()}), vector step " + str(
+            self._num_vector_steps
+        )
+
+    def _whose_in_evaluation(self, index: int) -> str:
+        """Names an environment of an evaluation in an error."""
+        name = self._env_name()
+        return f"environment {index} of an evaluation in runner {self.worker_index} ({name}), step {self._played()}"
+
+    @abstractmethod
+    def _played(self) -> int:
+        """Steps of the evaluation under way."""
+
+    def _env_name(self) -> str:
+        return self._env if isinstance(self._env, str) else getattr(self._env, "__qualname__", type(self._env).__name__)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..config.foreign import failure
-from ..spaces import to_columns
-from .columns import Columns, tree_map
-from .lanes import SAME_STEP, Step, lose, write
+from ..errors import EnvOutputError
+from .answers import flag_of, reset_result, reward_of, step_result
+from .columns import Columns
+from .lanes import SAME_STEP, Step, lose
+from .observations import ObservationReader
 from .rebuilding import EnvList
 
 __all__ = ["SyncLanes"]
@@ -40,36 +42,50 @@ class SyncLanes(EnvList):
         super().__init__(make, num_envs, max_restarts=max_restarts, whose=named)
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space
+        self._reader = ObservationReader(self.observation_space, self.whose)
 
     def reset(self, seeds: Sequence[int], out: Columns) -> None:
+        self.num_steps = 0
         for lane, seed in enumerate(self._take_seeds(seeds)):
             try:
-                obs = self._begin(lane, seed=seed)
+                obs = self._begin_anew(lane, seed)
+            except EnvOutputError:
+                raise
             except BaseException as error:
                 obs = self._rebuild(lane, failure(error))
-            write(out, obs, lane)
+            self._reader.write(out, obs, lane)
+        self._reader.check(out)
 
     def step(self, actions: Any, out: Columns) -> Step:
         count = self.num_envs
+        self.num_steps += 1
         rewards = np.zeros(count, np.float64)
         terminateds, truncateds = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         step = Step(rewards, terminateds, truncateds)
-        for lane, env in enumerate(self.envs):
+        for lane in range(count):
             try:
-                obs, reward, terminated, truncated, _ = env.step(actions[lane])
-                if terminated or truncated:
-                    step.finals[lane] = tree_map(np.array, to_columns(self.observation_space, obs))
-                    terminateds[lane], truncateds[lane] = terminated, truncated
-                    obs = self._begin(lane)
-                rewards[lane] = reward
-                write(out, obs, lane)
+                self._step(lane, actions[lane], out, step)
+            except EnvOutputError:
+                raise
             except BaseException as error:
-                write(out, self._rebuild(lane, failure(error)), lane)
+                self._reader.write(out, self._rebuild(lane, failure(error)), lane)
                 rewards[lane], terminateds[lane] = 0.0, False
                 step.finals.pop(lane, None)
                 lose(step, [lane], count)
+        self._reader.check(out)
         return step
 
+    def _step(self, lane: int, action: Any, out: Columns, step: Step) -> None:
+        whose = self._whose
+        obs, reward, terminated, truncated, _ = step_result(self.envs[lane].step(action), lane, whose)
+        step.rewards[lane] = reward_of(reward, lane, whose)
+        if terminated is not False or truncated is not False:
+            step.terminateds[lane] = flag_of(terminated, "terminated", lane, whose)
+            step.truncateds[lane] = flag_of(truncated, "truncated", lane, whose)
+            if step.terminateds[lane] or step.truncateds[lane]:
+                step.finals[lane] = self._reader.read(obs, lane)  # before the reset, which may write into it
+                obs = self._begin(lane)
+        self._reader.write(out, obs, lane)
+
     def _begin(self, lane: int, /, **seed: int) -> Any:
-        obs, _ = self.envs[lane].reset(**seed)
-        return obs
+        return reset_result(self.envs[lane].reset(**seed), lane, self._whose)

@@ -10,14 +10,32 @@ when it is chosen next: ``env.last()``. One whose part is over is chosen once mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import EnvError
 from .agent_step import AgentStep
+from .answers import step_result
+from .columns import Columns
 
-__all__ = ["begin_turns", "is_turn_based", "take_turn"]
+__all__ = ["TurnChecks", "begin_turns", "is_turn_based", "take_turn"]
 
-Reward = Callable[[Any, Any], float]
+
+@dataclass(frozen=True, slots=True)
+class TurnChecks:
+    """What is done with all that an environment says; each refuses what it must not say.
+
+    Attributes:
+        reward: (agent, what came) -> the number.
+        flags: (agent, terminated, truncated) -> both as bools.
+        read: (agent, observation) -> a copy, in the form of columns.
+        whose: Names the environment in an error.
+    """
+
+    reward: Callable[[Any, Any], float]
+    flags: Callable[[Any, Any, Any], tuple[bool, bool]]
+    read: Callable[[Any, Any], Columns]
+    whose: Callable[[], str]
 
 
 def is_turn_based(env: Any) -> bool:
@@ -25,58 +43,58 @@ def is_turn_based(env: Any) -> bool:
     return callable(getattr(env, "agent_iter", None)) and callable(getattr(env, "last", None))
 
 
-def begin_turns(env: Any, seed: Mapping[str, int], *, reward: Reward, whose: Callable[[], str]) -> dict[str, Any]:
+def begin_turns(env: Any, seed: Mapping[str, int], checks: TurnChecks) -> dict[str, Columns]:
     """Start an episode, with ``{"seed": ...}`` or without; {the agent that acts first: what it sees}.
 
     Raises:
         EnvError: Nobody acts.
     """
     env.reset(**seed)
-    step = _until_somebody_acts(env, reward=reward, whose=whose)
+    step = _until_somebody_acts(env, checks)
     if step.over:
-        raise EnvError(f"{whose()}: there is no agent after reset()")
+        raise EnvError(f"{checks.whose()}: there is no agent after reset()")
     return step.obs
 
 
-def take_turn(env: Any, action: Any, waiting: Iterable[str], *, reward: Reward, whose: Callable[[], str]) -> AgentStep:
+def take_turn(env: Any, action: Any, waiting: Iterable[str], checks: TurnChecks) -> AgentStep:
     """The agent whose turn it is acts.
 
     Args:
         env: The environment.
         action: Of that agent.
         waiting: The other agents whose part goes on, so far as they have acted or been shown anything.
-        reward: (agent, what the environment says) -> the number; refuses what is none.
-        whose: Names the environment in an error.
+        checks: What is done with what it says.
 
     Returns:
         The step, up to the next turn; ``over`` with nothing shown if nobody is left.
     """
     acting = env.agent_selection
     env.step(action)
-    step = _until_somebody_acts(env, reward=reward, whose=whose)
+    step = _until_somebody_acts(env, checks)
     for agent in (acting, *waiting):
         if agent not in env.agents and agent not in step.ended:
             step.ended[agent] = (False, True)  # gone without a word
     return step
 
 
-def _until_somebody_acts(env: Any, *, reward: Reward, whose: Callable[[], str]) -> AgentStep:
+def _until_somebody_acts(env: Any, checks: TurnChecks) -> AgentStep:
     """Tell agents whose part is over, one after the other, up to one that acts."""
     step = AgentStep({})
     told = 0
     while env.agents:
         agent = env.agent_selection
-        obs, paid, terminated, truncated, _ = env.last()
-        step.rewards[agent] = step.rewards.get(agent, 0.0) + reward(agent, paid)
+        obs, paid, *flags, _ = step_result(env.last(), 0, lambda _: checks.whose(), of="last")
+        step.rewards[agent] = step.rewards.get(agent, 0.0) + checks.reward(agent, paid)
+        terminated, truncated = checks.flags(agent, *flags)
         if not (terminated or truncated):
-            step.obs = {agent: obs}
+            step.obs = {agent: checks.read(agent, obs)}
             return step
         if told > len(env.agents) + len(step.ended):
-            raise EnvError(f"{whose()}: agent {agent!r} is chosen again and again, though its part is over")
+            raise EnvError(f"{checks.whose()}: agent {agent!r} is chosen again and again, though its part is over")
         told += 1
-        step.ended[agent] = (bool(terminated), not terminated)
+        step.ended[agent] = (terminated, not terminated)
         if obs is not None:
-            step.finals[agent] = obs
+            step.finals[agent] = checks.read(agent, obs)  # before the next step, which may write into it
         env.step(None)
     step.over = True
     return step

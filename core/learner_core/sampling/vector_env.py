@@ -23,6 +23,7 @@ from ..config.foreign import closed, failure
 from ..config.info_masks import InfoMasks, with_info_masks
 from ..errors import ConfigError, EnvError
 from ..plugins.containment import said, shown
+from .checked_env import CheckedEnv
 from .gym_lanes import GymLanes
 from .lanes import Lanes
 from .sync_lanes import SyncLanes
@@ -104,7 +105,8 @@ def make_lanes(
 
             def start() -> Any:
                 with _without_ctrl_c():
-                    return gym.vector.AsyncVectorEnv([make] * num_envs, autoreset_mode=mode, copy=False)
+                    makers = [partial(_checked, make)] * num_envs
+                    return gym.vector.AsyncVectorEnv(makers, autoreset_mode=mode, copy=False)
 
             return GymLanes(start, step_timeout_s=step_timeout_s, **given)
         return SyncLanes(_first_then(ready, make), num_envs, **given)
@@ -122,6 +124,11 @@ def _without_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _checked(make: Any) -> CheckedEnv:
+    """One environment of a process of gymnasium's."""
+    return CheckedEnv(make())
 
 
 def _same_again(settings: Mapping[str, Any]) -> Any:

@@ -14,7 +14,8 @@ from learner_core.errors import StateError
 from learner_core.sampling.env_state import restore_env, save_env
 from learner_core.state.format import decode, encode
 
-from support.sampling import CountEnv
+from support.sampling import CountEnv, same_tree
+from support.sampling_envs import SelfSampling
 
 CLASSIC = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Blackjack-v1"]
 MUJOCO = ["HalfCheetah-v5", "Ant-v5", "Hopper-v5", "Reacher-v5"]
@@ -174,3 +175,30 @@ def test_states_of_other_environments_are_refused_before_anything_changes() -> N
     damaged["layers"][-1]["attributes"]["_np_random"]["generator"]["dict"][0][1] = "Evil"
     with pytest.raises(StateError, match="unknown bit generator 'Evil'"):
         restore_env(env, damaged)
+
+
+def test_generators_of_spaces_come_back_and_are_looked_at_before_anything_changes() -> None:
+    first, second = SelfSampling(), SelfSampling()
+    for env in (first, second):
+        env.observation_space.seed(1)  # and the action space has none yet
+    state = save_env(first)[0]
+    assert state is not None
+    spaces = state["layers"][0]["spaces"]
+    assert [len(generators) for generators in spaces.values()] == [5, 1] and spaces["action_space"] == [None]
+    expected = [first.observation_space.sample() for _ in range(3)]
+    second.observation_space.sample()
+    restore_env(second, decode(encode(state).tobytes()))
+    again = [second.observation_space.sample() for _ in range(3)]
+    assert all(same_tree(one, other) for one, other in zip(expected, again, strict=True))
+    before = save_env(second)[0]
+    for wrong, words in [
+        ({**spaces, "action_space": [None, None]}, r"spaces/action_space: expected generators of 1 spaces, got 2"),
+        ({"action_space": [None]}, "expected generators of action_space, observation_space, got action_space"),
+        ({**spaces, "action_space": [7]}, "expected a random generator, or None"),
+        ({**spaces, "action_space": [{"generator": {"dict": []}}]}, "unknown bit generator None"),
+    ]:
+        with pytest.raises(StateError, match=words):
+            restore_env(second, {"layers": [{**state["layers"][0], "spaces": wrong}]})
+        assert save_env(second)[0] == before
+    del state["layers"][0]["spaces"]  # as earlier versions saved it
+    restore_env(second, state)

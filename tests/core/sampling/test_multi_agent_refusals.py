@@ -34,7 +34,7 @@ def test_observations_that_are_not_the_spaces() -> None:
             return np.zeros(7, np.float32) if agent == "c" else super()._obs(agent)
 
     runner = make_agents_runner(lambda config: Wrong(PARTS), {"m": "a"})
-    with pytest.raises(EnvError, match=r"agent 'c', played by module 'm'.*expected shape \(3,\), got \(7,\)"):
+    with pytest.raises(EnvError, match=r"agent 'c': observation must have the shape \(3,\), got shape \(7,\)"):
         runner.sample(6)
 
 

@@ -80,6 +80,21 @@ def _held(backend: str, **settings: Any) -> Any:
     return _config(backend).learners(learner_class=_HeldLearner, max_requests_in_flight_per_learner=2, **settings)
 
 
+def test_an_asynchronous_update_has_a_batch_of_its_own(training_backend_name: str) -> None:
+    env, weights = make_random_env({}), []
+    for is_reused in (False, True):
+        with _held(training_backend_name).build_learner_group(env=env) as group:
+            for seed in range(2):  # the second one waits behind the first
+                batch = _batch(seed)
+                group.update_from_batch(batch=batch, async_update=True)
+                if is_reused:
+                    batch["obs"][...] = 1e6
+            _HeldLearner.gate.set()
+            group.wait()
+            weights.append(group.get_weights())
+    _same(*weights)
+
+
 def test_a_full_queue_drops_and_counts(training_backend_name: str) -> None:
     with _held(training_backend_name, queue_full="drop").build_learner_group(env=make_random_env({})) as group:
         reduced = dropped = 0.0

@@ -10,6 +10,7 @@ import learner_core as lc
 from learner_core_algorithms import PPOConfig, SACConfig
 
 from support.algorithms import assert_same, small_sac
+from support.sampling_envs import SelfSamplingGame, make_self_sampling
 
 
 def _ppo(backend: str) -> Any:
@@ -50,6 +51,36 @@ def test_resuming_is_bit_identical(training_backend_name: str, make: Any, stop_a
     assert_same(uninterrupted, resumed)
     assert last["learners"] == resumed_last["learners"]
     assert last["env_runners"] == resumed_last["env_runners"]
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one agent", "several"])
+@pytest.mark.parametrize("num_env_runners", [0, 1])
+def test_environments_that_sample_from_their_spaces_go_on_exactly(
+    training_backend_name: str, several: bool, num_env_runners: int, tmp_path: Any
+) -> None:
+    config = (
+        PPOConfig()
+        .environment(SelfSamplingGame if several else make_self_sampling)
+        .framework(training_backend_name, compile=False)
+        .env_runners(num_env_runners=num_env_runners, num_envs_per_env_runner=2)
+        .training(train_batch_size=18, minibatch_size=9, num_epochs=1)
+        .rl_module(model={"hidden": [4]})
+    )
+    if several:
+        config.multi_agent(policies=["m"])
+    with config.build() as algo:
+        algo.train()
+        assert algo.runner.env_state == "exact"
+        algo.save(tmp_path / "checkpoint")
+        algo.train()
+        uninterrupted = algo.get_state()
+    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint", env=config.env) as again:
+        again.train()
+        assert_same(uninterrupted, again.get_state())
+    with config.build() as another:  # and the seed says what they draw
+        another.train()
+        another.train()
+        assert_same(uninterrupted, another.get_state())
 
 
 def test_restore_obeys_an_older_state(training_backend_name: str, tmp_path: Any) -> None:
