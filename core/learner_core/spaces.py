@@ -306,7 +306,7 @@ def to_plain(space: Any) -> dict[str, Any]:
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
-        return {"kind": "Dict", "spaces": [[key, to_plain(inner)] for key, inner in space.spaces.items()]}
+        return {"kind": "Dict", "spaces": [[_plain_key(key), to_plain(inner)] for key, inner in space.spaces.items()]}
     if isinstance(space, spaces.Tuple):
         return {"kind": "Tuple", "spaces": [to_plain(inner) for inner in space.spaces]}
     (leaf,) = _leaves(space)
@@ -404,6 +404,11 @@ def _get(obs: Any, path: Path) -> Any:
 
 def _text(path: Path) -> str:
     return repr("/".join(path)) if path else "(the whole)"
+
+
+def _plain_key(key: Any) -> str | int:
+    """A key as a file has it; those that are neither text nor int are text in batches, too."""
+    return key if isinstance(key, str | int) else str(key)
 
 
 def _bound(values: npt.NDArray[Any]) -> Any:

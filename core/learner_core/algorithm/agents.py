@@ -191,6 +191,11 @@ class AgentModules:
         config = self.config.replaced(policies=self.learner_group.module_specs)
         return {name: references.to_plain(getattr(config, name)) for name in MODULE_SETTINGS}
 
+    @property
+    def overrides_spaces(self) -> bool:
+        """Whether the state that is taken over may be of an environment of other spaces."""
+        return self._opening.override_spaces
+
     @contextlib.contextmanager
     def opened(self, opening: Opening) -> Iterator[None]:
         """In the block, a state is taken over as the user said."""

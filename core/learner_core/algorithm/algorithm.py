@@ -12,6 +12,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -36,6 +37,7 @@ from .policies import make_policy
 from .ranks import RankedRun
 from .restoring import check_outline, take_state
 from .stored_modules import KEEP, Opening, named_by, settle_modules
+from .stored_spaces import spaces_state
 
 __all__ = ["Algorithm", "stored_config"]
 
@@ -421,16 +423,24 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
                 "num_env_steps_sampled_lifetime": self.num_env_steps_sampled_lifetime,
                 "recent_episodes": [episode.to_plain() for episode in self._recent],
                 "modules": self.modules_state(),
+                "spaces": spaces_state(self),
             },
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any], *, override_spaces: bool = False) -> None:
         """Go on from a state of any backend.
+
+        Args:
+            state: what ``get_state`` returned.
+            override_spaces: go on also if the environment here has other spaces than the one that it was saved in; all
+                episodes begin anew then.
 
         Raises:
             StateError: it does not fit; says the path, and nothing has changed.
         """
-        self._take_state(state)
+        opening = replace(self._opening, override_spaces=override_spaces or self.overrides_spaces)
+        with self.opened(opening):
+            self._take_state(state)
         self._show_weights()
 
     def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
@@ -483,7 +493,12 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
             notify(get_manager(), "learner_checkpoint_saved", path=str(path), update=self.iteration, rank=0)
 
     def restore(
-        self, path: Any, *, import_modules: Iterable[str] = (), policy_mapping_fn: Callable[..., Any] | None = KEEP
+        self,
+        path: Any,
+        *,
+        import_modules: Iterable[str] = (),
+        policy_mapping_fn: Callable[..., Any] | None = KEEP,
+        override_spaces: bool = False,
     ) -> None:
         """Go on from a checkpoint of any backend, in this Algorithm, whose settings stay what they are.
 
@@ -491,13 +506,15 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
             path: of the checkpoint.
             import_modules: modules whose classes the file may name, as in :meth:`from_checkpoint`.
             policy_mapping_fn: who plays whom from then on, with several agents; a function is never taken from a file.
+            override_spaces: as for ``set_state``.
 
         Raises:
-            StateError: no such file, damaged, or of another run; nothing has changed.
+            StateError: no such file, damaged, of another run or of an environment of other spaces; nothing has
+                changed.
             ConfigError: the file names what is not trusted; nothing has changed.
         """
         trust, mapped = Trust.of(import_modules), self._copies_states
-        with self.opened(Opening(trust, policy_mapping_fn)):
+        with self.opened(Opening(trust, policy_mapping_fn, override_spaces)):
             self._go_on_from(self.on_each(lambda: _read(path, mapped=mapped)))
 
     @property
@@ -509,7 +526,13 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
 
     @classmethod
     def from_checkpoint(
-        cls, path: Any, *, framework: str | None = None, import_modules: Iterable[str] = (), **settings: Any
+        cls,
+        path: Any,
+        *,
+        framework: str | None = None,
+        import_modules: Iterable[str] = (),
+        override_spaces: bool = False,
+        **settings: Any,
     ) -> Algorithm:
         """Build the Algorithm that a checkpoint holds and go on from it. No code of the file's choice runs.
 
@@ -521,10 +544,11 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
             path: of the checkpoint.
             framework: backend to go on with; ``None``: the one it was saved by.
             import_modules: modules that you trust: the file may name their classes, and they are imported for it.
+            override_spaces: as for ``set_state``, for an ``env=`` of other spaces.
             settings: settings to replace, by field name (``env=`` for an environment that could not be stored).
 
         Raises:
-            StateError: no such file, damaged, or no checkpoint.
+            StateError: no such file, damaged, no checkpoint, or one of an environment of other spaces.
             ConfigError: a stored setting cannot be restored here; says which to give, or which module to trust.
         """
         trust = Trust.of(import_modules)
@@ -544,7 +568,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
                 tree["state"] = copy_tree(tree["state"])
             elif algorithm.env_runners is not None:
                 algorithm.env_runners.forget_weights()  # those that it was built with
-            with algorithm.opened(Opening(trust, settings.get("policy_mapping_fn", KEEP))):
+            with algorithm.opened(Opening(trust, settings.get("policy_mapping_fn", KEEP), override_spaces)):
                 algorithm._go_on_from(tree)
         except BaseException:
             algorithm.stop()

@@ -3,7 +3,7 @@
 Needs an Algorithm. What a schema cannot know is what code that is not ours does: an environment's own ``set_state``, a
 subclass's ``set_extra_state``. These come first, and if one fails, what has changed by then is put back.
 
-1. The outline: what kind of tree it is, counters and episodes, which modules there were.
+1. The outline: what kind of tree it is, counters and episodes, which modules there were, in which spaces.
 2. Modules that the state has and the run has not are added to the learners; what they know of others stays.
 3. Every part is checked: the learners', the runners', the algorithm's own, of each rank on its own rank.
 4. Runners take over, and parts that a subclass has not described. All until here is undone if anything fails.
@@ -21,6 +21,7 @@ from ..sampling.episodes import EPISODE
 from ..state.kinds import ALGORITHM_STATE, refuse_other_kinds
 from ..state.schema import COUNT, Anything, ListOf, MapOf, Nullable, Record, Schema, refuse, under
 from ..state.tree import join
+from .stored_spaces import SPACES, check_spaces, in_new_episodes, with_own_spaces
 
 if TYPE_CHECKING:
     from ..sampling.runner_group import EnvRunnerGroup
@@ -43,8 +44,9 @@ _COUNTERS = Record(
         "num_env_steps_sampled_lifetime": COUNT,
         "recent_episodes": ListOf(EPISODE),
         "modules": Nullable(_MODULES),
+        "spaces": SPACES,
     },
-    optional=("modules",),
+    optional=("modules", "spaces"),
 )
 _PART: dict[str, Schema] = {
     "env_runner": Nullable(MapOf(Anything())),
@@ -80,13 +82,18 @@ def take_state(algorithm: Algorithm, state: Mapping[str, Any]) -> None:
         StateError: it does not fit; says the path, and nothing has changed.
     """
     algorithm.on_each(lambda: check_outline(state, is_open=_keeps_more(algorithm)))
+    saved, override = state["algorithm"].get("spaces"), algorithm.overrides_spaces
+    anew = algorithm.on_each(lambda: check_spaces(algorithm, saved, override=override))
     group = algorithm.learner_group
-    with algorithm.modules_of(state["algorithm"].get("modules")) as change:
+    modules = state["algorithm"].get("modules")
+    if anew:
+        modules = with_own_spaces(modules, algorithm.modules_state())
+    with algorithm.modules_of(modules) as change:
         specs = None if change is None else change.specs
         with under("learner"):
             group.check_state(state["learner"], modules=None if specs is None else list(specs))
-        part = algorithm.on_each(lambda: _checked_part(algorithm, state, specs))
-        _take_part(algorithm, part, change, lambda: _take_learners(algorithm, state["learner"], change))
+        part = algorithm.on_each(lambda: _checked_part(algorithm, state, specs, anew=anew))
+        _take_part(algorithm, part, change, lambda: _take_learners(algorithm, state["learner"], change), anew=anew)
 
 
 def _keeps_more(algorithm: Algorithm) -> bool:
@@ -96,7 +103,9 @@ def _keeps_more(algorithm: Algorithm) -> bool:
     return type(algorithm).get_state is not Base.get_state or type(algorithm).set_state is not Base.set_state
 
 
-def _checked_part(algorithm: Algorithm, state: Mapping[str, Any], specs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _checked_part(
+    algorithm: Algorithm, state: Mapping[str, Any], specs: Mapping[str, Any] | None, *, anew: bool
+) -> Mapping[str, Any]:
     """This rank's part of a state, checked with all that it is made of."""
     ranks = state.get("ranks")
     schema = _extra_schema(algorithm)
@@ -109,7 +118,7 @@ def _checked_part(algorithm: Algorithm, state: Mapping[str, Any], specs: Mapping
         length = algorithm.state_fragment_length()
         place = f"ranks/[{algorithm.rank}]" if ranks else ""
         whole = runners.state_schema(specs, fragment_length=length, local_path=join(place, "env_runner"))
-        whole.check(_runner_state(part, runners), join(place, "env_runners"))
+        whole.check(_runner_state(part, runners, anew=anew), join(place, "env_runners"))
     return part
 
 
@@ -127,12 +136,18 @@ def _runners(algorithm: Algorithm, part: Mapping[str, Any]) -> EnvRunnerGroup | 
     return algorithm.env_runners if part["env_runner"] is not None else None
 
 
-def _runner_state(part: Mapping[str, Any], runners: EnvRunnerGroup) -> dict[str, Any]:
-    return {"local": part["env_runner"], **(part["env_runners"] or {})}
+def _runner_state(part: Mapping[str, Any], runners: EnvRunnerGroup, *, anew: bool) -> dict[str, Any]:
+    state = {"local": part["env_runner"], **(part["env_runners"] or {})}
+    return in_new_episodes(runners.local, state) if anew else state
 
 
 def _take_part(
-    algorithm: Algorithm, part: Mapping[str, Any], change: ModuleChange | None, then: Callable[[], None]
+    algorithm: Algorithm,
+    part: Mapping[str, Any],
+    change: ModuleChange | None,
+    then: Callable[[], None],
+    *,
+    anew: bool,
 ) -> None:
     """Let runners and the algorithm's own parts take over, then the learners; all of it or nothing."""
     runners = _runners(algorithm, part)
@@ -145,7 +160,7 @@ def _take_part(
             if change is not None:
                 change.runners()
             if runners is not None:
-                runners.set_state(_runner_state(part, runners))
+                runners.set_state(_runner_state(part, runners, anew=anew))
 
     def take_extra() -> None:
         with _heard("extra"):

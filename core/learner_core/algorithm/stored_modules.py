@@ -35,10 +35,12 @@ class Opening:
     Args:
         trust: what names in it may stand for, besides the classes and functions of the run that takes it.
         policy_mapping_fn: who plays whom from then on; ``KEEP``: as it is there.
+        override_spaces: go on in an environment of other spaces.
     """
 
     trust: Trust = field(default_factory=Trust)
     policy_mapping_fn: Any = KEEP
+    override_spaces: bool = False
 
 
 def settle_modules(state: Any, trust: Trust) -> None:

@@ -7,7 +7,17 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["add_trust", "count", "duration", "number", "parse_count", "parse_duration", "parse_file", "table"]
+__all__ = [
+    "add_override_spaces",
+    "add_trust",
+    "count",
+    "duration",
+    "number",
+    "parse_count",
+    "parse_duration",
+    "parse_file",
+    "table",
+]
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +28,15 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="MODULE",
         help="a module of yours whose classes and environments a file may name; repeat for more",
+    )
+
+
+def add_override_spaces(parser: argparse.ArgumentParser) -> None:
+    """Add ``--override-spaces``, for commands that go on from checkpoints."""
+    parser.add_argument(
+        "--override-spaces",
+        action="store_true",
+        help="go on in an environment whose spaces are not those of the checkpoint's",
     )
 
 

@@ -11,7 +11,7 @@ import learner_core as lc
 from learner_core.errors import ConfigError, StateError
 from learner_core.state.atomic import check_target, write_atomically
 
-from .console import add_trust, number, parse_count, parse_file, table
+from .console import add_override_spaces, add_trust, number, parse_count, parse_file, table
 from .quiet import without_startup_messages
 from .report import flatten
 from .run_folder import find_checkpoints
@@ -60,6 +60,7 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", metavar="NAME", help="another environment than the saved one; a function is in no file"
     )
+    add_override_spaces(parser)
     add_trust(parser)
 
 
@@ -86,6 +87,7 @@ def open_checkpoint(path: Path, given: argparse.Namespace) -> tuple[Path, Any]:
     # The runner of this process plays; others would only be started, and learners are not asked to learn.
     options: dict[str, Any] = {"num_env_runners": 0, "num_learners": 0, "launcher": "local", "launcher_options": {}}
     options["import_modules"] = given.trust
+    options["override_spaces"] = given.override_spaces
     if given.backend is not None:
         options["framework"] = given.backend
     if given.env is not None:

@@ -20,7 +20,7 @@ from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
 from learner_core.state.lock import FolderLock
 
-from .console import add_trust, count, duration, number, parse_count, parse_duration, table
+from .console import add_override_spaces, add_trust, count, duration, number, parse_count, parse_duration, table
 from .curve import draw_curve
 from .interrupt import Interrupt
 from .metric_files import MetricFiles, read_rows
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stop-iterations", type=parse_count, metavar="N", help="stop after N iterations")
     add("--evaluate", type=parse_count, metavar="N", help="at the end, evaluate over N episodes")
     add("--quiet", action="store_true", help="no progress, only the closing table")
+    add_override_spaces(parser)
     add_trust(parser)
     add("--debug", action="store_true", help="a traceback instead of one paragraph when something is refused")
     return parser
@@ -354,7 +355,8 @@ class _Run:
         """Restore the newest checkpoint that can be read; returns its iteration, 0 for a new run."""
         for position, path in enumerate(self._checkpoints):
             try:
-                algorithm.restore(str(path), import_modules=self._given.trust)
+                options = {"import_modules": self._given.trust, "override_spaces": self._given.override_spaces}
+                algorithm.restore(str(path), **options)
             except StateError as error:
                 if (changed := self._changed()) and not isinstance(error, FormatError):
                     # The settings do not fit what was saved, whichever checkpoint is taken.

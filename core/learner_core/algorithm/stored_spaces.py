@@ -1,0 +1,118 @@
+"""The spaces of a run's environment in its state: a run goes on in an environment of the same ones, or is told to.
+
+Needs an Algorithm. A network often fits another environment by its shapes alone, and would then go on with actions of
+another unit or observations of another range. Refuses other spaces, in their own words, before anything changes;
+``override_spaces=True`` goes on all the same, in new episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import spaces
+from ..config.agents import ONLY_MODULE
+from ..errors import StateError
+from ..state.schema import MapOf, Plain, Record, Schema, under
+from ..state.tree import join
+
+if TYPE_CHECKING:
+    from .algorithm import Algorithm
+
+__all__ = ["SPACES", "check_spaces", "in_new_episodes", "spaces_state", "with_own_spaces"]
+
+_NAMES = ("observation_space", "action_space")
+#: What ``spaces_state`` gives.
+SPACES: Schema = MapOf(Record(dict.fromkeys(_NAMES, Plain())))
+
+
+def spaces_state(algorithm: Algorithm) -> dict[str, dict[str, Any]]:
+    """Observation and action space of each module, as plain data: the environment's, or without one the module's.
+
+    An observation space is what the policy sees: without the mask of actions.
+    """
+    return {
+        module_id: {name: spaces.to_plain(getattr(player, name)) for name in _NAMES}
+        for module_id, player in _players(algorithm).items()
+    }
+
+
+def check_spaces(algorithm: Algorithm, saved: Mapping[str, Any] | None, *, override: bool) -> bool:
+    """Compare a state's spaces with those of the environment here.
+
+    Args:
+        algorithm: The run.
+        saved: What ``spaces_state`` returned where it was saved; None: the state does not say, as those of earlier
+            versions.
+        override: Go on with others.
+
+    Returns:
+        Whether they differ, which they may with ``override`` alone.
+
+    Raises:
+        StateError: They differ; says both.
+    """
+    if saved is None or algorithm.env_runners is None:
+        return False
+    here = spaces_state(algorithm)
+    for module_id, name, theirs, ours in _pairs(saved, here):
+        if theirs == ours:
+            continue
+        if override:
+            return True
+        path = join("algorithm/spaces", module_id) + f"/{name}"
+        with under(path):
+            before, now = spaces.from_plain(theirs), spaces.from_plain(ours)
+        raise StateError(
+            f"the environment of the saved run has {name} {before}, the one here has {now}; give the environment that "
+            "it was saved with, or override_spaces=True (--override-spaces) if it is to go on in this one",
+            path=path,
+        )
+    return False
+
+
+def with_own_spaces(modules: Any, own: Any) -> Any:
+    """The modules of a state, as ``AgentModules.modules_state`` has them; those that are here too with our spaces."""
+    if modules is None or own is None:
+        return modules
+    policies = dict(modules["policies"])
+    for module_id, ours in own["policies"].items():
+        theirs = policies.get(module_id)
+        if isinstance(theirs, Mapping) and isinstance(theirs.get("fields"), Mapping):
+            fields = {name: ours["fields"][name] for name in _NAMES}
+            policies[module_id] = {**theirs, "fields": {**theirs["fields"], **fields}}
+    return {**modules, "policies": policies}
+
+
+def in_new_episodes(runner: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of environment runners, with episodes that begin anew: those that were running are of other spaces.
+
+    Args:
+        runner: The runner here.
+        saved: State of the runners; ``local`` and ``runners``.
+    """
+    own = runner.get_state(environments=False)
+
+    def anew(state: Mapping[str, Any]) -> dict[str, Any]:
+        shown = {name: own[name] for name in ("obs", "raw_obs") if name in state and name in own}
+        return {**state, **shown, "env_state": "restarted", "envs": None}
+
+    elsewhere = [{**part, "runner": part["runner"] and anew(part["runner"])} for part in saved.get("runners", ())]
+    return {**saved, "local": anew(saved["local"]), **({"runners": elsewhere} if "runners" in saved else {})}
+
+
+def _players(algorithm: Algorithm) -> Mapping[str, Any]:
+    """{module: what has its spaces}."""
+    if algorithm.env_runners is None:
+        return algorithm.learner_group.module_specs
+    local = algorithm.env_runners.local
+    several: Mapping[str, Any] | None = getattr(local, "players", None)
+    return {ONLY_MODULE: local} if several is None else several
+
+
+def _pairs(saved: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
+    """Spaces of the modules that both have; others come and go with the state."""
+    for module_id, ours in here.items():
+        for name in _NAMES:
+            if module_id in saved:
+                yield module_id, name, saved[module_id][name], ours[name]
