@@ -2,7 +2,8 @@
 
 Needs gymnasium (imported when lanes are made). Refuses environments that cannot be made. Three ways to step:
 
-- the environment's own vectorised form (``vector_entry_point``), where it has one: by far the fastest;
+- the environment's own vectorised form (``vector_entry_point``), where it has one of the same spaces: by far the
+  fastest;
 - one by one in this process (``SyncLanes``), resetting in the same step, so that no step is spent on a reset;
 - one process each (gymnasium's ``AsyncVectorEnv``), for environments that are slow themselves: on cheap ones the
   messages cost ten times the step.
@@ -49,7 +50,8 @@ def make_lanes(
             the pattern for more if it was made by its id) or a ``VectorEnv``, used as it is.
         env_config: Passed to the callable, or as keywords to ``gymnasium.make``.
         num_envs: Number of lanes.
-        vectorization: "auto" (native where there is one, else "sync"), "native", "sync" or "async".
+        vectorization: "auto" (native where there is one of the same spaces, else "sync"), "native" (whatever its
+            spaces), "sync" or "async".
         max_restarts: Rebuilds allowed before ``EnvError``.
         action_mask_in_info: Masks of actions are moved into the observations; single environments only.
         step_timeout_s: Seconds that environments in processes of their own may take for a step.
@@ -92,8 +94,12 @@ def make_lanes(
     if vectorization == "native" and native is None:
         raise ConfigError(f"vectorization='native', but {env!r} has no vectorised form of its own")
     try:
-        if native is not None and vectorization in ("auto", "native"):
+        if native is not None and vectorization == "native":
             return GymLanes(native, **given)
+        if native is not None and vectorization == "auto" and make is not None:
+            vector = _like_single(native, make, num_envs)
+            if vector is not None:
+                return GymLanes(_first_then([vector], native), **given)
         if not ready and make is not None and not isinstance(env, str):
             ready = [make()]
             if isinstance(ready[0], gym.vector.VectorEnv):
@@ -154,6 +160,31 @@ def _native(env_id: str | None, settings: dict[str, Any], num_envs: int) -> Call
     if spec.vector_entry_point is None or spec.additional_wrappers or "phys2d" in env_id:
         return None
     return partial(gym.make_vec, env_id, num_envs=num_envs, vectorization_mode="vector_entry_point", **settings)
+
+
+def _like_single(native: Callable[[], Any], make: Callable[[], Any], num_envs: int) -> Any:
+    """The vectorised form of an environment, if it is one of the environment as it is alone; None: it is another.
+
+    Modules are made for the single environment. Atari's vectorised form, for one, shows four small grey frames where
+    the environment shows one in colour.
+    """
+    single = make()
+    vector = None
+    try:
+        vector = native()
+        pairs = [(vector.num_envs, num_envs)]
+        for name in ("observation_space", "action_space"):
+            pairs.append((getattr(vector, f"single_{name}"), getattr(single, name)))
+        alike = all(one == other for one, other in pairs)
+    except Exception:  # it takes other settings than the environment, or needs what is not installed
+        alike = False
+    finally:
+        closed(single.close, whose=partial("the environment {}".format, type(single).__name__))
+    if alike:
+        return vector
+    if vector is not None:
+        closed(vector.close, whose=partial("the environment {}".format, type(vector).__name__))
+    return None
 
 
 def _first_then(ready: list[Any], make: Callable[[], Any] | None) -> Callable[[], Any]:
