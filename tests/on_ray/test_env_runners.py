@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from learner_core import numpy_xp
 from learner_core.sampling.rollout import per_module
 from learner_core_algorithms import APPOConfig, IMPALAConfig, PPOConfig
 
+from support.env_answers import AnswerEnv, AnswerGame
 from support.parallel_envs import make_crossing
 from support.sampling import same_tree
 
@@ -163,3 +165,21 @@ def test_asynchronous_algorithms_lose_nothing(cluster: Any, tmp_path: Any, algor
         stored = state["extra"]["replay"]["batches"]
         unused = sum(left * int(batch["default_policy"]["loss_mask"].sum()) for batch, _, left in stored)
     assert kept["num_env_steps_trained_lifetime"] == uses * (sampled - waiting) - unused
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_an_environment_answers_wrongly_is_refused_over_there(several: bool) -> None:
+    space = gym.spaces.Box(0, 255, (3,), np.uint8)
+
+    def spoilt(answer: Any) -> Any:
+        return (np.array([0, 300, 0]), *answer[1:])
+
+    def make(env_config: dict[str, Any]) -> Any:
+        return (AnswerGame if several else AnswerEnv)(space, spoilt=spoilt)
+
+    config = PPOConfig().environment(make).learners(launcher="ray").training(train_batch_size=16)
+    config.env_runners(num_env_runners=1, num_envs_per_env_runner=2)
+    if several:
+        config.multi_agent(policies=["m"])
+    with config.build() as algo, pytest.raises(lc.EnvOutputError, match=r"of runner 1 .*observation\[1\] is 300"):
+        algo.train()

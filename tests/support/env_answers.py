@@ -15,7 +15,17 @@ from gymnasium import spaces
 
 from .parallel_envs import Parallel
 
-__all__ = ["FLAGS", "REWARDS", "AnswerEnv", "AnswerGame", "AnswerVector", "draw_space", "observe", "spoil"]
+__all__ = [
+    "FLAGS",
+    "REWARDS",
+    "AnswerEnv",
+    "AnswerGame",
+    "AnswerTurns",
+    "AnswerVector",
+    "draw_space",
+    "observe",
+    "spoil",
+]
 
 #: Rewards that are no finite number, and words that the error has.
 REWARDS: list[tuple[Any, str]] = [
@@ -290,3 +300,40 @@ class AnswerVector(gym.vector.VectorEnv):  # type: ignore[misc]
             self.kept[place] = np.array(values)
         self.kept[place][...] = values
         return self.kept[place]
+
+
+class AnswerTurns(Parallel):
+    """The two agents in turns, by PettingZoo's AEC interface; six turns an episode. Arguments as of ``AnswerEnv``.
+
+    ``spoilt`` changes what ``last()`` tells agent b at its second turn of the first episode.
+    """
+
+    def __init__(self, space: Any, *, reuse: bool = False, spoilt: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(dict.fromkeys(("a", "b"), (space, spaces.Discrete(2))))
+        self.answers = _Answers(space, reuse=reuse)
+        self.spoilt = spoilt
+        self.agent_selection = ""
+        self.clock = self.total = 0
+
+    def agent_iter(self) -> Any:
+        raise AssertionError("nobody asks for it")
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> None:
+        if seed is not None:
+            self.answers.rng = np.random.default_rng(seed)
+        self.agents, self.clock = list(self.possible_agents), 0
+        self.agent_selection = "a"
+
+    def step(self, action: Any) -> None:
+        self.total += 1
+        if self.clock == 6:
+            self.agents.remove(self.agent_selection)
+        else:
+            self.clock += 1
+        if self.agents:
+            other = "b" if self.agent_selection == "a" else "a"
+            self.agent_selection = other if other in self.agents else self.agents[0]
+
+    def last(self, observe: bool = True) -> Any:
+        answer = (self.answers.next(), float(self.total), self.clock == 6, False, {})
+        return self.spoilt(answer) if self.spoilt is not None and self.total == 3 else answer

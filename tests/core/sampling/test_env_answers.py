@@ -13,7 +13,17 @@ from gymnasium import spaces
 from learner_core.errors import EnvOutputError
 from learner_core.sampling.rollout import per_module
 
-from support.env_answers import FLAGS, REWARDS, AnswerEnv, AnswerGame, AnswerVector, draw_space, observe, spoil
+from support.env_answers import (
+    FLAGS,
+    REWARDS,
+    AnswerEnv,
+    AnswerGame,
+    AnswerTurns,
+    AnswerVector,
+    draw_space,
+    observe,
+    spoil,
+)
 from support.parallel_envs import make_agents_runner
 from support.sampling import CountEnv, make_runner, same_tree
 
@@ -55,12 +65,13 @@ def test_vector_environments_that_reuse_their_arrays(mode: str) -> None:
     assert (columns["rewards"][ended, 0] % 1 == 0.25).all()
 
 
-def test_several_agents_that_reuse_their_arrays_and_dicts() -> None:
+@pytest.mark.parametrize("kind", [AnswerGame, AnswerTurns])
+def test_several_agents_that_reuse_their_arrays_and_dicts(kind: Any) -> None:
     rng = np.random.default_rng(2)
     for _ in range(12):
         space = draw_space(rng)
         fresh, reused = (
-            sampled(make_agents_runner(lambda _, r=reuse, s=space: AnswerGame(s, reuse=r), {"m": "a"}))
+            sampled(make_agents_runner(lambda _, r=reuse, s=space: kind(s, reuse=r), {"m": "a"}))
             for reuse in (False, True)
         )
         assert same_tree(fresh[0]["m"], reused[0]["m"]), space
@@ -120,7 +131,11 @@ def agents(spoilt: Any, space: Any = BOX) -> Callable[[], Any]:
     return lambda: make_agents_runner(lambda _: AnswerGame(space, spoilt=spoilt), {"m": "a"})
 
 
-@pytest.mark.parametrize("makes", [single, agents])
+def turns(spoilt: Any, space: Any = BOX) -> Callable[[], Any]:
+    return lambda: make_agents_runner(lambda _: AnswerTurns(space, spoilt=spoilt), {"m": "a"})
+
+
+@pytest.mark.parametrize("makes", [single, agents, turns])
 @pytest.mark.parametrize("number", range(60))
 def test_any_mistake_in_any_observation_is_refused(makes: Any, number: int) -> None:
     rng = np.random.default_rng(number)
@@ -129,17 +144,17 @@ def test_any_mistake_in_any_observation_is_refused(makes: Any, number: int) -> N
     said = refused(makes(spoilt_obs(bad), space))
     assert "environment 0 of runner 0" in said and "vector step 2" in said
     assert (f"observation {path!r}" if path else "observation") in said
-    assert ("agent 'b'" in said) == (makes is agents)
+    assert ("agent 'b'" in said) == (makes is not single)
 
 
-@pytest.mark.parametrize("makes", [single, agents])
+@pytest.mark.parametrize("makes", [single, agents, turns])
 @pytest.mark.parametrize(("reward", "words"), REWARDS)
 def test_rewards_that_are_no_finite_numbers(makes: Any, reward: Any, words: str) -> None:
     said = refused(makes(spoilt_reward(reward)))
     assert "reward" in said and re.search(words, said) and "environment 0 of runner 0" in said, said
 
 
-@pytest.mark.parametrize("makes", [single, agents])
+@pytest.mark.parametrize("makes", [single, agents, turns])
 def test_flags_that_are_neither_true_nor_false(makes: Any) -> None:
     for place, name in ((2, "terminated"), (3, "truncated")):
         for flag in FLAGS:

@@ -218,5 +218,5 @@ def test_rewards_are_numbers() -> None:
             obs, reward, *rest = super().last(observe)
             return obs, (float("inf") if self.clock == 2 else reward), *rest
 
-    with pytest.raises(EnvError, match="gave agent 'a' a reward"):
+    with pytest.raises(EnvError, match="agent 'a': gave a reward that is not finite"):
         duel(env=lambda config: Generous()).sample(4)

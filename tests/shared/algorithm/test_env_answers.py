@@ -12,7 +12,7 @@ from gymnasium import spaces
 import learner_core as lc
 from learner_core_algorithms import PPOConfig
 
-from support.env_answers import AnswerEnv, AnswerGame, AnswerVector
+from support.env_answers import AnswerEnv, AnswerGame, AnswerTurns, AnswerVector
 from support.sampling import same_tree
 
 IMAGE = spaces.Box(0, 255, (3,), np.uint8)
@@ -87,9 +87,9 @@ def test_what_is_not_in_the_space_is_refused_by_environment_step_key_and_value(
         assert ("agent 'b'" in text) == agents
 
 
-@pytest.mark.parametrize("runners", ["processes", "agents in processes", "async", "vector"])
+@pytest.mark.parametrize("runners", ["processes", "agents in processes", "turns", "async", "vector"])
 def test_every_runner_refuses(training_backend_name: str, runners: str) -> None:
-    agents, settings = runners.startswith("agents"), {}
+    agents, settings = runners.startswith(("agents", "turns")), {}
     if "processes" in runners:
         settings = {"num_env_runners": 2}
     if runners == "async":
@@ -99,7 +99,8 @@ def test_every_runner_refuses(training_backend_name: str, runners: str) -> None:
         def make(_: dict[str, Any], spoilt: Any = spoilt) -> Any:
             if runners == "vector":
                 return AnswerVector("SameStep", spoilt=spoilt)
-            return (AnswerGame if agents else AnswerEnv)(BOX, spoilt=spoilt)
+            kind = AnswerTurns if runners == "turns" else AnswerGame if agents else AnswerEnv
+            return kind(BOX, spoilt=spoilt)
 
         text = said(config(training_backend_name, make, agents=agents, **settings))
         assert words in text and f"of runner {1 if settings.get('num_env_runners') else 0}" in text, text
