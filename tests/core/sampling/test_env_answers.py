@@ -54,6 +54,13 @@ def test_one_agent_that_reuses_its_arrays(vectorization: str) -> None:
         assert not (fresh[0]["default_policy"]["actions"] == 77.0).any()  # the environment wrote into its own
 
 
+def test_an_environment_writes_into_actions_of_its_own() -> None:
+    """``AnswerEnv`` writes 77 into what it is given; who watches sees what the policy did."""
+    runner, seen = make_runner(lambda _: AnswerEnv(BOX), 2), list[np.ndarray]()
+    runner.evaluate(2, watch=lambda before, answer, *rest: seen.append(np.array(answer["actions"])))
+    assert len(seen) >= 3 and not (np.stack(seen) == 77.0).any()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_vector_environments_that_reuse_their_arrays(mode: str) -> None:
     fresh, reused = (sampled(make_runner(lambda _, r=reuse: AnswerVector(mode, reuse=r), 2)) for reuse in (False, True))
