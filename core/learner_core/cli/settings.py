@@ -9,7 +9,10 @@ A settings file has one table per config method, as the Python interface has; th
     lr = 3e-4
 
 Refuses: unknown tables and names (the nearest one is suggested), values of the wrong type. TOML has no null, so the
-string "none" stands for None here.
+string "none" stands for None here, wherever it stands. What TOML has no other word for is an inline table with one
+marked key: ``{ "__text__" = "none" }`` is that text, ``{ "__tuple__" = [1, 2] }`` a tuple, and so on
+(``config.values.MARKS``). What no file can hold, a function for instance, is ``{ "__unportable__" = "..." }``: reading
+it is refused, unless the setting is given otherwise.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from __future__ import annotations
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from learner_core.config import references
 from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, StateError, did_you_mean
 from learner_core.state.regular import read_regular
@@ -28,6 +32,8 @@ from learner_core.state.regular import read_regular
 __all__ = ["apply_assignments", "apply_file", "describe_settings", "parse_toml", "read_file", "settle_file", "to_toml"]
 
 _FILE_LIMIT = 1 << 18
+#: Characters of one setting.
+_LINE_LIMIT = 1 << 16
 _MAX_DEPTH = 32
 _KEY_PART = r"""(?:[\w-]+|"(?:[^"\\\n]|\\.){0,63}"|'[^'\n]{0,63}')"""
 _LONG_KEY = re.compile(rf"(?<![\w-]){_KEY_PART}(?:[ \t]*\.[ \t]*{_KEY_PART}){{{_MAX_DEPTH},}}")
@@ -80,28 +86,53 @@ def parse_toml(text: str) -> dict[str, Any]:
     raise ValueError(f"values are nested more than {_MAX_DEPTH} deep")
 
 
-def apply_file(config: Any, tables: Mapping[str, Any], *, source: str) -> None:
+def apply_file(
+    config: Any,
+    tables: Mapping[str, Any],
+    *,
+    source: str,
+    trust: Trust | None = None,
+    given: Collection[str] = (),
+    skips_missing: bool = False,
+) -> None:
     """Set what a settings file says; which environment it names, the caller has to settle (``settle_file``).
 
     Args:
         config: The config to change.
         tables: What :func:`read_file` returned; ``algorithm`` at the top is left to the caller.
         source: The file's name, for errors.
+        trust: What classes it may name.
+        given: Settings by field name that are set otherwise: what cannot be read of them does not matter.
+        skips_missing: Leave settings as they are that no file can hold, or that name what is not trusted.
 
     Raises:
-        ConfigError: An unknown table or setting, or a value that does not fit.
+        ConfigError: An unknown table or setting, a value that does not fit, or one that has to be given again.
     """
     methods = _methods(config)
+    settings = config.settings()
+
+    def read(table: Mapping[str, Any], method: str) -> dict[str, Any]:
+        names = {item.keyword: name for name, item in settings.items() if item.method == method}
+        found = {}
+        for key, value in table.items():
+            name = names.get(key, key)
+            try:
+                found[key] = _from_toml(value, name, trust or Trust())
+            except ConfigError:
+                if not skips_missing and name not in given:
+                    raise
+        return found
+
     for name, table in tables.items():
         if name == "algorithm":
             continue
         if isinstance(table, Mapping) and name in methods:
             try:
-                _call(config, name, {key: _none(value) for key, value in table.items()})
+                _call(config, name, read(table, name))
             except ConfigError as error:
                 raise ConfigError(f"{source}, [{name}]: {error}") from None
-        elif name in config.settings():
-            _set(config, name, _none(table))
+        elif name in settings:
+            _set(config, name, _from_toml(table, name, trust or Trust()))
         else:
             nearest = did_you_mean(name, [*methods, *config.settings()])
             raise ConfigError(f"{source}: no table or setting {name!r}.{nearest}")
@@ -140,7 +171,8 @@ def apply_assignments(config: Any, assignments: Iterable[str]) -> set[str]:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise ConfigError(f"--set {text!r}: expected key=value, --set lr=1e-3 for instance.")
-        named.add(_assign(config, key.strip().split("."), _none(_value(value.strip()))))
+        read = _value(value.strip())
+        named.add(_assign(config, key.strip().split("."), _from_toml(read, key.strip(), Trust())))
     return named
 
 
@@ -199,8 +231,37 @@ def _value(text: str) -> Any:
     return tables["value"] if list(tables) == ["value"] else text
 
 
-def _none(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() == "none" else value
+#: Keys of what the writing has a word of its own for.
+_TEXT, _INT = "__text__", "__int__"
+
+
+def _is_none(value: Any) -> bool:
+    return isinstance(value, str) and value.lower() == "none"
+
+
+def _from_toml(value: Any, name: str, trust: Trust) -> Any:
+    """A setting's value out of TOML's."""
+    plain = _spelled_out(value, name)
+    references.settle(plain, name=name, trust=trust)
+    return references.from_plain(plain, name=name, trust=trust)
+
+
+def _spelled_out(value: Any, name: str) -> Any:
+    """The same with None and what the writing has marks of its own for."""
+    if _is_none(value):
+        return None
+    if isinstance(value, list):
+        return [_spelled_out(item, name) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1 and _TEXT in value:
+        return value[_TEXT]
+    if len(value) == 1 and _INT in value:
+        text = value[_INT]
+        if not isinstance(text, str) or not re.fullmatch(r"-?[0-9]{1,4000}", text):
+            raise ConfigError(f"{name}: {_INT} holds no whole number.")
+        return int(text)
+    return {key: _spelled_out(item, name) for key, item in value.items()}
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -213,7 +274,7 @@ def to_toml(config: Any) -> str:
         config: The config.
 
     Returns:
-        TOML. A value TOML cannot say (a callable, a class) becomes a comment.
+        TOML. Of a value that no file can hold (a function, an object) it says so, and reading it is refused.
     """
     lines = [f"algorithm = {_toml(config.algorithm_name)}"]
     plain = config.to_dict()["settings"]
@@ -222,32 +283,47 @@ def to_toml(config: Any) -> str:
         if item.method != method:
             method = item.method
             lines += ["", f"[{method}]"]
-        value = plain[item.name]
-        try:
-            lines.append(f"{item.keyword} = {_toml('none' if value is None else value)}")
-        except TypeError:
-            lines.append(f"# {item.keyword}: {value!r} (set in Python)".replace("\n", " "))
+        lines.append(_line(item.keyword, plain[item.name]))
     return "\n".join(lines) + "\n"
 
 
+def _line(keyword: str, value: Any) -> str:
+    """One setting's line; where it could not be read again, one that says so."""
+    text = f"{keyword} = {_toml(value)}"
+    reason = "too long for a settings file" if len(text) > _LINE_LIMIT else ""
+    if not reason:
+        try:
+            parse_toml(text)
+        except ValueError as error:
+            reason = f"no value for a settings file: {error}"
+    return text if not reason else f"{keyword} = {_toml({'__unportable__': reason})}"
+
+
 def _toml(value: Any) -> str:
-    """One value as TOML; TypeError where TOML has no word for it."""
+    """One value as TOML."""
+    if value is None:
+        return '"none"'
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return repr(value)
+        is_long = type(value) is int and not -(1 << 63) <= value < 1 << 63
+        return _table([(_INT, _quoted(str(value)))]) if is_long else repr(value)
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
+        return _table([(_TEXT, _quoted(value))]) if _is_none(value) else _quoted(value)
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, dict):
-        if any(not isinstance(key, str) or key.startswith("__") for key in value):
-            raise TypeError("not plain")
-        return (
-            "{ " + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
-        )
-    raise TypeError(f"{type(value).__name__} has no form in TOML")
+    return _table([(key, _toml(item)) for key, item in value.items()])
+
+
+def _table(items: list[tuple[str, str]]) -> str:
+    return "{ " + ", ".join(f"{_quoted(key)} = {item}" for key, item in items) + " }" if items else "{}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    if escaped.count(".") >= _MAX_DEPTH - 1:
+        escaped = escaped.replace(".", "\\u002e")  # it must not look like a dotted key
+    return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
 
 
 # ---- help ------------------------------------------------------------------------------------------------------------
@@ -278,7 +354,4 @@ def describe_settings(config: Any, *, width: int = 100) -> str:
 
 
 def _short(value: Any) -> str:
-    try:
-        return "none" if value is None else _toml(value)
-    except TypeError:
-        return repr(value)
+    return "none" if value is None else _toml(references.to_plain(value))

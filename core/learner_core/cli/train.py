@@ -149,7 +149,7 @@ def _settings_of(folder: RunFolder, given: argparse.Namespace) -> tuple[Any, dic
 
     tables = read_file(folder.config_file)
     file = lc.get_config(folder.read_info()["algorithm"])
-    apply_file(file, tables, source=str(folder.config_file))
+    apply_file(file, tables, source=str(folder.config_file), skips_missing=True)
     typed = {text.partition("=")[0].strip() for text in given.set}
     # What is typed takes the place of what is stored, which need not be trusted, or there, then.
     instead = {"env": given.env} if given.env is not None or typed & {"env", "environment.env"} else {}
@@ -177,7 +177,15 @@ def _checkpoints_of(folder: RunFolder) -> list[Path]:
 
 def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> None:
     """Settings from the weakest source to the strongest: file, options, --set; what files alone name is settled."""
-    apply_file(config, tables, source=str(given.config))
+    options = {"env": given.env, "framework_name": given.backend, "launcher": given.launcher, "seed": given.seed}
+    typed = [name for name, value in options.items() if value is not None]
+    apply_file(
+        config,
+        tables,
+        source=str(given.config),
+        trust=Trust.of(given.trust),
+        given=[*typed, *(text.partition("=")[0].strip().rpartition(".")[2] for text in given.set)],
+    )
     if given.env is not None:
         config.environment(given.env)
     if given.backend is not None:
@@ -374,7 +382,8 @@ class _Run:
     def _changed(self) -> str:
         """Which settings that decide what a state looks like are not those of the run so far."""
         before = lc.get_config(self._config.algorithm_name)
-        apply_file(before, read_file(self._folder.config_file), source=str(self._folder.config_file))
+        file = self._folder.config_file
+        apply_file(before, read_file(file), source=str(file), skips_missing=True)
         names = ("env", "env_config", "model", "policies")
         differing = [name for name in names if getattr(before, name) != getattr(self._config, name)]
         return ", ".join(f"{name}={getattr(before, name)!r}" for name in differing)

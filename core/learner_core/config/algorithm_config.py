@@ -26,6 +26,7 @@ from . import references
 from .common_settings import CommonSettings
 from .settings import Setting
 from .trust import Trust
+from .values import same, storable
 
 __all__ = ["AlgorithmConfig"]
 
@@ -130,8 +131,8 @@ class AlgorithmConfig(CommonSettings):
     @classmethod
     def validate_setting(cls, name: str, value: Any) -> Any:
         """Check one value, as the base class does, and names of optimizers and plugins against what exists."""
-        value = super().validate_setting(name, value)
-        if name in cls.unused_settings and value != cls.settings()[name].default:
+        value = super().validate_setting(name, storable(value, name=name))
+        if name in cls.unused_settings and not same(value, cls.settings()[name].default):
             raise ConfigError(
                 f"{cls.__name__}: {name}={value!r:.80} would have no effect: {cls.unused_settings[name]}."
             )
@@ -296,7 +297,12 @@ class AlgorithmConfig(CommonSettings):
         """
         values = {name: references.to_plain(getattr(self, name)) for name in self.settings()}
         kind = f"{type(self).__module__}:{type(self).__qualname__}"
-        plain = {"schema": 1, "algorithm": self.algorithm_name, "class": kind, "settings": values}
+        plain = {
+            "schema": references.schema_of(values),
+            "algorithm": self.algorithm_name,
+            "class": kind,
+            "settings": values,
+        }
         # Whoever opens it in another program is told which module the script was that defines what it names.
         return {**plain, "script": references.script_name()} if references.names_main(plain) else plain
 

@@ -17,11 +17,23 @@ from learner_core.errors import ConfigError, PluginError
 from learner_core.plugins import discovery
 
 from .trust import Kind, Trust, name_of
+from .values import MARKS, mark, storable, unmark
 
-__all__ = ["from_plain", "names_main", "read_config", "script_name", "settle", "to_plain"]
+__all__ = [
+    "from_plain",
+    "is_missing",
+    "names_main",
+    "read_config",
+    "schema_of",
+    "script_name",
+    "settle",
+    "to_plain",
+]
 
 _REFERENCE, _OBJECT, _UNPORTABLE, _SPACE = "__reference__", "__object__", "__unportable__", "__space__"
-_MARKS: Final = (_REFERENCE, _OBJECT, _UNPORTABLE, _SPACE)
+_MARKS: Final = (_REFERENCE, _OBJECT, _UNPORTABLE, _SPACE, *MARKS)
+#: Settings in which nothing stands for a tuple and the like are of schema 1, which earlier versions read.
+_SCHEMAS: Final = (1, 2)
 #: Objects that a file may describe: these and no others, by name.
 _SPECS: Final = {f"learner_core.learning.rl_module:{name}": name for name in ("RLModuleSpec", "MultiRLModuleSpec")}
 #: Setting -> what a class in it is to be; in the others a class of any of the kinds may stand, as data.
@@ -31,6 +43,8 @@ _KINDS: Final[dict[str, Kind]] = {
     "policies": "module",
     "rl_module_spec": "module",
 }
+#: Characters of what could not be stored, for the message of whoever reads the file.
+_MAX_SHOWN: Final = 300
 #: What a name in a file becomes: a class, or only a check.
 _Lookup = Callable[[Any, Kind | None], Any]
 
@@ -39,35 +53,37 @@ def to_plain(value: Any) -> Any:
     """Turn one setting's value into plain data.
 
     Args:
-        value: Plain data, numpy scalars and arrays (as lists), callables, classes, gymnasium spaces, dataclasses
+        value: Plain data, numpy scalars and arrays, callables, classes, gymnasium spaces, dataclasses
             (module specs) and objects with ``to_dict``, nested at will.
 
     Returns:
-        Plain data; ``{"__unportable__": text}`` stands for what cannot be stored.
+        Plain data; ``{"__unportable__": text}`` stands for what cannot be stored, and other marks (``values.MARKS``)
+        for tuples, arrays and the like.
     """
+    try:
+        value = storable(value, name="a setting")
+    except ConfigError:
+        return {_UNPORTABLE: _shown(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, Mapping):
-        return {key if isinstance(key, int) else str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_plain(item) for item in value]
-    if type(value).__module__ == "numpy":
-        return to_plain(value.tolist())
+    marked = mark(value, to_plain)
+    if marked is not NotImplemented:
+        return marked
     if callable(getattr(value, "to_dict", None)) and not isinstance(value, type):
         name = name_of(type(value))
-        return {_OBJECT: name, "data": to_plain(value.to_dict())} if name else {_UNPORTABLE: repr(value)}
+        return {_OBJECT: name, "data": to_plain(value.to_dict())} if name else {_UNPORTABLE: _shown(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         name = name_of(type(value))
-        return {_OBJECT: name, "fields": to_plain(fields)} if name else {_UNPORTABLE: repr(value)}
+        return {_OBJECT: name, "fields": to_plain(fields)} if name else {_UNPORTABLE: _shown(value)}
     if callable(value):
         name = name_of(value)
-        return {_REFERENCE: name} if name else {_UNPORTABLE: repr(value)}
+        return {_REFERENCE: name} if name else {_UNPORTABLE: _shown(value)}
     if _is_space(value):
         from learner_core import spaces
 
         return {_SPACE: spaces.to_plain(value)}
-    return {_UNPORTABLE: repr(value)}
+    return {_UNPORTABLE: _shown(value)}
 
 
 def settle(value: Any, *, name: str, trust: Trust, names_only: bool = False) -> None:
@@ -143,6 +159,13 @@ def read_config(cls: Any, data: Any, *, trust: Trust, overrides: Mapping[str, An
     return config
 
 
+def schema_of(plain: Any) -> int:
+    """The schema of settings as plain data."""
+    if isinstance(plain, dict):
+        return max([2 if mark in plain else 1 for mark in MARKS] + [schema_of(item) for item in plain.values()])
+    return max(map(schema_of, plain), default=1) if isinstance(plain, list) else 1
+
+
 def names_main(plain: Any) -> bool:
     """Whether plain data names something that the module ``__main__`` defines."""
     if isinstance(plain, dict):
@@ -166,8 +189,11 @@ def _text(name: Any) -> str:
 def _check_outline(data: Any) -> None:
     if not isinstance(data, Mapping) or not {"schema", "algorithm", "class", "settings"} <= data.keys():
         raise ConfigError("from_dict() takes what to_dict() returned: schema, algorithm, class, settings.")
-    if data["schema"] != 1:
-        raise ConfigError(f"This config has schema {data['schema']!r}, this version reads 1: a newer version wrote it.")
+    if type(data["schema"]) is not int or data["schema"] not in _SCHEMAS:
+        raise ConfigError(
+            f"This config has schema {data['schema']!r:.60}, this version reads up to {_SCHEMAS[-1]}: a newer version "
+            "wrote it."
+        )
     for key, kind in (("algorithm", str), ("class", str), ("settings", Mapping)):
         if not isinstance(data[key], kind):
             raise ConfigError(f"{key}: expected {kind.__name__}, got {type(data[key]).__name__}.")
@@ -211,7 +237,21 @@ def _read(value: Any, name: str, lookup: _Lookup) -> Any:
         return spaces.from_plain(content)
     if marks[0] == _REFERENCE:
         return lookup(content, _KINDS.get(name))
+    if marks[0] in MARKS:
+        return unmark(marks[0], _read(content, name, lookup), name)
     return _spec(content, _read(value.get("fields"), name, lookup), name)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether plain data have a place for something that could not be stored."""
+    if isinstance(value, dict):
+        return _UNPORTABLE in value or any(map(is_missing, value.values()))
+    return isinstance(value, list) and any(map(is_missing, value))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 def _portable(value: Any) -> Any:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Self, cast, get_args, get_origin
 from learner_core.errors import ConfigError
 
 from .validation import MismatchError, convert, copy_containers, expected, is_schedule_type
+from .values import same
 
 __all__ = ["Setting", "Settings"]
 
@@ -272,7 +273,7 @@ class Settings:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in self.settings())
+        return all(same(getattr(self, name), getattr(other, name)) for name in self.settings())
 
     __hash__ = None  # type: ignore[assignment]  # mutable
 
@@ -280,7 +281,7 @@ class Settings:
         changed = [
             f"{name}={getattr(self, name)!r}"
             for name, item in self.settings().items()
-            if getattr(self, name) != item.default
+            if not same(getattr(self, name), item.default)
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..config.changes import changed
+from ..config.values import same
 from ..errors import ConfigError
 from . import learner_state
 from .build import LearnerBuild
@@ -54,7 +55,7 @@ def set_config(learner: Learner, settings: Mapping[str, Any]) -> None:
 
 def _differing(one: Any, other: Any) -> set[str]:
     """Names of the settings in which two configs differ."""
-    return {name for name in one.settings() if getattr(one, name) != getattr(other, name)}
+    return {name for name in one.settings() if not same(getattr(one, name), getattr(other, name))}
 
 
 def _refuse_starting_value(learner: Learner, name: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from learner_core.cli.settings import read_file
 from learner_core.errors import ConfigError
 
 from support.parallel_envs import make_signals
-from support.told import told, told_to
+from support.told import make_told, told, told_to
 
 #: What a reward of 1 at each of five steps is worth, discounted by a half.
 HALVES = [1.0, 1.5, 1.75, 1.875, 1.9375]
@@ -220,6 +221,43 @@ def test_restore_and_set_state_keep_the_receivers_settings(training_backend_name
         other.learner_group.load_state(tmp_path / "group")
         assert (other.config.lr, other.config.gamma) == (0.0, 0.99)
         assert other.train()["learners"]["default_policy"]["learning_rate"] == 0.0
+
+
+class Color(enum.IntEnum):
+    RED = 3
+
+
+def test_data_for_the_environment_come_back_as_the_first_run_had_them(
+    training_backend_name: str, tmp_path: Path
+) -> None:
+    given = {"continuous": np.bool_(False), "color": Color.RED, "size": (3, 4), "goal": np.zeros(2, np.float32)}
+    with told("ppo", training_backend_name).environment(make_told, env_config=given).build() as algo:
+        algo.train()
+        algo.save(tmp_path / "checkpoint")
+    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint", env=make_told) as again:
+        found = again.config.env_config
+    assert {name: type(value) for name, value in found.items()} == {
+        "continuous": bool, "color": int, "size": tuple, "goal": np.ndarray
+    }  # fmt: skip
+    assert found["color"] == 3 and found["size"] == (3, 4) and found["goal"].dtype == np.float32
+
+
+def test_the_run_repeated_from_its_settings_file_trains_the_same_network(
+    training_backend_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--env", "CartPole-v1", "--backend", training_backend_name, "--stop-iterations", "1", "--quiet"]
+    small = ["train_batch_size=16", "minibatch_size=16", "num_epochs=1", "compile=false"]
+    network = ["model.hidden=[5]", "model.conv_filters=none"]
+    sets = [word for one in small + network for word in ("--set", one)]
+    assert main(["train", "ppo", *words, *sets, "--out", str(tmp_path / "one")]) == 0
+    assert (
+        main(["train", "--config", str(tmp_path / "one" / "config.toml"), *words, "--out", str(tmp_path / "two")]) == 0
+    )
+    files = [tmp_path / run / "checkpoints" / "checkpoint-00000001.lcstate" for run in ("one", "two")]
+    first, second = (lc.load_state(path)["state"]["learner"]["rl_module"]["default_policy"] for path in files)
+    assert first["pi.0.weight"].shape == (5, 4)
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value)
 
 
 def test_a_resumed_run_takes_the_checkpoints_settings(
