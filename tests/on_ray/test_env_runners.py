@@ -21,6 +21,7 @@ from learner_core_algorithms import APPOConfig, IMPALAConfig, PPOConfig
 from support.env_answers import AnswerEnv, AnswerGame
 from support.parallel_envs import make_crossing
 from support.sampling import same_tree
+from support.told import Watched, told, told_to
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -183,3 +184,25 @@ def test_what_an_environment_answers_wrongly_is_refused_over_there(several: bool
         config.multi_agent(policies=["m"])
     with config.build() as algo, pytest.raises(lc.EnvOutputError, match=r"of runner 1 .*observation\[1\] is 300"):
         algo.train()
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("tf", marks=pytest.mark.slow)])
+def test_weights_and_settings_that_are_set_in_a_run_reach_the_actors(cluster: Any, backend: str) -> None:
+    config = told("ppo", backend).env_runners(num_env_runners=1, normalize_rewards=True)
+    config.learners(num_learners=1, launcher="ray", launcher_options={"start_timeout_s": 300.0}, timeout_s=60.0)
+    with config.build() as algo:
+        watched = Watched(algo)
+        for action in (1.0, 0.0):
+            algo.train()
+            watched.take()
+            algo.learner_group.set_weights(told_to(algo.learner_group.get_weights(), action))
+            algo.train()
+            assert (watched.take() == action).all()
+        algo.set_config(gamma=0.5, lr=0.25)
+        assert algo.env_runners.foreach_runner(_discount) == [0.5]
+        assert algo.train()["learners"]["default_policy"]["learning_rate"] == 0.25
+
+
+def _discount(runner: Any) -> float:
+    gamma: float = runner._scaler.gamma
+    return gamma

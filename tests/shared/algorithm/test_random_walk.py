@@ -19,9 +19,9 @@ def _walk(kind: str, config: Any, seed: int, steps: int, folder: Path) -> None:
         walk.close()
 
 
-@pytest.mark.parametrize("kind", ["one", "several", "appo"])
+@pytest.mark.parametrize("kind", ["one", pytest.param("several", marks=pytest.mark.slow), "appo"])
 def test_a_short_walk(training_backend_name: str, kind: str, tmp_path: Path) -> None:
-    _walk(kind, walk_config(kind, training_backend_name), 0, 14, tmp_path)
+    _walk(kind, walk_config(kind, training_backend_name), 0, 12, tmp_path)
 
 
 def test_a_short_walk_with_runners_in_processes(training_backend_name: str, tmp_path: Path) -> None:

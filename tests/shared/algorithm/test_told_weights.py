@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,16 @@ WAYS: list[Callable[[Any, float, Any], None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.strip("_"))
-@pytest.mark.parametrize("kind", ["ppo", "sac", "appo"])
+def _cases() -> Iterator[Any]:
+    """All pairs in the long tier, each kind and each way in the fast one."""
+    for way in WAYS:
+        for kind in ("ppo", "sac", "appo"):
+            fast = kind == "ppo" or way in (_group_set_weights, _foreach_learner)
+            name = f"{kind}-{way.__name__.strip('_')}"
+            yield pytest.param(kind, way, marks=[] if fast else [pytest.mark.slow], id=name)
+
+
+@pytest.mark.parametrize(("kind", "way"), list(_cases()))
 def test_the_next_fragment_and_evaluation_act_with_them(
     training_backend_name: str, kind: str, way: Any, tmp_path: Any
 ) -> None:
