@@ -2,12 +2,15 @@
 
     python tests/golden/make_sb3.py [FOLDER]
 
-For each case ``sb3_<case>.zip``, of which only the tensors are kept, and ``sb3_<case>.npz``: observations, actions and
-the model's own outputs. Weights are pushed away from their initialisation, so that swapped terms show.
+For each case ``sb3_<case>.zip``, of which only the tensors and plain settings are kept, and ``sb3_<case>.npz``:
+observations, actions and the model's own outputs. Weights are pushed away from their initialisation, so that swapped
+terms show.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -21,6 +24,7 @@ from stable_baselines3 import PPO, SAC
 
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
 VECTOR = Box(-3.0, 3.0, (5,), np.float32)
+SETTINGS = ("policy_class", "policy_kwargs", "use_sde", "observation_space", "action_space", "gamma")
 IMAGE = Box(0, 255, (44, 52, 2), np.uint8)
 ACTIONS = Box(np.asarray([-2.0, 0.5], np.float32), np.asarray([1.0, 4.0], np.float32))
 
@@ -60,13 +64,21 @@ def main() -> None:
 
 
 def keep_tensors(file: Path) -> None:
-    """Drop what is not read: optimizers, the writer's system, and pickled settings."""
+    """Drop what is not read: optimizers, the writer's system, and what is pickled inside of the settings."""
     with zipfile.ZipFile(file) as archive:
         kept = {name: archive.read(name) for name in ("policy.pth", "pytorch_variables.pth")}
+        settings = plain(json.loads(archive.read("data")))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in kept.items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-        archive.writestr(zipfile.ZipInfo("data"), b"\x80\x04 not to be read")
+        archive.writestr(zipfile.ZipInfo("data"), json.dumps({name: settings[name] for name in SETTINGS}))
+
+
+def plain(settings: Any) -> Any:
+    """Settings without what is pickled, and without memory addresses."""
+    if isinstance(settings, dict):
+        return {key: plain(value) for key, value in settings.items() if key not in (":serialized:", "__doc__")}
+    return re.sub(r" at 0x[0-9a-f]+", "", settings) if isinstance(settings, str) else settings
 
 
 def answers(name: str, model: Any) -> dict[str, np.ndarray]:

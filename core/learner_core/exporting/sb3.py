@@ -2,8 +2,9 @@
 
 Needs a saved model (the zip that ``model.save`` writes) and a learner whose networks have the same sizes. Only the
 tensors in ``policy.pth`` (and ``pytorch_variables.pth``) are read, by a reader of our own that unpickles nothing and
-needs no Torch (torch_tensors.py), and no more of them than a few times what the learner's module has; the pickled data
-beside them is not touched, so settings such as the activation must be given here. Optimizers start anew.
+needs no Torch (torch_tensors.py), and no more of them than a few times what the learner's module has; and the plain
+JSON of the model's settings, which is compared with the module (sb3_settings.py). What has no place here is refused,
+for a policy without it would be another one. Optimizers start anew.
 
 Differences that are converted: Stable-Baselines3 flattens images channels first; SAC's critics there see actions scaled
 to [-1, 1], here actions in their own units.
@@ -14,8 +15,9 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from ..errors import ConfigError, StateError
 from ..state.atomic import PathLike
 from ..state.regular import open_regular
 from .bounded_zip import UNREADABLE, member, open_archive
+from .sb3_settings import Settings, algorithm_of, check_settings, parse_settings
 from .torch_tensors import read_tensors
 
 __all__ = ["convert_ppo", "convert_sac", "import_sb3", "read_sb3"]
@@ -35,6 +38,10 @@ _FILE_LIMIT = 1 << 36
 #: layers three times. And what small models may have besides.
 _NBYTES_PER_NUMBER = 16
 _NBYTES_BESIDES = 1 << 20
+#: Bytes of a model's settings, at most: they hold the last observations, pickled, which are not looked at.
+_SETTINGS_LIMIT = 1 << 24
+#: Tensors that say how a model learns, and nothing about what it answers.
+_HARMLESS = frozenset({"log_ent_coef", "ent_coef_tensor"})
 
 
 def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict[str, Any]:
@@ -48,11 +55,13 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
         module_id: which module; the only one if left out.
 
     Returns:
-        ``{"algorithm": "ppo" or "sac", "parameters": number of arrays taken, "ignored": names not used}``.
+        ``{"algorithm": "ppo" or "sac", "parameters": number of arrays taken, "ignored": names not used}``; what is not
+        used is of the temperature that SAC learns by.
 
     Raises:
-        StateError: no such file, not one of these, sizes that differ, NaN or an infinity; says which. Nothing has
-            changed.
+        StateError: no such file; a model of another algorithm; sizes, an activation, spaces or another setting that
+            differ from the learner's; tensors or settings that have no place in it (a features extractor, an LSTM,
+            shared layers, state-dependent exploration); NaN or an infinity. Says which. Nothing has changed.
         ConfigError: the module is not the kind that the algorithm trains.
     """
     specs = learner.module_specs
@@ -66,8 +75,9 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
     state = learner.get_state()
     own_arrays = [*state["rl_module"][module_id].values(), *state["targets"].get(module_id, {}).values()]
     numbers = sum(np.size(array) for array in own_arrays)
-    tensors = read_sb3(path, limit=_NBYTES_PER_NUMBER * numbers + _NBYTES_BESIDES)
-    is_sac = any(name.startswith("critic.") for name in tensors)
+    settings, tensors = _read(path, limit=_NBYTES_PER_NUMBER * numbers + _NBYTES_BESIDES, with_settings=True)
+    with _under_path(path):
+        is_sac = algorithm_of(settings, tensors) == "sac"
     used: set[str] = set()
     if is_sac != bool(state["targets"].get(module_id)):
         theirs, own = ("SAC", "has no critics of actions") if is_sac else ("PPO (or A2C)", "has critics of actions")
@@ -75,10 +85,14 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
             f"{path} is a model of {theirs}, and module {module_id!r} {own}: import it into a learner of "
             f"{'SACConfig' if is_sac else 'PPOConfig'}"
         )
-    if is_sac:
-        weights, targets, log_alpha = convert_sac(tensors, space, used)
-    else:
-        weights, targets, log_alpha = convert_ppo(tensors, used), {}, None
+    with _under_path(path):
+        hidden = any(name.startswith(("mlp_extractor.", "actor.latent_pi.")) for name in tensors)
+        check_settings(settings, "sac" if is_sac else "ppo", specs[module_id], has_hidden=hidden)
+        if is_sac:
+            weights, targets, log_alpha = convert_sac(tensors, space, used)
+        else:
+            weights, targets, log_alpha = convert_ppo(tensors, used), {}, None
+        ignored = _leftovers(tensors, used)
     path_of = f"rl_module/{module_id}"
     _take(state["rl_module"][module_id], weights, path_of)
     if targets:
@@ -96,8 +110,31 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
     return {
         "algorithm": "sac" if is_sac else "ppo",
         "parameters": len(weights) + len(targets),
-        "ignored": sorted(set(tensors) - used),
+        "ignored": ignored,
     }
+
+
+def _leftovers(tensors: Mapping[str, np.ndarray], used: set[str]) -> list[str]:
+    """What has no place in the learner and needs none; the rest is refused."""
+    left = sorted(set(tensors) - used)
+    foreign = [name for name in left if name not in _HARMLESS]
+    if foreign:
+        shown = ", ".join(name[:100] for name in foreign[:4]) + (", ..." if len(foreign) > 4 else "")
+        raise StateError(
+            f"the model has {len(foreign)} tensors that have no place in the learner's module ({shown}): without them "
+            "its policy would be another one",
+            path=foreign[0],
+        )
+    return left
+
+
+@contextlib.contextmanager
+def _under_path(path: PathLike) -> Iterator[None]:
+    """Refusals in the block name the file."""
+    try:
+        yield
+    except StateError as error:
+        raise StateError(f"{path}: {error}") from error
 
 
 def read_sb3(path: PathLike, *, limit: int) -> Arrays:
@@ -110,12 +147,21 @@ def read_sb3(path: PathLike, *, limit: int) -> Arrays:
     Raises:
         StateError: it is no such file, or larger. Nothing in it is ever unpickled.
     """
+    return _read(path, limit=limit, with_settings=False)[1]
+
+
+def _read(path: PathLike, *, limit: int, with_settings: bool) -> tuple[Settings, Arrays]:
+    """(settings, tensors) of a saved model; with settings: one of another algorithm is refused before it is read."""
     tensors: Arrays = {}
+    settings: Settings = {}
     with open_regular(path, limit=_FILE_LIMIT) as stream:
         try:
             archive, members = open_archive(stream)
             if "policy.pth" not in members:
                 raise StateError("has no policy.pth; is it a model saved by Stable-Baselines3?")
+            if with_settings and "data" in members:
+                settings = parse_settings(member(archive, members["data"], limit=_SETTINGS_LIMIT))
+                algorithm_of(settings)
             # tensors.pth: what pytorch_variables.pth was called before 1.0.
             for name in ("policy.pth", "pytorch_variables.pth", "tensors.pth"):
                 if name not in members:
@@ -128,11 +174,13 @@ def read_sb3(path: PathLike, *, limit: int) -> Arrays:
                     tensors.update(read_tensors(content, limit=limit))
                 except StateError as error:
                     raise StateError(f"{name}: {error}") from error
+            if with_settings and "data" not in members:
+                raise StateError("has no data: what its settings are is not known")
         except StateError as error:
             raise StateError(f"{path}: {error}") from error
         except UNREADABLE as error:
             raise StateError(f"{path}: cannot be read as a model of Stable-Baselines3 ({error})") from error
-    return tensors
+    return settings, tensors
 
 
 def convert_ppo(tensors: Mapping[str, np.ndarray], used: set[str]) -> Arrays:
@@ -156,8 +204,7 @@ def convert_ppo(tensors: Mapping[str, np.ndarray], used: set[str]) -> Arrays:
         out["encoder.0.weight"] = _channels_last(out["encoder.0.weight"], channels)
         if any(name.startswith("mlp_extractor.") for name in tensors):
             raise StateError("a CnnPolicy with layers of its own after the features (net_arch) has no counterpart here")
-        # The same tensors appear once more for each of policy and value.
-        used.update(n for n in tensors if n.startswith(("pi_features_extractor.", "vf_features_extractor.")))
+        _same_twice(tensors, used)
         heads = {"pi.0": "action_net", "vf.0": "value_net"}
     else:
         number = _layers(take, tensors, "mlp_extractor.policy_net", out, "pi")
@@ -167,6 +214,17 @@ def convert_ppo(tensors: Mapping[str, np.ndarray], used: set[str]) -> Arrays:
         for part in ("weight", "bias"):
             out[f"{own}.{part}"] = take(f"{theirs}.{part}")
     return out
+
+
+def _same_twice(tensors: Mapping[str, np.ndarray], used: set[str]) -> None:
+    """The features extractor appears once more for each of policy and value, unless each has one of its own."""
+    for name in tensors:
+        for start in ("pi_features_extractor.", "vf_features_extractor."):
+            if name.startswith(start):
+                shared = tensors.get(name.replace(start, "features_extractor.", 1))
+                if shared is None or not np.array_equal(shared, tensors[name], equal_nan=True):
+                    raise StateError("policy and value have features extractors of their own", path=name)
+                used.add(name)
 
 
 def convert_sac(
