@@ -7,7 +7,7 @@ The rest has defaults here. Built-in backends and third parties' register throug
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -143,6 +143,8 @@ class Backend:
     trains: ClassVar[bool] = True
     #: Whether reading a value of an array in an uncompiled step costs next to nothing: nothing runs ahead of Python.
     reads_are_free: bool = False
+    #: While it is a list (at build), ``gradients`` notes there the parameters of every loss that reaches none of them.
+    unreached: list[list[tuple[str, str]]] | None = None
 
     def __init__(self, *, device: str = "auto", precision: str = "float32") -> None:
         self.device = device
@@ -197,6 +199,28 @@ class Backend:
         Lets a backend that compiles late say at build that it will not be able to. By default nothing is noted.
         """
         return contextlib.nullcontext([])
+
+    def recording(self) -> contextlib.AbstractContextManager[Any]:
+        """Entered where arrays are made that are trained later, whatever mode the caller's own code runs in."""
+        return contextlib.nullcontext()
+
+    def why_not_recording(self) -> str:
+        """Why no gradients can be taken where this is called; "" where they can. By default they always can."""
+        return ""
+
+    def note_reach(self, names: Sequence[tuple[str, str]], reached: Sequence[bool]) -> None:
+        """Called by ``gradients`` for each loss: which of its parameters the loss depends on.
+
+        Args:
+            names: (module, parameter) of those that it is differentiated by.
+            reached: for each, whether it depends on it.
+        """
+        if self.unreached is None:
+            return
+        for module_id in dict.fromkeys(module_id for module_id, _ in names):
+            own = [(name, found) for name, found in zip(names, reached, strict=True) if name[0] == module_id]
+            if not any(found for _, found in own):
+                self.unreached.append([name for name, _ in own])
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Entered around every step: arrays that ``xp`` makes from nothing belong on this backend's device."""

@@ -78,9 +78,11 @@ class TfBackend(Backend):
         gradients: dict[str, dict[str, Any]] = {mid: {} for mid in params}
         for loss, names in wanted:
             sources = [leaves[mid][name] for mid, name in names]
-            found = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            found = tape.gradient(loss, sources)
+            self.note_reach(names, [gradient is not None for gradient in found])
             for (mid, name), gradient in zip(names, found, strict=True):
-                gradients[mid][name] = tf.convert_to_tensor(gradient)
+                if gradient is not None:
+                    gradients[mid][name] = tf.convert_to_tensor(gradient)
         del tape
         for mid, arrays in params.items():
             for name, value in arrays.items():

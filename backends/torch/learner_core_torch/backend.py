@@ -88,9 +88,11 @@ class TorchBackend(Backend):
         wanted = loss_groups(losses, leaves, groups)
         for position, (loss, names) in enumerate(wanted):
             if not (loss.requires_grad and names):
+                self.note_reach(names, [False] * len(names))
                 continue
             sources = [leaves[mid][name] for mid, name in names]
             found = torch.autograd.grad(loss, sources, retain_graph=position + 1 < len(wanted), allow_unused=True)
+            self.note_reach(names, [gradient is not None for gradient in found])
             for (mid, name), gradient in zip(names, found, strict=True):
                 gradients[mid][name] = gradient
         for mid, arrays in gradients.items():
@@ -106,6 +108,12 @@ class TorchBackend(Backend):
         if is_large(arguments["params"]):
             return self._large.optimizer_update(spec, **arguments)
         return super().optimizer_update(spec, **arguments)
+
+    def recording(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.inference_mode(mode=False)
+
+    def why_not_recording(self) -> str:
+        return "torch.inference_mode() is on, in which Torch records none" if torch.is_inference_mode_enabled() else ""
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         # A function mode on every operation; not worth its microseconds where the default device is the right one.

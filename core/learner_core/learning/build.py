@@ -73,6 +73,10 @@ class LearnerBuild:
 
     def run(self) -> None:
         """Build everything and put the initial state into the learner."""
+        with self._learner.backend.recording():
+            self._run()
+
+    def _run(self) -> None:
         learner, config = self._learner, self._learner.config
         learner._build = self
         learner._context = None

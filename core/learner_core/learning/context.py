@@ -62,6 +62,8 @@ class StepContext:
         self.reads_values = False
         # The step is run to find out what the hooks do; optimizers and flat vectors are not theirs and left out.
         self.trial = False
+        # Modules of which a hook has taken the view with gradients stopped.
+        self.frozen_views: set[str] = set()
         # Set by the step between the gradients and the optimizers.
         self.apply: Callable[[Mapping[str, Mapping[str, Any]]], None] | None = None
 
@@ -160,6 +162,10 @@ class ModuleView:
     @property
     def frozen(self) -> ModuleView:
         """The view on the same parameters with gradients stopped."""
+        self._context.frozen_views.add(self._module_id)
+        return self._stopped()
+
+    def _stopped(self) -> ModuleView:
         return ModuleView(self._module, self._context, self._module_id, "frozen")
 
     @property
@@ -191,7 +197,7 @@ class ModuleView:
             usual = () if mask is None else tuple(self._context.xp.shape(mask))
             call = folded(self._context.xp, call, sequences, usual)
         elif sequences is not None and sequences.burn_in and name == "forward_train":
-            call = warmed(self._context.xp, call, self.frozen._bound(attribute), sequences)
+            call = warmed(self._context.xp, call, self._stopped()._bound(attribute), sequences)
         return self._masked(call) if name == "forward_train" else call
 
     def _bound(self, method: Any) -> Any:

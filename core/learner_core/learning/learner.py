@@ -112,12 +112,14 @@ class Learner(LearnerHooks):
 
         Raises:
             BatchError: the batch does not fit; nothing has changed.
+            ConfigError: no gradients can be taken here (``torch.inference_mode()``); nothing has changed.
             LearnerGroupError: learners have rows of their own, and another one refused its batch; nothing has changed.
             NonFiniteError: with ``nonfinite_gradients="raise"``; the steps concerned were not applied.
         """
         rows: dict[str, int] = {}
 
         def prepare() -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[int]]]:
+            self._check_recording()
             checked = self._check(batch)
             self._check_sizes(num_epochs, minibatch_size)
             self._check_timesteps(timesteps)
@@ -197,6 +199,15 @@ class Learner(LearnerHooks):
         if minibatch_size is not None:
             for module_id in self._build.plans:
                 self._build.minibatch_rows(module_id, int(minibatch_size), BatchError)
+
+    def _check_recording(self) -> None:
+        reason = self.backend.why_not_recording()
+        trained = [module_id for module_id, groups in self._build.groups.items() if groups] if reason else []
+        if trained:
+            raise ConfigError(
+                f"{type(self).__name__}.update_from_batch: no gradients can be taken of the losses of "
+                f"{', '.join(trained)}: {reason}, so the update would train nothing. Call it outside"
+            )
 
     def _check_timesteps(self, timesteps: Mapping[str, int] | None) -> None:
         if timesteps is not None and not isinstance(timesteps, Mapping):

@@ -204,9 +204,10 @@ def _take_over_modules(learner: Learner, state: Mapping[str, Any], module_ids: l
 def _take_over(learner: Learner, carry: _Makers) -> None:
     """Replace entries of the carry one by one, letting go of each before its successor is made."""
     learner._carry = dict(learner._carry)
-    for key, make in carry.items():
-        learner._carry[key] = None
-        learner._carry[key] = learner.backend.adopt_numpy(make())
+    with learner.backend.recording():
+        for key, make in carry.items():
+            learner._carry[key] = None
+            learner._carry[key] = learner.backend.adopt_numpy(make())
 
 
 def _vector_from(learner: Learner, layout: FlatLayout, arrays: Mapping[str, Any]) -> Callable[[], np.ndarray]:

@@ -20,6 +20,7 @@ from ..maths.optimizers import OptimizerSpec, clip_by_value, clip_factor
 from .context import ConfigView, StepContext
 from .minibatch import load_batch, table_line
 from .parameters import FlatLayout
+from .reach import gradients_that_reach
 from .sequences import Sequences
 from .step_metrics import collect_metrics, merge_parts
 from .tables import CorrectionTable, TableLayout
@@ -297,7 +298,10 @@ class UpdateStep:
             }
             return losses, aux
 
-        gradients, aux = learner.compute_gradients(loss_fn, trainable)
+        if context.trial:
+            gradients, aux = gradients_that_reach(learner, context, loss_fn, trainable)
+        else:
+            gradients, aux = learner.compute_gradients(loss_fn, trainable)
         # Only detached values leave the loss function.
         context.metrics = {key: (aux["metrics"][key], aux["weights"][key]) for key in aux["metrics"]}
         context.stop = dict(aux["stop"])
