@@ -30,6 +30,11 @@ CASES: dict[str, Any] = {
     "convolution in one dimension": _SEQUENCE,
     "image and vector": Dict({"image": _MAP, "vector": _VECTOR}),
     "flat normalisation": _MAP,
+    "joined branches": _MAP,
+    "square layer": _MAP,
+    "mean and gate": _MAP,
+    "cell on maps": _MAP,
+    "tokens of maps": _MAP,
     "lstm": _SEQUENCE,
     "gru": _SEQUENCE,
     "bidirectional": _SEQUENCE,
@@ -169,6 +174,73 @@ def _torch_networks() -> dict[str, Callable[[], Any]]:
         def forward(self, obs: Any) -> Any:
             return self.pi(torch.tanh(self.norm(self.conv(obs.permute(0, 3, 1, 2)).flatten(1))))
 
+    class Joined(nn.Module):
+        """Two branches joined as maps; a residual; the flattened maps have an axis of their own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(4, 3, 3), nn.Conv2d(4, 2, 3)
+            self.same = nn.Conv2d(5, 5, 3, padding=1)
+            self.pi = nn.Linear(5 * 7 * 6, NUM_ACTIONS)
+
+        def forward(self, obs: Any) -> Any:
+            maps = obs.permute(0, 3, 1, 2)
+            x = torch.cat([self.left(maps), torch.tanh(self.right(maps))], 1)
+            x = x + torch.tanh(self.same(x))
+            return self.pi(x.flatten(1)[:, None]).squeeze(1)
+
+    class Square(nn.Module):
+        """As many outputs as flattened maps: the bias stays as it is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, stride=2)
+            self.square = nn.Linear(48, 48)
+            self.pi = nn.Linear(48, NUM_ACTIONS)
+
+        def forward(self, obs: Any) -> Any:
+            return self.pi(torch.tanh(self.square(self.conv(obs.permute(0, 3, 1, 2)).flatten(1))))
+
+    class MeanAndGate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 6, 3)
+            self.excite = nn.Linear(3, 3)
+            self.pi = nn.Linear(3 * 6 + 3 * 7, NUM_ACTIONS)
+
+        def forward(self, obs: Any) -> Any:
+            a, b = self.conv(obs.permute(0, 3, 1, 2)).chunk(2, 1)
+            x = a * torch.sigmoid(b)
+            x = x * torch.sigmoid(self.excite(x.mean((2, 3))))[:, :, None, None]
+            return self.pi(torch.cat([x.mean(2).flatten(1), x.amax(3).flatten(1)], 1))
+
+    class CellOnMaps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, stride=2)
+            self.first, self.second = nn.GRUCell(48, 6), nn.LSTMCell(48, 5)
+            self.pi = nn.Linear(11, NUM_ACTIONS)
+
+        def forward(self, obs: Any) -> Any:
+            x = torch.tanh(self.conv(obs.permute(0, 3, 1, 2))).flatten(1)
+            return self.pi(torch.cat([self.first(x), self.second(x)[0]], 1))
+
+    class TokensOfMaps(nn.Module):
+        """Places as tokens, and channels as tokens."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 6, 3, stride=2)
+            self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+            self.over_places = nn.Linear(12, 5)
+            self.pi = nn.Linear(6 + 6 * 5, NUM_ACTIONS)
+
+        def forward(self, obs: Any) -> Any:
+            x = torch.tanh(self.conv(obs.permute(0, 3, 1, 2))).flatten(2)
+            places = x.transpose(1, 2)
+            y = self.attention(places, places, places, need_weights=False)[0].mean(1)
+            return self.pi(torch.cat([y, torch.tanh(self.over_places(x)).flatten(1)], 1))
+
     class Recurrent(nn.Module):
         def __init__(self, kind: Any, **settings: Any) -> None:
             super().__init__()
@@ -250,6 +322,11 @@ def _torch_networks() -> dict[str, Callable[[], Any]]:
         "convolution in one dimension": OneDimension,
         "image and vector": ImageAndVector,
         "flat normalisation": FlatNorm,
+        "joined branches": Joined,
+        "square layer": Square,
+        "mean and gate": MeanAndGate,
+        "cell on maps": CellOnMaps,
+        "tokens of maps": TokensOfMaps,
         "lstm": lambda: Recurrent(nn.LSTM),
         "gru": lambda: Recurrent(nn.GRU),
         "bidirectional": lambda: Recurrent(nn.LSTM, bidirectional=True),
@@ -353,6 +430,70 @@ def _keras_networks() -> dict[str, Callable[[], Any]]:
         def call(self, obs: Any, training: Any = None) -> Any:
             return self.pi(ops.tanh(self.norm(self.flatten(self.conv(obs)), training=training)))
 
+    def flat(x: Any) -> Any:
+        return ops.reshape(x, (-1, int(np.prod(x.shape[1:]))))
+
+    class Joined(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = layers.Conv2D(3, 3), layers.Conv2D(2, 3, activation="tanh")
+            self.same = layers.Conv2D(5, 3, padding="same", activation="tanh")
+            self.pi = layers.Dense(NUM_ACTIONS)
+
+        def call(self, obs: Any) -> Any:
+            x = ops.concatenate([self.left(obs), self.right(obs)], -1)
+            return self.pi(flat(x + self.same(x)))
+
+    class Square(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layers.Conv2D(4, 3, 2)
+            self.square = layers.Dense(48, activation="tanh")
+            self.pi = layers.Dense(NUM_ACTIONS)
+
+        def call(self, obs: Any) -> Any:
+            return self.pi(self.square(flat(self.conv(obs))))
+
+    class MeanAndGate(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layers.Conv2D(6, 3)
+            self.excite = layers.Dense(3, activation="sigmoid")
+            self.pi = layers.Dense(NUM_ACTIONS)
+
+        def call(self, obs: Any) -> Any:
+            a, b = ops.split(self.conv(obs), 2, -1)
+            x = a * ops.sigmoid(b)
+            x = x * self.excite(ops.mean(x, (1, 2)))[:, None, None, :]
+            return self.pi(ops.concatenate([flat(ops.mean(x, 1)), flat(ops.max(x, 2))], 1))
+
+    class CellOnMaps(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layers.Conv2D(4, 3, 2, activation="tanh")
+            self.first, self.second = layers.GRUCell(6), layers.LSTMCell(5)
+            self.pi = layers.Dense(NUM_ACTIONS)
+
+        def call(self, obs: Any) -> Any:
+            x = flat(self.conv(obs))
+            zeros = [ops.zeros((ops.shape(x)[0], size), x.dtype) for size in (6, 5)]
+            y, _ = self.first(x, [zeros[0]])
+            z, _ = self.second(x, [zeros[1], zeros[1]])
+            return self.pi(ops.concatenate([y, z], 1))
+
+    class TokensOfMaps(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layers.Conv2D(6, 3, 2, activation="tanh")
+            self.attention = layers.MultiHeadAttention(2, 3)
+            self.over_places = layers.Dense(5, activation="tanh")
+            self.pi = layers.Dense(NUM_ACTIONS)
+
+        def call(self, obs: Any) -> Any:
+            places = ops.reshape(self.conv(obs), (-1, 12, 6))
+            y = ops.mean(self.attention(places, places), 1)
+            return self.pi(ops.concatenate([y, flat(self.over_places(ops.transpose(places, (0, 2, 1))))], 1))
+
     class Core(keras.Model):
         def __init__(self, core: Any) -> None:
             super().__init__()
@@ -432,6 +573,11 @@ def _keras_networks() -> dict[str, Callable[[], Any]]:
         "convolution in one dimension": OneDimension,
         "image and vector": ImageAndVector,
         "flat normalisation": FlatNorm,
+        "joined branches": Joined,
+        "square layer": Square,
+        "mean and gate": MeanAndGate,
+        "cell on maps": CellOnMaps,
+        "tokens of maps": TokensOfMaps,
         "lstm": lambda: Core(layers.LSTM(8, return_sequences=True)),
         "gru": lambda: Core(layers.GRU(8, return_sequences=True)),
         "bidirectional": lambda: Core(layers.Bidirectional(layers.LSTM(8, return_sequences=True))),

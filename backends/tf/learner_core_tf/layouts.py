@@ -8,14 +8,14 @@ and both learn.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-__all__ = ["Weight", "weights_of"]
+__all__ = ["Weight", "reordered", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,21 @@ class Weight:
     to_keras: Callable[..., Any]
     to_canonical: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     buffer: bool = False
+
+
+def reordered(weight: Weight, axis: int, order: np.ndarray) -> Weight:
+    """A weight whose variable has its entries along an axis in another order than the state.
+
+    Args:
+        weight: as if they were in order.
+        axis: of the variable.
+        order: int64, for each entry of the variable the place it has in the state.
+    """
+    return replace(
+        weight,
+        to_keras=lambda *arrays: tf.gather(weight.to_keras(*arrays), order, axis=axis),
+        to_canonical=lambda value: weight.to_canonical(np.take(value, np.argsort(order), axis)),
+    )
 
 
 def weights_of(layer: Any) -> tuple[list[Weight], str] | None:

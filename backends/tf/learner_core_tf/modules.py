@@ -25,7 +25,8 @@ from learner_core.learning.framework_modules import (
     make_network,
 )
 
-from .layouts import PACKED, Weight, weights_of
+from .element_order import Orders, read_orders
+from .layouts import PACKED, Weight, reordered, weights_of
 
 __all__ = ["NetworkModule", "adapt_module"]
 
@@ -58,6 +59,7 @@ class NetworkModule(FrameworkModule):
         self._dtype = "float64" if backend.precision == "float64" else "float32"
         self.network, self._made, outputs = self._make(seed=0)
         self._layout = _Layout(self.network, self._network_name, self._written(self.network))
+        self._read_orders()
         self.not_portable = self._layout.not_portable
         self._finish(outputs)
 
@@ -97,7 +99,7 @@ class NetworkModule(FrameworkModule):
         layout = self._layout
         if self._made:
             network, _, _ = self._make(seed=int(rng.integers(2**62)))
-            layout = _Layout(network, self._network_name, set())
+            layout = _Layout(network, self._network_name, set(), self._layout.orders)
         return layout.parameters()
 
     def _written(self, network: Any) -> set[int]:
@@ -106,6 +108,17 @@ class NetworkModule(FrameworkModule):
         with keras.StatelessScope() as scope:
             network(self._backend.from_numpy(observations), training=True)
         return {id(v) for v in network.non_trainable_variables if scope.get_current_value(v) is not None}
+
+    def _read_orders(self) -> None:
+        """Which weights the network uses in another order than one channels last."""
+        observations = dummy_observations(self.observation_space, 2, self._dtype)
+        try:
+            orders = read_orders(self.network, _cast(self._backend.from_numpy(observations), self._dtype))
+        except Exception as error:
+            reason = f"its operations cannot be recorded ({type(error).__name__}: {error})"
+            self._layout.not_portable.update(dict.fromkeys(self._layout.names, reason))
+            return
+        self._layout.take_orders(orders)
 
     def init_buffers(self) -> dict[str, np.ndarray]:
         return self._layout.buffers()
@@ -137,19 +150,24 @@ class _Layout:
         network: built.
         owner: what the user called it.
         written: ids of the variables that a training pass changes.
+        orders: as the attribute, of a network of the same structure.
 
     Attributes:
         names: of the parameters, in order.
         buffer_variables: canonical name -> Keras variable that no gradient moves.
         frozen: parameters that are not trainable.
         not_portable: as ``FrameworkModule.not_portable``.
+        orders: names of a weight -> (axis of its variable, for each entry along it the place it has in the state).
     """
 
-    def __init__(self, network: Any, owner: str, written: set[int]) -> None:
+    def __init__(
+        self, network: Any, owner: str, written: set[int], orders: Mapping[tuple[str, ...], Any] | None = None
+    ) -> None:
         self._owner = owner
         self._weights: list[tuple[tuple[str, ...], Weight]] = []
         self.buffer_variables: dict[str, Any] = {}
         self.not_portable: dict[str, str] = {}
+        self.orders: dict[tuple[str, ...], tuple[int, np.ndarray]] = dict(orders or {})
         trainable: dict[str, bool] = {}
         seen: set[int] = set()
         for prefix, layer in _walk(network):
@@ -160,7 +178,8 @@ class _Layout:
                     continue
                 seen.add(id(weight.variable))
                 names = tuple(_join(prefix, name) for name in weight.names)
-                self._weights.append((names, weight))
+                ordered = reordered(weight, *self.orders[names]) if names in self.orders else weight
+                self._weights.append((names, ordered))
                 if weight.buffer:
                     self.buffer_variables[names[0]] = weight.variable
                 else:
@@ -184,6 +203,19 @@ class _Layout:
         self.frozen = tuple(
             name for name in self.names if not all(trainable[part] for part in self._packs.get(name, (name,)))
         )
+
+    def take_orders(self, found: Orders) -> None:
+        """Store in order what the network uses in another one, and name what cannot be."""
+        for number, (names, weight) in enumerate(self._weights):
+            key = id(weight.variable)
+            if key in found.reasons:
+                for name in names:
+                    self.not_portable.setdefault(name, found.reasons[key])
+            axis, order = found.columns.get(key, (0, np.zeros(0, np.int64)))
+            if (np.diff(order) < 0).any() and not any(name in self.not_portable for name in names):
+                self.orders[names] = (axis, order)
+                self._weights[number] = (names, reordered(weight, axis, order))
+        self.not_portable.update(found.outputs)
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Canonical name -> value, copies."""

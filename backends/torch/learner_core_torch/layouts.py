@@ -1,147 +1,330 @@
-"""In which order a network's layers see the elements of flattened images.
+"""In which order a network's layers see the elements of maps that Torch computes channels first.
 
-Runs the network once and follows every element: convolutions and pooling produce maps [N, C, H, W] (or [N, C, L]) whose
-elements are numbered channels last; moving, reshaping and joining move the numbers along; operations that keep the
-shape keep them. A linear or normalising layer whose input carries numbers out of order has its columns stored in
-order, so that the same weights fit a network that flattens channels last.
+Runs the network once on two observations and follows every element: the layers known here by the rules below, what
+stands between them operation by operation (``element_order.py``). A layer whose inputs are out of order has its weights
+stored in order, so that the same weights fit a network that computes channels last; where the order is not known, the
+layer's weights are said to be not portable, and why.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["column_orders"]
+from learner_core.learning import element_order as rules
+from learner_core.learning.element_order import Elements, Lost, NotFollowedError
 
-#: Operations that move elements without changing them; "reshape" stands for all that only change the shape.
-_RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy")
-_MOVES = ("permute", "transpose", "t", "unsqueeze", "squeeze", "slice", "select", "expand", "flip", "roll", "numpy_T")
-#: Operations after which an element is no longer one element of the input, though the shape may be the same.
-_MIXES = ("addmm", "mm", "bmm", "baddbmm", "linear", "einsum", "sort", "cumsum", "lstm", "gru", "attention", "topk")
-_MAPS = ("convolution", "pool", "upsample", "batch_norm", "group_norm", "instance_norm", "pad")
+from .element_order import Follower
+
+__all__ = ["Orders", "read_orders"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_SEQUENCES = (nn.LSTM, nn.GRU, nn.RNN)
+_CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 
-def column_orders(network: nn.Module, obs: Any) -> tuple[Any, dict[str, np.ndarray | str]]:
-    """Run ``network(obs)`` and find the layers whose columns are out of order.
+@dataclass
+class Orders:
+    """What a forward pass tells.
+
+    Attributes:
+        columns: Torch's name of a parameter or buffer -> (axis, for each entry along it the place it has in the state).
+        reasons: Torch's name of a parameter or buffer -> why its order is not known.
+        outputs: why the outputs themselves are not in order, by the output's name.
+    """
+
+    columns: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+def read_orders(network: nn.Module, obs: Any) -> tuple[Any, Orders]:
+    """Run ``network(obs)`` and follow the elements of the observations.
 
     Args:
         network: in evaluation mode.
-        obs: array or nested dict of arrays, two rows.
+        obs: tensor or nested dict of tensors, two rows.
 
     Returns:
-        (outputs, {Torch's path of a layer: for each of its columns the number it has channels last}); a text in place
-        of an order says why there is none.
+        (outputs, what was found)
     """
-    numbers = _Numbers()
-    found: dict[str, np.ndarray | str] = {}
-
-    def look(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        shadow = numbers.of(args[0]) if args and isinstance(args[0], torch.Tensor) else None
-        if shadow is None or shadow.ndim != 2 or not isinstance(module, nn.BatchNorm1d | nn.Linear | nn.LayerNorm):
-            return
-        order = shadow[0].numpy()
-        if not np.array_equal(np.sort(order), np.arange(len(order))):
-            return
-        known = found.get(name)
-        if known is not None and not np.array_equal(known, order):
-            found[name] = "called on inputs flattened in different orders"
-        else:
-            found[name] = order
-
-    handles = [
-        module.register_forward_pre_hook(lambda m, args, name=name: look(name, m, args))
-        for name, module in network.named_modules()
-    ]
+    names = {id(value): name for name, value in network.named_parameters()}
+    follower = Follower(names)
+    layers = _Layers(follower)
+    handles = [handle for name, module in network.named_modules() for handle in layers.watch(name, module)]
     try:
-        numbers.start(obs)
-        with numbers:
+        follower.start(obs)
+        with _no_shortcuts(), follower:
             outputs = network(obs)
     finally:
         for handle in handles:
             handle.remove()
-    in_order = [n for n, o in found.items() if not isinstance(o, str) and np.array_equal(o, np.arange(len(o)))]
-    return outputs, {name: order for name, order in found.items() if name not in in_order}
+    orders = layers.orders
+    for name, reason in follower.reasons.items():
+        orders.reasons.setdefault(name, reason)
+    for name, tensor in _named(outputs):
+        state = follower.of(tensor)
+        if isinstance(state, Lost):
+            orders.outputs[name] = state.reason
+        elif isinstance(state, Elements) and not state.in_order:
+            orders.outputs[name] = "its elements are in another order than they are channels last"
+        elif state is None and not follower.names(tensor):
+            orders.outputs[name] = "it is not computed from observations by operations that can be followed"
+    return outputs, orders
 
 
-class _Numbers(TorchDispatchMode):
-    """Carries a tensor of element numbers along with every tensor that has one."""
+@contextlib.contextmanager
+def _no_shortcuts() -> Iterator[None]:
+    """Torch's transformer layers call their own layers, not one kernel for all."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
-    def __init__(self) -> None:
-        super().__init__()
-        # The tensor itself is kept: an id alone could come back as another tensor's.
-        self._known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def start(self, obs: Any) -> None:
-        """Number the observations in the order they come in."""
-        if isinstance(obs, torch.Tensor):
-            self._set(obs, torch.arange(obs[0].numel()).reshape(1, *obs.shape[1:]).expand(obs.shape))
-        else:
-            for value in obs.values():
-                self.start(value)
+def _named(outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    named = (
+        outputs.items()
+        if isinstance(outputs, dict)
+        else zip(
+            ("action_dist_inputs", "vf_preds"),
+            outputs if isinstance(outputs, (tuple, list)) else (outputs,),
+            strict=False,
+        )
+    )
+    for name, value in named:
+        if isinstance(value, torch.Tensor):
+            yield str(name), value
 
-    def of(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        entry = self._known.get(id(tensor))
-        return entry[1] if entry is not None else None
 
-    def _set(self, tensor: torch.Tensor, shadow: torch.Tensor) -> None:
-        if shadow.shape == tensor.shape:
-            self._known[id(tensor)] = (tensor, shadow)
+class _Layers:
+    """The layers whose weights have a known meaning; what stands inside of them is not followed."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        outputs = func(*args, **(kwargs or {}))
-        first = outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
-        if not isinstance(first, torch.Tensor):
-            return outputs
-        name = func.overloadpacket.__name__
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self.orders = Orders()
+
+    def watch(self, name: str, module: nn.Module) -> list[Any]:
+        """Hooks on a layer that is known and computes as Torch's own does."""
+        rule = next((r for kinds, r in _RULES if isinstance(module, kinds) and _is_stock(module, kinds)), None)
+        if rule is None:
+            return []
+
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._follower.paused += 1
+
+        def after(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+            self._follower.paused -= 1
+            if not self._follower.paused:
+                self._compute(name, module, rule, [*args, *kwargs.values()], outputs)
+
+        return [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, with_kwargs=True),
+        ]
+
+    def _compute(
+        self, name: str, module: nn.Module, rule: Callable[..., list[Elements]], args: Any, outputs: Any
+    ) -> None:
+        inputs = list(_tensors(args))
+        states = [self._follower.of(tensor) for tensor in inputs]
+        results = list(_tensors(outputs))
+        if all(state is None for state in states):
+            names = {_join(name, own) for own, value in module.named_parameters()}
+            for tensor in results:
+                self._follower.learned(tensor, frozenset(names))
+            return
+        made: list[Elements | Lost]
         try:
-            shadow = self._follow(name, func, args, first, outputs)
-        except Exception:
-            shadow = None
-        if shadow is not None:
-            self._set(first, shadow)
-        return outputs
-
-    def _follow(self, name: str, func: Any, args: Any, first: torch.Tensor, outputs: Any) -> torch.Tensor | None:
-        if name in ("cat", "concat"):
-            return self._join(args, first)
-        inputs = [value for value in args if isinstance(value, torch.Tensor)]
-        shadows = [shadow for value in inputs if (shadow := self.of(value)) is not None]
-        if name.rstrip("_") in _MIXES or "attention" in name:
-            return None
-        if any(part in name for part in _MAPS) and first.ndim in (3, 4):
-            if shadows and shadows[0].shape == first.shape:
-                return shadows[0]
-            return _channels_last(first)
-        if not shadows:
-            return None
-        if name in _RESHAPES:
-            return shadows[0].reshape(first.shape)
-        if name in _MOVES:
-            moved: torch.Tensor = func(shadows[0], *args[1:])
-            return moved
-        # Elementwise, whatever it is called: the shape is kept (of the larger operand).
-        return next((shadow for shadow in shadows if shadow.shape == first.shape), None)
-
-    def _join(self, args: Any, first: torch.Tensor) -> torch.Tensor | None:
-        parts, axis = args[0], (args[1] if len(args) > 1 else 0)
-        if first.ndim != 2 or axis % 2 != 1 or not any(self.of(part) is not None for part in parts):
-            return None
-        joined, start = [], 0
-        for part in parts:
-            shadow = self.of(part)
-            if shadow is None:
-                shadow = torch.arange(part.shape[1]).expand(part.shape)
-            joined.append(shadow + start)
-            start += part.shape[1]
-        return torch.cat(joined, 1)
+            lost = next((state for state in states if isinstance(state, Lost)), None)
+            if lost is not None:
+                raise NotFollowedError(lost.reason)
+            made = [*rule(_Layer(self.orders, name, module), states, inputs, results)]
+        except NotFollowedError as error:
+            for own in (*module._parameters, *module._buffers):
+                self.orders.reasons[_join(name, own)] = str(error)
+            self.orders.reasons.update({_join(name, own): str(error) for own, _ in module.named_parameters()})
+            made = [_after_lost(str(error), tensor, inputs[0]) for tensor in results]
+        for tensor, state in zip(results, made, strict=False):
+            self._follower.set(tensor, state)
 
 
-def _channels_last(maps: torch.Tensor) -> torch.Tensor:
-    """Numbers of maps [N, C, ...spatial], as if channels came last."""
-    _, channels, *spatial = maps.shape
-    numbers = torch.arange(int(np.prod(spatial)) * channels).reshape(*spatial, channels).movedim(-1, 0)
-    return numbers.expand(maps.shape)
+def _after_lost(reason: str, tensor: torch.Tensor, given: torch.Tensor) -> Elements | Lost:
+    """What a layer makes of inputs whose order is lost, its own outputs are in order; rows are the first axis."""
+    if tensor.ndim == given.ndim == 2:
+        return rules.fresh(tuple(tensor.shape))
+    return Lost(reason)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that is called, and where its orders are noted."""
+
+    orders: Orders
+    name: str
+    module: nn.Module
+
+    def columns(self, axis: int, order: np.ndarray, *names: str) -> None:
+        """These parameters have their entries along ``axis`` in that order."""
+        for own in names:
+            value = self.module._parameters.get(own, self.module._buffers.get(own))
+            path = _join(self.name, own)
+            if value is None:
+                # A weight that is computed from other parameters.
+                if getattr(self.module, own, None) is not None and (np.diff(order) < 0).any():
+                    raise NotFollowedError(
+                        "its weight is computed from others, and its inputs have another order channels last"
+                    )
+                continue
+            known = self.orders.columns.get(path)
+            if known is not None and not np.array_equal(known[1], order):
+                raise NotFollowedError("it is called on inputs in different orders")
+            self.orders.columns[path] = (axis, order)
+
+    def in_order(self, order: np.ndarray, what: str) -> None:
+        """Refuse what has no counterpart unless it is in order."""
+        if (np.diff(order) < 0).any():
+            raise NotFollowedError(f"{what} have another order channels last")
+
+
+def _linear(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+    order, made = rules.mixed(states[0], -1, results[0].shape[-1])
+    layer.columns(1, order, "weight")
+    return [made]
+
+
+def _convolution(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+    module: Any = layer.module
+    batched = inputs[0].ndim == module.weight.ndim
+    given = states[0] if batched else rules.moved(states[0], lambda numbers: numbers[None])
+    shape = tuple(results[0].shape)[-(module.weight.ndim - 2) :]
+    order, made = rules.mapped(given, 1, shape, module.out_channels)
+    if module.groups == 1:
+        layer.columns(0 if module.transposed else 1, order, "weight")
+    else:
+        layer.in_order(order, "the channels that its groups read")
+    return [made if batched else rules.moved(made, lambda numbers: numbers[0])]
+
+
+def _batch_norm(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+    given = states[0]
+    if inputs[0].ndim == 2:
+        order = rules.order_along(given, 1)
+        if order is None:
+            raise NotFollowedError("its inputs are not in one order in all places")
+    else:
+        order, _ = rules.mapped(given, 1, tuple(inputs[0].shape[2:]))
+    layer.columns(0, order, "weight", "bias", "running_mean", "running_var")
+    return [given]
+
+
+def _layer_norm(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+    module: Any = layer.module
+    axes = len(module.normalized_shape)
+    if not rules.is_whole(states[0], -1):
+        rules.lines(states[0], "it")
+    if module.weight is not None and axes == 1:
+        order = rules.order_along(states[0], -1)
+        if order is None:
+            raise NotFollowedError("its inputs are not in one order in all places")
+        layer.columns(0, order, "weight", "bias")
+    return [states[0]]
+
+
+def _embedding(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+    given, size = states[0], results[0].shape[-1]
+    layer.columns(1, np.arange(size), "weight")
+    numbers = given.numbers[..., None] * size + np.arange(size)
+    return [Elements(numbers, shifted=given.shifted)]
+
+
+def _sequence(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+    module: Any = layer.module
+    given = states[0]
+    if given is None:
+        raise NotFollowedError("its inputs do not depend on observations, its first state does")
+    time = 1 if module.batch_first and inputs[0].ndim == 3 else 0
+    rules.kept_along(given, time, "it")
+    _states_in_order(layer, states[1:])
+    order, made = rules.mixed(given, -1, results[0].shape[-1])
+    layer.columns(1, order, "weight_ih_l0", "weight_ih_l0_reverse")
+    rest = [rules.fresh(tuple(result.shape)) for result in results[1:]]
+    return [made, *rest]
+
+
+def _cell(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+    _states_in_order(layer, states[1:])
+    size = results[0].shape[-1]
+    if states[0] is None:
+        return [states[1]] * len(results)
+    order, made = rules.mixed(states[0], -1, size)
+    layer.columns(1, order, "weight_ih")
+    return [made] * len(results)
+
+
+def _states_in_order(layer: _Layer, states: Any) -> None:
+    for state in states:
+        if state is not None and not state.plain:
+            raise NotFollowedError("its state is computed in another order than channels last")
+
+
+def _attention(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+    module: Any = layer.module
+    if not any(state is not None and not state.plain for state in states):
+        return [rules.fresh(tuple(result.shape)) for result in results]
+    query, key, value = states[:3]
+    if any(state is None for state in (query, key, value)) or len(states) > 3:
+        raise NotFollowedError("it is given masks, or tokens that do not depend on observations, beside others")
+    orders = [rules.order_along(state, -1) for state in (query, key, value)]
+    first = orders[0]
+    if first is None or any(order is None or not np.array_equal(order, first) for order in orders):
+        raise NotFollowedError("its inputs are not in one order in all places")
+    _, made = rules.mixed(query, -1, results[0].shape[-1])
+    layer.columns(1, first, "in_proj_weight")
+    if module.in_proj_weight is None:
+        layer.in_order(first, "its inputs")
+    if len(results) > 1 and not made.plain:
+        rest: list[Any] = [Lost("attention weights of tokens that have another order channels last")]
+    else:
+        rest = [rules.fresh(tuple(result.shape)) for result in results[1:]]
+    return [made, *rest]
+
+
+_RULES: tuple[tuple[tuple[type, ...], Callable[..., list[Any]]], ...] = (
+    ((nn.Linear,), _linear),
+    (_CONVOLUTIONS + _TRANSPOSED, _convolution),
+    (_NORMS, _batch_norm),
+    ((nn.LayerNorm,), _layer_norm),
+    ((nn.Embedding,), _embedding),
+    (_SEQUENCES, _sequence),
+    (_CELLS, _cell),
+    ((nn.MultiheadAttention,), _attention),
+)
+
+
+def _is_stock(module: nn.Module, kinds: tuple[type, ...]) -> bool:
+    """Whether it computes what Torch's own layer does: a subclass may do anything."""
+    own = next(kind for kind in type(module).__mro__ if kind in kinds)
+    return type(module).forward is own.forward  # type: ignore[attr-defined]
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _tensors(item)
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

@@ -27,7 +27,7 @@ from learner_core.learning.framework_modules import (
     make_network,
 )
 
-from .layouts import column_orders
+from .layouts import Orders, read_orders
 
 __all__ = ["NetworkModule", "adapt_module"]
 
@@ -80,7 +80,8 @@ class NetworkModule(FrameworkModule):
         #: canonical name -> the name that Torch gives it.
         self._parameters: dict[str, str] = {}
         self._buffers: dict[str, str] = {}
-        self._orders: dict[str, np.ndarray] = {}
+        #: canonical name -> (axis, for each entry along it the place it has in the state).
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
         self._constants: dict[str, torch.Tensor] = {}
         observations = dummy_observations(self.observation_space, 2, np.float32)
         network = self.network
@@ -89,7 +90,7 @@ class NetworkModule(FrameworkModule):
         try:
             inputs = _cast(self._backend.from_numpy(observations), _float_dtype(network))
             with torch.no_grad():
-                outputs, found = column_orders(network, inputs)
+                outputs, found = read_orders(network, inputs)
         except Exception as error:
             raise ConfigError(
                 f"{self._network_name}: forward(obs) failed on two observations of {self.observation_space}: "
@@ -104,15 +105,11 @@ class NetworkModule(FrameworkModule):
             for canonical, native in self._parameters.items()
             if not network.get_parameter(native).requires_grad
         )
+        self.not_portable.update(found.outputs)
         self._finish(outputs)
 
-    def _take_module(
-        self, prefix: str, native: str, module: nn.Module, found: Mapping[str, Any], seen: set[int]
-    ) -> None:
-        order = found.get(native)
+    def _take_module(self, prefix: str, native: str, module: nn.Module, found: Orders, seen: set[int]) -> None:
         reason = _why_not(module)
-        if isinstance(order, str):
-            reason, order = order, None
         own = [(name, value) for name, value in module._parameters.items() if value is not None]
         for name, parameter in own:
             if id(parameter) in seen:
@@ -120,10 +117,7 @@ class NetworkModule(FrameworkModule):
             seen.add(id(parameter))
             canonical = _join(prefix, name)
             self._parameters[canonical] = _join(native, name)
-            if order is not None and parameter.shape[-1] == len(order):
-                self._orders[canonical] = order
-            if reason:
-                self.not_portable[canonical] = reason
+            self._take_order(canonical, _join(native, name), reason, found)
         for name, buffer in module._buffers.items():
             if buffer is None:
                 continue
@@ -134,14 +128,22 @@ class NetworkModule(FrameworkModule):
                 continue
             canonical = _join(prefix, name)
             self._buffers[canonical] = _join(native, name)
-            if order is not None and buffer.ndim and buffer.shape[-1] == len(order):
-                self._orders[canonical] = order
-            if reason or not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                self.not_portable[canonical] = reason or "a buffer of the network's own"
+            if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                reason = reason or "a buffer of the network's own"
+            self._take_order(canonical, _join(native, name), reason, found)
         if isinstance(module, nn.LSTM | nn.GRU) and module.dropout and module.num_layers > 1:
             self.not_resumable[native or "the network"] = "dropout between its layers draws from Torch's own generator"
         if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)) and module.p:
             self.not_resumable[native or "the network"] = "its dropout draws from Torch's own generator"
+
+    def _take_order(self, canonical: str, native: str, reason: str, found: Orders) -> None:
+        reason = reason or found.reasons.get(native, "")
+        if reason:
+            self.not_portable[canonical] = reason
+        axis, order = found.columns.get(native, (0, np.zeros(0, np.int64)))
+        # What is not portable stays as it is.
+        if not reason and (np.diff(order) < 0).any():
+            self._orders[canonical] = (axis, order)
 
     @property
     def frozen_parameters(self) -> tuple[str, ...]:
@@ -162,16 +164,19 @@ class NetworkModule(FrameworkModule):
 
     def _canonical(self, name: str, value: torch.Tensor) -> np.ndarray:
         array: np.ndarray = self._backend.to_numpy({"x": value})["x"]
-        order = self._orders.get(name)
-        return array if order is None else np.ascontiguousarray(array[..., np.argsort(order)])
+        if name not in self._orders:
+            return array
+        axis, order = self._orders[name]
+        return np.ascontiguousarray(np.take(array, np.argsort(order), axis))
 
     def export_native(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A ``state_dict`` for the user's network, as numpy arrays: Torch's names and column orders, buffers too."""
         native: dict[str, np.ndarray] = {}
         names = {**self._parameters, **self._buffers}
         for canonical, value in params.items():
-            order = self._orders.get(canonical)
-            native[names[canonical]] = value if order is None else np.ascontiguousarray(value[..., order])
+            axis, order = self._orders.get(canonical, (0, None))
+            moved = value if order is None else np.ascontiguousarray(np.take(value, order, axis))
+            native[names[canonical]] = moved
         state = self.network.state_dict()
         tied = {id(parameter): name for name, parameter in self.network.named_parameters()}
         for name, parameter in self.network.named_parameters(remove_duplicate=False):
@@ -215,12 +220,16 @@ class NetworkModule(FrameworkModule):
                 yield _join(name, "num_batches_tracked")
 
     def _native(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        order = self._orders.get(name)
-        return value if order is None else value.index_select(-1, self._index(order, value))
+        if name not in self._orders:
+            return value
+        axis, order = self._orders[name]
+        return value.index_select(axis, self._index(order, value))
 
     def _back(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        order = self._orders.get(name)
-        return value if order is None else value.index_select(-1, self._index(np.argsort(order), value))
+        if name not in self._orders:
+            return value
+        axis, order = self._orders[name]
+        return value.index_select(axis, self._index(np.argsort(order), value))
 
     def _index(self, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(order.tolist(), dtype=torch.int64, device=like.device)
