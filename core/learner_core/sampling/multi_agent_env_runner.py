@@ -31,6 +31,7 @@ from ..state.schema import COUNT, Record, Schema
 from .agent_evaluation import evaluate_agents
 from .agent_fragment import AgentFragment
 from .agent_game import AgentGame, Lane
+from .agent_game_schema import game_schema
 from .agent_noise import AgentNoise
 from .agent_player import Player
 from .agent_recorder import AgentRecorder
@@ -316,7 +317,7 @@ class MultiAgentEnvRunner(RunnerBase):
         }
         fields: dict[str, Schema] = {
             "num_agent_steps_sampled_lifetime": COUNT,
-            "game": self._game.state_schema(players),
+            "game": game_schema(players, self.num_envs),
             "waiting": Record(
                 {mid: open_rows_schema(player, self.num_envs) for mid, player in players.items()}, players
             ),
