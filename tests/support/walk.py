@@ -28,7 +28,7 @@ VALUES: dict[str, list[Any]] = {
     "clip_param": [0.1, 0.3],
     "grad_clip": [None, 0.5],
     "evaluation_num_episodes": [2, 3],
-    "checkpoint_keep": [2, 4],
+    "evaluation_interval": [0, 3],
     "max_requests_in_flight_per_learner": [1, 2],
 }
 PPO_VALUES: dict[str, list[Any]] = {"lambda_": [0.5, 0.95], "num_epochs": [1, 2], "minibatch_size": [5, 10]}

@@ -25,6 +25,7 @@ from ..state.memory import trim
 from .batch import ColumnSpec, standard_columns
 from .executor import Executor
 from .explore import explore_step, pads_safely
+from .hook_answers import refuse_answer
 from .parameters import FlatLayout, match_names
 from .rl_module import RLModule
 from .sequences import Sequences, obs_leaf
@@ -88,9 +89,12 @@ class LearnerBuild:
             self._host_variables[module_id] = {}
             self._registered[module_id] = {}
         learner._host_variables = self._host_variables
-        learner.build()
+        answer: Any = learner.build()  # type: ignore[func-returns-value]
+        refuse_answer("build", answer, "register_variable() makes variables")
         for module_id in self.modules:
-            learner.configure_optimizers_for_module(module_id=module_id, config=config.for_module(module_id))
+            own = config.for_module(module_id)
+            answer = learner.configure_optimizers_for_module(module_id=module_id, config=own)  # type: ignore[func-returns-value]
+            refuse_answer("configure_optimizers_for_module", answer, "register_optimizer() makes optimizers")
         self.traced = {module_id: config.for_module(module_id).traced_fields() for module_id in self.modules}
         self._lay_out()
         self._find_columns()

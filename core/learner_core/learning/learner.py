@@ -23,6 +23,7 @@ from .batch import check_batch, split_modules
 from .batch_rule import BatchRule
 from .build import LearnerBuild
 from .context import StepContext
+from .hook_answers import refuse_answer, yes_or_no
 from .hooks import LearnerHooks
 from .plain_arrays import has_elements
 from .plan import MinibatchPlan, make_plan
@@ -125,7 +126,11 @@ class Learner(LearnerHooks):
             self._check_timesteps(timesteps)
             rows.update({module_id: len(next(iter(columns.values()))) for module_id, columns in checked.items()})
             shards = shards_of(checked, self._num_shards // (self._ring.size if self._ring.meeting else 1), shard_rows)
-            wanted = {mid: c for mid, c in checked.items() if self.should_module_be_updated(module_id=mid, batch=c)}
+            wanted = {
+                mid: columns
+                for mid, columns in checked.items()
+                if yes_or_no("should_module_be_updated", self.should_module_be_updated(module_id=mid, batch=columns))
+            }
             return wanted, {module_id: shards[module_id] for module_id in wanted}
 
         if self._ring.meeting is None:
@@ -138,13 +143,15 @@ class Learner(LearnerHooks):
         update, rank = self._num_updates, self._ring.rank
         manager = get_manager()
         notify(manager, "learner_update_begin", update=update, timesteps=self.timesteps, num_rows=rows, rank=rank)
-        self.before_gradient_based_update(timesteps=dict(self.timesteps))
+        answer: Any = self.before_gradient_based_update(timesteps=dict(self.timesteps))  # type: ignore[func-returns-value]
+        refuse_answer("before_gradient_based_update", answer, "self.update_parameters(fn) changes parameters")
         self.results = {module_id: {} for module_id in (*self.module_specs, "__all__")}
         if ready:
             self._train(ready, shards, num_epochs, minibatch_size, shuffle_batch_per_epoch)
         else:
             self.results["__all__"]["num_modules_updated"] = 0.0
-        self.after_gradient_based_update(timesteps=dict(self.timesteps))
+        answer = self.after_gradient_based_update(timesteps=dict(self.timesteps))  # type: ignore[func-returns-value]
+        refuse_answer("after_gradient_based_update", answer, "write metrics into self.results[module_id]")
         notify(manager, "learner_update_end", update=update, timesteps=self.timesteps, results=self.results, rank=rank)
         return {module_id: dict(metrics) for module_id, metrics in self.results.items()}
 

@@ -13,11 +13,12 @@ import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ConfigError
 from ..maths.optimizers import OptimizerSpec, clip_by_value, clip_factor
 from .context import ConfigView, StepContext
+from .hook_answers import refuse_answer, refuse_others
 from .minibatch import load_batch, table_line
 from .parameters import FlatLayout
 from .reach import gradients_that_reach
@@ -193,6 +194,9 @@ class UpdateStep:
         else:
 
             def apply(final: Mapping[str, Mapping[str, Any]]) -> None:
+                if context.trial:
+                    for mid in self.plans:
+                        refuse_others("the gradients that are applied", f"rl_module/{mid}", final[mid], gradients[mid])
                 flat = {mid: self._join(context, mid, final[mid]) for mid in self.plans}
                 for mid, vectors in flat.items():
                     for vector in vectors.values():
@@ -429,7 +433,13 @@ class UpdateStep:
         for mid, plan in self.plans.items():
             go = gate[mid]["go"]
             params, targets = dict(context.params[mid]), dict(context.targets[mid])
-            self.learner.after_step(module_id=mid, params=params, targets=targets, config=context.config[mid])
+            config, hook = context.config[mid], cast("Callable[..., Any]", self.learner.after_step)
+            answer = hook(module_id=mid, params=params, targets=targets, config=config)
+            if context.trial:
+                refuse_answer("after_step", answer, "edit the dicts params and targets that it is given")
+                refuse_others("after_step leaves", f"rl_module/{mid}", params, context.params[mid])
+                refuse_others("after_step leaves", f"targets/{mid}", targets, context.targets[mid])
+                self._refuse_frozen(mid, params, context)
             if plan.targets.names:
                 key = f"targets/{mid}"
                 if context.trial:
@@ -448,6 +458,15 @@ class UpdateStep:
                 out[key] = self._choose(context, go, xp.astype(value, carry[key].dtype), carry[key])
         if self.plans:
             out["stopped"] = xp.stack([gate[mid]["stopped"] for mid in self.plans], 0)
+
+    def _refuse_frozen(self, mid: str, params: Mapping[str, Any], context: StepContext) -> None:
+        """Refuse what ``after_step`` does to parameters that no optimizer has: they are not written back."""
+        learned = {name for plan in self.plans[mid].optimizers.values() for name in plan.layout.names}
+        for name, value in context.params[mid].items():
+            if name not in learned and params.get(name) is not value:
+                raise ConfigError(
+                    f"after_step changes rl_module/{mid}/{name}, which no optimizer has: it stays as it is in a step"
+                )
 
 
 def _clipped(xp: Any, vector: Any, *, bound: Any) -> Any:

@@ -135,7 +135,7 @@ class ForwardPolicy:
                 f"a forward pass that is to act returned {', '.join(sorted(outputs)) or 'nothing'}: expected "
                 "'action_dist_inputs' to draw actions from, or 'actions', which an 'action_logp' can go with"
             )
-        distribution = None
+        distribution: Any = None
         if inputs is not None:
             kind = self._exploration if explore else self._inference
             if mask is not None:
