@@ -121,13 +121,6 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         changes. Without it, ``set_extra_state`` is called first, and given the old state back if it raises."""
         return Record({})
 
-    def check_settings(self, config: AlgorithmConfig) -> None:
-        """Refuse settings that the run is about to change to, where they do not fit what ``setup`` made.
-
-        Raises:
-            ConfigError: says which setting.
-        """
-
     def settings_changed(self) -> None:
         """``self.config`` has other settings: hand them to what ``setup`` made. Settings that cannot be changed belong
         in the config class's ``fixed_settings``."""
@@ -346,7 +339,11 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         config = changed(before, settings, by="algorithm")
         if "policy_mapping_fn" in settings:
             self._check_mapping(self.agent_runners(), config)
-        self.check_settings(config)
+        self.config = config
+        try:
+            self.check_config()
+        finally:
+            self.config = before
         own = [name for name in settings if name in QUEUE_SETTINGS or is_of_learners(config, name)]
         group.set_config(**{name: settings[name] for name in own})
         try:
