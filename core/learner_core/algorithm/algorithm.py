@@ -339,11 +339,6 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         config = changed(before, settings, by="algorithm")
         if "policy_mapping_fn" in settings:
             self._check_mapping(self.agent_runners(), config)
-        self.config = config
-        try:
-            self.check_config()
-        finally:
-            self.config = before
         own = [name for name in settings if name in QUEUE_SETTINGS or is_of_learners(config, name)]
         group.set_config(**{name: settings[name] for name in own})
         try:
