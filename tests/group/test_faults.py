@@ -174,6 +174,7 @@ def listener() -> Iterator[Listener]:
 def test_a_learner_killed_between_updates_is_replaced(groups: Make, listener: Listener) -> None:
     group = groups(ppo_config("torch", num_learners=2, collective="torch", restart_failed_learners=True))
     group.update_from_batch(batch=_batch(0))
+    group.set_config(lr=0.0625)
     before = group.get_state()
     victim = group.foreach_learner(lambda learner: os.getpid())[0]
     os.kill(victim, signal.SIGKILL)
@@ -186,7 +187,7 @@ def test_a_learner_killed_between_updates_is_replaced(groups: Make, listener: Li
     with pytest.raises(lc.WorkerLostError) as lost:
         group.foreach_learner(lambda learner: None)
     assert "the group was rebuilt" in lost.value.__notes__[-1]
-    assert len(group.foreach_learner(lambda learner: os.getpid())) == 2
+    assert group.foreach_learner(lambda learner: learner.config.lr) == [0.0625, 0.0625]
 
 
 def test_after_a_restart_the_newest_memory_is_read(groups: Make) -> None:

@@ -153,6 +153,15 @@ def test_a_module_that_begins_to_learn_asynchronously(training_backend_name: str
         assert learners["listener"]["num_minibatch_steps"] > 0 and learners["listener"]["learning_rate"] == 0.5
         assert not learners.get("speaker", {}).get("num_minibatch_steps")
         assert algo.config.policies_to_train == ["listener"]
+        # So does one that is added, as soon as it plays somebody.
+        algo.add_module(module_id="other", like="listener", policies_to_train=["other"], policy_mapping_fn=_other)
+        for _ in range(4):  # running episodes keep their modules
+            learners = algo.train()["learners"]
+        assert learners["other"]["num_minibatch_steps"] > 0
+
+
+def _other(agent: str) -> str:
+    return "other" if agent == "listener" else agent
 
 
 @pytest.mark.parametrize(
