@@ -277,7 +277,9 @@ def check_actions(space: Any, actions: npt.NDArray[Any], *, bounds: bool = False
         good = np.isfinite(flat)
         if bounds:
             low, high = (np.asarray(bound, np.float64).reshape(1, -1) for bound in (space.low, space.high))
-            slack = 1e-6 * np.maximum(1.0, np.abs(np.where(np.isfinite(high - low), high - low, 0.0)))
+            # In proportion to the bounds: an absolute slack would mean more in one unit of the actions than in another.
+            scale = np.maximum(np.abs(low), np.abs(high))
+            slack = 1e-6 * np.where(np.isfinite(scale), scale, 1.0)
             good &= (flat >= low - slack) & (flat <= high + slack)
         where = "finite" if not bounds else f"in {space}"
     else:

@@ -176,6 +176,40 @@ def test_sac_step_by_step_from_equal_states(tmp_path: Path) -> None:
             assert difference <= 1e-3 * LR + 1e-6, (path, difference)
 
 
+def sac_in_its_unit(backend_name: str, arrays: Any, settings: Any) -> dict[str, Any]:
+    """Actions that are no numbers of [-1, 1]: 50 steps of a state that Torch wrote, and what Q says of two actions."""
+    from gymnasium.spaces import Box
+
+    from learner_core_algorithms import SACConfig
+
+    config: Any = SACConfig().framework(backend_name, compile=False, precision="float64")
+    low, high = np.array([-0.02, 100.0]), np.array([0.01, 400.0])
+    config.environment(observation_space=Box(-10, 10, (4,), np.float32), action_space=Box(low, high, (2,), np.float64))
+    config.rl_module(model={"hidden": [16]}).training(train_batch_size=32)
+    learner = config.build_learner()
+    if settings["load"]:
+        learner.load_state(settings["file"])
+    else:
+        learner.save_state(settings["file"])
+    batch = _sac_batch(32, 0)
+    batch["actions"] = low + (batch["actions"] + 1.0) / 2.0 * (high - low)
+    for _ in range(50):
+        learner.update_from_batch(batch=batch)
+    given = {name: learner.backend.from_numpy({name: batch[name][:4]})[name] for name in ("obs", "actions")}
+    q, twin = learner.module[MID].q(given["obs"], given["actions"])
+    return {**_arrays(learner.get_state()), **learner.backend.to_numpy({"q": q, "twin": twin})}
+
+
+def test_sac_in_the_unit_of_its_actions(tmp_path: Path) -> None:
+    file = str(tmp_path / "state")
+    torch = run_in("torch", __file__, "sac_in_its_unit", settings={"file": file, "load": False})
+    tf = run_in("tf", __file__, "sac_in_its_unit", settings={"file": file, "load": True})
+    assert sorted(torch) == sorted(tf) and torch["optimizer/default_policy/policy/step"] == 50
+    for path in torch:
+        if not path.startswith("optimizer/"):
+            np.testing.assert_allclose(torch[path], tf[path], rtol=0, atol=1e-10, err_msg=path)
+
+
 # ---- states that travel ----------------------------------------------------------------------------------------------
 
 

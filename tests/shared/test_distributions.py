@@ -261,6 +261,24 @@ def test_squashed_entropy_is_an_estimate_or_an_error(xp: Any) -> None:
     assert to_numpy(dist.entropy(draws)).mean() == pytest.approx(exact, abs=0.03)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 4.0), (-0.01, 0.01), ([3.0, -100.0], [3.5, 100.0])], ids=str)
+def test_a_unit_density_is_that_of_the_unit_box(xp: Any, low: Any, high: Any) -> None:
+    inputs = xp.asarray(wide([0.3, -0.2], [0.5, -1.0])[:, [0, 0, 1, 1]])
+    draws = xp.asarray(wide([0.1], [-0.7])[:, [0, 0]])
+    unit = SquashedGaussian.bind(xp).from_logits(inputs)
+    own = SquashedGaussian.bind(xp, low=low, high=high).from_logits(inputs)
+    free = SquashedGaussian.bind(xp, low=low, high=high, unit_density=True).from_logits(inputs)
+    actions, logp = free.sample_with_logp(draws)
+    np.testing.assert_array_equal(to_numpy(actions), to_numpy(own.sample(draws)))
+    np.testing.assert_array_equal(to_numpy(logp), to_numpy(unit.sample_with_logp(draws)[1]))
+    np.testing.assert_allclose(to_numpy(free.logp(actions)), to_numpy(logp), rtol=0, atol=1e-11)
+    np.testing.assert_array_equal(to_numpy(free.entropy(draws)), -to_numpy(logp))
+    half = np.broadcast_to((np.asarray(high) - np.asarray(low)) / 2, (2,))
+    np.testing.assert_allclose(
+        to_numpy(own.sample_with_logp(draws)[1]), to_numpy(logp) - np.log(half).sum(), rtol=1e-14
+    )
+
+
 def test_unequal_bounds_per_dimension(xp: Any) -> None:
     dist = SquashedGaussian.bind(xp, low=[0, -1], high=[4, 1]).from_logits(xp.zeros((3, 5, 4), xp.float64))
     sample, logp = dist.sample_with_logp(xp.zeros((3, 5, 2), xp.float64))

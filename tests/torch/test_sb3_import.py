@@ -67,6 +67,15 @@ def check(case: str, learner: Any, expected: Any) -> None:
     policy = NumpyPolicy(spec, params)
     answer = policy.compute_actions(expected["obs"], noise=None, explore=False)
     np.testing.assert_allclose(answer["actions"], expected["greedy"], rtol=1e-5, atol=1e-5)
+    # SquashedDiagGaussianDistribution there: the density of tanh(u), which the bounds have no part in.
+    noise = np.random.default_rng(1).normal(size=(4, 2)).astype(np.float32)
+    mean, log_std = np.split(expected["action_dist_inputs"].astype(np.float64), 2, -1)
+    u = mean + np.exp(log_std) * noise
+    logp = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - np.tanh(u) ** 2 + 1e-6)
+    sampled = policy.compute_actions(expected["obs"], noise=noise, explore=True)
+    np.testing.assert_allclose(sampled["action_logp"], logp.sum(-1), rtol=1e-4, atol=1e-4)
+    low, high = spec.action_space.low, spec.action_space.high
+    np.testing.assert_allclose(sampled["actions"], low + (high - low) * (np.tanh(u) + 1) / 2, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", SETTINGS)

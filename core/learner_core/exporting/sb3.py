@@ -6,8 +6,8 @@ needs no Torch (torch_tensors.py), and no more of them than a few times what the
 JSON of the model's settings, which is compared with the module (sb3_settings.py). What has no place here is refused,
 for a policy without it would be another one. Optimizers start anew.
 
-Differences that are converted: Stable-Baselines3 flattens images channels first; SAC's critics there see actions scaled
-to [-1, 1], here actions in their own units.
+What is converted: Stable-Baselines3 flattens images channels first. SAC's critics see actions scaled to [-1, 1] there
+as here.
 
 References:
     Raffin et al., Stable-Baselines3: Reliable Reinforcement Learning Implementations, JMLR 22, 2021
@@ -244,28 +244,22 @@ def convert_sac(
         for theirs, own in (("qf0", "qf"), ("qf1", "qf_twin")):
             if any(name.startswith(f"{source}.{theirs}.") for name in tensors):
                 _layers(take, tensors, f"{source}.{theirs}", into, own)
-                _unscale(into, own, action_space)
+                _check_critic(into, own, action_space)
     log_alpha = take("log_ent_coef") if "log_ent_coef" in tensors else None
     if log_alpha is not None and log_alpha.size != 1:
         raise StateError(f"expected one number, got shape {log_alpha.shape}", path="log_ent_coef")
     return params, targets, None if log_alpha is None else float(log_alpha.reshape(()))
 
 
-def _unscale(out: Arrays, name: str, space: Any) -> None:
-    """Let a critic take actions in their own units: fold ``2 (a - low) / (high - low) - 1`` into its first layer."""
+def _check_critic(out: Arrays, name: str, space: Any) -> None:
+    """Refuse a critic that cannot take the action space's numbers besides an observation."""
     if not hasattr(space, "low"):
         raise StateError(f"the critic is one of continuous actions, the learner's are {space}", path=name)
-    low, high = np.ravel(space.low).astype(np.float64), np.ravel(space.high).astype(np.float64)
-    weight, bias = out[f"{name}.0.weight"].astype(np.float64), out[f"{name}.0.bias"].astype(np.float64)
-    size = len(low)
+    weight, bias = out[f"{name}.0.weight"], out[f"{name}.0.bias"]
     if weight.ndim != 2 or bias.shape != weight.shape[:1]:
         raise StateError(f"has shapes {weight.shape} and {bias.shape}", path=f"{name}.0.weight")
-    if weight.shape[1] <= size:
+    if weight.shape[1] <= space.low.size:
         raise StateError(f"the critic takes {weight.shape[1]} numbers, fewer than the action space has", path=name)
-    slope = 2.0 / (high - low)
-    bias = bias + weight[:, -size:] @ (-low * slope - 1.0)
-    weight = np.concatenate([weight[:, :-size], weight[:, -size:] * slope], 1)
-    out[f"{name}.0.weight"], out[f"{name}.0.bias"] = weight.astype(np.float32), bias.astype(np.float32)
 
 
 def _taker(tensors: Mapping[str, np.ndarray], used: set[str]) -> Any:

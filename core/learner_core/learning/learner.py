@@ -55,6 +55,9 @@ class Learner(LearnerHooks):
 
     #: Backend that this class is written for; ``None``: any.
     framework: ClassVar[str | None] = None
+    #: What its state means, by number (its entry ``schema``). A subclass whose weights or variables come to mean
+    #: something else counts on from here, and says in ``why_not_earlier`` which earlier states it cannot take.
+    state_version: ClassVar[int] = 1
 
     def __init__(
         self, config: Any, env: Any = None, *, module_spec: Any = None, backend: Any = None, ring: Ring | None = None
@@ -384,6 +387,16 @@ class Learner(LearnerHooks):
         if not strict:
             state, _ = learner_state.fitted_state(self, state)
         learner_state.check_state(self, state, modules)
+
+    def why_not_earlier(self, version: int) -> str:
+        """Why a state of an earlier ``state_version`` means something else here, and what to do; "": it does not.
+
+        Called on the host whenever such a state is checked, before anything changes.
+
+        Args:
+            version: of the state, below ``state_version``.
+        """
+        return ""
 
     def batch_rules(self) -> dict[str, BatchRule]:
         """{module_id: what a batch of it must be}, to check one elsewhere."""

@@ -18,13 +18,12 @@ from ..state.kinds import LEARNER, WEIGHTS, refuse_other_kinds
 from ..state.schema import Record, refuse
 from .parameters import FlatLayout
 from .state_fitting import Skipped, fit_state
-from .state_schema import MODULE_PARTS, STATE_SCHEMA, learner_schema, modules_schema, weights_schema
+from .state_schema import MODULE_PARTS, learner_schema, modules_schema, weights_schema
 
 if TYPE_CHECKING:
     from .learner import Learner
 
 __all__ = [
-    "STATE_SCHEMA",
     "check_state",
     "check_weights",
     "fitted_state",
@@ -68,7 +67,7 @@ def get_state(learner: Learner, *, copy: bool = True) -> dict[str, Any]:
         targets[mid] = plan.targets.to_host(host[f"targets/{mid}"]) if plan.targets.names else {}
         buffers[mid] = {name: host[f"buffers/{mid}/{name}"] for name in plan.buffers}
     return {
-        "schema": STATE_SCHEMA,
+        "schema": learner.state_version,
         "rl_module": params,
         "targets": targets,
         "buffers": buffers,

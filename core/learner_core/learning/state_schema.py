@@ -7,11 +7,12 @@ negative second moments, counters below 0) is refused as much as another structu
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..state.schema import COUNT, NUMBER, PLAIN, SEED, Array, MapOf, OneOf, Record, Schema
+from ..state.schema import COUNT, NUMBER, PLAIN, SEED, Array, MapOf, OneOf, Record, Schema, refuse
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -22,10 +23,32 @@ STATE_SCHEMA = 1
 MODULE_PARTS = ("rl_module", "targets", "buffers", "variables", "optimizer")
 
 
+@dataclass(frozen=True)
+class _Version(Schema):
+    """What a state means, by number: the learner's own version, or an earlier one that means the same to it."""
+
+    learner: Learner
+
+    @property
+    def expected(self) -> str:
+        """In words."""
+        return repr(self.learner.state_version)
+
+    def check(self, value: Any, path: str) -> None:
+        """As ``Schema.check``."""
+        version = self.learner.state_version
+        if type(value) is int and STATE_SCHEMA <= value < version:
+            reason = self.learner.why_not_earlier(value)
+            if reason:
+                refuse(path, self.expected, str(value), reason)
+        else:
+            OneOf((version,), f"this version reads schema {version}").check(value, path)
+
+
 def learner_schema(learner: Learner, modules: Collection[str] | None = None) -> Record:
     """What ``Learner.set_state`` takes, with these of its modules; ``None``: all."""
     fields: dict[str, Schema] = {
-        "schema": OneOf((STATE_SCHEMA,), f"this version reads schema {STATE_SCHEMA}"),
+        "schema": _Version(learner),
         **modules_schema(learner, learner._build.plans if modules is None else modules),
         "timesteps": MapOf(COUNT),
         "counters": Record({"num_updates": COUNT, "num_minibatch_steps": COUNT}),

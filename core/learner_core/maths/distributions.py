@@ -31,7 +31,12 @@ __all__ = [
 
 
 def distribution_for(
-    space: Any, xp: Namespace, squash: bool = False, log_std_range: tuple[float, float] | None = None
+    space: Any,
+    xp: Namespace,
+    squash: bool = False,
+    log_std_range: tuple[float, float] | None = None,
+    *,
+    unit_density: bool = False,
 ) -> type[Distribution]:
     """The distribution of a gymnasium action space.
 
@@ -41,6 +46,8 @@ def distribution_for(
         squash: For a Box: tanh onto its bounds (which must be finite) instead of an unbounded normal.
         log_std_range: For a Box: clip the logarithm of the standard deviation. None: (-20, 2) when squashed, else
             no clipping.
+        unit_density: When squashed: log-probabilities are those of the action scaled to [-1, 1], so that they do not
+            depend on the action's unit. Actions are in the space's unit in any case.
 
     Returns:
         The bound class; the same one each time.
@@ -78,4 +85,6 @@ def distribution_for(
     low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         raise SpaceError(f"action space {space!r}: squashing needs finite bounds with low < high in every dimension")
+    if unit_density:
+        options["unit_density"] = True
     return SquashedGaussian.bind(xp, low=tuple(low.tolist()), high=tuple(high.tolist()), **options)

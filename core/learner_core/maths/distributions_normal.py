@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 from ..errors import SpaceError
 from ..xp import Array, Namespace
 from .distribution_base import Distribution
+from .unit_box import UnitBox
 
 __all__ = ["DiagGaussian", "SquashedGaussian"]
 
@@ -81,14 +82,17 @@ class SquashedGaussian(DiagGaussian):
 
     ::
 
-        x = centre + half * tanh(u),      log p(x) = log N(u) - sum log half + 2 (log 2 - u - softplus(-2u))
+        y = tanh(u),    x = centre + half * y
+        log p(y) = log N(u) - sum 2 (log 2 - u - softplus(-2u)),    log p(x) = log p(y) - sum log half
 
     :meth:`sample_with_logp` keeps u. :meth:`logp` of an action must find it again through atanh, with the action
     held one rounding step inside the bounds: where tanh has rounded to 1 it is wrong by whatever was lost, so a
     loss that needs the log-probability of its own samples uses the former. :meth:`mode` is the squashed mean (the
     median, not the maximum of the density). The divergence is that of the normal distributions: the map is the same.
 
-    Options: ``low`` and ``high`` (numbers, or tuples of A, finite), ``log_std_range`` and ``event_shape``.
+    Options: ``low`` and ``high`` (numbers, or tuples of A, finite), ``log_std_range`` and ``event_shape``;
+    ``unit_density``: log-probability and entropy are those of y, which are the same in whatever unit x is given.
+    Actions are x in any case.
 
     References:
         Haarnoja et al., Soft actor-critic, https://arxiv.org/abs/1801.01290, appendix C
@@ -97,12 +101,20 @@ class SquashedGaussian(DiagGaussian):
     low: ClassVar[float | tuple[float, ...]] = -1.0
     high: ClassVar[float | tuple[float, ...]] = 1.0
     log_std_range: ClassVar[tuple[float, float] | None] = (-20.0, 2.0)
-    options: ClassVar[tuple[str, ...]] = ("event_shape", "high", "log_std_range", "low")
+    unit_density: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ("event_shape", "high", "log_std_range", "low", "unit_density")
+
+    _box: ClassVar[UnitBox]
+
+    @classmethod
+    def bind(cls, xp: Namespace, **options: Any) -> type[Self]:
+        bound = super().bind(xp, **options)
+        bound._box = UnitBox.of(bound.low, bound.high)
+        return bound
 
     def logp(self, x: Array) -> Array:
         xp = self.xp
-        centre, half = self._affine()
-        y = (self._flat(x) - centre) / half
+        y = self._box.to_unit(xp, self._flat(x))
         limit = 1.0 - _rounding_step(xp, y)
         y = xp.clip(y, -limit, limit)
         return self._squashed_logp(0.5 * (xp.log1p(y) - xp.log1p(-y)), None)
@@ -137,8 +149,7 @@ class SquashedGaussian(DiagGaussian):
         return self._squash(u), self._squashed_logp(u, self._as_noise(noise))
 
     def _squash(self, u: Array) -> Array:
-        centre, half = self._affine()
-        return self._fold(centre + half * self.xp.tanh(u))
+        return self._fold(self._box.from_unit(self.xp, self.xp.tanh(u)))
 
     def _squashed_logp(self, u: Array, standardised: Array | None) -> Array:
         xp = self.xp
@@ -146,27 +157,8 @@ class SquashedGaussian(DiagGaussian):
             standardised = (u - self.mean) * xp.exp(-self.log_std)
         # log(1 - tanh(u)^2) without the cancellation.
         log_slope = 2.0 * (_LOG_2 - u - xp.softplus(-2.0 * u))
-        return self._normal_logp(standardised) - xp.sum(log_slope, axis=-1) - self._log_half_sum()
-
-    def _affine(self) -> tuple[Any, Any]:
-        """Centre and half width: numbers, or float[1.., A] made on the parameters' own device."""
-        pairs = _pairs(self.low, self.high)
-        centres, halves = [0.5 * (low + high) for low, high in pairs], [0.5 * (high - low) for low, high in pairs]
-        return self._constant(centres), self._constant(halves)
-
-    def _constant(self, values: list[float]) -> Any:
-        if all(value == values[0] for value in values):
-            return values[0]
-        columns = [self.xp.full_like(self.mean[..., i : i + 1], value) for i, value in enumerate(values)]
-        return self.xp.concat(columns, axis=-1)
-
-    def _log_half_sum(self) -> float:
-        pairs = _pairs(self.low, self.high)
-        logs = [math.log(0.5 * (high - low)) for low, high in pairs]
-        return sum(logs) if isinstance(self.low, tuple) or isinstance(self.high, tuple) else logs[0] * self._size()
-
-    def _size(self) -> int:
-        return int(self.xp.shape(self.mean)[-1])
+        logp = self._normal_logp(standardised) - xp.sum(log_slope, axis=-1)
+        return logp if self.unit_density else logp - self._box.log_half_sum(int(xp.shape(self.mean)[-1]))
 
 
 def _rounding_step(xp: Namespace, x: Array) -> float:
@@ -174,10 +166,3 @@ def _rounding_step(xp: Namespace, x: Array) -> float:
     if x.dtype == xp.float64:
         return 2.0**-53
     return 2.0**-24 if x.dtype == xp.float32 else 2.0**-8
-
-
-def _pairs(low: float | tuple[float, ...], high: float | tuple[float, ...]) -> list[tuple[float, float]]:
-    lows = low if isinstance(low, tuple) else (low,)
-    highs = high if isinstance(high, tuple) else (high,)
-    size = max(len(lows), len(highs))
-    return list(zip(lows * (size // len(lows)), highs * (size // len(highs)), strict=True))

@@ -41,7 +41,8 @@ class SACConfig(OffPolicyConfig):
     """Temperature at the start."""
 
     target_entropy: Literal["auto"] | float = "auto"
-    """Entropy that the temperature is steered to, in nats. "auto": minus the number of action dimensions."""
+    """Entropy that the temperature is steered to, in nats, of actions scaled to [-1, 1] whatever their unit is. "auto":
+    minus the number of action dimensions."""
 
     twin_q: bool = True
     """Two Q networks and the smaller of their values, against overestimation."""

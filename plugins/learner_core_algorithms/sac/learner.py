@@ -18,6 +18,9 @@ __all__ = ["SACLearner"]
 class SACLearner(Learner):
     """Four losses over one forward pass, each moving its own parameters: policy, two Q networks, temperature."""
 
+    #: 2: density, entropy target and the Q networks' input are on [-1, 1]. 1: they were in the action space's unit.
+    state_version = 2
+
     def build(self) -> None:
         for module_id in self.module_specs:
             value = math.log(self.config.initial_alpha)
@@ -45,6 +48,18 @@ class SACLearner(Learner):
         if self.config.prioritized_replay:
             columns.setdefault("weights", ColumnSpec((), "float"))
         return columns
+
+    def why_not_earlier(self, version: int) -> str:
+        for module_id, spec in self.module_specs.items():
+            space = spec.action_space
+            if not (np.all(space.low == -1.0) and np.all(space.high == 1.0)):
+                return (
+                    f"Q networks and temperature of module {module_id!r} were trained on actions in the unit of "
+                    f"{space}, and are on [-1, 1] now. The policy means what it did: take its arrays, whose names begin "
+                    f"with 'pi', by set_state({{'rl_module': {{{module_id!r}: arrays}}}}, strict=False) and train anew; "
+                    "or go on with the version that saved the state"
+                )
+        return ""
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
         xp = self.xp

@@ -11,12 +11,16 @@ from learner_core.errors import ConfigError, SpaceError
 from learner_core.learning.actor_critic import PolicyModule, Trunk
 from learner_core.learning.recurrent import RECURRENT_KEYS
 from learner_core.maths.distributions import distribution_for
+from learner_core.maths.unit_box import UnitBox
 
 __all__ = ["SACModule"]
 
 
 class SACModule(PolicyModule):
     """A tanh-squashed Gaussian policy ``pi`` and Q networks ``qf`` and ``qf_twin``; the Q networks have targets.
+
+    Actions are in the action space's unit wherever they come in or go out. The density and the Q networks' input are on
+    [-1, 1], so that what is learned does not depend on that unit.
 
     Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``encoders``, ``init``,
     ``twin_q``.
@@ -42,6 +46,8 @@ class SACModule(PolicyModule):
         # Torch's uniform initialisation: orthogonal Q heads start too large for a bootstrapped target.
         self.model.setdefault("init", "uniform")
         super().setup()
+        low, high = (np.asarray(bound, np.float64).ravel() for bound in (self.action_space.low, self.action_space.high))
+        self.action_box = UnitBox.of(tuple(low.tolist()), tuple(high.tolist()))
 
     def _setup_networks(self) -> None:
         num_actions = int(np.prod(self.action_space.shape))
@@ -56,10 +62,10 @@ class SACModule(PolicyModule):
         return params
 
     def q(self, params: Mapping[str, Any], obs: Any, actions: Any) -> list[Any]:
-        """Q values, one float[B] per network, of actions [B, *shape] in the action space's own units."""
+        """Q values, one float[B] per network, of actions [B, *shape] in the action space's own unit."""
         xp = self.xp
-        flat = xp.reshape(actions, (xp.shape(actions)[0], -1))
-        return [xp.squeeze(critic.apply(xp, params, obs, flat), -1) for critic in self.critics]
+        unit = self.action_box.to_unit(xp, xp.reshape(actions, (xp.shape(actions)[0], -1)))
+        return [xp.squeeze(critic.apply(xp, params, obs, unit), -1) for critic in self.critics]
 
     def get_train_action_dist_cls(self) -> Any:
-        return distribution_for(self.action_space, self.xp, squash=True)
+        return distribution_for(self.action_space, self.xp, squash=True, unit_density=True)
