@@ -119,6 +119,7 @@ def runner_config(env: Any, num_envs: int = 2, **settings: Any) -> Any:
         "normalize_observations": False,
         "normalize_rewards": False,
         "gamma": 0.9,
+        "samples_raw": False,
     }
     return SimpleNamespace(**{**defaults, **settings})
 

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..group.results import merge_results
 from ..sampling.replay import ReplayBuffer, row_columns
 from ..sampling.rollout import join_lanes
+from ..sampling.runner_group import EnvRunnerGroup
 from ..schedules import value_at
 from ..state.schema import COUNT, Also, Real, Record
 from .algorithm import Algorithm
@@ -50,6 +51,11 @@ class OffPolicyAlgorithm(Algorithm):
                 f"prioritized_replay=True: {config.get_learner_class().__name__} has no td_errors(batch), float[B] on "
                 "the host, to draw by"
             )
+        if (config.normalize_observations or config.normalize_rewards) and not config.samples_raw:
+            raise ConfigError(
+                f"{type(config).__name__}: the replay buffer holds what environments gave and normalises it when it is "
+                "drawn; say samples_raw = True in the class, or let it inherit from learner_core.config.OffPolicyConfig"
+            )
 
     def setup(self) -> None:
         config: Any = self.config
@@ -60,6 +66,7 @@ class OffPolicyAlgorithm(Algorithm):
             gamma=config.gamma,
             prioritized=config.prioritized_replay,
             alpha=config.priority_alpha,
+            drawn=_drawn(config, self.env_runners),
         )
         self._owed = 0.0
         self._num_draws = 0
@@ -131,6 +138,19 @@ class OffPolicyAlgorithm(Algorithm):
             self.replay.set_lanes(self.env_runners.num_runners * self.env_runners.local.num_envs)
         self._owed = float(state["owed"])
         self._num_draws = int(state["num_draws"])
+
+
+def _drawn(config: Any, env_runners: EnvRunnerGroup | None) -> dict[str, Callable[[Any], Any]]:
+    """How columns of the replay buffer become what the policy sees: by the runners' statistics at that time."""
+    if env_runners is None:
+        return {}
+    runner = env_runners.local
+    found: dict[str, Callable[[Any], Any]] = {}
+    if config.normalize_observations:
+        found |= dict.fromkeys(("obs", "next_obs"), runner.normalized_obs)
+    if config.normalize_rewards:
+        found["rewards"] = runner.normalized_rewards
+    return found
 
 
 def _td_errors(batch: dict[str, Any]) -> Callable[[Any], Any]:

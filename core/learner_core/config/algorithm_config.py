@@ -54,6 +54,8 @@ class AlgorithmConfig(CommonSettings):
     algorithm_class: ClassVar[type | str | None] = None
     #: Whether batches are sequences [B, T] whatever the module; those of a recurrent module always are.
     uses_sequences: ClassVar[bool] = False
+    #: Whether rollouts hold observations and rewards as environments gave them, to be normalised when they are used.
+    samples_raw: ClassVar[bool] = False
     #: Setting that learning starts from -> the variable that it becomes: changing it later could have no effect.
     starting_values: ClassVar[Mapping[str, str]] = {}
     #: Settings of ``.training()``, and others, that no run can change: what was made from them has another shape, or is

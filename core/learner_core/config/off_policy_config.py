@@ -32,6 +32,7 @@ class OffPolicyConfig(AlgorithmConfig):
     """
 
     algorithm_class: ClassVar[Any] = "learner_core.algorithm.off_policy:OffPolicyAlgorithm"
+    samples_raw: ClassVar[bool] = True
     unused_settings: ClassVar[Mapping[str, str]] = {
         **AlgorithmConfig.unused_settings,
         "max_seq_len": "batches are single steps out of the replay buffer",

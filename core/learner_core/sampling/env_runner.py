@@ -54,6 +54,8 @@ class EnvRunner(RunnerBase):
         env: Takes the place of ``config.env``: id, callable, ``Env`` or ``VectorEnv``.
         worker_index: Which runner this is; runners of one seed have noise and environments of their own.
         policy: Answers observations; by default the module in numpy.
+        raw: Rollouts hold observations and rewards as the environments gave them, for a replay buffer; where there are
+            normalisers, ``normalized_obs`` and ``normalized_rewards`` are asked when rows are drawn.
 
     Raises:
         EnvError: The environment cannot be made.
@@ -70,8 +72,10 @@ class EnvRunner(RunnerBase):
         env: Any = None,
         worker_index: int = 0,
         policy: Policy | None = None,
+        raw: bool = False,
     ) -> None:
         super().__init__(config, env=env, worker_index=worker_index)
+        self._gives_raw = raw
         self.lanes: Lanes = self._make_lanes(self._env, int(getattr(config, "num_envs_per_env_runner", 1)), self._whose)
         self.num_envs = self.lanes.num_envs
         self.action_space = self.lanes.action_space
@@ -116,6 +120,14 @@ class EnvRunner(RunnerBase):
         if self._scaler is not None:
             self._scaler.gamma = float(config.gamma)
 
+    def normalized_obs(self, obs: Columns) -> Columns:
+        """Observations [..., *shape] as the policy sees them now; nothing is learned from them."""
+        return obs if self._normalizer is None else self._normalizer.normalize(obs)
+
+    def normalized_rewards(self, rewards: np.ndarray) -> np.ndarray:
+        """Rewards float[...] as a learner gets them now; nothing is learned from them."""
+        return rewards if self._scaler is None else self._scaler.scaled(rewards)
+
     def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> Rollout:
         """Step all environments.
 
@@ -132,9 +144,12 @@ class EnvRunner(RunnerBase):
             EnvError: One raised too often.
         """
         count, lanes, memory = self.num_envs, self.lanes, self._memory
-        recorder = Recorder(num_steps, count, self._scaler)
+        recorder = Recorder(num_steps, count, self._scaler, raw=self._gives_raw)
         obs = self._empty((num_steps + 1, count))
         tree_map(_copy_first, obs, self._obs)
+        raw_obs = self._empty((num_steps + 1, count), self._raw_example) if self._keeps_raw_obs else None
+        if raw_obs is not None:
+            tree_map(_copy_first, raw_obs, self._raw_obs)
         plain = not isinstance(obs, dict)
         columns: dict[str, Any] = {}
         state_in, after = self._empty_state(num_steps), self._empty_state(num_steps)
@@ -166,8 +181,11 @@ class EnvRunner(RunnerBase):
                 step.finals[lane] = memory.seen(final)
             if self._normalizer is not None:
                 self._normalize(step, out, following)
-                for lane, final in step.finals.items():
-                    step.finals[lane] = self._normalizer.normalize(final)
+                if raw_obs is not None:
+                    tree_map(lambda leaf, row, t=t: leaf.__setitem__(t + 1, row), raw_obs, out)
+                else:
+                    for lane, final in step.finals.items():
+                        step.finals[lane] = self._normalizer.normalize(final)
             recorder.record(t, step)
             self._num_vector_steps += 1
         self._obs = tree_map(lambda leaf: leaf[-1].copy(), obs)
@@ -175,8 +193,9 @@ class EnvRunner(RunnerBase):
             self._raw_obs = self._obs
         if memory.recurrent:
             columns.update(state_in=state_in, resets=resets)
+        rows, values = (obs, self.policy.values) if raw_obs is None else (raw_obs, self._values_of_raw)
         rollout = recorder.finish(
-            memory.seen(obs), columns, self._episodes, self.policy.values, after if memory.recurrent else None
+            memory.seen(rows), columns, self._episodes, values, after if memory.recurrent else None
         )
         self._num_env_steps += rollout.num_env_steps
         self._finished.extend(rollout.episodes)
@@ -261,10 +280,9 @@ class EnvRunner(RunnerBase):
 
     def rollout_columns(self, module_id: str, rows: tuple[None, ...] = (None, None)) -> dict[str, Schema]:
         """What columns of a fragment must be to be of this runner's environments; see the function of that name."""
-        seen = self._memory.seen(self._example)
-        if self._normalizer is not None:
-            seen = self._normalizer.normalize(seen)
-        return rollout_columns(seen, self._door, rows)
+        example = self._raw_example if self._keeps_raw_obs else self._example
+        seen = self._memory.seen(example)
+        return rollout_columns(seen if self._keeps_raw_obs else self.normalized_obs(seen), self._door, rows)
 
     def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
         if self._normalizer is not None:
@@ -283,6 +301,14 @@ class EnvRunner(RunnerBase):
             self._scaler.drop(np.ones(self.num_envs, np.bool_))
 
     # ----------------------------------------------------------------------------------------------------- internals
+
+    @property
+    def _keeps_raw_obs(self) -> bool:
+        """Whether rollouts hold other observations than those that the policy saw."""
+        return self._gives_raw and self._normalizer is not None
+
+    def _values_of_raw(self, obs: Columns, *state: Columns) -> np.ndarray | None:
+        return self.policy.values(self.normalized_obs(obs), *state)
 
     def _make_lanes(self, env: Any, num_envs: int, whose: Callable[[int], str]) -> Lanes:
         return make_lanes(

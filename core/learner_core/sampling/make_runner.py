@@ -91,7 +91,7 @@ def make_runner(
         )
     (spec,) = module_specs.values()
     policy = None if make_policy is None else make_policy(config, spec)
-    return EnvRunner(config, spec, seed=seed, env=env, worker_index=worker_index, policy=policy)
+    return EnvRunner(config, spec, seed=seed, env=env, worker_index=worker_index, policy=policy, raw=config.samples_raw)
 
 
 def give_weights(runner: Runner, weights: Weights) -> None:

@@ -299,9 +299,20 @@ class RewardScaler:
         else:
             self.returns = np.where(rows, returns, self.returns)
             self.moments.update(returns[rows])
-        scaled = np.clip(rewards / np.sqrt(self.moments.variance + self.epsilon), -self.clip, self.clip)
         self.returns[done] = 0.0
-        return scaled.astype(np.float32)
+        return self.scaled(rewards)
+
+    def scaled(self, rewards: np.ndarray) -> np.ndarray:
+        """Rewards by the statistics as they are; nothing is taken in.
+
+        Args:
+            rewards: float[...].
+
+        Returns:
+            float32[...].
+        """
+        scale = np.sqrt(self.moments.variance + self.epsilon)
+        return np.clip(rewards / scale, -self.clip, self.clip).astype(np.float32)
 
     def drop(self, lanes: np.ndarray) -> None:
         """Forget the running return of lanes (bool[N]) whose episode was given up."""

@@ -25,11 +25,13 @@ class Recorder:
         num_steps: T.
         num_envs: N.
         scaler: Scales rewards as they come; None leaves them.
+        raw: The rollout's rewards are those of the environments; the scaler only takes them in.
     """
 
-    def __init__(self, num_steps: int, num_envs: int, scaler: RewardScaler | None) -> None:
+    def __init__(self, num_steps: int, num_envs: int, scaler: RewardScaler | None, *, raw: bool = False) -> None:
         shape = (num_steps, num_envs)
         self._scaler = scaler
+        self._keeps_raw = raw
         self._raw = np.empty(shape, np.float64)
         self._rewards = np.empty(shape, np.float32)
         self._terminateds = np.empty(shape, np.bool_)
@@ -47,11 +49,12 @@ class Recorder:
             self._stepped[t] = step.valid
         self._finals.extend((t, lane, final) for lane, final in step.finals.items())
         self._lost.extend((t, lane) for lane in step.lost)
-        if self._scaler is None:
-            self._rewards[t] = step.rewards
-        else:
+        self._rewards[t] = step.rewards
+        if self._scaler is not None:
             done = self._terminateds[t] | self._truncateds[t]
-            self._rewards[t] = self._scaler.scale(self._raw[t], done, step.valid)
+            scaled = self._scaler.scale(self._raw[t], done, step.valid)
+            if not self._keeps_raw:
+                self._rewards[t] = scaled
 
     def finish(
         self,

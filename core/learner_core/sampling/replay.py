@@ -6,7 +6,7 @@ are a function of (seed, key) and of what is in the buffer: nothing to remember,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,11 @@ __all__ = ["ReplayBuffer", "row_columns"]
 
 _ROLLOUT_COLUMNS = ("obs", "actions", "rewards", "next_obs", "terminateds", "truncateds")
 _ATTEMPTS = 8
+_NORMALISED = (
+    "an earlier version saved them, and what they were cannot be found again; give the learners their part of the "
+    "checkpoint (learner_group.set_state(tree['state']['learner'])) and let the buffer fill anew, or go on with the "
+    "version that saved it"
+)
 
 
 def row_columns(columns: Mapping[str, Schema]) -> dict[str, Schema]:
@@ -43,6 +48,9 @@ class ReplayBuffer:
     The answer then has ``weights = (num_rows * probability)^-beta``, divided by the largest of the draw, and
     ``indices`` for ``update_priorities``.
 
+    Rows are kept as they came. What changes in the course of a run, statistics by which observations and rewards are
+    normalised, is applied when they are drawn (``drawn``), so that an old row means what a new one does.
+
     Args:
         capacity: Rows kept.
         seed: Seed of the draws.
@@ -51,6 +59,7 @@ class ReplayBuffer:
         prioritized: Draw by priority.
         alpha: How much priorities count; 0: not at all.
         beta: How much of the bias is corrected; 1: all of it. May be given to ``sample`` instead.
+        drawn: {column: what is done to its rows [n, ...] when they are drawn}; to rewards, before they are summed.
 
     References:
         Schaul et al., "Prioritized Experience Replay" (2016); Sutton and Barto, section 7.1 (n-step returns).
@@ -66,6 +75,7 @@ class ReplayBuffer:
         prioritized: bool = False,
         alpha: float = 0.6,
         beta: float = 0.4,
+        drawn: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> None:
         if capacity < 1 or n_step < 1:
             raise ConfigError(f"capacity={capacity}, n_step={n_step}: expected at least 1")
@@ -78,6 +88,7 @@ class ReplayBuffer:
         self.alpha = alpha
         self.beta = beta
         self.num_added = 0
+        self._drawn = dict(drawn or {})
         self._storage: ReplayStorage | None = None
         self._prioritized = prioritized
         self._tree: SumTree | None = None
@@ -175,8 +186,9 @@ class ReplayBuffer:
             beta: Instead of the buffer's.
 
         Returns:
-            The columns [n, ...] as they were added, ``next_obs`` included; for ``n_step`` > 1 also ``discounts``
-            float32[n]; if prioritized also ``weights`` float32[n] and ``indices`` int64[n].
+            The columns [n, ...] as they were added, or as ``drawn`` makes them, ``next_obs`` included; for
+            ``n_step`` > 1 also ``discounts`` float32[n]; if prioritized also ``weights`` float32[n] and ``indices``
+            int64[n].
 
         Raises:
             BatchError: There is nothing to draw from.
@@ -185,7 +197,7 @@ class ReplayBuffer:
         if storage is None or storage.num_valid == 0:
             raise BatchError(f"cannot draw {n} rows: the replay buffer is empty")
         slots = self._uniform(storage, n, key) if self._tree is None else self._by_priority(self._tree, n, key)
-        batch = {name: storage.take(name, slots) for name in storage.columns}
+        batch = {name: self._take(storage, name, slots) for name in storage.columns}
         last = slots
         if self.n_step > 1:
             last, batch["rewards"], batch["discounts"] = self._look_ahead(storage, slots)
@@ -194,7 +206,7 @@ class ReplayBuffer:
                     batch[name] = storage.take(name, last)
         following = storage.next_obs(last)
         if following is not None:
-            batch["next_obs"] = following
+            batch["next_obs"] = self._as_drawn("next_obs", following)
         if self._tree is not None:
             probability = self._tree[slots] / self._tree.total
             weights = (storage.num_valid * probability) ** -(self.beta if beta is None else beta)
@@ -253,9 +265,15 @@ class ReplayBuffer:
     def _noise(self, n: int, key: int, stream: str) -> np.ndarray:
         return uniforms(self.seed, key, stream_id(stream), n, (), np.float64)
 
+    def _take(self, storage: ReplayStorage, name: str, slots: np.ndarray) -> Columns:
+        return self._as_drawn(name, storage.take(name, slots))
+
+    def _as_drawn(self, name: str, rows: Columns) -> Columns:
+        return self._drawn[name](rows) if name in self._drawn else rows
+
     def _look_ahead(self, storage: ReplayStorage, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Follow each row through up to ``n_step`` steps: last slot, discounted reward sum, discount behind it."""
-        rewards = storage.take("rewards", slots)
+        rewards = self._take(storage, "rewards", slots)
         total = rewards.astype(np.float64)
         discount = np.full(slots.shape, self.gamma)
         last = slots.copy()
@@ -267,7 +285,7 @@ class ReplayBuffer:
             if not going.any():
                 break
             last = np.where(going, following, last)
-            total += np.where(going, discount * storage.take("rewards", last), 0.0)
+            total += np.where(going, discount * self._take(storage, "rewards", last), 0.0)
             discount = np.where(going, discount * self.gamma, discount)
         return last, total.astype(rewards.dtype), discount.astype(np.float32)
 
@@ -289,6 +307,7 @@ class ReplayBuffer:
             "capacity": self.capacity,
             "num_added": self.num_added,
             "max_priority": self._max_priority,
+            "is_raw": True,
             "storage": None if storage is None else storage.get_state(),
             "priorities": None if tree is None or storage is None else tree[np.arange(storage.fill)],
         }
@@ -304,6 +323,13 @@ class ReplayBuffer:
 
         def rule(state: Mapping[str, Any], path: str) -> None:
             storage, place = state["storage"], join(path, "priorities")
+            if self._drawn and storage is not None and "is_raw" not in state:
+                refuse(
+                    join(path, "is_raw"),
+                    "rows as the environments gave them",
+                    "rows that were normalised when they were stored",
+                    _NORMALISED,
+                )
             if (state["priorities"] is not None) != (self._prioritized and storage is not None):
                 refuse(place, f"prioritized={self._prioritized}", describe(state["priorities"]))
             if storage is not None and state["priorities"] is not None:
@@ -316,10 +342,11 @@ class ReplayBuffer:
             "capacity": OneOf((self.capacity,)),
             "num_added": COUNT,
             "max_priority": Real(least=0.0),
+            "is_raw": OneOf((True,)),
             "storage": Nullable(storage_schema(self.capacity, columns)),
             "priorities": Anything(),
         }
-        return Record(fields, rule=rule, what="the state of a replay buffer")
+        return Record(fields, ("is_raw",), rule=rule, what="the state of a replay buffer")
 
     def set_state(self, state: Mapping[str, Any], *, is_checked: bool = False) -> None:
         """Become the buffer that was saved: the same draws for the same keys.

@@ -33,6 +33,7 @@ class Rollout:
             each [T, N, ...]; the policy's outputs only if it gave them (random warm-up actions have none). ``next_obs``
             is the true next observation, also where an episode ended. ``valid`` is False on rows that are no
             experience: resets of NEXT_STEP environments, and episodes given up because the environment raised.
+            Observations and rewards are normalised, if they are, or for a replay buffer as the environments gave them.
         bootstrap_values: float32[T, N], the value of ``next_obs`` where it may be bootstrapped from, 0 where the
             episode terminated; None if the policy gives no values.
         episodes: Episodes that finished within the fragment.

@@ -55,9 +55,9 @@ class SACLearner(Learner):
             if not (np.all(space.low == -1.0) and np.all(space.high == 1.0)):
                 return (
                     f"Q networks and temperature of module {module_id!r} were trained on actions in the unit of "
-                    f"{space}, and are on [-1, 1] now. The policy means what it did: take its arrays, whose names begin "
-                    f"with 'pi', by set_state({{'rl_module': {{{module_id!r}: arrays}}}}, strict=False) and train anew; "
-                    "or go on with the version that saved the state"
+                    f"{space}, and are on [-1, 1] now. The policy means what it did: take its arrays, whose names "
+                    f"begin with 'pi', by set_state({{'rl_module': {{{module_id!r}: arrays}}}}, strict=False), and "
+                    "train anew; or go on with the version that saved the state"
                 )
         return ""
 
