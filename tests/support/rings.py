@@ -39,7 +39,7 @@ class ThreadRing:
         return lambda vector, name: reduce(vector)
 
     def _reducer(self, rank: int) -> Callable[[Any], Any]:
-        def reduce(flat: Any) -> Any:
+        def reduce(flat: Any, *, name: str = "") -> Any:
             if hasattr(flat, "graph"):  # TensorFlow puts the sum into its graph
                 import tensorflow as tf
 

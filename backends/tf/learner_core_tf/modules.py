@@ -27,6 +27,7 @@ from learner_core.learning.framework_modules import (
 
 from .element_order import Orders, read_orders
 from .layouts import PACKED, Weight, reordered, weights_of
+from .row_layers import over_all_rows, row_layers
 
 __all__ = ["NetworkModule", "adapt_module"]
 
@@ -61,6 +62,8 @@ class NetworkModule(FrameworkModule):
         self._layout = _Layout(self.network, self._network_name, self._written(self.network))
         self._read_orders()
         self.not_portable = self._layout.not_portable
+        self._row_layers = row_layers(_walk(self.network))
+        self.row_layers = tuple(path or layer.name for path, layer in self._row_layers.items())
         self._finish(outputs)
 
     def _make(self, *, seed: int) -> tuple[Any, bool, Any]:
@@ -136,7 +139,8 @@ class NetworkModule(FrameworkModule):
 
     def _call(self, params: Mapping[str, Any], obs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
         # As network.stateless_call does, except that `training` reaches the layers when call() does not name it.
-        with keras.StatelessScope(state_mapping=self._layout.keras_values(params)) as scope:
+        everywhere = over_all_rows(self._row_layers, self.rows, hold=self.holds_statistics)
+        with everywhere, keras.StatelessScope(state_mapping=self._layout.keras_values(params)) as scope:
             outputs = self.network(_cast(obs, self._dtype), training=training)
         if not training:
             return outputs, {}

@@ -28,6 +28,7 @@ from learner_core.learning.framework_modules import (
 )
 
 from .layouts import Orders, read_orders
+from .row_layers import over_all_rows, row_layers
 
 __all__ = ["NetworkModule", "adapt_module"]
 
@@ -97,6 +98,8 @@ class NetworkModule(FrameworkModule):
                 f"{type(error).__name__}: {error}"
             ) from error
         network.train(trained)
+        self._row_layers = row_layers(network)
+        self.row_layers = tuple(name or type(layer).__name__ for name, layer in self._row_layers.items())
         seen: set[int] = set()
         for prefix, native, module in _walk(network):
             self._take_module(prefix, native, module, found, seen)
@@ -206,7 +209,7 @@ class NetworkModule(FrameworkModule):
             buffers.setdefault(native, torch.zeros((), dtype=torch.int64, device=self._backend.torch_device))
         if self.network.training != training:
             self.network.train(training)
-        with _recordable():
+        with _recordable(), over_all_rows(self._row_layers, self.rows, hold=self.holds_statistics):
             outputs = torch.func.functional_call(self.network, {**values, **buffers}, (_cast(obs, float_dtype),))
         new = {}
         if training:

@@ -28,6 +28,8 @@ from .explore import explore_step, pads_safely
 from .hook_answers import refuse_answer
 from .parameters import FlatLayout, match_names
 from .rl_module import RLModule
+from .row_coupling import check_rows_apart
+from .row_totals import check_row_layers
 from .sequences import Sequences, obs_leaf
 from .step import ModulePlan, OptimizerPlan, UpdateStep
 from .tables import CorrectionTable, TableLayout
@@ -260,6 +262,10 @@ class LearnerBuild:
         self._clear_up()
         self.mask_safe = pads_safely(learner, self.step, self._specs())
         self._clear_up()
+        self._uncompilable = ""
+        if learner._ring.size > 1:
+            check_rows_apart(learner, self.step, self._specs())
+            self._uncompilable = check_row_layers(self.step)
         self._value_reads = found.value_reads
         self._make_executor()
 
@@ -278,6 +284,7 @@ class LearnerBuild:
             noise=self.noise,
             mask_safe=self.mask_safe,
             value_reads=self._value_reads,
+            uncompilable=self._uncompilable,
         )
         self.executor.choose(learner._num_steps)
 

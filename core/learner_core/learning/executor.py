@@ -43,6 +43,7 @@ class Executor:
         noise: "module/name" -> shape of one row's noise.
         mask_safe: short minibatches may be padded.
         value_reads: ``file:line: reason`` of what cannot be traced, known beforehand.
+        uncompilable: why this learner's part of the step cannot be compiled at all; "": it may be tried.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Executor:
         noise: Mapping[str, tuple[int, ...]],
         mask_safe: bool,
         value_reads: Sequence[str] = (),
+        uncompilable: str = "",
     ) -> None:
         self._learner = learner
         self._step = step
@@ -72,6 +74,7 @@ class Executor:
         self._compiled: dict[str, Any] = {}
         self._failed = False
         self._value_reads = list(value_reads)
+        self._uncompilable = uncompilable
         config = learner.config
         # A row is a timestep, or a sequence of them.
         batch = {mid: plan.rows(config.rows_per_update) for mid, plan in step.plans.items()}
@@ -118,6 +121,11 @@ class Executor:
             return
         after = 0 if config.compile else self._learner.backend.compile_after(config)
         if after is None or lifetime_steps < after:
+            return
+        if self._uncompilable:
+            if config.compile:
+                raise CompileError(f"compile=True, but {self._uncompilable}; use compile=None or compile=False")
+            self._give_up(self._uncompilable)
             return
         began = time.perf_counter()
         carry = self._learner._carry

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..backend import Backend
     from .learner import Learner
 
-__all__ = ["Found", "explore_step", "pads_safely"]
+__all__ = ["Found", "dummy_inputs", "explore_step", "pads_safely"]
 
 _ROWS = 8
 _REAL_ROWS = 5
@@ -146,7 +146,7 @@ def _leaves(column: str, specs: Mapping[str, ColumnSpec]) -> list[str]:
 
 
 def _run(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[str, ColumnSpec]]) -> None:
-    inputs = _dummy_inputs(learner, step, declared, _ROWS)
+    inputs = dummy_inputs(learner, step, declared, _ROWS)
     try:
         step.body(0, _carry(learner, step), inputs, masked=False, trial=True)
     except _NoColumnError as error:
@@ -171,7 +171,7 @@ def _carry(learner: Learner, step: UpdateStep) -> dict[str, Any]:
     return {**learner._carry, **learner.backend.from_numpy(fresh)}
 
 
-def _dummy_inputs(
+def dummy_inputs(
     learner: Learner,
     step: UpdateStep,
     declared: Mapping[str, Mapping[str, ColumnSpec]],
@@ -317,7 +317,7 @@ def _probe(
     only: Mapping[str, Sequence[str]] | None,
 ) -> dict[str, Any]:
     """Gradients, losses and buffers by name, the padding told by a mask or (``sizes``) left out."""
-    inputs = _dummy_inputs(learner, step, specs, _ROWS, _REAL_ROWS)
+    inputs = dummy_inputs(learner, step, specs, _ROWS, _REAL_ROWS)
     learner._noise_requests = {}
     try:
         with step.context() as context:

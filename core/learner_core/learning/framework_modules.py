@@ -13,12 +13,15 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..errors import ConfigError
 from .rl_module import RLModule
+
+if TYPE_CHECKING:
+    from .row_totals import RowTotals
 
 __all__ = ["FrameworkModule", "UnboundNetwork", "dummy_observations", "make_network"]
 
@@ -29,9 +32,15 @@ class FrameworkModule(RLModule):
     Attributes:
         not_portable: parameter or layer -> why its weights cannot move to another framework.
         not_resumable: layer -> why training with it is not bit-identical after a restart.
+        row_layers: layers that couple the rows of a minibatch, and take their sums from ``rows`` where it is set.
+        rows: the other learners' rows, while a step of several is computed; ``None``: there are no others.
+        holds_statistics: in training, too, ``row_layers`` normalise by their running statistics, which stay.
     """
 
     portable: ClassVar[bool] = False
+    row_layers: tuple[str, ...] = ()
+    rows: RowTotals | None = None
+    holds_statistics: bool = False
 
     def __init__(self, observation_space: Any, action_space: Any, model: Mapping[str, Any] | None, xp: Any) -> None:
         super().__init__(observation_space, action_space, model, xp)

@@ -14,7 +14,7 @@ from .plan import MinibatchPlan
 __all__ = ["ALONE", "Ring"]
 
 
-def _alone(flat: Any) -> Any:
+def _alone(flat: Any, *, name: str = "") -> Any:
     return flat
 
 
@@ -28,14 +28,20 @@ class Ring:
     Attributes:
         rank: this learner.
         size: number of learners.
-        reduce: ``reduce(flat) -> flat``: the sum over all learners of a vector of the backend, called by all of them.
+        reduce: ``reduce(flat, name=...) -> flat``: the sum over all learners of a vector of the backend, called by all
+            of them; ``Collective.allreduce_flat_``.
         meeting: where learners that hold different rows tell each other what must be known of all rows.
     """
 
     rank: int = 0
     size: int = 1
-    reduce: Callable[[Any], Any] = _alone
+    reduce: Callable[..., Any] = _alone
     meeting: Meeting | None = None
+
+    def total(self, flat: Any) -> Any:
+        """The sum over all learners of a short vector, besides the gradients'."""
+        # Under a name of its own for every length: collectives remember what they know of a name.
+        return self.reduce(flat, name=f"rows_{flat.shape[0]}")
 
     def width(self, minibatch: int) -> int:
         """Rows that one learner takes of a minibatch when the learners' shares are even, rounded up."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .context import StepContext
+from .row_totals import totals_over_learners
 from .step import UpdateStep
 
 __all__ = ["SplitStep"]
@@ -44,7 +45,7 @@ class SplitStep:
             float[n], n the same on every learner and in every step.
         """
         step, xp = self._step, self._step.xp
-        with step.context() as context:
+        with step.context() as context, totals_over_learners(step, sizes):
             context.reads_values = sizes is not None and step.learner.backend.reads_are_free
             floats, ints = step.lines(inputs, s)
             gradients, losses = step.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
@@ -92,7 +93,8 @@ class SplitStep:
                     context.metrics[key] = (value, None)
                 else:
                     mid, name = key
-                    context.new_buffers.setdefault(mid, {})[name] = value
+                    new = value if kind == "buffer" else _whole(xp, value, carry[f"buffers/{mid}/{name}"].dtype)
+                    context.new_buffers.setdefault(mid, {})[name] = new
             return step.apply_half(carry, inputs, context, floats, ints, gradients, raw, losses)
 
     def _rest(self, context: StepContext, losses: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -106,8 +108,11 @@ class SplitStep:
             total = context.count[mid]
             share = context.share[mid] / xp.maximum(total, xp.ones_like(total))
             for name in sorted(context.new_buffers[mid]):
-                value = xp.astype(context.new_buffers[mid][name], self._step.learner.float_dtype)
-                rest.append(("buffer", (mid, name), self._own(context, mid, value * share)))
+                value, kind = context.new_buffers[mid][name], "buffer"
+                if value.dtype not in _floats(xp):
+                    value, kind = _words(xp, value), "whole"
+                value = xp.astype(value, self._step.learner.float_dtype)
+                rest.append((kind, (mid, name), self._own(context, mid, value * share)))
         return rest
 
     def _own(self, context: StepContext, module_id: str, value: Any) -> Any:
@@ -116,3 +121,24 @@ class SplitStep:
         if context.reads_values and bool(counts):
             return value
         return xp.where(counts, value, xp.zeros_like(value))
+
+
+#: Whole numbers of buffers travel as two of which float32 holds a weighted mean to less than a half.
+_WORD = 65536.0
+
+
+def _floats(xp: Any) -> tuple[Any, ...]:
+    return xp.float32, xp.float64, getattr(xp, "bfloat16", xp.float32)
+
+
+def _words(xp: Any, value: Any) -> Any:
+    """float64[2, ...] of whole numbers: what they are over 65536, and the rest."""
+    wide = xp.astype(value, xp.float64)
+    high = xp.floor(wide / _WORD)
+    return xp.stack([high, wide - high * _WORD], 0)
+
+
+def _whole(xp: Any, words: Any, dtype: Any) -> Any:
+    """The whole numbers back, from the mean of all learners' words."""
+    words = xp.floor(xp.astype(words, xp.float64) + 0.5)
+    return xp.astype(words[0] * _WORD + words[1], dtype)
