@@ -76,6 +76,8 @@ class NetworkModule(FrameworkModule):
         if self._dtype == "float64":
             keras.config.set_floatx("float64")
             keras.config.set_dtype_policy("float64")
+        elif self._backend.precision == "bfloat16":
+            keras.config.set_dtype_policy("mixed_bfloat16")
         random.seed(seed)
         try:
             with tf.device(self._backend.tf_device):
@@ -168,6 +170,7 @@ class _Layout:
         self, network: Any, owner: str, written: set[int], orders: Mapping[tuple[str, ...], Any] | None = None
     ) -> None:
         self._owner = owner
+        self._is_mixed = network.compute_dtype == "bfloat16"
         self._weights: list[tuple[tuple[str, ...], Weight]] = []
         self.buffer_variables: dict[str, Any] = {}
         self.not_portable: dict[str, str] = {}
@@ -248,10 +251,13 @@ class _Layout:
         values: list[tuple[Any, Any]] = []
         for names, weight in self._weights:
             value = weight.to_keras(*[parts[name] for name in names])
+            if value.dtype == tf.bfloat16 and self._is_mixed:
+                # Keras keeps its variables wide and narrows them where it computes.
+                value = tf.cast(value, weight.variable.dtype)
             if value.dtype.name != keras.backend.standardize_dtype(weight.variable.dtype):
                 raise ConfigError(
                     f"{self._owner} was built in {weight.variable.dtype}, the learner computes in {value.dtype.name}: "
-                    "build it with that dtype, or let a function build it"
+                    f"build it under the dtype policy {_policy(value.dtype)!r}, or let a function build it"
                 )
             values.append((weight.variable, value))
         return values
@@ -328,6 +334,11 @@ def _own_weights(layer: Any) -> tuple[list[Weight], str]:
         return weights, f"no other framework's layer is known for {type(layer).__name__}"
     large = any(len(variable.shape) > 1 for variable in own)
     return weights, f"a weight of {type(layer).__name__}'s own, in a layout that only it knows" if large else ""
+
+
+def _policy(dtype: Any) -> str:
+    """Keras' dtype policy of networks that compute in it."""
+    return "mixed_bfloat16" if dtype == tf.bfloat16 else str(dtype.name)
 
 
 def _packs(names: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

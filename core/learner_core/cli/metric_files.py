@@ -10,16 +10,15 @@ import csv
 import io
 import json
 import math
-import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from learner_core.errors import StateError, StateIOError
-from learner_core.state.regular import AppendedFile, open_regular
+from learner_core.state.regular import AppendedFile, is_there, open_regular
 
+from .event_files import EventFile
 from .report import rows_of
 from .run_folder import RunFolder
 
@@ -55,14 +54,19 @@ class MetricFiles:
     def __init__(self, folder: RunFolder, *, after_iteration: int, say: Callable[[str], None]) -> None:
         self._folder, self._say = folder, say
         self._columns: list[str] = []
-        # The event file first: where it cannot be made, nothing has changed.
-        self._events = _EventFile.open(folder.tensorboard)
 
         def kept() -> Iterator[dict[str, Any]]:
             return (row for row in read_rows(folder.jsonl_file) if row["training_iteration"] <= after_iteration)
 
+        last: Row | None = None
         for row in kept():
             self._note_columns(row)
+            last = row
+        # The event files first: where a new one cannot be made, nothing has changed.
+        known = None if last is None else _step_of(last)
+        if known is None and is_there(folder.jsonl_file):
+            known = 0
+        self._events = EventFile.open(folder.tensorboard, known, say)
         folder.write(folder.jsonl_file, (_json_line(row) for row in kept()))
         self._lines = AppendedFile(folder.jsonl_file)
         self._rewrite_csv()
@@ -86,7 +90,7 @@ class MetricFiles:
             self.num_lost += 1
         problems = [self._tried(self._write_lines)]
         if self._events is not None:
-            self._events.add(row)
+            self._events.add(_step_of(row), row)
             problems.append(self._tried(self._events.write))
         if any(problems):
             self._fail(next(filter(None, problems)))
@@ -166,6 +170,11 @@ class MetricFiles:
         return text.getvalue().encode("utf-8", "backslashreplace")
 
 
+def _step_of(row: Row) -> int:
+    """Where a row stands in a curve: by steps, or for an offline algorithm by the rows it has learned from."""
+    return int(rows_of(row) or row[_STEP])
+
+
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Read a metrics.jsonl, row by row; a last line cut short by a crash is left out.
 
@@ -234,46 +243,3 @@ def _refuse_constant(name: str) -> float:
 def _json_line(row: Row) -> bytes:
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(clean).encode() + b"\n"
-
-
-class _EventFile:
-    """TensorBoard's own records in a plain file: its EventFileWriter would import TensorFlow where installed."""
-
-    def __init__(self, folder: Path, record_writer: Any, event_pb2: Any, summary_pb2: Any) -> None:
-        self._record_writer = record_writer
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._file = AppendedFile(folder / name)
-        self._waiting = [self._event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()]
-        try:
-            folder.mkdir(exist_ok=True)
-            self.write()
-        except OSError as error:
-            raise StateIOError.of(error, f"cannot write {folder / name}") from error
-
-    @classmethod
-    def open(cls, folder: Path) -> _EventFile | None:
-        try:
-            from tensorboard.compat.proto import event_pb2, summary_pb2
-            from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError:  # the extra "tensorboard" is not installed
-            return None
-        return cls(folder, RecordWriter, event_pb2, summary_pb2)
-
-    def add(self, row: Row) -> None:
-        """Have a row wait to be written."""
-        summary = self._summary()
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                summary.value.add(tag=name, simple_value=float(value))
-        event = self._event(wall_time=time.time(), step=int(rows_of(row) or row[_STEP]), summary=summary)
-        self._waiting = [*self._waiting[-_WAITING:], event.SerializeToString()]
-
-    def write(self) -> None:
-        """Append all that wait; an OSError leaves them waiting."""
-        records = io.BytesIO()
-        writer = self._record_writer(records)
-        for event in self._waiting:
-            writer.write(event)
-        self._file.append(records.getvalue())
-        self._waiting = []

@@ -250,9 +250,14 @@ class ModuleViews(Mapping[str, ModuleView]):
 
 
 def cast_floats(xp: Any, dtype: Any, tree: Any) -> Any:
-    """The tree with every floating-point array cast to ``dtype``; everything else as it is."""
+    """The tree (dicts, lists, tuples) with every floating-point array cast to ``dtype``; everything else as it is."""
     if isinstance(tree, Mapping):
         return {key: cast_floats(xp, dtype, value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [cast_floats(xp, dtype, value) for value in tree]
+    if isinstance(tree, tuple):
+        parts = [cast_floats(xp, dtype, value) for value in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     if getattr(tree, "dtype", None) in (xp.float32, xp.float64, getattr(xp, "bfloat16", xp.float32)):
         return xp.astype(tree, dtype)
     return tree

@@ -12,6 +12,8 @@ from learner_core.learning.hooks import optimizer_from
 from learner_core.learning.learner import Learner
 from learner_core.learning.minibatch import nested_columns
 
+from .module import SACModule
+
 __all__ = ["SACLearner"]
 
 
@@ -71,7 +73,7 @@ class SACLearner(Learner):
 
         target = self._target(module, batch, self.noise("next_actions", shape), config.gamma, alpha)
         losses: dict[str, Any] = {}
-        q_values = module.q(batch["obs"], batch["actions"])
+        q_values = _q(module, batch["obs"], batch["actions"])
         for name, q in zip(("qf", "qf_twin"), q_values, strict=False):
             error = _q_error(xp, q - target, config.q_loss)
             losses[name] = self.mean(batch["weights"] * error if config.prioritized_replay else error)
@@ -79,7 +81,7 @@ class SACLearner(Learner):
 
         dist = dist_class.from_logits(fwd_out["action_dist_inputs"])
         actions, logp = dist.sample_with_logp(self.noise("actions", shape))
-        losses["policy"] = self.mean(alpha * logp - _smallest(xp, module.frozen.q(batch["obs"], actions)))
+        losses["policy"] = self.mean(alpha * logp - _smallest(xp, _q(module.frozen, batch["obs"], actions)))
 
         target_entropy = config.target_entropy
         if isinstance(target_entropy, str):  # "auto"; a number is an array here
@@ -99,7 +101,7 @@ class SACLearner(Learner):
         dist_class = module.get_train_action_dist_cls()
         inputs = module.frozen.forward_train({"obs": batch["next_obs"]})["action_dist_inputs"]
         next_actions, next_logp = dist_class.from_logits(inputs).sample_with_logp(noise)
-        next_q = _smallest(xp, module.target.q(batch["next_obs"], next_actions))
+        next_q = _smallest(xp, _q(module.target, batch["next_obs"], next_actions))
         discounts = batch["discounts"] if self.config.n_step > 1 else gamma
         continues = 1.0 - xp.astype(batch["terminateds"], next_q.dtype)
         return xp.stop_gradient(batch["rewards"] + discounts * continues * (next_q - alpha * next_logp))
@@ -124,13 +126,22 @@ class SACLearner(Learner):
         # A float ends at exp(709); what is larger is as useless, and the step says so itself.
         alpha = math.exp(min(float(self.variables[module_id]["log_alpha"]), 700.0))
         target = self._target(module, arrays, noise, self.config.gamma, alpha)
-        errors = [xp.abs(q - target) for q in module.q(arrays["obs"], arrays["actions"])]
+        errors = [xp.abs(q - target) for q in _q(module, arrays["obs"], arrays["actions"])]
         found: np.ndarray = self.backend.to_numpy({"x": sum(errors) / len(errors)})["x"]
         return found
 
     def after_step(self, *, module_id: str, params: dict[str, Any], targets: dict[str, Any], config: Any) -> None:
         for name, target in targets.items():
             targets[name] = config.tau * params[name] + (1.0 - config.tau) * target
+
+
+def _q(module: Any, obs: Any, actions: Any) -> list[Any]:
+    """Q values of actions in their own unit, which are scaled before anything is rounded to a narrow precision."""
+    if type(module.unwrapped).q is not SACModule.q:
+        values: list[Any] = module.q(obs, actions)
+        return values
+    own: list[Any] = module.unit_q(obs, module.unit_actions(actions))
+    return own
 
 
 def _smallest(xp: Any, values: list[Any]) -> Any:

@@ -63,8 +63,16 @@ class SACModule(PolicyModule):
 
     def q(self, params: Mapping[str, Any], obs: Any, actions: Any) -> list[Any]:
         """Q values, one float[B] per network, of actions [B, *shape] in the action space's own unit."""
+        return self.unit_q(params, obs, self.unit_actions(actions))
+
+    def unit_actions(self, actions: Any) -> Any:
+        """float[B, A] in [-1, 1] of actions [B, *shape] in the action space's own unit."""
         xp = self.xp
-        unit = self.action_box.to_unit(xp, xp.reshape(actions, (xp.shape(actions)[0], -1)))
+        return self.action_box.to_unit(xp, xp.reshape(actions, (xp.shape(actions)[0], -1)))
+
+    def unit_q(self, params: Mapping[str, Any], obs: Any, unit: Any) -> list[Any]:
+        """As ``q``, of actions float[B, A] in [-1, 1]: in a narrow precision they are exact, whatever the bounds."""
+        xp = self.xp
         return [xp.squeeze(critic.apply(xp, params, obs, unit), -1) for critic in self.critics]
 
     def get_train_action_dist_cls(self) -> Any:
