@@ -58,7 +58,8 @@ def _held(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 def _summed(layer: Any, rows: RowTotals) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if not layer.training:
-            return type(layer).forward(layer, x)
+            plain: torch.Tensor = type(layer).forward(layer, x)
+            return plain
         layer._check_input_dim(x)
         wide = x if x.dtype == torch.float64 else x.float()
         axes = [axis for axis in range(x.ndim) if axis != 1]
@@ -77,7 +78,8 @@ def _summed(layer: Any, rows: RowTotals) -> Callable[[torch.Tensor], torch.Tenso
         out = apart * torch.rsqrt(variance + layer.eps).view(shape)
         if layer.affine:
             out = out * layer.weight.view(shape) + layer.bias.view(shape)
-        return out.to(x.dtype)
+        found: torch.Tensor = out.to(x.dtype)
+        return found
 
     return forward
 
@@ -100,11 +102,11 @@ class _Total(torch.autograd.Function):
     """The sum over the learners; every learner's loss depends on it, so its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(context: Any, flat: torch.Tensor, rows: RowTotals) -> torch.Tensor:  # type: ignore[override]
+    def forward(context: Any, flat: torch.Tensor, rows: RowTotals) -> torch.Tensor:
         context.rows = rows
         total: torch.Tensor = rows.total(flat.detach().clone().contiguous())
         return total
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return context.rows.total(gradient.detach().clone().contiguous()), None

@@ -82,7 +82,8 @@ def _forward(learner: Learner, step: UpdateStep, inputs: Mapping[str, Any], mid:
         finally:
             if holds:
                 module.holds_statistics = False
-        return learner.backend.to_numpy(dict(_leaves(outputs)))
+        found: dict[str, np.ndarray] = learner.backend.to_numpy(dict(_leaves(outputs)))
+        return found
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
