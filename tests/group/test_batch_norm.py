@@ -37,7 +37,7 @@ def test_any_number_of_learners_has_the_statistics_of_one(groups: Make, backend:
     """Three updates, left to the default of ``compile``; a minibatch of 7 rows among them."""
     network = row_networks.norm_network(backend)
     config = ppo_config(backend, precision="float64").training(train_batch_size=64, minibatch_size=16, num_epochs=1)
-    config.rl_module(rl_module_spec=lc.RLModuleSpec(network, OBS, Discrete(2)))
+    config.rl_module(rl_module_spec=lc.RLModuleSpec(network, OBS, Discrete(2)), model={})
     one = groups(config.copy().learners(num_learners=1))
     several = groups(config.copy().learners(num_learners=size))
     start = one.get_state()

@@ -178,7 +178,7 @@ def test_what_an_environment_answers_wrongly_is_refused_over_there(several: bool
     def make(env_config: dict[str, Any]) -> Any:
         return (AnswerGame if several else AnswerEnv)(space, spoilt=spoilt)
 
-    config = PPOConfig().environment(make).learners(launcher="ray").training(train_batch_size=16)
+    config = PPOConfig().environment(make).learners(num_learners=1, launcher="ray").training(train_batch_size=16)
     config.env_runners(num_env_runners=1, num_envs_per_env_runner=2)
     if several:
         config.multi_agent(policies=["m"])

@@ -112,7 +112,8 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
 
 def _refuse_unused_model(config: Any, specs: Mapping[str, RLModuleSpec]) -> None:
     """Refuse ``rl_module(model=...)`` where no module is the algorithm's own kind, which alone reads it."""
-    if any(spec.is_neutral for spec in specs.values()) or config.model == config.settings()["model"].default:
+    default = config.settings()["model"].default
+    if not config.model or config.model == default or any(spec.is_neutral for spec in specs.values()):
         return
     raise ConfigError(
         f"rl_module(model={config.model!r}) is for modules written over xp, and there is none here: give a network of "
