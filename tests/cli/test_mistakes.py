@@ -97,11 +97,14 @@ def test_a_resumed_run_with_another_network_says_what_it_had(
     small = "--backend tf --quiet --set train_batch_size=32 --set num_epochs=1 --set num_envs_per_env_runner=2".split()
     assert main(["train", "ppo", "--env", "CartPole-v1", "--out", str(run), "--stop-iterations", "1", *small]) == 0
     settings = (run / "config.toml").read_bytes()
-    for change, said in (("model.hidden=[32]", "model={'hidden': [64, 64]"), ("env=Acrobot-v1", "env='CartPole-v1'")):
+    for change, said, place in (
+        ("model.hidden=[32]", "model={'hidden': [64, 64]", "rl_module/default_policy/pi"),
+        ("env=Acrobot-v1", "env='CartPole-v1'", "algorithm/spaces/default_policy/observation_space"),
+    ):
         assert main(["train", "--resume", str(run), "--set", change, "--stop-iterations", "2"]) == 2
         text = capsys.readouterr().err
         assert "this run was started with " + said in text
-        assert "rl_module/default_policy/pi" in text
+        assert place in text
     assert (run / "config.toml").read_bytes() == settings
 
 
