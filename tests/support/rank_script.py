@@ -120,7 +120,7 @@ def equality(backend: str, collective: str, updates: str) -> dict[str, float]:
         config = ppo(backend, "float64").training(normalize_advantages="minibatch")
         found["uneven"] = equal(config, collective, lambda n, u: ppo_batch(n, TWO, seed=u), uneven)
         sac = SACConfig().framework(backend, compile=COMPILE, precision="float64").rl_module(model={"hidden": [16]})
-        sac.training(lr=1e-3, train_batch_size=16, minibatch_size=16)
+        sac.training(train_batch_size=16, minibatch_size=16)
         sac.environment(observation_space=OBS, action_space=BOX)
         found["sac"] = equal(sac, collective, lambda n, u: sac_batch(n, seed=u), [[8, 8], [11, 5], [0, 16]])
         found["modules"] = modules(backend, collective)
