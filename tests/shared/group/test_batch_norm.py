@@ -45,7 +45,7 @@ def check(one: Any, ring: ThreadRing) -> None:
         assert_states_equal(one.get_state(), learner.get_state(), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_weights_and_statistics_are_those_of_one_learner(training_backend_name: str, size: int) -> None:
     """13 rows, then 7 and 2 in minibatches of 8: uneven shares, and learners that have no row of a minibatch."""
     one, ring = group_of(size, config_for(training_backend_name, norm_network(training_backend_name)))
