@@ -76,5 +76,6 @@ def test_what_was_built_and_restored_in_it_can_be_trained_outside() -> None:
 
 
 def test_a_network_that_computes_in_it_is_named_at_build() -> None:
+    own = BCConfig().framework("torch", compile=False).rl_module(rl_module_spec=lc.RLModuleSpec(Cut, OBS, ACTIONS))
     with pytest.raises(lc.ConfigError, match="the loss of module 'default_policy' reaches none of its parameters"):
-        config().rl_module(rl_module_spec=lc.RLModuleSpec(Cut, OBS, ACTIONS)).build_learner()
+        own.build_learner()
