@@ -78,4 +78,4 @@ def test_they_agree_or_are_called_not_portable() -> None:
 @pytest.mark.parametrize("block", range(8))
 def test_they_agree_or_are_called_not_portable_two_thousand_times(block: int) -> None:
     counts = check((1000 + 250 * block, 1250 + 250 * block))
-    assert counts["agree"] >= 150 and counts["not portable"] >= 10, counts
+    assert counts["agree"] >= 110 and counts["not portable"] >= 10, counts
