@@ -116,6 +116,10 @@ def _start(given: argparse.Namespace) -> int:
     return _Run(folder, config, stop, given, info={"algorithm": name, "sessions": []}).go()
 
 
+#: How --set names the environment.
+_ENV = ("env", "environment.env")
+
+
 def _resume(given: argparse.Namespace) -> int:
     if given.out is not None:
         raise ConfigError("--out names a new run's folder; a resumed run stays where it is.")
@@ -150,9 +154,9 @@ def _settings_of(folder: RunFolder, given: argparse.Namespace) -> tuple[Any, dic
     tables = read_file(folder.config_file)
     file = lc.get_config(folder.read_info()["algorithm"])
     apply_file(file, tables, source=str(folder.config_file), skips_missing=True)
-    typed = {text.partition("=")[0].strip() for text in given.set}
-    # What is typed takes the place of what is stored, which need not be trusted, or there, then.
-    instead = {"env": given.env} if given.env is not None or typed & {"env", "environment.env"} else {}
+    # What is typed takes the place of what is stored, which need not be trusted, or there, then; ``_apply`` reads it.
+    typed = [value for name, _, value in (text.partition("=") for text in given.set) if name.strip() in _ENV]
+    instead = {"env": typed[-1] if typed else given.env} if typed or given.env is not None else {}
     if not instead:
         settle_file(file, Trust.of(given.trust))
     for path in _checkpoints_of(folder):

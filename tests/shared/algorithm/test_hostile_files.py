@@ -56,7 +56,6 @@ def _one(backend: str) -> Any:
         .framework(backend, compile=False)
         .env_runners(num_envs_per_env_runner=1)
         .training(train_batch_size=8, minibatch_size=8, num_epochs=1)
-        .rl_module(model={"hidden": [4]})
     )
 
 

@@ -157,7 +157,8 @@ def test_no_forbidden_action_is_taken_in_training_or_evaluation(
     training_backend_name: str, recurrent: str | None, tmp_path: Any
 ) -> None:
     config = _config(training_backend_name).environment(lambda env_config: DoorEnv())
-    config.env_runners(max_env_restarts=0).rl_module(model={"hidden": [4], "recurrent": recurrent, "recurrent_size": 3})
+    memory = {"recurrent": recurrent, "recurrent_size": 3} if recurrent else {}
+    config.env_runners(max_env_restarts=0).rl_module(model={"hidden": [4], **memory})
     with config.build() as algo:
         for _ in range(2):
             results = algo.train()["learners"][MID]
