@@ -29,7 +29,19 @@ from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, StateError, did_you_mean
 from learner_core.state.regular import read_regular
 
-__all__ = ["apply_assignments", "apply_file", "describe_settings", "parse_toml", "read_file", "settle_file", "to_toml"]
+__all__ = [
+    "ENVIRONMENT_KEYS",
+    "apply_assignments",
+    "apply_file",
+    "describe_settings",
+    "parse_toml",
+    "read_file",
+    "settle_file",
+    "to_toml",
+]
+
+#: How ``--set`` names the environment.
+ENVIRONMENT_KEYS = ("env", "environment.env")
 
 _FILE_LIMIT = 1 << 18
 #: Characters of one setting.
@@ -171,8 +183,10 @@ def apply_assignments(config: Any, assignments: Iterable[str]) -> set[str]:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise ConfigError(f"--set {text!r}: expected key=value, --set lr=1e-3 for instance.")
-        read = _value(value.strip())
-        named.add(_assign(config, key.strip().split("."), _from_toml(read, key.strip(), Trust())))
+        name, read = key.strip(), _value(value.strip())
+        # An environment's name that is typed is the user's own: what it imports needs no more trust.
+        is_typed_name = name in ENVIRONMENT_KEYS and isinstance(read, str) and not _is_none(read)
+        named.add(_assign(config, name.split("."), read if is_typed_name else _from_toml(read, name, Trust())))
     return named
 
 

@@ -27,7 +27,15 @@ from .metric_files import MetricFiles, read_rows
 from .quiet import without_startup_messages
 from .report import Moment, Report, StopConditions, flatten, make_report, moment_of, rows_of
 from .run_folder import RunFolder, find_checkpoints
-from .settings import apply_assignments, apply_file, describe_settings, read_file, settle_file, to_toml
+from .settings import (
+    ENVIRONMENT_KEYS,
+    apply_assignments,
+    apply_file,
+    describe_settings,
+    read_file,
+    settle_file,
+    to_toml,
+)
 
 __all__ = ["run"]
 
@@ -116,10 +124,6 @@ def _start(given: argparse.Namespace) -> int:
     return _Run(folder, config, stop, given, info={"algorithm": name, "sessions": []}).go()
 
 
-#: How --set names the environment.
-_ENV = ("env", "environment.env")
-
-
 def _resume(given: argparse.Namespace) -> int:
     if given.out is not None:
         raise ConfigError("--out names a new run's folder; a resumed run stays where it is.")
@@ -155,7 +159,9 @@ def _settings_of(folder: RunFolder, given: argparse.Namespace) -> tuple[Any, dic
     file = lc.get_config(folder.read_info()["algorithm"])
     apply_file(file, tables, source=str(folder.config_file), skips_missing=True)
     # What is typed takes the place of what is stored, which need not be trusted, or there, then; ``_apply`` reads it.
-    typed = [value for name, _, value in (text.partition("=") for text in given.set) if name.strip() in _ENV]
+    typed = [
+        value for name, _, value in (text.partition("=") for text in given.set) if name.strip() in ENVIRONMENT_KEYS
+    ]
     instead = {"env": typed[-1] if typed else given.env} if typed or given.env is not None else {}
     if not instead:
         settle_file(file, Trust.of(given.trust))
