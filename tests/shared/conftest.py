@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
-# Learners in threads of one process wait for each other inside TensorFlow's own threads, of which there are as many as
-# processors: on one processor they would wait for ever. Real ranks have a process each. Read when TensorFlow starts.
-os.environ.setdefault("TF_NUM_INTEROP_THREADS", "4")
-
 NAMESPACES = {"numpy": "learner_core.numpy_xp", "torch": "learner_core_torch.xp", "tf": "learner_core_tf.xp"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads_to_wait_in() -> None:
+    """TensorFlow gets four threads of its own, before anything computes.
+
+    Learners in threads of one process wait for each other inside of them, and an Algorithm would set them to one, in
+    which they would wait for ever. Real ranks have a process each.
+    """
+    if os.environ.get("LC_BACKEND") == "tf":
+        import tensorflow as tf
+
+        tf.config.threading.set_inter_op_parallelism_threads(4)
+        tf.constant(0)  # from here on the number stays
 
 
 @pytest.fixture(scope="session")
