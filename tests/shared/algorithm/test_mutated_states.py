@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,15 @@ from support.state_campaign import CASES, DOORS, Campaign, Tally
 NUMBER = {"set_state": 20, "restore": 10}
 #: Doors that open the checkpoint anew, which takes longer: with these algorithms.
 OPENED = ("ppo", "sac prioritized", "impala")
+#: Eager TensorFlow takes several times as long as Torch over the same checks of the same trees.
+LONG = ("appo of two ranks", "sac prioritized", "impala") if os.environ.get("LC_BACKEND") == "tf" else ()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("sac", "appo")])
+def _case(case: str) -> object:
+    return pytest.param(case, marks=pytest.mark.slow if case in LONG else ())
+
+
+@pytest.mark.parametrize("case", [_case(case) for case in CASES if case not in ("sac", "appo")])
 def test_mutants_are_taken_with_a_meaning_or_refused(training_backend_name: str, tmp_path: Path, case: str) -> None:
     tally = Tally()
     campaign = Campaign(case, training_backend_name, tmp_path, tally)
