@@ -14,11 +14,12 @@ import numpy as np
 
 from ..config import references
 from ..config.agents import AgentMapping, is_multi_agent
+from ..config.values import same
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
-from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules, same
+from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules
 
 __all__ = ["KEEP", "AgentModules", "agent_means"]
 

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from ..config import references
 from ..config.trust import Trust
+from ..config.values import same
 from ..errors import StateError
 from ..learning.rl_module import MultiRLModuleSpec, RLModuleSpec
 
-__all__ = ["KEEP", "MODULE_SETTINGS", "Opening", "named_by", "read_modules", "same", "settle_modules"]
+__all__ = ["KEEP", "MODULE_SETTINGS", "Opening", "named_by", "read_modules", "settle_modules"]
 
 #: Leave this as it is.
 KEEP: Any = object()
@@ -130,14 +131,6 @@ def _mapping_in(stored: Any, mine: Any, function: Any) -> Any:
             stacklevel=2,
         )
     return function
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two plain values are equal, whatever stands in them."""
-    try:
-        return bool(left == right)
-    except ValueError:  # arrays
-        return False
 
 
 def _check_outline(modules: Any) -> None:

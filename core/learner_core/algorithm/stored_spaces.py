@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import spaces
 from ..config.agents import ONLY_MODULE
+from ..config.values import same
 from ..errors import StateError
 from ..state.schema import MapOf, Plain, Record, Schema, under
 from ..state.tree import join
@@ -56,7 +57,7 @@ def check_spaces(algorithm: Algorithm, saved: Mapping[str, Any] | None, *, overr
         return False
     here = spaces_state(algorithm)
     for module_id, name, theirs, ours in _pairs(saved, here):
-        if theirs == ours:
+        if same(theirs, ours):
             continue
         if override:
             return True

@@ -28,6 +28,7 @@ from ..config.agents import AgentMapping, is_environment
 from ..config.environments import make_env
 from ..errors import ConfigError
 from ..state.schema import COUNT, Record, Schema
+from ..state.tree import join
 from .agent_evaluation import evaluate_agents
 from .agent_fragment import AgentFragment
 from .agent_game import AgentGame, Lane
@@ -41,7 +42,7 @@ from .evaluation import Watch
 from .multi_agent_lanes import AgentLanes
 from .normalize import NO_STATISTICS, RunningMoments
 from .numpy_backend import NumpyPolicy
-from .open_rows import OpenRows, open_rows_schema
+from .open_rows import OpenRows, check_owners, open_rows_schema
 from .rollout import Rollout
 from .runner_base import RunnerBase
 
@@ -324,6 +325,9 @@ class MultiAgentEnvRunner(RunnerBase):
             "normalizers": Record(normalizers),
         }
         return fields, ("waiting",)  # states from before turn-based games do not have it
+
+    def _check_parts(self, state: Mapping[str, Any], path: str) -> None:
+        check_owners(state.get("waiting", {}), state["game"]["copies"], join(path, "waiting"))
 
     def rollout_columns(self, module_id: str, rows: tuple[None, ...] = (None, None)) -> dict[str, Schema]:
         """What columns of a module's fragment must be to be of this runner's environments."""

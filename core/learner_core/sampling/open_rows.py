@@ -5,7 +5,7 @@ Needs nothing. Refuses states that are not of the module that is to go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from .agent_game import Lane
 from .agent_player import Player
 from .columns import Columns, columns_schema, tree_map, tree_paths
 
-__all__ = ["OpenRows", "open_rows_schema"]
+__all__ = ["OpenRows", "check_owners", "open_rows_schema"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,17 @@ def open_rows_schema(player: Player, num_envs: int) -> Schema:
         "after": Nullable(Anything()),
     }
     return Record(fields, rule=rule, what="rows of agents that wait")
+
+
+def check_owners(waiting: Mapping[str, Any], copies: Sequence[Mapping[str, Any]], path: str) -> None:
+    """Refuse open rows of agents that do not wait in a saved game, or are played by another module there."""
+    for module_id, rows in waiting.items():
+        for copy, agent in rows["lanes"]:
+            played = {name: module for name, module, *_ in copies[copy]["agents"]}
+            waits = [name for name, _ in copies[copy].get("waiting", ())]
+            if agent not in waits or played.get(agent) != module_id:
+                known = [name for name in waits if played.get(name) == module_id]
+                refuse(f"{path}/{module_id}/lanes", f"agents that wait in environment {copy}: {known}", repr(agent))
 
 
 _ANSWERS = ("actions", "action_logp", "action_dist_inputs", "vf_preds", "action_mask", "resets")

@@ -204,7 +204,16 @@ class RunnerBase(ABC):
             "envs": Nullable(ListOf(Anything())),
         }
         own, optional = self._own_schema(module_specs)
-        return Record(fields | own, optional, rule=self._check_environments, what=self._state_name)
+
+        def rule(state: Mapping[str, Any], path: str) -> None:
+            self._check_parts(state, path)
+            self._check_environments(state, path)
+
+        return Record(fields | own, optional, rule=rule, what=self._state_name)
+
+    def _check_parts(self, state: Mapping[str, Any], path: str) -> None:
+        """Refuse what a subclass keeps in several entries that do not go together."""
+        return
 
     def _check_environments(self, state: Mapping[str, Any], path: str) -> None:
         """Refuse environments that cannot go on as the state says."""

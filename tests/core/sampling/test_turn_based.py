@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from learner_core.algorithm.on_policy import with_advantages
 from learner_core.config.environments import make_env
-from learner_core.errors import EnvError
+from learner_core.errors import EnvError, StateError
 from learner_core.learning.rl_module import RLModuleSpec
 from learner_core.sampling.multi_agent_env_runner import MultiAgentEnvRunner
 
@@ -133,6 +133,21 @@ def test_states_without_open_rows_are_of_before_and_load() -> None:
         assert copy.pop("waiting") == []
     other.set_state(state)
     assert same_tree(runner.sample(3)["a"].columns, other.sample(3)["a"].columns)
+
+
+@pytest.mark.parametrize("lane", [[0, "b"], [0, "x"], [1, "a"]])
+def test_a_state_whose_open_rows_are_of_nobody_that_waits_is_refused(lane: list[Any]) -> None:
+    runner = duel(num_envs=2)
+    runner.sample(1)
+    state = copied(runner.get_state())
+    assert state["waiting"]["a"]["lanes"] == [[0, "a"], [1, "a"]]
+    state["waiting"]["a"]["lanes"] = [lane, [1 - lane[0], "a"]]
+    if lane == [1, "a"]:  # of a, too, but another module's there
+        state["game"]["copies"][1]["agents"][0][1] = "b"
+    before = bytes_of(runner.get_state())
+    with pytest.raises(StateError, match=r"waiting/a/lanes: expected agents that wait in environment [01]"):
+        runner.set_state(state)
+    assert bytes_of(runner.get_state()) == before
 
 
 def test_an_episode_that_is_given_up_takes_open_rows_along() -> None:

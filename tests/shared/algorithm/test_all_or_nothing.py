@@ -99,6 +99,13 @@ BAD: list[tuple[Callable[[str], Any], str, Any, str]] = [
     (sac, "extra/replay/priorities", lambda p: p * 0, "extra/replay/priorities: expected a positive one of every row"),
     (sac, "extra/owed", 1e300, "extra/owed: expected a number from 0 to below 1, got 1e+300"),
     (sac, f"learner/targets/{MID}/qf.0.weight", None, "qf.0.weight: expected an array of float32 of shape (4, 4), got"),
+    (ppo, "algorithm/spaces/default_policy/action_space", np.full(3, np.nan), "algorithm/spaces/default_policy"),
+    (
+        ppo,
+        "algorithm/spaces/default_policy/observation_space/high",
+        np.zeros((2, 2)),
+        "algorithm/spaces/default_policy",
+    ),
     (agents, "env_runner/game/copies/0/length", "x", "game/copies/[0]/length: expected a non-negative int"),
     (agents, "env_runner/game/copies/0/obs", [], "game/copies/[0]/obs: expected at least one agent that acts next"),
     (agents, "env_runner/game/agents", ["a", "a"], "game/agents: expected every agent once"),
