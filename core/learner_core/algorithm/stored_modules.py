@@ -92,6 +92,8 @@ def read_modules(
         references.settle(plain, name=name, trust=trust)
     saved: dict[str, Any] = {name: getattr(config, name) for name in _DATA}
     saved.update({name: references.from_plain(plain, name=name, trust=trust) for name, plain in stored.items()})
+    if not isinstance(saved["policies"], Mapping):  # a mapping that says it stands for something else
+        raise StateError("expected a mapping of specifications", path=f"{_PATH}/policies")
     for module_id, spec in saved["policies"].items():
         if not isinstance(spec, RLModuleSpec):
             raise StateError("expected a module's specification", path=f"{_PATH}/policies/{module_id}")

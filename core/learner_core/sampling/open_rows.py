@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import BatchError, StateError
+from ..spaces import check_actions
 from ..state.schema import COUNT, TEXT, Anything, Array, Items, ListOf, MapOf, Nullable, Record, Schema, refuse
 from ..state.tree import describe
 from .agent_game import Lane
@@ -76,6 +78,10 @@ def open_rows_schema(player: Player, num_envs: int) -> Schema:
             refuse(f"{path}/lanes", f"agents of {num_envs} environments, each once", repr(lanes)[:100])
         columns["obs"].check(plain["obs"], f"{path}/obs")
         Record(answers, [name for name in answers if name != "actions"]).check(plain["answer"], f"{path}/answer")
+        try:
+            check_actions(player.action_space, np.asarray(plain["answer"]["actions"]))
+        except BatchError as error:
+            raise StateError(str(error.args[0]), path=f"{path}/answer/actions") from None
         if (state is not None) != (plain["after"] is not None):
             refuse(f"{path}/after", "a state of the recurrent module, None without", describe(plain["after"]))
         if state is not None:
@@ -87,7 +93,7 @@ def open_rows_schema(player: Player, num_envs: int) -> Schema:
 
     fields: dict[str, Schema] = {
         "lanes": ListOf(Items([COUNT, TEXT])),
-        "rewards": Array((None,), np.float64),
+        "rewards": Array((None,), np.float64, most=_MOST),
         "obs": Anything(),
         "answer": MapOf(Anything()),
         "after": Nullable(Anything()),
@@ -106,4 +112,6 @@ def check_owners(waiting: Mapping[str, Any], copies: Sequence[Mapping[str, Any]]
                 refuse(f"{path}/{module_id}/lanes", f"agents that wait in environment {copy}: {known}", repr(agent))
 
 
+#: Squares of such rewards, and sums of those, still fit float32.
+_MOST = 1e15
 _ANSWERS = ("actions", "action_logp", "action_dist_inputs", "vf_preds", "action_mask", "resets")
