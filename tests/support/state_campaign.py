@@ -128,8 +128,11 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
     "appo": _appo,
     "appo of two ranks": _appo,
 }
-#: Whose environment has no name: a checkpoint alone does not open.
-_NEEDS_ENV = {"ppo, several agents": make_crossing, "ppo, turns": make_duel}
+#: What is given again where environments have no name: a checkpoint alone does not open.
+_GIVEN_AGAIN: dict[str, dict[str, Any]] = {
+    "ppo, several agents": {"env": make_crossing, "policy_mapping_fn": _everybody_m},
+    "ppo, turns": {"env": make_duel},
+}
 
 
 @dataclass
@@ -195,7 +198,7 @@ class Campaign:
         names = list(DOORS)
         shares = np.array(list(DOORS.values()), np.float64)
         door = door or names[int(rng.choice(len(names), p=shares / shares.sum()))]
-        if door in _COMMANDS and self.case in _NEEDS_ENV:
+        if door in _COMMANDS and self.case in _GIVEN_AGAIN:
             door = "restore"
         of_learner = door.startswith("learner")
         tree, what = mutant(self.tree["state"]["learner"] if of_learner else self.tree["state"], rng)
@@ -245,8 +248,7 @@ class Campaign:
 
     def _opened(self, what: str) -> str:
         found: list[Any] = []
-        env = _NEEDS_ENV.get(self.case)
-        more = {} if env is None else {"env": env, "policy_mapping_fn": _everybody_m}
+        more = _GIVEN_AGAIN.get(self.case, {})
         refusal = self._measured(lambda: found.append(lc.Algorithm.from_checkpoint(self.path, **more)))
         if refusal is not None:
             return f"refused: {refusal}"
