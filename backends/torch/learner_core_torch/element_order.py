@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "tensors_in"]
 
 Tracked = Elements | Lost
 
@@ -374,8 +374,8 @@ class _Call:
         full = func.overloadpacket.__name__
         self.mutates = bool(func._schema.is_mutable) and full not in ("native_batch_norm", "_native_batch_norm_legit")
         self.name = full[:-1] if self.mutates and full.endswith("_") and not full.startswith("__") else full
-        self.inputs = list(_tensors([args, list(kwargs.values())]))
-        self.outputs = list(_tensors(outputs))
+        self.inputs = list(tensors_in([args, list(kwargs.values())]))
+        self.outputs = list(tensors_in(outputs))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -403,7 +403,7 @@ class _Call:
     def on_numbers(self, numbers: np.ndarray, index: int = 0) -> np.ndarray:
         """The operation on numbers in place of its first tensor; one of its results."""
         made = self._func(torch.from_numpy(np.ascontiguousarray(numbers)), *self._args[1:], **self._kwargs)
-        return list(_tensors(made))[index].numpy()
+        return list(tensors_in(made))[index].numpy()
 
     def treats_elements_alone(self) -> bool:
         """Try whether elements that change places change nothing but the places of the results."""
@@ -428,12 +428,13 @@ class _Call:
         return made
 
 
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested lists and tuples, in order."""
     if isinstance(tree, torch.Tensor):
         yield tree
     elif isinstance(tree, (list, tuple)):
         for item in tree:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _picked(part: np.ndarray, _: np.ndarray) -> np.ndarray:

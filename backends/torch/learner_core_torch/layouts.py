@@ -20,7 +20,7 @@ from torch import nn
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError
 
-from .element_order import Follower
+from .element_order import Follower, tensors_in
 
 __all__ = ["Orders", "read_orders"]
 
@@ -136,9 +136,9 @@ class _Layers:
     def _compute(
         self, name: str, module: nn.Module, rule: Callable[..., list[Elements]], args: Any, outputs: Any
     ) -> None:
-        inputs = list(_tensors(args))
+        inputs = list(tensors_in(args))
         states = [self._follower.of(tensor) for tensor in inputs]
-        results = list(_tensors(outputs))
+        results = list(tensors_in(outputs))
         if all(state is None for state in states):
             names = {_join(name, own) for own, value in module.named_parameters()}
             for tensor in results:
@@ -316,14 +316,6 @@ def _is_stock(module: nn.Module, kinds: tuple[type, ...]) -> bool:
     """Whether it computes what Torch's own layer does: a subclass may do anything."""
     own = next(kind for kind in type(module).__mro__ if kind in kinds)
     return type(module).forward is own.forward  # type: ignore[attr-defined]
-
-
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from _tensors(item)
 
 
 def _join(prefix: str, name: str) -> str:
