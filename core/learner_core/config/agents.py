@@ -20,6 +20,7 @@ __all__ = [
     "has_agents",
     "is_environment",
     "is_multi_agent",
+    "is_turn_based",
 ]
 
 #: What environment names begin with that PettingZoo has: "pettingzoo:sisl/multiwalker-v9".
@@ -44,6 +45,11 @@ def is_environment(env: Any) -> bool:
 def has_agents(env: Any) -> bool:
     """Whether an environment object has spaces per agent, as PettingZoo's have, parallel and turn-based."""
     return is_environment(env) and callable(getattr(env, "observation_space", None))
+
+
+def is_turn_based(env: Any) -> bool:
+    """Whether an environment of several agents lets one act at a time: PettingZoo's AEC interface."""
+    return callable(getattr(env, "agent_iter", None)) and callable(getattr(env, "last", None))
 
 
 def check_agents(env: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from learner_core.errors import ConfigError, EnvOutputError
 from learner_core.maths.action_masks import ActionMask
 
-from .agents import has_agents
+from .agents import has_agents, is_turn_based
 
 __all__ = ["AgentInfoMasks", "InfoMasks", "TurnInfoMasks", "with_info_masks"]
 
@@ -42,7 +42,7 @@ def with_info_masks(env: Any) -> Any:
             ".env_runners(num_envs_per_env_runner=...) step them together"
         )
     if has_agents(env):
-        return TurnInfoMasks(env) if callable(getattr(env, "last", None)) else AgentInfoMasks(env)
+        return TurnInfoMasks(env) if is_turn_based(env) else AgentInfoMasks(env)
     return env if _has_mask(env.observation_space) else InfoMasks(env)
 
 

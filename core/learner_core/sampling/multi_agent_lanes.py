@@ -16,7 +16,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..config.agents import check_agents
+from ..config.agents import check_agents, is_turn_based
 from ..config.foreign import failure
 from ..errors import EnvError
 from ..plugins.containment import said
@@ -25,7 +25,7 @@ from .answers import flag_of, mapping_of, reset_result, reward_of, step_result
 from .columns import Columns
 from .observations import ObservationReader
 from .rebuilding import EnvList
-from .turns import TurnChecks, begin_turns, is_turn_based, take_turn
+from .turns import TurnChecks, begin_turns, take_turn
 
 __all__ = ["AgentLanes"]
 

@@ -18,7 +18,7 @@ from .agent_step import AgentStep
 from .answers import step_result
 from .columns import Columns
 
-__all__ = ["TurnChecks", "begin_turns", "is_turn_based", "take_turn"]
+__all__ = ["TurnChecks", "begin_turns", "take_turn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,6 @@ class TurnChecks:
     flags: Callable[[Any, Any, Any], tuple[bool, bool]]
     read: Callable[[Any, Any], Columns]
     whose: Callable[[], str]
-
-
-def is_turn_based(env: Any) -> bool:
-    """Whether an environment of several agents lets one act at a time."""
-    return callable(getattr(env, "agent_iter", None)) and callable(getattr(env, "last", None))
 
 
 def begin_turns(env: Any, seed: Mapping[str, int], checks: TurnChecks) -> dict[str, Columns]:
