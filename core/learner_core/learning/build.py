@@ -12,6 +12,7 @@ In order:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ class LearnerBuild:
         self.traced: dict[str, tuple[str, ...]] = {}
         self.trainable_variables: dict[str, dict[str, np.ndarray]] = {}
         self._host_variables: dict[str, dict[str, float]] = {}
+        self.bounds: dict[str, dict[str, tuple[float, float]]] = {}
         self._registered: dict[str, dict[str, tuple[OptimizerSpec, list[str], Any]]] = {}
         self._values: dict[str, dict[str, np.ndarray]] = {}
         self._open: str | None = None
@@ -89,6 +91,7 @@ class LearnerBuild:
             self._values[module_id] = {name: np.asarray(value) for name, value in module.init(rng).items()}
             self.trainable_variables[module_id] = {}
             self._host_variables[module_id] = {}
+            self.bounds[module_id] = {}
             self._registered[module_id] = {}
         learner._host_variables = self._host_variables
         answer: Any = learner.build()  # type: ignore[func-returns-value]
@@ -103,7 +106,9 @@ class LearnerBuild:
 
     # ------------------------------------------------------------------ registration
 
-    def register_variable(self, module_id: str, name: str, value: Any, trainable: bool) -> None:
+    def register_variable(
+        self, module_id: str, name: str, value: Any, trainable: bool, bounds: tuple[float, float] | None
+    ) -> None:
         """See ``Learner.register_variable``."""
         self.known(module_id)
         if name in self._values[module_id] or name in self._host_variables[module_id]:
@@ -114,6 +119,10 @@ class LearnerBuild:
             raise ConfigError(f"register_variable({name!r}): value={value!r} is not a number or array") from None
         if not np.all(np.isfinite(array)):
             raise ConfigError(f"register_variable({name!r}): value={value!r} is not finite")
+        least, most = (-math.inf, math.inf) if bounds is None else map(float, bounds)
+        if not (np.all(array >= least) and np.all(array <= most)):
+            raise ConfigError(f"register_variable({name!r}): value={value!r} is not within bounds={bounds!r}")
+        self.bounds[module_id][name] = (least, most)
         if trainable:
             self.trainable_variables[module_id][name] = array
             self._values[module_id][name] = array

@@ -97,7 +97,15 @@ class LearnerHooks:
             module_id, optimizer_name, optimizer or OptimizerSpec("adam"), params or ["*"], lr_or_lr_schedule
         )
 
-    def register_variable(self, *, module_id: str, name: str, value: Any, trainable: bool = False) -> None:
+    def register_variable(
+        self,
+        *,
+        module_id: str,
+        name: str,
+        value: Any,
+        trainable: bool = False,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
         """Add a number (or array) that is part of the state: alpha, a KL coefficient and the like.
 
         Args:
@@ -105,8 +113,13 @@ class LearnerHooks:
             name: its name in ``self.variables[module_id]`` and in the state.
             value: initial value; float if not trainable, else float or array.
             trainable: it is a parameter: give it to an optimizer by name. Otherwise host hooks may assign it.
+            bounds: least and most value with a meaning, such as (0.0, math.inf); what a state holds beyond them is
+                refused, and so is such a value here and in an assignment. ``None``: any finite one.
+
+        Raises:
+            ConfigError: a name that there is, or a value that is no number, not finite or not within ``bounds``.
         """
-        self._build.register_variable(module_id, name, value, trainable)
+        self._build.register_variable(module_id, name, value, trainable, bounds)
 
     def batch_spec(self, module_id: str | None = None) -> dict[str, ColumnSpec]:
         """Columns that the update reads: path -> ColumnSpec(shape of a row, dtype, required).
@@ -232,7 +245,10 @@ class LearnerHooks:
     def variables(self) -> Mapping[str, Any]:
         """module id -> name -> array in a step; on the host a float that hooks may assign."""
         return Variables(
-            self._host_variables, self._context, functools.partial(host_parameters.trainable_variable, self)
+            self._host_variables,
+            self._build.bounds,
+            self._context,
+            functools.partial(host_parameters.trainable_variable, self),
         )
 
     def noise(self, name: str, shape: tuple[int, ...] = ()) -> Any:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..state.schema import COUNT, NUMBER, PLAIN, SEED, Array, MapOf, OneOf, Record, Schema, refuse
+from ..state.schema import COUNT, PLAIN, SEED, Also, Array, MapOf, OneOf, Real, Record, Schema, refuse
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -97,8 +98,11 @@ def _module_parts(learner: Learner, mid: str) -> dict[str, Record]:
     if plan.frozen.names:
         frozen = plan.frozen.to_host(_host(learner, f"frozen/{mid}"))
         weights.update({n: _like(value) for n, value in frozen.items()})
-    variables: dict[str, Schema] = {name: weights.pop(name) for name in own if name in weights}
-    variables.update(dict.fromkeys(plan.host_variables, NUMBER))
+    bounds = learner._build.bounds[mid]
+    variables: dict[str, Schema] = {
+        name: Also(weights.pop(name), partial(_check_bounds, *bounds[name])) for name in own if name in weights
+    }
+    variables.update({name: Real(*bounds[name]) for name in plan.host_variables})
     return {
         "rl_module": Record(weights),
         "targets": Record({name: Array(shape, dtype) for name, shape in plan.targets.shapes.items()}),
@@ -106,6 +110,12 @@ def _module_parts(learner: Learner, mid: str) -> dict[str, Record]:
         "variables": Record(variables),
         "optimizer": Record(optimizers),
     }
+
+
+def _check_bounds(least: float, most: float, value: Any, path: str) -> None:
+    array = np.asarray(value)
+    if not (np.all(array >= least) and np.all(array <= most)):
+        refuse(path, f"values from {least:g} to {most:g}", f"values from {array.min():g} to {array.max():g}")
 
 
 def _moment(shape: tuple[int, ...], dtype: Any, is_square: bool) -> Array:

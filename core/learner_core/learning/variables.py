@@ -17,21 +17,29 @@ class Variables(Mapping[str, "ModuleVariables"]):
 
     Args:
         host: module id -> name -> float, of the variables that are not trained.
+        bounds: module id -> name -> least and most value that may be assigned.
         context: the step being traced, or ``None`` on the host.
         trainable: ``trainable(module_id, name)`` reads a trained variable on the host, ``None`` if there is none.
     """
 
     def __init__(
-        self, host: dict[str, dict[str, float]], context: StepContext | None, trainable: Callable[[str, str], Any]
+        self,
+        host: dict[str, dict[str, float]],
+        bounds: Mapping[str, Mapping[str, tuple[float, float]]],
+        context: StepContext | None,
+        trainable: Callable[[str, str], Any],
     ) -> None:
         self._host = host
+        self._bounds = bounds
         self._context = context
         self._trainable = trainable
 
     def __getitem__(self, module_id: str) -> ModuleVariables:
         if module_id not in self._host:
             raise ConfigError(f"unknown module id {module_id!r}.{did_you_mean(module_id, self._host)}")
-        return ModuleVariables(module_id, self._host[module_id], self._context, self._trainable)
+        return ModuleVariables(
+            module_id, self._host[module_id], self._bounds[module_id], self._context, self._trainable
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._host)
@@ -44,10 +52,16 @@ class ModuleVariables(MutableMapping[str, Any]):
     """name -> value of one module's variables; see :class:`Variables`."""
 
     def __init__(
-        self, module_id: str, host: dict[str, float], context: StepContext | None, trainable: Callable[[str, str], Any]
+        self,
+        module_id: str,
+        host: dict[str, float],
+        bounds: Mapping[str, tuple[float, float]],
+        context: StepContext | None,
+        trainable: Callable[[str, str], Any],
     ) -> None:
         self._module_id = module_id
         self._host = host
+        self._bounds = bounds
         self._context = context
         self._trainable = trainable
 
@@ -78,6 +92,11 @@ class ModuleVariables(MutableMapping[str, Any]):
         number = float(value)
         if not math.isfinite(number):
             raise ConfigError(f"variable {name!r} of module {self._module_id!r}: {number} is not finite")
+        least, most = self._bounds[name]
+        if not least <= number <= most:
+            raise ConfigError(
+                f"variable {name!r} of module {self._module_id!r}: {number:g} is not from {least:g} to {most:g}"
+            )
         self._host[name] = number
 
     def __delitem__(self, name: str) -> None:

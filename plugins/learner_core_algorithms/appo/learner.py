@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from learner_core_algorithms.impala.learner import IMPALALearner
@@ -21,9 +22,12 @@ class APPOLearner(IMPALALearner):
             module = self.module[module_id].unwrapped
             if not module.targets:
                 module.targets = ("*",)
-            self.register_variable(module_id=module_id, name="updates_since_target", value=0.0)
+            not_negative = (0.0, math.inf)
+            self.register_variable(module_id=module_id, name="updates_since_target", value=0.0, bounds=not_negative)
             if self.config.use_kl_loss:
-                self.register_variable(module_id=module_id, name="kl_coeff", value=self.config.kl_coeff)
+                self.register_variable(
+                    module_id=module_id, name="kl_coeff", value=self.config.kl_coeff, bounds=not_negative
+                )
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
         xp = self.xp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ class PPOLearner(Learner):
         for module_id in self.module_specs:
             config = self.config.for_module(module_id)
             if config.use_kl_loss:
-                self.register_variable(module_id=module_id, name="kl_coeff", value=config.kl_coeff)
+                self.register_variable(
+                    module_id=module_id, name="kl_coeff", value=config.kl_coeff, bounds=(0.0, math.inf)
+                )
 
     def preprocess_batch(self, *, module_id: str, batch: dict[str, Any]) -> dict[str, Any]:
         if self.config.for_module(module_id).normalize_advantages != "batch":

@@ -16,6 +16,9 @@ from .module import SACModule
 
 __all__ = ["SACLearner"]
 
+#: Beyond these the temperature is 0 or infinity in float32, with which nothing can be learned.
+_LOG_ALPHA = (-80.0, 80.0)
+
 
 class SACLearner(Learner):
     """Four losses over one forward pass, each moving its own parameters: policy, two Q networks, temperature."""
@@ -26,7 +29,9 @@ class SACLearner(Learner):
     def build(self) -> None:
         for module_id in self.module_specs:
             value = math.log(self.config.initial_alpha)
-            self.register_variable(module_id=module_id, name="log_alpha", value=value, trainable=True)
+            self.register_variable(
+                module_id=module_id, name="log_alpha", value=value, trainable=True, bounds=_LOG_ALPHA
+            )
 
     def configure_optimizers_for_module(self, module_id: str, config: Any) -> None:
         patterns = {"policy": ["pi*"], "qf": ["qf.*", "qf_head.*"], "alpha": ["log_alpha"]}

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.spaces import Box
 
 import learner_core as lc
-from learner_core.errors import BatchError, ConfigError
+from learner_core.errors import BatchError, ConfigError, StateError
 
 from support.learners import (
     OBS,
@@ -267,3 +267,25 @@ def test_optimizer_setting(backend: str) -> None:
     learner.update_from_batch(batch=regression_batch(4))
     entry = learner.get_state()["optimizer"]["default_policy"]["default"]
     assert entry["kind"] == "sgd" and list(entry["slots"]) == ["momentum"] and entry["step"] == 1
+
+
+def test_values_beyond_a_variables_bounds_are_refused_in_states_and_assignments(backend: str) -> None:
+    from learner_core_algorithms import PPOConfig, SACConfig
+
+    box = Box(-1.0, 1.0, (1,), np.float32)
+    ppo = build_on_spaces(tiny(PPOConfig(), backend), OBS, TWO_ACTIONS)
+    sac = build_on_spaces(tiny(SACConfig(), backend), OBS, box)
+    for learner, variable, value, expected in (
+        (ppo, "kl_coeff", -0.25, "a finite number of at least 0, got -0.25"),
+        (sac, "log_alpha", 88.0, "values from -80 to 80, got values from 88 to 88"),
+        (sac, "log_alpha", -(2.0**31), "values from -80 to 80"),
+    ):
+        before = learner.get_state()
+        state = {**before, "variables": {"default_policy": {variable: value}}}
+        with pytest.raises(StateError, match=f"variables/default_policy/{variable}: expected {expected}"):
+            learner.set_state(state)
+        assert not states_differ(before, learner.get_state())
+    with pytest.raises(ConfigError, match="'kl_coeff' of module 'default_policy': -0.25 is not from 0 to inf"):
+        ppo.variables["default_policy"]["kl_coeff"] = -0.25
+    with pytest.raises(ConfigError, match=r"'log_alpha'.*not within bounds=\(-80.0, 80.0\)"):
+        build_on_spaces(tiny(SACConfig(), backend, initial_alpha=1e40), OBS, box)
