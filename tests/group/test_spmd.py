@@ -214,3 +214,34 @@ def test_the_command_line_trains_under_horovodrun_and_resumes_on_the_other_frame
     assert steps[0] > 100 and steps[2] - steps[1] > 100
     checkpoints = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert checkpoints == ["checkpoint-00000002.lcstate", "checkpoint-00000003.lcstate"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "collective"), [("torch", "torch"), pytest.param("tf", "horovod", marks=pytest.mark.slow)]
+)
+def test_settings_and_weights_change_on_all_ranks_alike_or_on_none(
+    tmp_path: Path, backend: str, collective: str
+) -> None:
+    """By set_config and its siblings, through an Algorithm and its group; ranks given different things say which."""
+    ranks = wait_for(start_ranks(2, [RUNS, "settings", backend, collective, str(tmp_path)]), timeout_s=240.0)
+    for answer in [_said(ended) for ended in ranks]:
+        assert answer["targets"] == [[1.0, 1.5, 1.75, 1.875, 1.9375], [1.0, 1.25, 1.3125, 1.328125, 1.33203125]]
+        assert answer["settings"] == [0.25, 0.25, 0.0] and answer["stored"] == 0.25
+        assert answer["unchanged"]
+        same = "LearnerGroupError: {}: every rank must be given the same; {}"
+        for said, (call, expected) in zip(
+            answer["refused"],
+            [
+                ("set_config", "gamma: 0.5 on rank 0, 0.75 on rank 1"),
+                ("set_config", "evaluation_interval: nothing on rank 0, 1 on rank 1"),
+                ("set_config", "gama: nothing on rank 0, 0.5 on rank 1"),
+                ("set_config", "lr: 0.25 on rank 0, 0.5 on rank 1"),
+                ("set_weights", "default_policy/pi.1.bias: float32[2] "),
+                ("set_state", "noise/seed: 0 on rank 0, 1 on rank 1"),
+                ("", ""),
+                ("add_module", "module_id: 'b' on rank 0, 'a' on rank 1"),
+            ],
+            strict=True,
+        ):
+            assert said.startswith(same.format(call, expected)) or not call, said
+        assert "state1" in answer["refused"][6]

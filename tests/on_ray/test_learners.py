@@ -23,9 +23,11 @@ from learner_core.group.learner_group import LearnerGroup
 from learner_core.group.ray.cluster import RayOptions, connect
 
 from .conftest import Told, alive, largest_difference, nothing_left, ppo_config, strike, wait_until
-from support.learners import assert_states_equal, ppo_batch
+from support import row_networks
+from support.learners import OBS, assert_states_equal, flat_state, ppo_batch
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+cloudpickle.register_pickle_by_value(row_networks)
 
 Make = Callable[..., LearnerGroup]
 BATCHES = [ppo_batch(rows, Discrete(2), seed=rows) for rows in (384, 385, 7, 1)]
@@ -297,3 +299,25 @@ def test_a_larger_run_gets_a_larger_ray_of_our_own_or_is_refused_at_once() -> No
     assert number in idle and "because of objects that this process refers to" in idle and kept == "of the user's own"
     assert float(spare) == 0.0
     assert max(in_use_s, spread_s, idle_s) < 60  # not the two minutes of start_timeout_s
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "collective"), [("torch", "torch"), ("tf", "horovod")])
+def test_batch_norm_has_the_statistics_of_one_learner(groups: Make, backend: str, collective: str) -> None:
+    network = row_networks.norm_network(backend)
+
+    def config(**learners: Any) -> Any:
+        made = ppo_config(backend, collective, **learners).framework(backend, compile=False, precision="float64")
+        return made.rl_module(rl_module_spec=lc.RLModuleSpec(network, OBS, Discrete(2)), model={})
+
+    two, one = groups(config()), groups(config(num_learners=1, launcher="local", launcher_options={}))
+    start = one.get_state()
+    two.set_state(start)
+    for batch in (BATCHES[0], BATCHES[2]):
+        one.update_from_batch(batch=batch)
+        two.update_from_batch(batch=batch)
+    states = [flat_state({part: group.get_state()[part] for part in ("rl_module", "buffers")}) for group in (one, two)]
+    for path, value in states[0].items():
+        np.testing.assert_allclose(states[1][path], value, rtol=0, atol=1e-7, err_msg=path)
+    before = flat_state({"buffers": start["buffers"]})
+    assert max(np.abs(states[0][path] - value).max() for path, value in before.items()) > 0.1

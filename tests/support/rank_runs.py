@@ -1,5 +1,7 @@
 """Whole runs of ``launcher="spmd"``: ``python rank_runs.py train|go_on BACKEND COLLECTIVE FOLDER [LAUNCHER]``.
 
+``settings BACKEND COLLECTIVE FOLDER`` changes settings and weights in a run, on all ranks alike and not.
+
 ``train`` makes a checkpoint of every kind of algorithm in the folder, ``go_on`` takes them up on any number of ranks.
 Prints one line of JSON: {kind: what the test looks at}.
 """
@@ -20,6 +22,7 @@ from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfi
 from support.learners import flat_state
 from support.parallel_envs import make_signals
 from support.rank_script import COMPILE, eager, next_place
+from support.told import Batches, told, told_to
 
 _SIGNALS = {"policies": {"speaker": lc.RLModuleSpec(model={"hidden": [4]}), "listener": None}}
 
@@ -185,5 +188,49 @@ def go_on(backend: str, collective: str, folder: str, launcher: str = "spmd") ->
     return found
 
 
+def settings(backend: str, collective: str, folder: str) -> dict[str, Any]:
+    """Value targets as ``gamma`` changes, and what is said where the ranks are given different things."""
+    config = told("ppo", backend, use_critic=False, normalize_advantages="off")
+    config.learners(launcher="spmd", collective=collective, launcher_options=next_place(), timeout_s=60.0)
+    targets, refused = [], []
+    with config.build() as algorithm:
+        rank = algorithm.rank
+        batches = Batches(algorithm)
+        group, weights = algorithm.learner_group, told_to(algorithm.learner_group.get_weights(), 1.0)
+        algorithm.set_weights(weights)
+        path = f"{folder}/state"
+        group.save_state(path)
+        for gamma in (0.5, 0.25):
+            algorithm.set_config(gamma=gamma)
+            algorithm.train()
+            targets.append(batches.targets())
+        before = flat_state(group.get_state())
+        for call in (
+            lambda: algorithm.set_config(gamma=0.75 if rank else 0.5),
+            lambda: algorithm.set_config(**{"evaluation_interval": 1} if rank else {}),
+            lambda: algorithm.set_config(**{"gama" if rank else "gamma": 0.5}),
+            lambda: group.set_config(lr=0.5 if rank else 0.25),
+            lambda: algorithm.set_weights(told_to(weights, float(rank))),
+            lambda: group.set_state({**group.get_state(), "noise": {"seed": rank}}),
+            lambda: group.load_state(f"{path}{rank or ''}"),
+            lambda: group.add_module(module_id="a" if rank else "b", module_spec=group.module_specs["default_policy"]),
+        ):
+            try:
+                call()
+                refused.append("")
+            except lc.LearnerCoreError as error:
+                refused.append(f"{type(error).__name__}: {error}")
+        after = flat_state(group.get_state())
+        algorithm.train()
+        algorithm.save(Path(folder) / "checkpoint")
+        return {
+            "targets": targets,
+            "refused": refused,
+            "unchanged": before.keys() == after.keys() and all(np.array_equal(after[k], v) for k, v in before.items()),
+            "settings": [algorithm.config.gamma, group.learner_settings()["gamma"], algorithm.config.lr],
+            "stored": lc.load_state(Path(folder) / "checkpoint")["config"]["settings"]["gamma"],
+        }
+
+
 if __name__ == "__main__":
-    print(json.dumps({"train": train, "go_on": go_on}[sys.argv[1]](*sys.argv[2:])), flush=True)
+    print(json.dumps({"train": train, "go_on": go_on, "settings": settings}[sys.argv[1]](*sys.argv[2:])), flush=True)

@@ -25,6 +25,7 @@ from learner_core_algorithms.ppo.learner import PPOLearner
 
 from support.learners import OBS, ToyConfig, ToyLearner, flat_state, ppo_batch, regression_batch, sac_batch, two_modules
 from support.listening import listening_addresses
+from support.row_networks import norm_network
 from support.states import state_bytes
 
 TWO = Discrete(2)
@@ -124,7 +125,17 @@ def equality(backend: str, collective: str, updates: str) -> dict[str, float]:
         sac.environment(observation_space=OBS, action_space=BOX)
         found["sac"] = equal(sac, collective, lambda n, u: sac_batch(n, seed=u), [[8, 8], [11, 5], [0, 16]])
         found["modules"] = modules(backend, collective)
+        if not COMPILE:
+            found["norms"] = norms(backend, collective)
     return found
+
+
+def norms(backend: str, collective: str) -> float:
+    """A network with BatchNorm, whose running statistics are part of what is compared."""
+    network = lc.RLModuleSpec(norm_network(backend), OBS, TWO)
+    config = ppo(backend, "float64").rl_module(rl_module_spec=network, model={})
+    rows = [[40, 40], [33, 7], [1, 16]]
+    return equal(config, collective, lambda n, u: ppo_batch(n, TWO, seed=u), rows)
 
 
 def modules(backend: str, collective: str) -> float:

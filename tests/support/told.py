@@ -64,6 +64,25 @@ def told_to(weights: Any, action: float) -> Any:
     return changed
 
 
+class Batches:
+    """The batches that an Algorithm gives its learners."""
+
+    def __init__(self, algo: Any) -> None:
+        self.seen: list[Any] = []
+        update = algo.learner_group.update_from_batch
+
+        def watching(batch: Any, *arguments: Any, **keywords: Any) -> Any:
+            self.seen.append(batch)
+            return update(batch, *arguments, **keywords)
+
+        algo.learner_group.update_from_batch = watching
+
+    def targets(self) -> list[float]:
+        """The different value targets of the last batch, from the smallest."""
+        found: list[float] = np.unique(self.seen[-1]["value_targets"]).tolist()
+        return found
+
+
 class Watched:
     """The actions of every fragment that an Algorithm's runners hand over, by iteration."""
 

@@ -336,6 +336,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         """
         self.notice_changes()
         group, before = self.learner_group, self.config
+        group.agree("set_config", settings)
         config = changed(before, settings, by="algorithm")
         if "policy_mapping_fn" in settings:
             self._check_mapping(self.agent_runners(), config)

@@ -13,6 +13,7 @@ from ..learning.batch_rule import BatchRule
 from ..learning.learner_state import check_weights
 from ..learning.state_fitting import Skipped
 from ..state.kinds import LEARNER, refuse_other_kinds
+from .agreement import difference_of, words_of
 from .launchers import Learners, load_launcher
 from .requests import UpdateQueue
 
@@ -174,6 +175,7 @@ class LearnerGroup:
     def set_state(self, state: Mapping[str, Any], strict: bool = True) -> list[Skipped]:
         """Give every learner this state, or none; see ``Learner.set_state``, also for what is returned."""
         self.check_state(state, strict=strict)
+        self.agree("set_state", state)
         self._num_changes += 1
         # A learner of our own that has checked a state takes it; what another does is undone on all of them.
         before = None if self.copies_states else self.get_state()
@@ -198,6 +200,7 @@ class LearnerGroup:
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Give every learner these weights, or none; optimizers stay."""
         self._check(lambda learner: check_weights(learner, weights))
+        self.agree("set_weights", weights)
         self._num_changes += 1
         self._ask(lambda learner: learner.set_module_state(weights))
 
@@ -234,9 +237,13 @@ class LearnerGroup:
         """Read a file that ``save_state`` of a group or a learner wrote, on any backend; see ``Learner.set_state``."""
         from ..state.files import load_state
 
-        state = load_state(path, mmap=self.copies_states)
-        refuse_other_kinds(state, LEARNER, where=str(path))
-        return self.set_state(state, strict=strict)
+        def read() -> Any:
+            state = load_state(path, mmap=copies)
+            refuse_other_kinds(state, LEARNER, where=str(path))
+            return state
+
+        copies = self.copies_states
+        return self.set_state(read() if self.ranks is None else self.ranks.on_each(read), strict=strict)
 
     @property
     def copies_states(self) -> bool:
@@ -257,8 +264,8 @@ class LearnerGroup:
             ConfigError: unknown, ill-typed, or fixed when the learners were built; says which, and nothing has changed.
         """
         self._alive().drain()
+        self.agree("set_config", settings)
         config = changed(self.config, settings, by="group")
-        self._agree(settings)
         before = {name: getattr(self.config, name) for name in settings}
         own = {name: value for name, value in settings.items() if name not in QUEUE_SETTINGS}
         self._num_changes += 1
@@ -277,18 +284,25 @@ class LearnerGroup:
         """{setting: value} of what learners go by and a run can change, as the first of them has it now."""
         return dict(self._first(_settings_of))
 
-    def _agree(self, settings: Mapping[str, Any]) -> None:
-        """Refuse settings that the ranks of ``launcher="spmd"`` were not all given alike."""
+    def agree(self, call: str, given: Any) -> None:
+        """Refuse what the ranks of ``launcher="spmd"`` were not all given alike; one learner's group agrees at once.
+
+        Args:
+            call: which call it is, for the error.
+            given: its argument: plain values, arrays, functions, in dicts, lists and tuples.
+
+        Raises:
+            LearnerGroupError: the ranks were given different values; says which ranks, and nothing has changed.
+        """
         if self.ranks is None:
             return
-        said = self.ranks.gather({name: repr(value) for name, value in settings.items()})
-        if any(other != said[0] for other in said):
-            raise LearnerGroupError(
-                f"set_config: every rank must be given the same settings, and they were given {said}"
-            )
+        difference = difference_of(self.ranks.gather(words_of(given)))
+        if difference:
+            raise LearnerGroupError(f"{call}: every rank must be given the same; {difference}")
 
     def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
         """Add a module on every learner, or on none; see ``Learner.add_module``."""
+        self.agree("add_module", {"module_id": module_id, "module_spec": module_spec, "settings": settings})
         try:
             self.foreach_learner(
                 lambda learner: learner.add_module(module_id=module_id, module_spec=module_spec, settings=settings)
@@ -302,6 +316,7 @@ class LearnerGroup:
 
     def remove_module(self, module_id: str) -> None:
         """Remove a module on every learner; see ``Learner.remove_module``."""
+        self.agree("remove_module", module_id)
         self.foreach_learner(lambda learner: learner.remove_module(module_id))
         self._specs = self._first(lambda learner: learner.module_specs)
         self.config = self.config.with_modules(self._specs)

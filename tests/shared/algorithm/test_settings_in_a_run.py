@@ -16,30 +16,10 @@ from learner_core.cli.settings import read_file
 from learner_core.errors import ConfigError
 
 from support.parallel_envs import make_signals
-from support.told import make_told, told, told_to
+from support.told import Batches, make_told, told, told_to
 
 #: What a reward of 1 at each of five steps is worth, discounted by a half.
 HALVES = [1.0, 1.5, 1.75, 1.875, 1.9375]
-
-
-class Batches:
-    """The batches that an Algorithm gives its learners."""
-
-    def __init__(self, algo: Any) -> None:
-        self.seen: list[Any] = []
-        update = algo.learner_group.update_from_batch
-
-        def watching(batch: Any, *arguments: Any, **keywords: Any) -> Any:
-            self.seen.append(batch)
-            return update(batch, *arguments, **keywords)
-
-        algo.learner_group.update_from_batch = watching
-
-
-def _targets(batches: Batches) -> list[float]:
-    """The different value targets of the last batch, from the smallest."""
-    found: list[float] = np.unique(batches.seen[-1]["value_targets"]).tolist()
-    return found
 
 
 def _by_algorithm(algo: Any, **settings: Any) -> None:
@@ -65,10 +45,10 @@ def test_the_discount_reaches_advantages_and_checkpoints(
         batches = Batches(algo)
         algo.set_weights(told_to(algo.learner_group.get_weights(), 1.0))
         algo.train()
-        assert _targets(batches)[:2] == pytest.approx([1.0, 1.99])
+        assert batches.targets()[:2] == pytest.approx([1.0, 1.99])
         change(algo, gamma=0.5)
         algo.train()
-        assert _targets(batches) == HALVES
+        assert batches.targets() == HALVES
         change(algo, gamma=0.25)
         algo.save(tmp_path / "checkpoint")
         assert algo.config.gamma == 0.25
@@ -78,7 +58,7 @@ def test_the_discount_reaches_advantages_and_checkpoints(
         assert again.learner_group.learner_settings()["gamma"] == 0.25
         batches = Batches(again)
         again.train()
-        assert _targets(batches)[:2] == [1.0, 1.25]
+        assert batches.targets()[:2] == [1.0, 1.25]
 
 
 def test_lambda_sizes_and_fragments(training_backend_name: str) -> None:

@@ -285,7 +285,7 @@ def test_values_beyond_a_variables_bounds_are_refused_in_states_and_assignments(
         with pytest.raises(StateError, match=f"variables/default_policy/{variable}: expected {expected}"):
             learner.set_state(state)
         assert not states_differ(before, learner.get_state())
-    with pytest.raises(ConfigError, match="'kl_coeff' of module 'default_policy': -0.25 is not from 0 to inf"):
+    with pytest.raises(ConfigError, match=r"'kl_coeff' of module 'default_policy': -0\.25 is not from 0 to inf"):
         ppo.variables["default_policy"]["kl_coeff"] = -0.25
     with pytest.raises(ConfigError, match=r"'log_alpha'.*not within bounds=\(-80.0, 80.0\)"):
         build_on_spaces(tiny(SACConfig(), backend, initial_alpha=1e40), OBS, box)
