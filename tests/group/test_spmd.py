@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,34 @@ def test_the_command_line_trains_under_horovodrun_and_resumes_on_the_other_frame
     assert steps[0] > 100 and steps[2] - steps[1] > 100
     checkpoints = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert checkpoints == ["checkpoint-00000002.lcstate", "checkpoint-00000003.lcstate"]
+
+
+def test_groups_of_one_job_meet_each_at_its_own_server_and_not_at_horovodruns() -> None:
+    """What horovodrun's server keeps of an earlier group would send the next one to addresses that are gone."""
+    http_server = pytest.importorskip("horovod.runner.http.http_server")
+    asked: list[str] = []
+
+    class Handler(http_server.RendezvousHandler):  # type: ignore[misc, name-defined]
+        def parse_request(self) -> bool:
+            understood = bool(super().parse_request())
+            asked.append(self.path)
+            return understood
+
+    server = http_server.RendezvousHTTPServer(("127.0.0.1", 0), Handler, 0)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        place = {"HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_GLOO_RENDEZVOUS_PORT": str(server.server_port)}
+        ranks = []
+        for rank in range(2):
+            who = {"HOROVOD_RANK": str(rank), "HOROVOD_SIZE": "2", "HOROVOD_LOCAL_RANK": str(rank)}
+            environment = {**place, **who, "HOROVOD_LOCAL_SIZE": "2"}
+            ranks += start_ranks(2, [SCRIPT, "twice", "torch", "horovod"], environment=environment, only=[rank])
+        answers = [_said(ended) for ended in wait_for(ranks, timeout_s=240.0)]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert answers[0] == answers[1] and len(set(answers[0]["pids"])) == 2
+    assert asked and all(path.startswith("/learner_core/") for path in asked), asked
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,7 @@ class SpmdLearners:
             try:
                 if world.rank == 0:
                     rendezvous = self._open_rendezvous(plugin, ranks, options)
-                    orders = [{} if rendezvous is None else rendezvous.for_rank(rank) for rank in range(world.size)]
-                    ranks.send_orders(orders)
+                    ranks.send_orders([rendezvous.for_rank(rank) for rank in range(world.size)])
                 self._try_links(ranks)
                 self._seal = Seal(ranks.key, world.rank)
                 self._watch.begin(ranks.take_connections(), ranks.about)
@@ -175,13 +174,11 @@ class SpmdLearners:
         every = ranks.exchange(found, deadline=deadline)
         check_reach(names, every, [where["address"] for where in places])
 
-    def _open_rendezvous(self, plugin: CollectivePlugin, ranks: Gathering, options: SpmdOptions) -> Rendezvous | None:
-        """On rank 0, what the collective's ranks meet at; ``None``: ``horovodrun`` runs it."""
+    def _open_rendezvous(self, plugin: CollectivePlugin, ranks: Gathering, options: SpmdOptions) -> Rendezvous:
+        """On rank 0, what the collective's ranks meet at, for this group alone."""
         refusal = _differing([str(said["collective"]) for said in ranks.said])
         if refusal:
             raise LearnerGroupError(f"{self._who}: {refusal}")
-        if self.world.served and self.collective == "horovod":
-            return None
         timeout_s = self._config.timeout_s
         if ranks.share_files:
             return plugin.open_rendezvous(self.size, timeout_s=timeout_s)
