@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,8 @@ __all__ = ["CASES", "DOORS", "Campaign", "MutantError", "Tally", "run_all"]
 
 #: Most that a refusal may take: seconds of processor time, bytes over the process.
 SECONDS, BYTES = 1.0, 256 << 20
+#: Most that an iteration takes after a state was accepted, where it takes a part of one before: seconds.
+_TRAINING_SECONDS = 120.0
 #: Of the doors, how often each.
 DOORS = {
     "set_state": 50, "restore": 25, "learner": 6, "learner, not strict": 6, "from_checkpoint": 5, "evaluate": 3,
@@ -301,7 +304,7 @@ class Campaign:
     def _use(self, algo: Any, what: str) -> None:
         """What was accepted has a meaning: the run goes on, and can be saved."""
         try:
-            with _quietly():
+            with _quietly(), _limit(_TRAINING_SECONDS):
                 algo.train()
             algo.save(self.folder / "accepted")
         except lc.LearnerCoreError as error:
@@ -334,6 +337,22 @@ class Campaign:
         self.tally.most_bytes = max(self.tally.most_bytes, grown)
         if seconds > SECONDS or grown > BYTES:
             raise MutantError(f"the refusal took {seconds:.2f} s, {grown >> 20} MB: {refusal}")
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """End what does not end by itself. For the main thread."""
+
+    def end(number: int, frame: object) -> None:
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager

@@ -455,8 +455,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         self._earlier_steps = 0
         self._know_changes()
         self._checked_folder = None  # it may hold what is being done again
-        if self.ranks is not None or state.get("ranks"):
-            self.count_from(self.num_env_steps_sampled_lifetime)
+        self.count_from(self.num_env_steps_sampled_lifetime)
 
     def _show_weights(self) -> None:
         """Give the runners what they had when the state was taken."""

@@ -11,6 +11,7 @@ from learner_core_algorithms import PPOConfig, SACConfig
 
 from support.algorithms import assert_same, small_sac
 from support.sampling_envs import SelfSamplingGame, make_self_sampling
+from support.told import told
 
 
 def _ppo(backend: str) -> Any:
@@ -107,3 +108,21 @@ def test_a_learner_state_is_no_checkpoint(training_backend_name: str, tmp_path: 
         algo.learner_group.save_state(tmp_path / "learner")
         with pytest.raises(lc.StateError, match="no checkpoint of an Algorithm"):
             algo.restore(tmp_path / "learner")
+
+
+@pytest.mark.parametrize("kind", ["sac", "appo"])
+def test_an_iteration_is_as_long_as_ever_whatever_the_runners_have_counted(
+    training_backend_name: str, kind: str
+) -> None:
+    """The run's own count is what counts: that of its runners starts anew with other runners."""
+    config = small_sac(training_backend_name) if kind == "sac" else told("appo", training_backend_name)
+    with config.build() as algo:
+        steps = algo.train()["num_env_steps_sampled_lifetime"]
+        state = algo.get_state()
+        for lifetime in (0, steps + 1000, 2**40):
+            algo.set_state({**state, "algorithm": {**state["algorithm"], "num_env_steps_sampled_lifetime": lifetime}})
+            assert algo.get_state()["algorithm"]["num_env_steps_sampled_lifetime"] == lifetime
+            sampled = algo.train()["num_env_steps_sampled_lifetime"] - lifetime
+            assert config.timesteps_per_iteration <= sampled <= 2 * config.timesteps_per_iteration
+        algo.set_state(state)
+        assert algo.get_state()["algorithm"]["num_env_steps_sampled_lifetime"] == steps
