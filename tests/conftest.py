@@ -27,10 +27,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # A `-m slow` by hand is a clear enough wish.
     if "slow" in (config.getoption("-m") or ""):
         return
-    skip = pytest.mark.skip(reason="long tier: run with --slow (make test-all)")
+    long = pytest.mark.skip(reason="long tier: run with --slow (make test-all)")
+    fast = pytest.mark.skip(reason="on TensorFlow in the long tier: run with --slow (make test-all)")
     for item in items:
         if item.get_closest_marker("slow"):
-            item.add_marker(skip)
+            item.add_marker(long)
+        elif item.get_closest_marker("fast_on_torch") and os.environ.get("LC_BACKEND") == "tf":
+            item.add_marker(fast)
 
 
 @pytest.fixture(autouse=True, scope="session")

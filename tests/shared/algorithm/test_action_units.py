@@ -71,6 +71,7 @@ def unit_run(training_backend_name: str) -> dict[str, Any]:
     return trained(training_backend_name, -1.0, 1.0, STEPS)
 
 
+@pytest.mark.fast_on_torch
 def test_it_is_learned_in_the_unit_box(unit_run: dict[str, Any]) -> None:
     assert unit_run["return"] > -0.5  # the middle of the box is worth -2.5
     assert np.abs(unit_run["actions"]).max() <= 1.0
@@ -86,6 +87,7 @@ def test_powers_of_two_change_no_bit(
     np.testing.assert_array_equal(run["actions"], high * unit_run["actions"])
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(("low", "high"), ROUNDED)
 def test_other_units_are_learned_as_well(
     training_backend_name: str, unit_run: dict[str, Any], low: float, high: float

@@ -80,7 +80,12 @@ BAD: list[tuple[Callable[[str], Any], str, Any, str]] = [
     (ppo, "algorithm/iteration", 0.5, "algorithm/iteration: expected a non-negative int below 2**63, got 0.5"),
     (ppo, "algorithm/num_env_steps_sampled_lifetime", 2**70, "below 2**63, got 1180591620717411303424"),
     (ppo, "algorithm/recent_episodes", [[1.0]], "algorithm/recent_episodes/[0]: expected [a finite number, a non-"),
-    (ppo, f"learner/variables/{MID}/kl_coeff", float("nan"), "kl_coeff: expected a finite number of at least 0, got nan"),
+    (
+        ppo,
+        f"learner/variables/{MID}/kl_coeff",
+        float("nan"),
+        "kl_coeff: expected a finite number of at least 0, got nan",
+    ),
     (ppo, f"learner/optimizer/{MID}/default/slots/v/pi.0.weight", lambda v: v - 1, "v/pi.0.weight: expected values of"),
     (ppo, f"learner/rl_module/{MID}/pi.0.weight", lambda w: w * np.nan, "pi.0.weight: expected finite values, got nan"),
     (ppo, "env_runner/lanes/kind", 7, 'env_runner/lanes/kind: expected a kind of environments: "sync", "parallel"'),
@@ -189,6 +194,7 @@ def test_what_an_environment_raises_is_undone(training_backend_name: str, proces
         algo.train()
 
 
+@pytest.mark.fast_on_torch
 def test_a_state_of_other_modules_is_refused_before_any_comes_or_goes(training_backend_name: str) -> None:
     with agents(training_backend_name).build() as algo:
         algo.train()
@@ -215,6 +221,7 @@ def test_a_state_of_other_modules_is_refused_before_any_comes_or_goes(training_b
         algo.train()
 
 
+@pytest.mark.fast_on_torch
 def test_a_module_that_cannot_be_added_changes_nothing(training_backend_name: str) -> None:
     with agents(training_backend_name).build() as algo:
         algo.train()

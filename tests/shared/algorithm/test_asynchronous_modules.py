@@ -39,6 +39,7 @@ def test_two_modules_learn(training_backend_name: str) -> None:
         assert any(not np.array_equal(before[module_id][n], after[module_id][n]) for n in before[module_id])
 
 
+@pytest.mark.fast_on_torch
 def test_agents_that_come_and_go_and_a_frozen_module(training_backend_name: str, tmp_path: Any) -> None:
     config = small(APPOConfig(), training_backend_name, circular_buffer_num_batches=2).environment(make_crossing)
     config.multi_agent(policies=["m", "old"], policy_mapping_fn=_sides, policies_to_train=["m"])

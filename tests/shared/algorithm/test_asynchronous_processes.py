@@ -31,6 +31,7 @@ def rows_that_wait(state: Any) -> int:
     return rows + sum(int(np.count_nonzero(f["rollout"]["columns"]["valid"])) for f in fragments)
 
 
+@pytest.mark.fast_on_torch
 def test_nothing_is_lost_over_a_checkpoint(training_backend_name: str, tmp_path: Any) -> None:
     with small(IMPALAConfig(), training_backend_name, broadcast_interval=2).build() as algo:
         # How far the runners get ahead is the machine's affair; sooner or later they do.
@@ -74,6 +75,7 @@ class _Held:
         return self._update(**arguments)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("queue_full", ["block", "drop"])
 def test_a_queue_that_is_full(training_backend_name: str, queue_full: str) -> None:
     """Blocking keeps every step and bounds the lag; dropping counts every step that is not learned from."""

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks" / "checkpoint_memory.py"
 
 
+@pytest.mark.fast_on_torch
 def test_peak_memory_of_checkpoints(training_backend_name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARK), "--backend", training_backend_name, "--folder", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}

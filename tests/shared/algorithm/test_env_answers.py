@@ -71,6 +71,7 @@ def with_reward(reward: Any) -> Callable[[Any], Any]:
     return lambda answer: (answer[0], reward, *answer[2:])
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("agents", [False, True])
 def test_what_is_not_in_the_space_is_refused_by_environment_step_key_and_value(
     training_backend_name: str, agents: bool

@@ -36,6 +36,7 @@ def test_one_that_always_raises_ends_the_run_in_words(
     assert where == "init" or "max_env_restarts=3 rebuilds are used up" in played.said
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("what", GARBAGE)
 def test_garbage_ends_in_our_own_words_or_in_a_new_environment(
     training_backend_name: str, what: str, tmp_path: Path
@@ -44,11 +45,13 @@ def test_garbage_ends_in_our_own_words_or_in_a_new_environment(
         play(_fault(training_backend_name, what, runners=runners), tmp_path)
 
 
+@pytest.mark.fast_on_torch
 def test_closing_that_raises_is_a_warning(training_backend_name: str, tmp_path: Path) -> None:
     for what in ("ValueError", "SystemExit"):
         assert "closing it raised" in play(_fault(training_backend_name, what, "close", step=1), tmp_path).said
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("what", ["exit", "hang"])
 def test_processes_of_environments_that_end_or_hang_are_replaced(
     training_backend_name: str, what: str, tmp_path: Path

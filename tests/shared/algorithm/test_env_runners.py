@@ -27,6 +27,7 @@ def _sac(backend: str, number: int = 2) -> Any:
     return small_sac(backend).environment("Pendulum-v1", env_config={}).env_runners(num_env_runners=number)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("make", [_ppo, _sac], ids=["ppo", "sac"])
 def test_resuming_with_processes_is_bit_identical(training_backend_name: str, make: Any, tmp_path: Any) -> None:
     with make(training_backend_name).build() as algo:
@@ -50,6 +51,7 @@ def test_resuming_with_processes_is_bit_identical(training_backend_name: str, ma
     assert last["env_runners"] == resumed_last["env_runners"]
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("make", [_ppo, _sac], ids=["ppo", "sac"])
 def test_a_checkpoint_opens_with_another_number_of_runners(
     training_backend_name: str, make: Any, tmp_path: Any
@@ -96,6 +98,7 @@ def test_a_run_goes_on_without_a_runner_that_was_killed(training_backend_name: s
         assert algo.train()["env_runners"]["num_env_runner_restarts_lifetime"] == 1
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("obs", ["image", "box"])
 def test_networks_that_need_the_backend_run_in_the_processes(training_backend_name: str, obs: str) -> None:
     """Images by themselves, anything else when asked for: the same actions as in this process."""

@@ -162,6 +162,7 @@ def test_a_snapshot_is_added_played_and_removed(training_backend_name: str) -> N
         assert weights(algo)["new"]["pi.0.weight"].shape == (3, 3)
 
 
+@pytest.mark.fast_on_torch
 def test_refused_changes_change_nothing(training_backend_name: str) -> None:
     with crossing(training_backend_name).build() as algo:
         algo.train()
@@ -234,6 +235,7 @@ def test_a_checkpoint_holds_the_modules_there_are_and_goes_on_to_the_last_bit(
         assert not states_differ(plain(algo.get_state()), plain(expected))
 
 
+@pytest.mark.fast_on_torch
 def test_a_mapping_without_a_name_has_to_be_given_again(training_backend_name: str, tmp_path: Any) -> None:
     mapping = lambda agent: "m"  # noqa: E731 - it is to have no name
     with crossing(training_backend_name, policy_mapping_fn=mapping).build() as algo:
@@ -296,6 +298,7 @@ def test_what_is_wrong_with_a_configuration_is_said_at_once(training_backend_nam
             small(backend, settings=settings).copy().freeze()
 
 
+@pytest.mark.fast_on_torch
 def test_an_agent_that_appears_with_an_unknown_module_loses_its_fragment_only(training_backend_name: str) -> None:
     known = {"a": "m", "b": "m"}
     config = crossing(training_backend_name, policy_mapping_fn=lambda agent: known[agent]).environment(

@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 import numpy as np
+import pytest
 
 import learner_core as lc
 from learner_core.algorithm.policies import make_policy
@@ -38,6 +39,7 @@ def config(backend: str) -> Any:
     )
 
 
+@pytest.mark.fast_on_torch
 def test_modules_come_and_go_in_all_processes_and_survive_their_end(training_backend_name: str, tmp_path: Any) -> None:
     with config(training_backend_name).build() as algo:
         algo.train()

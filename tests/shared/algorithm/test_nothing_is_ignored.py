@@ -20,6 +20,7 @@ from support.parallel_envs import make_signals
 from support.told import Watched, make_told, told
 
 
+@pytest.mark.fast_on_torch
 def test_train_saves_as_often_as_it_is_told(training_backend_name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoints"
     with told("ppo", training_backend_name).checkpointing(every=2, keep=2, folder=folder).build() as algo:

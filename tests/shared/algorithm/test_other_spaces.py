@@ -42,6 +42,7 @@ def config(backend: str, obs: Any, actions: Any, *, kind: Any = PPOConfig) -> An
     )
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("case", OTHERS)
 def test_another_environment_is_refused_and_nothing_changes(
     training_backend_name: str, case: Any, tmp_path: Path
@@ -65,6 +66,7 @@ def test_another_environment_is_refused_and_nothing_changes(
         lc.Algorithm.from_checkpoint(path, env=other.env)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("num_env_runners", [0, 1])
 def test_who_means_it_goes_on_in_new_episodes(training_backend_name: str, num_env_runners: int, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
@@ -113,6 +115,7 @@ def test_checkpoints_that_do_not_say_their_spaces_open_as_before(training_backen
             algo.set_state({**state, "algorithm": {**state["algorithm"], "spaces": {"default_policy": {}}}})
 
 
+@pytest.mark.fast_on_torch
 def test_the_command_line_says_so_and_has_the_option(
     training_backend_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def test_a_short_walk(training_backend_name: str, kind: str, tmp_path: Path) -> 
     _walk(kind, walk_config(kind, training_backend_name), 0, 12, tmp_path)
 
 
+@pytest.mark.fast_on_torch
 def test_a_short_walk_with_runners_in_processes(training_backend_name: str, tmp_path: Path) -> None:
     _walk("several", walk_config("several", training_backend_name).env_runners(num_env_runners=1), 1, 10, tmp_path)
 

@@ -30,6 +30,7 @@ def _config(backend: str, **training: Any) -> Any:
     )
 
 
+@pytest.mark.fast_on_torch
 def test_a_run_with_a_memory_resumes_bit_for_bit(training_backend_name: str, tmp_path: Any) -> None:
     with _config(training_backend_name).build() as algo:
         algo.train()

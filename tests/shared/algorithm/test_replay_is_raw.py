@@ -95,6 +95,7 @@ def test_rows_are_raw_and_draws_are_of_now(training_backend_name: str, options: 
             check_draw(algo, options.get("n_step", 1), 0.9)
 
 
+@pytest.mark.fast_on_torch
 def test_of_several_runners_as_well(training_backend_name: str) -> None:
     with config_for(training_backend_name, runners=2, gamma=0.9).build() as algo:
         algo.train()
@@ -102,6 +103,7 @@ def test_of_several_runners_as_well(training_backend_name: str) -> None:
         check_draw(algo, 1, 0.9)
 
 
+@pytest.mark.fast_on_torch
 def test_an_old_row_means_what_a_new_one_does(training_backend_name: str) -> None:
     """The same row, drawn before and after the statistics have moved."""
     with config_for(training_backend_name).build() as algo:
@@ -118,6 +120,7 @@ def test_an_old_row_means_what_a_new_one_does(training_backend_name: str) -> Non
         np.testing.assert_allclose(after["rewards"], before["rewards"] / 2.0, rtol=1e-5)
 
 
+@pytest.mark.fast_on_torch
 def test_a_restored_buffer_draws_the_same(training_backend_name: str, tmp_path: Any) -> None:
     with config_for(training_backend_name, n_step=2).build() as algo:
         algo.train()
@@ -131,6 +134,7 @@ def test_a_restored_buffer_draws_the_same(training_backend_name: str, tmp_path: 
             assert not states_differ(algo.learner_group.get_weights(), more.learner_group.get_weights())
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("normalized", [True, False])
 def test_rows_of_an_earlier_version(training_backend_name: str, tmp_path: Any, normalized: bool) -> None:
     """Those that were normalised are refused; where nothing was, they mean what they did."""

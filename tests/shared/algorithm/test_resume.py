@@ -35,7 +35,9 @@ def _sac(backend: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("make", [_ppo, _sac], ids=["ppo", "sac"])
+@pytest.mark.parametrize(
+    "make", [pytest.param(_ppo, id="ppo"), pytest.param(_sac, id="sac", marks=pytest.mark.fast_on_torch)]
+)
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_resuming_is_bit_identical(training_backend_name: str, make: Any, stop_after: int, tmp_path: Any) -> None:
     with make(training_backend_name).build() as algo:

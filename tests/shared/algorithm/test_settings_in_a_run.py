@@ -87,6 +87,7 @@ def test_samplers_in_processes_follow(training_backend_name: str) -> None:
         assert algo.env_runners.foreach_runner(lambda runner: runner._scaler.gamma) == [0.25, 0.25]
 
 
+@pytest.mark.fast_on_torch
 def test_replay_looks_ahead_as_far_as_it_is_told(training_backend_name: str) -> None:
     with told("sac", training_backend_name).build() as algo:
         algo.set_weights(told_to(algo.learner_group.get_weights(), 1.0))
@@ -99,6 +100,7 @@ def test_replay_looks_ahead_as_far_as_it_is_told(training_backend_name: str) -> 
         assert algo.learner_group.learner_settings()["n_step"] == 3
 
 
+@pytest.mark.fast_on_torch
 def test_an_asynchronous_run_follows(training_backend_name: str) -> None:
     with told("appo", training_backend_name).build() as algo:
         batches = Batches(algo)
@@ -121,6 +123,7 @@ def test_evaluation_follows(training_backend_name: str) -> None:
         assert algo.train()["evaluation"]["num_episodes"] == 3
 
 
+@pytest.mark.fast_on_torch
 def test_a_module_that_begins_to_learn_asynchronously(training_backend_name: str) -> None:
     config = told("appo", training_backend_name, lr=0.01).environment(make_signals, env_config={})
     config.multi_agent(policies=["speaker", "listener"], policies_to_train=["speaker"])
@@ -249,6 +252,7 @@ def test_the_run_repeated_from_its_settings_file_trains_the_same_network(
         np.testing.assert_array_equal(second[name], value)
 
 
+@pytest.mark.fast_on_torch
 def test_a_resumed_run_takes_the_checkpoints_settings(
     training_backend_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_next_fragment_and_evaluation_act_with_them(
             np.testing.assert_allclose(watched.take(), action, atol=1e-3)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("kind", ["ppo", "sac"])
 def test_runners_in_processes_act_with_them(training_backend_name: str, kind: str, tmp_path: Any) -> None:
     config = told(kind, training_backend_name).env_runners(num_env_runners=2)
@@ -88,6 +89,7 @@ def test_runners_in_processes_act_with_them(training_backend_name: str, kind: st
             np.testing.assert_allclose(watched.take(), action, atol=1e-3)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("way", [_set_weights, _group_set_state], ids=["algo", "group"])
 def test_asynchronous_runners_act_with_them(training_backend_name: str, way: Any, tmp_path: Any) -> None:
     """What was under way comes first; no broadcast is due."""
