@@ -2,6 +2,7 @@
 
 Cases of one backend and one launcher share a program, some at a time, in an order drawn once: so whatever part has run
 is a fair sample of the whole. Results are appended to FILE as JSON lines; cases that it has already are not run again.
+With ``--book`` cases that stand in tests/doors/grid.txt as right are not run either, and what is new is written there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from .book import BOOK, HOLDS, read_book, write_book
 from .grid import AXES, Case, every_case, expected_refusal
 from .start import Door, make_door, missing, problem_with
 
@@ -67,18 +69,34 @@ def table(outcomes: Sequence[dict[str, object]]) -> str:
     return "\n".join([*lines, *failures])
 
 
+def letter_of(outcome: dict[str, object]) -> str:
+    """How a case stands in the book."""
+    case = Case(**outcome["case"])  # type: ignore[arg-type]  # as it was written
+    return "F" if outcome["problem"] else "r" if expected_refusal(case) else "t"
+
+
+def enter(outcomes: Sequence[dict[str, object]]) -> None:
+    """Write these outcomes into the book, and leave the others in it as they are."""
+    new = {Case(**outcome["case"]): letter_of(outcome) for outcome in outcomes}  # type: ignore[arg-type]
+    write_book(BOOK, {**read_book(BOOK), **new})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="results, one JSON line a case")
     parser.add_argument("--part", default="1/1", help="I/N: the I-th of N parts")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing new after so many")
     parser.add_argument("--only", default="", help="AXIS=VALUE,...: only cases with these values")
+    parser.add_argument("--book", action="store_true", help="go on from tests/doors/grid.txt, and write there")
     given = parser.parse_args()
     part, parts = (int(number) for number in given.part.split("/"))
     only = dict(item.split("=") for item in given.only.split(",") if item)
     lines = given.out.read_text().splitlines() if given.out.exists() else []
     outcomes = [json.loads(line) for line in lines]
     done = {Case(**outcome["case"]) for outcome in outcomes}
+    if given.book:
+        enter(outcomes)
+        done |= {case for case, letter in read_book(BOOK).items() if letter in HOLDS}
     cases = [case for case in every_case() if all(getattr(case, axis) == value for axis, value in only.items())]
     batches = batches_of(cases)[part - 1 :: parts]
     begin = time.monotonic()
@@ -94,6 +112,8 @@ def main() -> int:
                 with given.out.open("a") as file:
                     file.write(json.dumps(outcome) + "\n")
                 print(f"{seconds:7.1f} s  {'FAILED ' + problem if problem else str(case)}", flush=True)
+            if given.book:
+                enter(outcomes)
             print(f"batch {number} of {len(batches)}, {time.monotonic() - begin:.0f} s", flush=True)
     print(table(outcomes))
     for launcher in AXES["launcher"]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from .book import BOOK, read_book, write_book
 from .grid import AXES, PAIRS, Case, covering_sample, covers, every_case, expected_refusal
 from .start import Door, missing, problem_with
 
@@ -32,6 +35,16 @@ def test_the_sample_takes_every_value_and_every_pair_of_backend_and_launcher() -
         # No run sums TensorFlow's arrays by torch.distributed; that it is refused is below.
         assert pairs - covered <= {(("backend", "tf"), ("collective", "torch"))}
     assert len(SAMPLE) < 20
+
+
+def test_the_book_says_of_no_case_that_it_failed_or_ended_otherwise_than_it_should(tmp_path: Path) -> None:
+    book = read_book(BOOK)
+    assert {case: letter for case, letter in book.items() if letter != ("r" if expected_refusal(case) else "t")} == {}
+    write_book(tmp_path / "book", book)
+    assert read_book(tmp_path / "book") == book
+    (tmp_path / "book").write_text("ppo torch 0 ttt\n")
+    with pytest.raises(ValueError, match="expected 36 of the letters"):
+        read_book(tmp_path / "book")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=str(case)) for case in SAMPLE])
