@@ -92,6 +92,8 @@ class StateError(LearnerCoreError, ValueError):
     """
 
     def __init__(self, message: str, *, path: str | None = None) -> None:
+        # One line, whatever it quotes of the state: numpy shows an array in several.
+        message = " ".join(line.strip() for line in message.splitlines())
         super().__init__(f"{path}: {message}" if path else message)
         self.path = path
 

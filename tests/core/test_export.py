@@ -159,6 +159,14 @@ def test_formats_follow_the_suffix_and_unknown_ones_are_refused(tmp_path: Path) 
         lc.export(object(), tmp_path / "a.onnx")
 
 
+@pytest.mark.parametrize("suffix", ["onnx", "safetensors"])
+def test_a_state_without_modules_is_refused(suffix: str, tmp_path: Path) -> None:
+    lc.save_state(tmp_path / "state", {"schema": 1, "rl_module": {}, "buffers": {}})
+    with pytest.raises(StateError, match="rl_module: there is no module"):
+        lc.export(tmp_path / "state", tmp_path / f"policy.{suffix}")
+    assert not (tmp_path / f"policy.{suffix}").exists()
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"policy\.onnx cannot be written: there is no folder .*absent; make it first"

@@ -157,3 +157,10 @@ HUGE = {"kind": "Box", "dtype": "float32", "low": 0.0, "high": 1.0}
 def test_what_describes_no_space_is_refused(plain: object) -> None:
     with pytest.raises(StateError, match="does not describe"):
         spaces.from_plain(plain)
+
+
+def test_what_describes_no_space_is_shown_in_one_line() -> None:
+    plain = {"kind": "Discrete", "shape": [], "dtype": "int64", "sizes": [np.zeros((1, 2, 1))], "starts": [0]}
+    with pytest.raises(StateError) as caught:
+        from_plain(plain)
+    assert "does not describe a space" in str(caught.value) and "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, StateIOError, did_you_mean
+from ..errors import ConfigError, StateError, StateIOError, did_you_mean
 from ..state.atomic import check_target, write_atomically
 from .formats import backend_for, default_suffix, export_formats
 from .source import ExportedPolicy, read_source, require
@@ -64,6 +64,8 @@ def export(
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}; make it first")
     policies = read_source(checkpoint_or_learner, import_modules=import_modules)
+    if not policies:
+        raise StateError("there is no module in it, so there is nothing to export", path="rl_module")
     if module_id is not None:
         known = [policy.module_id for policy in policies]
         policies = [policy for policy in policies if policy.module_id == module_id]
