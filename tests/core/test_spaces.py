@@ -162,5 +162,5 @@ def test_what_describes_no_space_is_refused(plain: object) -> None:
 def test_what_describes_no_space_is_shown_in_one_line() -> None:
     plain = {"kind": "Discrete", "shape": [], "dtype": "int64", "sizes": [np.zeros((1, 2, 1))], "starts": [0]}
     with pytest.raises(StateError) as caught:
-        from_plain(plain)
+        spaces.from_plain(plain)
     assert "does not describe a space" in str(caught.value) and "\n" not in str(caught.value)

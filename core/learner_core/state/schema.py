@@ -137,7 +137,7 @@ class Int(Schema):
     @property
     def expected(self) -> str:
         """In words."""
-        if self.least == 0 and self.most >= (1 << 63) - 1:
+        if self.least == 0 and self.most & (self.most + 1) == 0:
             return f"a non-negative int below 2**{self.most.bit_length()}"
         return f"an int from {self.least} to {self.most}"
 
@@ -541,8 +541,8 @@ def as_array(value: Any, path: str, expected: str = "an array of numbers") -> np
     return array
 
 
-#: A counter.
-COUNT = Int()
+#: A counter: of updates, say, each of which has 4,096 steps of noise of its own, counted in 64 bits.
+COUNT = Int(most=(1 << 52) - 1)
 #: What random numbers are drawn from.
 SEED = Int(most=(1 << 128) - 1)
 NUMBER = Real()

@@ -75,10 +75,11 @@ def changed(state: Any, path: str, change: Any) -> Any:
 
 
 BAD: list[tuple[Callable[[str], Any], str, Any, str]] = [
-    (ppo, "algorithm/iteration", -4, "algorithm/iteration: expected a non-negative int below 2**63, got -4"),
-    (ppo, "algorithm/iteration", "3", "algorithm/iteration: expected a non-negative int below 2**63, got '3'"),
-    (ppo, "algorithm/iteration", 0.5, "algorithm/iteration: expected a non-negative int below 2**63, got 0.5"),
-    (ppo, "algorithm/num_env_steps_sampled_lifetime", 2**70, "below 2**63, got 1180591620717411303424"),
+    (ppo, "algorithm/iteration", -4, "algorithm/iteration: expected a non-negative int below 2**52, got -4"),
+    (ppo, "algorithm/iteration", "3", "algorithm/iteration: expected a non-negative int below 2**52, got '3'"),
+    (ppo, "algorithm/iteration", 0.5, "algorithm/iteration: expected a non-negative int below 2**52, got 0.5"),
+    (ppo, "learner/counters/num_updates", 2**62, "num_updates: expected a non-negative int below 2**52"),
+    (ppo, "algorithm/num_env_steps_sampled_lifetime", 2**70, "below 2**52, got 1180591620717411303424"),
     (ppo, "algorithm/recent_episodes", [[1.0]], "algorithm/recent_episodes/[0]: expected [a finite number, a non-"),
     (
         ppo,
