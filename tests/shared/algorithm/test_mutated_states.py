@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ from support.state_campaign import CASES, DOORS, Campaign, Tally
 NUMBER = {"set_state": 20, "restore": 10}
 #: Doors that open the checkpoint anew, which takes longer: with these algorithms.
 OPENED = ("ppo", "sac prioritized", "impala")
-#: Eager TensorFlow takes several times as long as Torch over the same checks of the same trees.
-LONG = ("appo of two ranks", "sac prioritized", "impala") if os.environ.get("LC_BACKEND") == "tf" else ()
+#: On both backends in ``make test``: eager TensorFlow takes several times as long over the same trees.
+BOTH = ("ppo", "ppo, several agents")
 
 
 def _case(case: str) -> object:
-    return pytest.param(case, marks=pytest.mark.slow if case in LONG else ())
+    return case if case in BOTH else pytest.param(case, marks=pytest.mark.fast_on_torch)
 
 
 @pytest.mark.parametrize("case", [_case(case) for case in CASES if case not in ("sac", "appo")])

@@ -41,9 +41,8 @@ BACKEND = os.environ.get("LC_BACKEND", "numpy")
 SLOW = pytest.mark.slow
 
 
-def slow_on_tf(test: Any) -> Any:
-    """What stands in for a compiled loop is eager, and eager TensorFlow takes 30 ms a step."""
-    return SLOW(test) if BACKEND == "tf" else test
+#: What stands in for a compiled loop is eager, and eager TensorFlow takes 30 ms a step.
+FAST_ON_TORCH = pytest.mark.fast_on_torch
 
 
 @pytest.fixture
@@ -172,7 +171,7 @@ def _uneven(backend: str, kind: str, compile: bool | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=SLOW if BACKEND == "tf" and kind != "ppo_parts" else ()) for kind in KINDS]
+    "kind", [pytest.param(kind, marks=() if kind == "ppo_parts" else FAST_ON_TORCH) for kind in KINDS]
 )
 def test_uneven_rows_that_come_and_go(training_backend_name: str, loops: StaticLoops, kind: str) -> None:
     _uneven(training_backend_name, kind, None)
@@ -203,7 +202,7 @@ def test_uneven_rows_truly_compiled(
     _uneven(training_backend_name, kind, compile)
 
 
-@slow_on_tf
+@FAST_ON_TORCH
 @pytest.mark.parametrize(("size", "shards"), [(3, 3), (4, 8)])
 def test_any_rows_on_more_learners(training_backend_name: str, loops: StaticLoops, size: int, shards: int) -> None:
     """Rows drawn at random, from none to several batches; executables grow in number as the logarithm of learners."""
@@ -216,7 +215,7 @@ def test_any_rows_on_more_learners(training_backend_name: str, loops: StaticLoop
     assert loops.made <= 3 * size
 
 
-@slow_on_tf
+@FAST_ON_TORCH
 def test_rows_that_differ_by_a_little_never_need_another_executable(
     training_backend_name: str, loops: StaticLoops
 ) -> None:
@@ -227,14 +226,14 @@ def test_rows_that_differ_by_a_little_never_need_another_executable(
     assert loops.made == 2
 
 
-@slow_on_tf
+@FAST_ON_TORCH
 def test_a_larger_minibatch_than_the_setting(training_backend_name: str, loops: StaticLoops) -> None:
     trial = Trial(_ppo(training_backend_name), 2)
     for seed, (rows, minibatch) in enumerate((([10, 6], 8), ([10, 6], 16), ([16, 0], 16), ([3, 5], 4))):
         trial.update(ppo_batch(sum(rows), TWO, seed=seed), rows, minibatch_size=minibatch)
 
 
-@slow_on_tf
+@FAST_ON_TORCH
 def test_the_count_of_steps_decides_when(training_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch compiles after a while: in the midst of uneven rows, and from then on all updates."""
     config = _ppo(training_backend_name)
@@ -260,7 +259,7 @@ def _toy(backend: str, learner_class: type) -> Any:
     return config.learners(learner_class=learner_class)
 
 
-@slow_on_tf
+@FAST_ON_TORCH
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_batch_on_every_learner(training_backend_name: str, loops: StaticLoops, kind: str, size: int) -> None:

@@ -229,6 +229,7 @@ def case_of(number: int) -> tuple[dict[str, Any], str, str, str]:
     return batch, mid, column, name
 
 
+@pytest.mark.fast_on_torch
 def test_generated_bad_batches(learner: Any) -> None:
     learner.update_from_batch(batch=good())
     before, timesteps = learner.get_state(), {"num_env_steps_sampled_lifetime": 77}

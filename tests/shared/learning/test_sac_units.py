@@ -31,6 +31,7 @@ def batch_on(low: Any, high: Any, seed: int) -> dict[str, np.ndarray]:
     return {**batch, "actions": centre + half * batch["actions"], "weights": np.linspace(0.5, 1.0, 8)}
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(("low", "high"), BOXES, ids=["powers of two", "two units", "asymmetric"])
 @pytest.mark.parametrize("target_entropy", ["auto", -0.5])
 def test_updates_do_not_depend_on_the_unit(backend: str, low: Any, high: Any, target_entropy: Any) -> None:

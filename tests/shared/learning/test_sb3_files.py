@@ -158,6 +158,7 @@ BAD: dict[str, tuple[Callable[[dict[str, np.ndarray]], bytes], str]] = {
 }
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_such_model_is_refused(
     name: str, learner: Any, good: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,7 @@ def test_micro_batches_and_short_minibatches_add_up(training_backend_name: str, 
     assert_states_equal(one.get_state(), parts.get_state(), atol=1e-12)
 
 
+@pytest.mark.fast_on_torch
 def test_learners_of_a_ring_compute_what_one_computes(training_backend_name: str) -> None:
     settings = {"minibatch_size": 3 * LENGTH, "num_epochs": 2, "lr": 0.05, "burn_in": 1}
     config = recurrent_config(training_backend_name, **settings).freeze()

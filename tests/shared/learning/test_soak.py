@@ -21,6 +21,7 @@ def test_updates_leave_nothing_behind(training_backend_name: str) -> None:
     assert outcome.updates >= 800 and len(outcome.series[0].memory_mb) > 50
 
 
+@pytest.mark.fast_on_torch
 def test_a_leak_is_found(training_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of memory, of descriptors, of threads: each is told by its process and its name."""
     kept: list[Any] = []

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks" / "learner_state.py"
 
 
+@pytest.mark.fast_on_torch
 def test_peak_memory(backend: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARK), "--memory-only", "--backend", backend, "--folder", str(tmp_path)]
     command += ["--parameters", "5000000"]
