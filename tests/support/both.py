@@ -1,6 +1,8 @@
 """Run one function under each framework, in a process of its own, and bring the arrays back.
 
-Torch and TensorFlow never share a process in these tests. A parity test names a module-level function of its own file:
+Torch and TensorFlow never share a process in these tests. Each framework is imported once, by a process that computes
+nothing; every program is a fork of it, and as fresh as a process of its own. A parity test names a module-level
+function of its own file:
 
     def program(backend_name, arrays, settings):
         xp = learner_core backend's namespace ...
@@ -13,15 +15,21 @@ Torch and TensorFlow never share a process in these tests. A parity test names a
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import importlib
 import importlib.util
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -42,34 +50,90 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Arrays:
     return flat
 
 
-def _start(
-    backend_name: str, file: str, function: str, folder: Path, arrays: Arrays, settings: Mapping[str, Any]
-) -> subprocess.Popen[str]:
-    np.savez(folder / f"{backend_name}-in.npz", **{k.replace("/", "|"): v for k, v in arrays.items()})
-    (folder / f"{backend_name}-in.json").write_text(json.dumps(dict(settings)))
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-    }
-    command = [sys.executable, "-m", "support.both", backend_name, str(file), function, str(folder)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder
-    )
+#: What a server imports before it forks, so that no program has to: a framework and what is written for it.
+_PRELOADED = {
+    "torch": ("learner_core_torch.backend", "learner_core_algorithms"),
+    "tf": ("learner_core_tf.backend", "keras", "learner_core_algorithms"),
+    "numpy": ("learner_core",),
+}
 
 
-def _finish(process: subprocess.Popen[str], backend_name: str, folder: Path, timeout: float) -> Arrays:
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        raise AssertionError(f"{backend_name}: still running after {timeout} s\n{output}") from None
-    if process.returncode != 0:
-        raise AssertionError(f"{backend_name}: exit code {process.returncode}\n{output}")
-    with np.load(folder / f"{backend_name}-out.npz", allow_pickle=False) as file:
-        return {name.replace("|", "/"): file[name] for name in file.files}
+#: What the server has settled by importing.
+_FIXED = ("OMP_NUM_THREADS", "TF_CPP_MIN_LOG_LEVEL", "PYTHONPATH")
+
+
+class _Server:
+    """A process that has imported a framework and computed nothing: every program is a fork of it."""
+
+    def __init__(self, backend_name: str) -> None:
+        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path}
+        self.backend_name = backend_name
+        self._environment = environment
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.both", backend_name],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def start(self, file: str, function: str, folder: Path, arrays: Arrays, settings: Mapping[str, Any]) -> None:
+        """Begin a program; one at a time."""
+        np.savez(folder / f"{self.backend_name}-in.npz", **{k.replace("/", "|"): v for k, v in arrays.items()})
+        (folder / f"{self.backend_name}-in.json").write_text(json.dumps(dict(settings)))
+        own = {k: v for k, v in os.environ.items() if k not in _FIXED and self._environment.get(k) != v}
+        order = {"file": str(file), "function": function, "folder": str(folder), "environment": own}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+
+    def finish(self, folder: Path, timeout: float) -> Arrays:
+        """Wait for the program's end; its arrays."""
+        assert self._process.stdout is not None
+        log = folder / f"{self.backend_name}.log"
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout)
+        answer = self._process.stdout.readline() if ready else ""
+        output = log.read_text(errors="replace") if log.exists() else ""
+        if not ready:
+            self.close()
+            raise AssertionError(f"{self.backend_name}: still running after {timeout} s\n{output}")
+        if answer.strip() != "0":
+            raise AssertionError(f"{self.backend_name}: exit code {answer.strip() or 'unknown'}\n{output}")
+        with np.load(folder / f"{self.backend_name}-out.npz", allow_pickle=False) as file:
+            return {name.replace("|", "/"): file[name] for name in file.files}
+
+    def close(self) -> None:
+        """End it, and a program that still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+_SERVERS: dict[str, _Server] = {}
+
+
+def _server(backend_name: str) -> _Server:
+    if not _SERVERS:
+        atexit.register(_close_all)
+    server = _SERVERS.get(backend_name)
+    if server is None or not server.alive:
+        server = _SERVERS[backend_name] = _Server(backend_name)
+    return server
+
+
+def _close_all() -> None:
+    for server in _SERVERS.values():
+        server.close()
 
 
 def run_in(
@@ -81,7 +145,7 @@ def run_in(
     settings: Mapping[str, Any] | None = None,
     timeout: float = 300.0,
 ) -> Arrays:
-    """Call `function(backend_name, arrays, settings)` of `file` in a fresh process.
+    """Call `function(backend_name, arrays, settings)` of `file` in a process of its own.
 
     Args:
         backend_name: Passed on to the function ("torch", "tf" or "numpy").
@@ -121,19 +185,18 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="lc-both-") as name:
         folder = Path(name)
         flat = flatten(arrays or {})
-        processes = [_start(b, file, function, folder, flat, settings or {}) for b in backend_names]
-        try:
-            return [
-                _finish(process, backend_name, folder, timeout)
-                for process, backend_name in zip(processes, backend_names, strict=True)
-            ]
-        finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-                if process.stdout is not None:
-                    process.stdout.close()
+        servers = [_server(backend_name) for backend_name in backend_names]
+        for server in servers:
+            server.start(file, function, folder, flat, settings or {})
+        results, problems = [], []
+        for server in servers:
+            try:
+                results.append(server.finish(folder, timeout))
+            except AssertionError as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
+        return results
 
 
 def _child(backend_name: str, file: str, function: str, folder_name: str) -> None:
@@ -151,5 +214,39 @@ def _child(backend_name: str, file: str, function: str, folder_name: str) -> Non
     np.savez(folder / f"{backend_name}-out.npz", **{k.replace("/", "|"): v for k, v in result.items()})
 
 
+def _serve(backend_name: str) -> None:
+    """Fork a program for each line of standard input, and say how it ended; one after the other."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what is printed while modules are imported is no answer
+    for module in _PRELOADED[backend_name]:
+        importlib.import_module(module)
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if not child:
+            _run_order(backend_name, order)
+        _, status = os.waitpid(child, 0)
+        os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _run_order(backend_name: str, order: Mapping[str, Any]) -> NoReturn:
+    code = 1
+    try:
+        log = os.open(Path(order["folder"]) / f"{backend_name}.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(order["folder"])
+        os.environ.update(order["environment"])
+        _child(backend_name, order["file"], order["function"], order["folder"])
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 if __name__ == "__main__":
-    _child(*sys.argv[1:])
+    _serve(sys.argv[1])
