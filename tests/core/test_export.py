@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from learner_core.exporting.onnx_graph import Graph
 from learner_core.exporting.onnx_xp import OnnxNamespace
 from learner_core.exporting.source import ExportedPolicy, nest
 from learner_core.learning.actor_critic import PolicyModule
+from learner_core.sampling.numpy_backend import NumpyPolicy
 
 from support.user_policies import POLICIES, exported_policy, state_of
 
@@ -55,6 +57,39 @@ def test_onnx_answers_as_numpy_does(case: str, rows: int, tmp_path: Path) -> Non
     for name, value in expected.items():
         assert answers[name].dtype == value.dtype
         np.testing.assert_allclose(answers[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_a_policy_answers_as_a_run_acts(case: str) -> None:
+    """What all formats are compared with is what environment runners do, a module's own actions included."""
+    policy = exported_policy(case)
+    obs, state = nest(sample_observations(policy, 5)), state_of(policy, 5)
+    acting = NumpyPolicy(policy.spec, policy.params)
+    seen = policy.normalized(numpy_xp, obs)
+    acted = acting.compute_actions(seen, noise=None, explore=False, **({"state": state} if state else {}))
+    answers = policy.answer(obs, state)
+    np.testing.assert_allclose(answers["actions"], acted["actions"], rtol=1e-6, atol=1e-6)
+    assert answers["actions"].dtype.kind == acted["actions"].dtype.kind
+    assert answers.keys() - {"state_out"} == acted.keys() - {"action_logp", "state_out"}
+
+
+class Mute(PolicyModule):
+    def forward_inference(self, params: Any, batch: Any) -> Any:
+        return {"vf_preds": self.forward_train(params, batch)["action_dist_inputs"][:, 0]}
+
+
+def test_a_module_that_says_nothing_to_act_by_is_refused(tmp_path: Path) -> None:
+    policy = exported_policy("binary")
+    policy.spec = replace(policy.spec, module_class=Mute)
+    with pytest.raises(ConfigError, match="forward_inference returned vf_preds: expected 'action_dist_inputs' or 'act"):
+        write_onnx(policy, tmp_path / "policy.onnx")
+
+
+def test_a_policy_of_masked_actions_says_that_it_knows_no_masks(tmp_path: Path) -> None:
+    policy = exported_policy("binary")
+    policy.spec = replace(policy.spec, masked=True)
+    with pytest.warns(UserWarning, match="acts by masks in a run, and an exported policy is given none"):
+        lc.export(FakeLearner({"default_policy": policy}), tmp_path / "policy.onnx")
 
 
 def test_onnx_needs_nothing_but_the_standard_operators() -> None:

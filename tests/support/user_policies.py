@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,27 @@ _IMAGE = Box(0, 255, (36, 40, 3), np.uint8)
 _ACTIONS = Box(np.asarray([-2, 0], np.float32), np.asarray([1, 3], np.float32))
 _NESTED = Dict({"a": _VECTOR, "b": Discrete(4, start=1), "c": MultiDiscrete([2, 3]), "d": MultiBinary(3)})
 
+
+class Contrary(ActorCriticModule):
+    """Acts by itself: the least likely action, or the mean's opposite, moved by what it sees."""
+
+    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        xp, out = self.xp, super().forward_train(params, batch)
+        inputs = out["action_dist_inputs"]
+        if isinstance(self.action_space, Discrete):
+            out["actions"] = xp.argmax(-inputs, -1) + int(self.action_space.start)
+        else:
+            out["actions"] = xp.clip(0.5 - inputs[:, :2], 0.0, 1.0)
+        return out
+
+
+class Reflex(Contrary):
+    """Has actions alone to act greedily with."""
+
+    def forward_inference(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {"actions": self.forward_train(params, batch)["actions"]}
+
+
 #: name -> (module class, observation space, action space, model).
 POLICIES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "discrete": (ActorCriticModule, _VECTOR, Discrete(3, start=2), {}),
@@ -30,6 +52,8 @@ POLICIES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "gru, shared": (ActorCriticModule, _VECTOR, _ACTIONS, {"recurrent": "gru", "vf_share_layers": True}),
     "sac": (SACModule, _VECTOR, _ACTIONS, {"activation": "relu"}),
     "nested": (PolicyModule, _NESTED, MultiDiscrete([2, 3]), {"activation": "elu"}),
+    "own actions": (Contrary, _VECTOR, Discrete(3, start=2), {}),
+    "actions alone": (Reflex, _VECTOR, _ACTIONS, {}),
     "binary": (PolicyModule, Discrete(5), MultiBinary(3), {"activation": "leaky_relu"}),
 }
 

@@ -55,6 +55,9 @@ def build_keras_model(policy: Any) -> Any:
         for leaf, value in sample_state(module, 1).items()
     }
     answers = policy.act(module, params, policy.normalized(xp, obs), state)
+    for name, value in answers.items():
+        if name != "state_out" and not _symbolic(value):
+            raise ConfigError(f"{name!r} is the same whatever the observation is, and a Keras model has no such output")
     return keras.Model({"obs": obs, "state_in": state} if state else obs, answers, name="policy")
 
 

@@ -358,7 +358,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
             new["policies"] = group.module_specs
         if not new:
             return
-        config = self.config.replaced(**new)
+        config = self.config.replaced(**new).remember()
         if "policies" in new:
             self._check_mapping(self.agent_runners(), config)
             self._take_over(config, {})

@@ -359,7 +359,9 @@ def describe_settings(config: Any, *, width: int = 100) -> str:
         if item.method != method:
             method = item.method
             lines += ["", f"{method}:"]
-        lines.append(f"  {item.name}={_short(item.default)}   ({item.expected})")
+        need = config.needed_settings.get(item.name)
+        needs = "" if need is None else f"; needs {need.words}"
+        lines.append(f"  {item.name}={_short(item.default)}   ({item.expected}{needs})")
         if item.doc:
             lines += textwrap.wrap(
                 " ".join(item.doc.split()), width - 6, initial_indent=" " * 6, subsequent_indent=" " * 6

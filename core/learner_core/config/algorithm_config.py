@@ -23,7 +23,9 @@ from learner_core.plugins import discovery
 from learner_core.plugins.manager import OURS
 
 from . import references
+from .agents import is_multi_agent
 from .common_settings import CommonSettings
+from .needs import ENVIRONMENT, MEMORY, SEQUENCES, Needs, needs, refuse_idle, refuse_idle_of_module
 from .settings import Setting
 from .trust import Trust
 from .values import same, storable
@@ -64,6 +66,18 @@ class AlgorithmConfig(CommonSettings):
     #: Settings that the algorithm has no use for -> why, or what to set instead: another value than the default is
     #: refused. A subclass adds to its base's.
     unused_settings: ClassVar[Mapping[str, str]] = {}
+    #: Settings that count beside another one alone -> what they need: setting one to another value than the default
+    #: while that is off is refused, whatever the order of the calls. A subclass adds to its base's.
+    needed_settings: ClassVar[Mapping[str, Needs]] = {
+        **dict.fromkeys(("evaluation_interval", "evaluation_num_episodes"), ENVIRONMENT),
+        "vectorization": Needs(
+            "an environment of one agent (those of several are stepped one after the other)",
+            lambda config: not is_multi_agent(config),
+        ),
+        "grad_clip_by": needs("grad_clip", "0.5"),
+        "max_seq_len": SEQUENCES,
+        "burn_in": MEMORY,
+    }
     #: Training settings that ``multi_agent(settings=...)`` may not set: they are of the whole batch.
     shared_settings: ClassVar[frozenset[str]] = frozenset(
         {"train_batch_size", "minibatch_size", "num_epochs", "shuffle_batch_per_epoch", "accumulate",
@@ -167,6 +181,11 @@ class AlgorithmConfig(CommonSettings):
             for name, value in settings.items():
                 self._check_policy_setting(module_id, name, value)
 
+    def validate_news(self) -> None:
+        """Refuse settings that would have no effect beside the others; see the base class."""
+        super().validate_news()
+        refuse_idle(self, self.news)
+
     def _check_policy_setting(self, module_id: str, name: str, value: Any) -> None:
         setting = self.settings().get(name)
         where = f"multi_agent(settings={{{module_id!r}: {{{name!r}: ...}}}})"
@@ -222,11 +241,14 @@ class AlgorithmConfig(CommonSettings):
         """
         trained = self.policies_to_train
         own = {mid: values for mid, values in {**self.policy_settings, **(settings or {})}.items() if mid in policies}
-        return self.replaced(
+        config = self.replaced(
             policies=None if self.policies is None else dict(policies),
             policies_to_train=None if trained is None else [mid for mid in trained if mid in policies],
             policy_settings={mid: dict(values) for mid, values in own.items()},
         )
+        for module_id, values in (settings or {}).items():
+            refuse_idle_of_module(config, module_id, values)
+        return config.remember() if self.is_frozen else config
 
     # ---- what is built from it -----------------------------------------------------------------------------------
 

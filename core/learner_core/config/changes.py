@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 
 from learner_core.errors import ConfigError
 
+from .needs import refuse_idle
+
 __all__ = ["QUEUE_SETTINGS", "By", "changed", "is_of_learners"]
 
 By = Literal["learner", "group", "algorithm"]
@@ -69,6 +71,7 @@ def changed(config: Any, settings: Mapping[str, Any], *, by: By) -> Any:
         if not is_of_learners(config, name) and (name not in _ALLOWED[by] or name in config.fixed_settings):
             raise ConfigError(f"{name}={value!r:.200} {_why(config, name, by)}")
     new = config.replaced(**settings)
+    refuse_idle(new, settings)
     for module_id in new.policy_settings:
         for name in config.fixed_settings:
             if getattr(config.for_module(module_id), name) != getattr(new.for_module(module_id), name):
@@ -79,7 +82,7 @@ def changed(config: Any, settings: Mapping[str, Any], *, by: By) -> Any:
                 f"{place}: the kind of an optimizer was fixed when the learner was built, because its state is of that "
                 f"kind: {mine!r} cannot become {theirs!r} in a run; its constants can be changed"
             )
-    return new
+    return new.remember()
 
 
 def _why(config: Any, name: str, by: By) -> str:

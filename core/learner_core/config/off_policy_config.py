@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from .algorithm_config import AlgorithmConfig
+from .needs import Needs, needs
 from .validation import FloatOrSchedule, Range
 
 __all__ = ["OffPolicyConfig"]
@@ -38,6 +39,10 @@ class OffPolicyConfig(AlgorithmConfig):
         "max_seq_len": "batches are single steps out of the replay buffer",
         "burn_in": "batches are single steps out of the replay buffer",
         "max_requests_in_flight_per_env_runner": "all runners sample together, and none gets ahead",
+    }
+    needed_settings: ClassVar[Mapping[str, Needs]] = {
+        **AlgorithmConfig.needed_settings,
+        **dict.fromkeys(("priority_alpha", "priority_beta"), needs("prioritized_replay", "True")),
     }
     #: What the buffer is made of.
     fixed_settings: ClassVar[frozenset[str]] = AlgorithmConfig.fixed_settings | {

@@ -156,7 +156,7 @@ def read_config(cls: Any, data: Any, *, trust: Trust, overrides: Mapping[str, An
         if name in ("observation_space", "action_space") and not (setting is None or _is_space(setting)):
             raise ConfigError(f"{name}: the file has {setting!r:.80} there, which describes no space.")
         setattr(config, name, setting)
-    return config
+    return config.remember()
 
 
 def schema_of(plain: Any) -> int:

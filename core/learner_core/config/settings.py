@@ -191,6 +191,8 @@ class Settings:
                 "Numeric settings of a live learner change by learner.set_config(...); else start from config.copy()."
             )
         object.__setattr__(self, name, self.validate_setting(name, value))
+        if name in (remembered := self.__dict__.get("_remembered", frozenset())):
+            object.__setattr__(self, "_remembered", remembered - {name})
 
     def __delattr__(self, name: str) -> None:
         raise ConfigError(f"{type(self).__name__}: settings cannot be deleted (got del config.{name}).")
@@ -228,7 +230,23 @@ class Settings:
         twin = object.__new__(type(self))
         for name in self.settings():
             object.__setattr__(twin, name, copy_containers(getattr(self, name)))
+        object.__setattr__(twin, "_remembered", self.__dict__.get("_remembered", frozenset()))
         return twin
+
+    def remember(self) -> Self:
+        """Take every value for one that a run had: it is no news, whatever else is set from here on.
+
+        Returns:
+            This config.
+        """
+        object.__setattr__(self, "_remembered", frozenset(self.settings()))
+        return self
+
+    @property
+    def news(self) -> list[str]:
+        """Names of the settings that are not remembered: those that were set here, and those that never were."""
+        remembered = self.__dict__.get("_remembered", frozenset())
+        return [name for name in self.settings() if name not in remembered]
 
     def freeze(self) -> Self:
         """Check everything once more, containers' contents included, and refuse changes from here on.
@@ -240,11 +258,15 @@ class Settings:
             ConfigError: A setting, or two settings together, are not valid.
         """
         if not self.is_frozen:
-            for name in self.settings():
-                object.__setattr__(self, name, self.validate_setting(name, getattr(self, name)))
-            self.validate()
+            self._validate_all()
+            self.validate_news()
             object.__setattr__(self, "_frozen", True)
         return self
+
+    def _validate_all(self) -> None:
+        for name in self.settings():
+            object.__setattr__(self, name, self.validate_setting(name, getattr(self, name)))
+        self.validate()
 
     def replaced(self, **settings: Any) -> Self:
         """A copy with some settings changed, frozen when this config is: how a live learner follows ``set_config``.
@@ -261,13 +283,23 @@ class Settings:
         twin = self.copy()
         for name, value in settings.items():
             setattr(twin, name, value)
-        return twin.freeze() if self.is_frozen else twin
+        if self.is_frozen:
+            twin._validate_all()  # a run that changes says itself what would have no effect
+            object.__setattr__(twin, "_frozen", True)
+        return twin
 
     def validate(self) -> None:
         """Check settings against each other; called by :meth:`freeze`. Subclasses extend it and call ``super()``.
 
         Raises:
             ConfigError: Two settings exclude each other.
+        """
+
+    def validate_news(self) -> None:
+        """Check what was set, beside all else, for having an effect; called by :meth:`freeze` after ``validate``.
+
+        Raises:
+            ConfigError: A setting that is no default would have none.
         """
 
     def __eq__(self, other: object) -> bool:

@@ -77,6 +77,13 @@ def export(
         raise ConfigError(
             f"to={kind!r} writes one policy; say which by module_id=: {', '.join(p.module_id for p in policies)}"
         )
+    if whole_policy and policies[0].spec is not None and policies[0].spec.masked:
+        warnings.warn(
+            f"module {policies[0].module_id!r} acts by masks in a run, and an exported policy is given none: of its "
+            "'action_dist_inputs', take the most likely action that is allowed",
+            UserWarning,
+            stacklevel=2,
+        )
     check_target(target)
     # Frameworks write by themselves, and Keras goes by the suffix: into a folder that is ours alone, and from there.
     with tempfile.TemporaryDirectory(prefix="learner-core-export-") as folder:

@@ -80,13 +80,26 @@ class ExportedPolicy:
             state_in: leaves [N, ...] of a policy with a memory; zeros at an episode's start.
 
         Returns:
-            ``actions``, the most likely ones in the action space's own units; ``action_dist_inputs``; ``vf_preds``
-            where the module gives them; ``state_out``, the next step's ``state_in``, where it has a memory.
+            ``actions`` in the action space's own units: the module's own if it gives any, as a run acts by them, else
+            the most likely ones; ``action_dist_inputs`` and ``vf_preds`` where the module gives them; ``state_out``,
+            the next step's ``state_in``, where it has a memory.
+
+        Raises:
+            ConfigError: the module gives neither actions nor what they are drawn from.
         """
         batch = {"obs": obs, **({"state_in": state_in} if state_in else {})}
         outputs = module.forward_inference(params, batch)
-        distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
         found = {name: outputs[name] for name in ("action_dist_inputs", "vf_preds", "state_out") if name in outputs}
+        own, xp = outputs.get("actions"), module.xp
+        if own is not None:
+            is_box = type(self.spec.action_space).__name__ == "Box"
+            return {"actions": xp.astype(own, xp.float32 if is_box else xp.int64), **found}
+        if "action_dist_inputs" not in outputs:
+            raise ConfigError(
+                f"module {self.module_id!r}: forward_inference returned {', '.join(sorted(outputs)) or 'nothing'}: "
+                "expected 'action_dist_inputs' or 'actions' to act by"
+            )
+        distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
         return {"actions": distribution.mode(), **found}
 
     def answer(self, obs: Any, state_in: Any = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import LearnerGroupError
 
-__all__ = ["gpu_environment", "visible_gpus"]
+__all__ = ["check_gpus", "gpu_environment", "visible_gpus"]
 
 
 def visible_gpus() -> list[str]:
@@ -18,6 +18,22 @@ def visible_gpus() -> list[str]:
         return [name.strip() for name in named.split(",") if name.strip() and name.strip() != "-1"]
     folder = Path("/proc/driver/nvidia/gpus")
     return [str(index) for index in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+
+
+def check_gpus(config: Any, size: int) -> None:
+    """Refuse ``num_gpus_per_learner`` where this machine has not so many for ``size`` learners.
+
+    Raises:
+        LearnerGroupError: says how many there are.
+    """
+    wanted, found = config.num_gpus_per_learner, visible_gpus()
+    if wanted > 1 and wanted != int(wanted):
+        raise LearnerGroupError(f"num_gpus_per_learner={wanted}: more than one GPU each must be a whole number")
+    if wanted * size > len(found) + 1e-9:
+        raise LearnerGroupError(
+            f"num_gpus_per_learner={wanted:g}: {size} learner{'s' if size > 1 else ''} here need "
+            f"{wanted * size:g} GPUs, this machine shows {len(found)}: use fewer, or num_gpus_per_learner=0"
+        )
 
 
 def gpu_environment(config: Any, rank: int, size: int) -> dict[str, str]:
@@ -33,14 +49,8 @@ def gpu_environment(config: Any, rank: int, size: int) -> dict[str, str]:
     wanted = config.num_gpus_per_learner
     if not wanted:
         return {"CUDA_VISIBLE_DEVICES": ""}
+    check_gpus(config, size)
     found = visible_gpus()
-    if wanted > 1 and wanted != int(wanted):
-        raise LearnerGroupError(f"num_gpus_per_learner={wanted}: more than one GPU each must be a whole number")
-    if wanted * size > len(found) + 1e-9:
-        raise LearnerGroupError(
-            f"num_learners={size} with num_gpus_per_learner={wanted:g} need {wanted * size:g} GPUs, "
-            f"this machine shows {len(found)}: use fewer, or num_gpus_per_learner=0"
-        )
     if wanted >= 1:
         first = rank * int(wanted)
         return {"CUDA_VISIBLE_DEVICES": ",".join(found[first : first + int(wanted)])}

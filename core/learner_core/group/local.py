@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .devices import check_gpus
+
 __all__ = ["LocalLearners"]
 
 
@@ -17,6 +19,7 @@ class LocalLearners:
     """
 
     def __init__(self, config: Any, env: Any) -> None:
+        check_gpus(config, 1)
         self.learner = config.get_learner_class()(config=config, env=env)
 
     def update(self, **arguments: Any) -> dict[str, Any]:

@@ -178,6 +178,11 @@ class LocalLauncher:
 
     def make_learners(self, config: Any, env: Any) -> Learners:
         """As :meth:`Launcher.make_learners`."""
+        if config.launcher_options:
+            raise LearnerGroupError(
+                f'launcher_options={config.launcher_options!r:.200}: launcher "local" has no options; "ray" and "spmd" '
+                "have"
+            )
         if not config.num_learners:
             return LocalLearners(config, env)
         if not hasattr(os, "memfd_create"):

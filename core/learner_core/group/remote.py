@@ -470,14 +470,13 @@ def _setter(state: Mapping[str, Any]) -> Callable[[Any], None]:
 def _pickled_config(config: Any, framework: str, collective: str) -> bytes:
     """The configuration for a learner: what only environments need stays here if it cannot be pickled."""
     config = config.replaced(collective=collective) if collective else config
-    own = config if framework == config.framework_name else config.copy().framework(framework).freeze()
+    own = config if framework == config.framework_name else config.replaced(framework_name=framework)
     try:
         return bytes(cloudpickle.dumps(own))
     except Exception as first:
-        own = config.copy().framework(framework)
-        own.env, own.policy_mapping_fn = None, None
+        own = config.replaced(framework_name=framework, env=None, policy_mapping_fn=None)
         try:
-            return bytes(cloudpickle.dumps(own.freeze()))
+            return bytes(cloudpickle.dumps(own))
         except Exception:
             raise LearnerGroupError(
                 f"the configuration cannot be sent to the learners: {type(first).__name__}: {first}"

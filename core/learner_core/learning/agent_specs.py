@@ -38,6 +38,12 @@ def agent_specs(config: Any, env: Any = None) -> dict[str, RLModuleSpec]:
     if config.observation_space is not None and config.action_space is not None and env is None:
         given = (config.observation_space, config.action_space)
         return {module_id: _filled(spec, *given) for module_id, spec in specs.items()}
+    for name in ("observation_space", "action_space"):
+        if getattr(config, name) is not None:
+            raise SpaceError(
+                f"environment({name}=...): the environment has the spaces of its agents, which count: leave {name} "
+                "out, or give both spaces and no environment"
+            )
     if env is not None:
         return _from_env(config, specs, env)
     if config.env is None:

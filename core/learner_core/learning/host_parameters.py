@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StateError
+from ..errors import ConfigError, StateError
 from .context import ConfigView, StepContext
+from .hook_answers import refuse_others
 
 if TYPE_CHECKING:
     from .hooks import LearnerHooks
@@ -67,11 +68,14 @@ def update_targets(learner: LearnerHooks, fn: Callable[[str, dict[str, Any], dic
     xp = learner.xp
     context = host_context(learner)
     changed: dict[str, Any] = {}
+    if not any(plan.targets.names for plan in learner._build.plans.values()):
+        raise ConfigError("update_targets: no module has targets; the class attribute `targets` of a module names them")
     for mid, plan in learner._build.plans.items():
         if not plan.targets.names:
             continue
         before = context.targets[mid]
         after = dict(fn(mid, dict(context.params[mid]), dict(before)))
+        refuse_others("update_targets: fn returns", f"targets/{mid}", after, before)
         if all(after.get(name) is old for name, old in before.items()):
             continue
         for name, old in before.items():

@@ -69,6 +69,7 @@ class Learner(LearnerHooks):
         self.float_dtype = self.backend.float_dtype
         self.compute_dtype = self.xp.bfloat16 if config.precision == "bfloat16" else None
         self.module_specs: dict[str, RLModuleSpec] = resolve_modules(config, env, module_spec)
+        rebuild.check_module_ids(self, config, config.news)
         self.results: dict[str, dict[str, float]] = {}
         self.timesteps: dict[str, int] = {"num_env_steps_sampled_lifetime": 0}
         self._context: StepContext | None = None
@@ -84,6 +85,7 @@ class Learner(LearnerHooks):
         self._plugin_states: dict[str, Any] = {}
         self._build = LearnerBuild(self)
         self._build.run()
+        rebuild.check_memory(self, config, config.news)
         self._tell_built()
 
     # ------------------------------------------------------------------ training

@@ -140,6 +140,8 @@ def check_weights(learner: Learner, weights: Mapping[str, Any]) -> None:
         StateError: it would not; says the path.
     """
     refuse_other_kinds(weights, WEIGHTS)
+    if isinstance(weights, Mapping) and not weights:
+        refuse("rl_module", "the weights of one module at least", "{}: nothing would be set")
     weights_schema(learner, weights).check(weights, "rl_module")
 
 

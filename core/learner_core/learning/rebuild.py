@@ -6,10 +6,11 @@ change fails, the Learner is as it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..config.changes import changed
+from ..config.needs import refuse_idle
 from ..config.values import same
 from ..errors import ConfigError
 from . import learner_state
@@ -19,7 +20,7 @@ from .rl_module import RLModuleSpec
 if TYPE_CHECKING:
     from .learner import Learner
 
-__all__ = ["change_modules", "set_config"]
+__all__ = ["change_modules", "check_memory", "check_module_ids", "set_config"]
 
 #: What no step reads by itself.
 _HOST_SETTINGS = frozenset({"policies_to_train", "policy_settings"})
@@ -29,8 +30,8 @@ def set_config(learner: Learner, settings: Mapping[str, Any]) -> None:
     """See ``Learner.set_config``."""
     before, build = learner.config, learner._build
     config = changed(before, settings, by="learner")
-    for module_id in (*(config.policies_to_train or ()), *config.policy_settings):
-        build.known(module_id)
+    check_module_ids(learner, config, settings)
+    check_memory(learner, config, settings)
     for name, value in settings.items():
         _refuse_starting_value(learner, name, value)
     for module_id, values in config.policy_settings.items():
@@ -51,6 +52,33 @@ def set_config(learner: Learner, settings: Mapping[str, Any]) -> None:
         learner.config = before
         learner._build = build
         raise
+
+
+def check_module_ids(learner: Learner, config: Any, names: Iterable[str]) -> None:
+    """Refuse ``policies_to_train`` and ``policy_settings`` of modules that there are not.
+
+    Args:
+        learner: whose modules are known.
+        config: the configuration to be checked.
+        names: the settings that were set, by field name.
+
+    Raises:
+        ConfigError: names the module.
+    """
+    for name in {"policies_to_train", "policy_settings"} & set(names):
+        for module_id in getattr(config, name) or ():
+            learner._one_module(module_id)
+
+
+def check_memory(learner: Learner, config: Any, names: Iterable[str]) -> None:
+    """Refuse settings of a memory where no module has one; arguments as :func:`check_module_ids`, of a built Learner.
+
+    Raises:
+        ConfigError: says which.
+    """
+    plans = learner._build.plans.values()
+    has_memory = any(plan.sequences is not None and plan.sequences.recurrent for plan in plans)
+    refuse_idle(config, names, has_memory=has_memory)
 
 
 def _differing(one: Any, other: Any) -> set[str]:

@@ -6,7 +6,7 @@ spaces nobody knows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         env = None
     spec = module_spec if module_spec is not None else config.rl_module_spec
     masked = False
-    spaces = [config.observation_space, config.action_space]
+    given = spaces = [config.observation_space, config.action_space]
     if env is not None:
         spaces = _spaces_of(env)
     elif like:
@@ -77,7 +77,13 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         if not isinstance(one, RLModuleSpec):
             raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")
     complete = all(one.observation_space is not None and one.action_space is not None for one in specs.values())
-    if not complete and None in spaces:
+    masks = config.action_mask_in_info and env is None and not like
+    if not complete and (masks or None in spaces):
+        if config.env is None and None not in spaces:
+            raise ConfigError(
+                "action_mask_in_info=True: the spaces are given by hand, and no environment says how its masks look: "
+                "give an observation_space that is a Dict with an 'action_mask' instead"
+            )
         if config.env is None:
             raise SpaceError(
                 "the spaces are not known: pass env= to the build call, set .environment(...), or give "
@@ -95,6 +101,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
             spaces = _spaces_of(made)
         finally:
             closed(made.close, whose=lambda: f"the environment {type(made).__name__}")
+    _refuse_others(given, spaces)
     specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
     full = {
         module_id: one.filled(
@@ -108,6 +115,16 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     if like is None:
         _refuse_unused_model(config, full)
     return _each_its_own(specs, full)
+
+
+def _refuse_others(given: Sequence[Any], spaces: Sequence[Any]) -> None:
+    """Refuse spaces that were given and are not those that the modules get."""
+    for name, one, other in zip(("observation_space", "action_space"), given, spaces, strict=True):
+        if one is not None and one != other:
+            raise SpaceError(
+                f"environment({name}={one}): the environment has {other}, which counts: leave {name} out, or give both "
+                "spaces and no environment"
+            )
 
 
 def _refuse_unused_model(config: Any, specs: Mapping[str, RLModuleSpec]) -> None:

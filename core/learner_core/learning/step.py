@@ -21,7 +21,7 @@ from .context import ConfigView, StepContext
 from .hook_answers import refuse_answer, refuse_others
 from .minibatch import load_batch, table_line
 from .parameters import FlatLayout
-from .reach import gradients_that_reach
+from .reach import check_gradients, gradients_that_reach, refuse_unapplied
 from .sequences import Sequences
 from .step_metrics import collect_metrics, merge_parts
 from .tables import CorrectionTable, TableLayout
@@ -192,11 +192,13 @@ class UpdateStep:
         if learner._default_gradients:
             self._apply(out, carry, context, raw, self._clips(context, gate), gate, floats, inputs)
         else:
+            num_applied = 0
 
             def apply(final: Mapping[str, Mapping[str, Any]]) -> None:
+                nonlocal num_applied
+                num_applied += 1
                 if context.trial:
-                    for mid in self.plans:
-                        refuse_others("the gradients that are applied", f"rl_module/{mid}", final[mid], gradients[mid])
+                    check_gradients("apply_gradients", final, self.plans, context.params)
                 flat = {mid: self._join(context, mid, final[mid]) for mid in self.plans}
                 for mid, vectors in flat.items():
                     for vector in vectors.values():
@@ -205,6 +207,8 @@ class UpdateStep:
 
             context.apply = apply
             learner.apply_gradients(learner.postprocess_gradients(gradients))
+            if context.trial:
+                refuse_unapplied(learner, self.plans, num_applied)
         self._after(out, carry, context, gate)
         collect_metrics(self, out, carry, context, gate)
         return out
@@ -304,6 +308,7 @@ class UpdateStep:
 
         if context.trial:
             gradients, aux = gradients_that_reach(learner, context, loss_fn, trainable)
+            check_gradients("compute_gradients", gradients, self.plans, context.params)
         else:
             gradients, aux = learner.compute_gradients(loss_fn, trainable)
         # Only detached values leave the loss function.

@@ -117,6 +117,13 @@ class OptimizerSpec:
         return cls(**data)
 
     @property
+    def why_idle(self) -> str:
+        """Why a constant that is no default changes no step; "": each has its effect."""
+        if self.hyper.get("dampening") and not self.hyper["momentum"]:
+            return f"dampening={self.hyper['dampening']} would have no effect: it needs a momentum above 0"
+        return ""
+
+    @property
     def slot_names(self) -> tuple[str, ...]:
         """The moments kept per parameter: ``m`` a mean of gradients, ``v`` of squares, ``momentum`` a buffer."""
         momentum = ("momentum",) if self.hyper.get("momentum", 0.0) != 0 else ()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+from learner_core.config.needs import Needs, needs
 from learner_core.config.validation import FloatOrSchedule, Range
 from learner_core_algorithms.impala.config import IMPALAConfig
 
@@ -19,6 +20,10 @@ class APPOConfig(IMPALAConfig):
     algorithm_name: ClassVar[str] = "appo"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.appo.learner:APPOLearner"
 
+    needed_settings: ClassVar[Mapping[str, Needs]] = {
+        **IMPALAConfig.needed_settings,
+        **dict.fromkeys(("kl_coeff", "kl_target"), needs("use_kl_loss", "True")),
+    }
     starting_values: ClassVar[Mapping[str, str]] = {"kl_coeff": "kl_coeff"}
 
     clip_param: Annotated[FloatOrSchedule, Range(above=0)] = 0.4

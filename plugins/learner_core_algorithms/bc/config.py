@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from learner_core.config.algorithm_config import AlgorithmConfig
+from learner_core.config.needs import ENVIRONMENT, Needs
 from learner_core.config.validation import FloatOrSchedule, Range
 
 __all__ = ["BCConfig"]
@@ -34,6 +35,20 @@ class BCConfig(AlgorithmConfig):
         ),
         **dict.fromkeys(("normalize_observations", "normalize_rewards"), "a recording is learned from as it is"),
         "gamma": "the loss is the likelihood of single actions",
+    }
+    needed_settings: ClassVar[Mapping[str, Needs]] = {
+        **AlgorithmConfig.needed_settings,
+        **dict.fromkeys(
+            (
+                "env_config",
+                "num_envs_per_env_runner",
+                "inference",
+                "vectorization",
+                "max_env_restarts",
+                "env_step_timeout_s",
+            ),
+            ENVIRONMENT,
+        ),
     }
     #: Read once.
     fixed_settings: ClassVar[frozenset[str]] = AlgorithmConfig.fixed_settings | {"input_path"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from learner_core.config.algorithm_config import AlgorithmConfig
+from learner_core.config.needs import Needs, needs
 from learner_core.config.validation import FloatOrSchedule, Range
 
 __all__ = ["PPOConfig"]
@@ -25,6 +26,11 @@ class PPOConfig(AlgorithmConfig):
     unused_settings: ClassVar[Mapping[str, str]] = {
         **AlgorithmConfig.unused_settings,
         "max_requests_in_flight_per_env_runner": "all runners sample together, and none gets ahead",
+    }
+    needed_settings: ClassVar[Mapping[str, Needs]] = {
+        **AlgorithmConfig.needed_settings,
+        **dict.fromkeys(("kl_coeff", "kl_target"), needs("use_kl_loss", "True")),
+        **dict.fromkeys(("lambda_", "vf_loss_coeff", "vf_clip_param", "vf_clip_range"), needs("use_critic", "True")),
     }
     starting_values: ClassVar[Mapping[str, str]] = {"kl_coeff": "kl_coeff"}
 
@@ -73,11 +79,3 @@ class PPOConfig(AlgorithmConfig):
         if self.rollout_fragment_length != "auto":
             steps *= int(self.rollout_fragment_length)
         return math.ceil(self.train_batch_size / steps) * steps
-
-    def validate(self) -> None:
-        """Check settings against each other."""
-        super().validate()
-        if not self.use_critic and (self.vf_clip_param is not None or self.vf_clip_range is not None):
-            from learner_core.errors import ConfigError
-
-            raise ConfigError("PPOConfig: vf_clip_param and vf_clip_range need use_critic=True")

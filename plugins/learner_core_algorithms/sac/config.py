@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from learner_core.config.needs import Needs, needs
 from learner_core.config.off_policy_config import OffPolicyConfig
 from learner_core.config.validation import FloatOrSchedule, Range
 
 __all__ = ["SACConfig"]
+
+
+def _is_ever_positive(rate: float | list[list[float]]) -> bool:
+    """Whether a rate is, or any point of a schedule."""
+    return any(value for _, value in rate) if isinstance(rate, list) else rate > 0
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -23,6 +29,10 @@ class SACConfig(OffPolicyConfig):
     unused_settings: ClassVar[Mapping[str, str]] = {
         **OffPolicyConfig.unused_settings,
         "lr": "the rates are actor_lr, critic_lr and alpha_lr",
+    }
+    needed_settings: ClassVar[Mapping[str, Needs]] = {
+        **OffPolicyConfig.needed_settings,
+        "target_entropy": needs("alpha_lr", "3e-4", _is_ever_positive),
     }
     #: How many Q networks there are.
     fixed_settings: ClassVar[frozenset[str]] = OffPolicyConfig.fixed_settings | {"twin_q"}

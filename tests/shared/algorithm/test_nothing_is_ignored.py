@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 import learner_core as lc
 from learner_core.cli.main import main
-from learner_core.errors import BatchError, ConfigError
+from learner_core.errors import BatchError, ConfigError, SpaceError
 from learner_core.learning.actor_critic import ActorCriticModule
 
 from support.algorithms import small_ppo
@@ -180,3 +181,67 @@ def test_a_shared_setting_counts_for_the_modules_that_have_a_use_for_it(training
     config.multi_agent(policies=specs).rl_module(model={"hidden": [4], "log_std_init": -1.0})
     with pytest.raises(ConfigError, match="log_std_init"):  # nobody has
         config.build()
+
+
+RECURRENT = {"hidden": [3], "recurrent": "gru", "recurrent_size": 3}
+
+
+@pytest.mark.parametrize("setting", ["max_seq_len", "burn_in"])
+def test_settings_of_a_memory_need_a_module_that_has_one(training_backend_name: str, setting: str) -> None:
+    def config(model: Any) -> Any:
+        found = told("ppo", training_backend_name, **{"max_seq_len": 5, setting: 2}).rl_module(model=model)
+        return found.training(minibatch_size=None, train_batch_size=20)
+
+    words = f"{setting}=2 would have no effect: it needs a module with a memory"
+    with pytest.raises(ConfigError, match=words):
+        config({"hidden": [3]}).training(max_seq_len=2 if setting == "max_seq_len" else 16).build()
+    config(RECURRENT).build_learner()
+    # Known when modules are built: a stored setting that never counted opens, and is refused when it is set in a run.
+    stored = told("ppo", training_backend_name).training(**{setting: 2}).to_dict()
+    learner = lc.AlgorithmConfig.from_dict(stored, env=make_told).build_learner()
+    with pytest.raises(ConfigError, match=words):
+        learner.set_config(**{setting: 2})
+    learner.set_config(lr=0.1)
+    assert learner.config.lr == 0.1
+
+
+@pytest.mark.slow
+def test_learners_in_processes_say_it_too(training_backend_name: str) -> None:
+    config = told("ppo", training_backend_name, max_seq_len=5, burn_in=2).learners(num_learners=1)
+    with pytest.raises(ConfigError, match="would have no effect: it needs a module with a memory"):
+        config.build_learner_group()
+
+
+def test_a_run_keeps_what_it_switches_off(training_backend_name: str, tmp_path: Path) -> None:
+    with told("ppo", training_backend_name, kl_target=0.05).build() as algo:
+        algo.set_config(use_kl_loss=False)
+        with pytest.raises(ConfigError, match=r"kl_target=0\.07 would have no effect: it needs use_kl_loss=True"):
+            algo.set_config(kl_target=0.07)
+        assert algo.config.kl_target == 0.05
+        assert "kl_coeff" not in algo.train()["learners"]["default_policy"]
+        algo.save(tmp_path / "checkpoint")
+    with lc.Algorithm.from_checkpoint(tmp_path / "checkpoint", env=make_told) as again:
+        again.set_config(use_kl_loss=True)
+        assert again.config.kl_target == 0.05
+        assert "kl_coeff" in again.train()["learners"]["default_policy"]
+        again.set_config(kl_target=0.07, use_kl_loss=True)
+
+
+@pytest.mark.parametrize("setting", ["policies_to_train", "settings"])
+def test_a_module_that_there_is_not_is_named_without_policies_too(training_backend_name: str, setting: str) -> None:
+    value: Any = ["typo"] if setting == "policies_to_train" else {"typo": {"lr": 0.1}}
+    with pytest.raises(ConfigError, match=r"unknown module_id 'typo'\. There is: default_policy"):
+        told("ppo", training_backend_name).multi_agent(**{setting: value}).build()
+
+
+def test_spaces_beside_an_environment_that_has_others(training_backend_name: str) -> None:
+    with pytest.raises(SpaceError, match=r"action_space=Discrete\(7\)\): the environment has Discrete\(2\), which"):
+        told("ppo", training_backend_name).environment(action_space=spaces.Discrete(7)).build()
+    told("ppo", training_backend_name).environment(action_space=spaces.Discrete(2)).build().stop()
+    own = told("ppo", training_backend_name).environment(make_signals, env_config={}, action_space=spaces.Discrete(2))
+    with pytest.raises(SpaceError, match="the environment has the spaces of its agents"):
+        own.multi_agent(policies=["speaker", "listener"]).build()
+    alone = told("ppo", training_backend_name).environment(None, env_config={}, action_mask_in_info=True)
+    alone.environment(observation_space=spaces.Box(-1, 1, (2,)), action_space=spaces.Discrete(2))
+    with pytest.raises(ConfigError, match="action_mask_in_info=True: the spaces are given by hand"):
+        alone.build_learner()

@@ -185,18 +185,6 @@ def test_compute_gradients_and_the_two_that_follow(backend: str) -> None:
     np.testing.assert_allclose(turned.get_module_state()["default_policy"]["v.weight"] - start, -2 * moved, rtol=1e-9)
 
 
-def test_gradients_that_are_not_applied_change_nothing(backend: str) -> None:
-    class Idle(ToyLearner):
-        def apply_gradients(self, gradients: Any) -> None:
-            pass
-
-    learner = build(backend, Idle)
-    before = learner.get_module_state()["default_policy"]
-    learner.update_from_batch(batch=regression_batch(8))
-    after = learner.get_module_state()["default_policy"]
-    assert all(np.array_equal(before[name], after[name]) for name in before if name != "calls")
-
-
 def test_compute_losses_may_couple_modules(backend: str) -> None:
     class Coupled(lc.Learner):
         def compute_losses(self, *, fwd_out: Any, batch: Any) -> Any:

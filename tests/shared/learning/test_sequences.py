@@ -112,9 +112,9 @@ def test_a_module_without_memory_sees_the_timesteps_of_sequences_as_rows(
     for kind in (SequencePPO, PPOConfig):
         config = kind().environment(observation_space=space, action_space=Discrete(3))
         config.framework(training_backend_name, compile=False, precision="float64")
-        config.training(
-            train_batch_size=40, minibatch_size=20, max_seq_len=LENGTH, shuffle_batch_per_epoch=False, num_epochs=2
-        )
+        config.training(train_batch_size=40, minibatch_size=20, shuffle_batch_per_epoch=False, num_epochs=2)
+        if kind is SequencePPO:
+            config.training(max_seq_len=LENGTH)
         learners.append(config.rl_module(model={"hidden": [4]}).build_learner())
     batch = sequence_batch(8, {}, pad=True)
     del batch["state_in"], batch["resets"]

@@ -9,6 +9,7 @@ from learner_core.group.launchers import Learners
 from learner_core.group.local import LocalLearners
 from learner_core.plugins.hookspecs import hookimpl
 
+from .cluster import RayOptions
 from .fleet import RayFleet
 
 __all__ = ["RayLauncher", "learner_core_launcher"]
@@ -24,6 +25,8 @@ class RayLauncher:
     def make_learners(self, config: Any, env: Any) -> Learners:
         """As :meth:`Launcher.make_learners`."""
         if not config.num_learners:
+            # Environment runners may be actors all the same.
+            RayOptions.of(config.launcher_options)
             return LocalLearners(config, env)
         from learner_core.group.remote import RemoteLearners
 
