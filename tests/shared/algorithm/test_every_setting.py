@@ -1,6 +1,7 @@
-"""Every setting of every algorithm has an effect: a run whose numbers differ, or what another test says of it.
+"""Every setting of every algorithm has an effect: a run whose numbers differ, or one that a user sees otherwise.
 
-Settings that an algorithm has no use for are refused, which is an effect, too. A setting that is in no row fails
+The second kind is in ``support.effects``, and ``test_settings_that_change_no_number`` runs it. Settings that an
+algorithm has no use for are refused, which is an effect, too. A setting that is in no row fails
 ``test_no_setting_is_left_out``, and so does a row of a setting that there is not.
 """
 
@@ -21,49 +22,15 @@ from learner_core.errors import ConfigError
 from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfig, SACConfig
 from learner_core_algorithms.ppo.learner import PPOLearner
 
+from support import process_effects, setting_effects
+from support.effects import EFFECTS, OF_BC
 from support.told import make_wander
 
+#: What fills the tables of effects.
+FILLED_BY = (process_effects, setting_effects)
 CONFIGS: dict[str, Any] = {
     "ppo": PPOConfig, "sac": SACConfig, "impala": IMPALAConfig, "appo": APPOConfig, "bc": BCConfig
 }  # fmt: skip
-
-#: Settings of every algorithm that change no number of a small run -> the test that shows their effect.
-ELSEWHERE = {
-    "action_mask_in_info": "tests/core/sampling/test_info_masks.py",
-    "accumulate": "tests/shared/learning: the same step in less memory",
-    "action_space": "tests/shared/learning: learners of spaces alone",
-    "checkpoint_every": "test_nothing_is_ignored",
-    "checkpoint_folder": "test_nothing_is_ignored",
-    "checkpoint_keep": "test_nothing_is_ignored",
-    "check_parameters_every": "tests/group/test_rings.py",
-    "collective": "tests/core/test_collective_choice.py",
-    "compile": "tests/shared/learning/test_compiled.py",
-    "data_shards": "tests/shared/group/test_equivalence.py",
-    "debug": "tests/shared/learning",
-    "device": "tests/core/test_backend_facts.py",
-    "env_runner_timeout_s": "tests/core/sampling",
-    "env_step_timeout_s": "tests/core/sampling",
-    "framework_name": "tests/parity",
-    "inference": "test_env_runners",
-    "launcher": "tests/group/test_launchers.py",
-    "launcher_options": "tests/group/test_launchers.py",
-    "learner_class": "the row of PPO",
-    "max_env_restarts": "test_env_faults",
-    "max_env_runner_restarts": "tests/core/sampling",
-    "max_requests_in_flight_per_env_runner": "test_asynchronous_processes",
-    "max_requests_in_flight_per_learner": "tests/group/test_queue_faults.py",
-    "nonfinite_gradients": "tests/shared/learning",
-    "num_cpus_per_learner": "tests/core/test_backend_facts.py",
-    "num_gpus_per_learner": "tests/group/test_launchers.py",
-    "num_learners": "tests/shared/group/test_equivalence.py",
-    "observation_space": "tests/shared/learning: learners of spaces alone",
-    "policies": "test_multi_agent",
-    "policy_mapping_fn": "test_multi_agent",
-    "queue_full": "tests/group/test_queue_faults.py",
-    "restart_failed_learners": "tests/group/test_faults.py",
-    "timeout_s": "tests/group/test_faults.py",
-    "vectorization": "tests/core/sampling",
-}
 
 #: Setting -> (another value, settings that both runs have besides).
 EVERYWHERE: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -85,6 +52,7 @@ EVERYWHERE: dict[str, tuple[Any, dict[str, Any]]] = {
     "minibatch_size": (6, {}),
     "train_batch_size": (24, {}),
     "shuffle_batch_per_epoch": (False, {"shuffle_batch_per_epoch": True, "minibatch_size": 6}),
+    "data_shards": (3, {"minibatch_size": 6}),
     "seed": (1, {}),
     "policies_to_train": ([], {}),
     "policy_settings": ({"default_policy": {"grad_clip": 1e-3}}, {"optimizer": "sgd"}),
@@ -173,17 +141,15 @@ OWN: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     },
 }
 
-#: Settings of one algorithm that are shown elsewhere.
-OWN_ELSEWHERE = {
-    "bc": {"max_seq_len": "tests/shared/learning: sequences", "burn_in": "tests/shared/learning: sequences"}
-}
+#: Settings of one algorithm whose effect is not in the numbers of its runs.
+OWN_EFFECTS = {"bc": OF_BC}
 
 
 def _rows() -> Iterator[tuple[str, str]]:
     for name, config in CONFIGS.items():
         for setting in config.settings():
             known = setting in OWN[name] or setting in EVERYWHERE
-            if known and setting not in config.unused_settings and setting not in OWN_ELSEWHERE.get(name, {}):
+            if known and setting not in config.unused_settings and setting not in OWN_EFFECTS.get(name, {}):
                 yield name, setting
 
 
@@ -271,10 +237,10 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_setting_is_left_out() -> None:
     for name, config in CONFIGS.items():
-        known = {*EVERYWHERE, *OWN[name], *ELSEWHERE, *config.unused_settings, *OWN_ELSEWHERE.get(name, {})}
+        known = {*EVERYWHERE, *OWN[name], *EFFECTS, *config.unused_settings, *OWN_EFFECTS.get(name, {})}
         assert not set(config.settings()) - known - {"env"}, name
         assert not set(OWN[name]) - set(config.settings()), name
-    assert not (set(EVERYWHERE) | set(ELSEWHERE)) - set(lc.AlgorithmConfig.settings())
+    assert not (set(EVERYWHERE) | set(EFFECTS)) - set(lc.AlgorithmConfig.settings())
 
 
 def _marked() -> Iterator[Any]:
