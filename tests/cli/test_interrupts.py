@@ -55,7 +55,10 @@ def _others(names: set[str]) -> set[str]:
     return {name for name in names if "learner" not in name}
 
 
-@pytest.mark.parametrize(("backend", "moment"), [("torch", "build"), ("torch", "update"), ("tf", "update")])
+@pytest.mark.parametrize(
+    ("backend", "moment"),
+    [pytest.param("torch", "build", marks=pytest.mark.slow), ("torch", "update"), ("tf", "update")],
+)
 def test_two_presses_end_two_learners(tmp_path: Path, backend: str, moment: str) -> None:
     text, later, gap = MOMENTS[moment]
     settings = ["--backend", backend, *TWO, *BACKENDS[backend]]

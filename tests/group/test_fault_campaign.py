@@ -25,7 +25,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ca
     [
         ("torch", (0, 1, 2, 3, 5, 8)),  # building, a batch read, a gradient, after an update, on its way, before one
         ("torch", (19, 32, 12, 15, 23, 24)),  # NaN, Inf, waiting, the sum, the state, starting
-        ("tf", (1, 19, 29)),  # a batch read, NaN, after an update
+        pytest.param("tf", (1, 19, 29), marks=pytest.mark.slow),  # a batch read, NaN, after an update
     ],
 )
 def test_nothing_is_lost_without_a_word(campaigns: dict[str, Campaign], backend: str, numbers: tuple[int, ...]) -> None:

@@ -101,7 +101,7 @@ def attack(port: int, folder: Path) -> list[socket.socket]:
     ("backend", "collective", "train"),
     [
         ("torch", "default", True),
-        ("tf", "default", True),
+        pytest.param("tf", "default", True, marks=pytest.mark.slow),
         pytest.param("torch", "torch", True, marks=pytest.mark.slow),
     ],
 )

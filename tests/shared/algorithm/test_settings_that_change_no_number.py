@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ FILLED_BY = (process_effects, setting_effects)
 
 def _marked() -> Iterator[Any]:
     """What no backend has a part in is left to Torch in the fast tier; in the long tier each runs everything."""
-    is_torch = os.environ.get("LC_BACKEND") == "torch"
     for table in (EFFECTS, OF_BC):
         shown = {effect.function: effect for effects in table.values() for effect in effects}
         for function, effect in shown.items():
             name = "-".join([setting for setting, effects in table.items() if effect in effects])
-            marks = [pytest.mark.slow] if effect.slow or (effect.neutral and not is_torch) else []
-            yield pytest.param(function, marks=marks, id=f"{name}:{function.__name__.strip('_')}")
+            mark = pytest.mark.slow if effect.slow else pytest.mark.fast_on_torch if effect.neutral else ()
+            yield pytest.param(function, marks=mark, id=f"{name}:{function.__name__.strip('_')}")
 
 
 @pytest.mark.parametrize("effect", list(_marked()))

@@ -58,6 +58,7 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(kind, way, marks=[] if fast else [pytest.mark.slow], id=name)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(("kind", "way"), list(_cases()))
 def test_the_next_fragment_and_evaluation_act_with_them(
     training_backend_name: str, kind: str, way: Any, tmp_path: Any

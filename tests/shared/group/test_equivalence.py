@@ -60,7 +60,7 @@ def _train(
         assert_states_equal(one.get_state(), learner.get_state(), atol=tolerance)
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, *(pytest.param(size, marks=pytest.mark.fast_on_torch) for size in (3, 4))])
 def test_uneven_batches_smaller_than_the_ring(training_backend_name: str, size: int) -> None:
     """17 rows in minibatches of 8, then 7, 3 and 1: some learners have no row in a step."""
     config = tiny(PPOConfig(), training_backend_name, lr=0.01, use_kl_loss=True)
@@ -68,6 +68,7 @@ def test_uneven_batches_smaller_than_the_ring(training_backend_name: str, size: 
     _train(one, ring, [ppo_batch(rows, TWO, seed=rows) for rows in (17, 7, 3, 1)])
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("normalize", ["batch", "minibatch", "off"])
 @pytest.mark.parametrize("space", [TWO, BOX], ids=["discrete", "continuous"])
 def test_ppo_with_every_normalisation(training_backend_name: str, normalize: str, space: Any) -> None:
@@ -107,6 +108,7 @@ def test_many_updates_of_ppo_on_odd_batches(
 
 
 @pytest.mark.slow
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("size", [3, 4])
 def test_sac_step_by_step_on_more_learners(training_backend_name: str, size: int) -> None:
     one, ring = _group(size, tiny(SACConfig(), training_backend_name), OBS, BOX)
