@@ -21,13 +21,15 @@ from keras import layers
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError
 
-__all__ = ["Orders", "read_orders"]
+from .recorded import run, static_value
+
+__all__ = ["ELEMENTWISE", "POOLS", "REDUCTIONS", "SHAPES", "LayerCall", "Orders", "Recorded", "read_orders", "record"]
 
 #: Plain (element_order.py of the core), of a shape that is not known.
 _ALIKE = Elements(np.zeros(0, np.int64))
 Tracked = Elements | Lost
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     "Identity StopGradient Cast Snapshot PreventGradient CheckNumerics EnsureShape Relu Relu6 Elu Selu LeakyRelu "
     "Sigmoid Tanh Softplus Softsign Exp Expm1 Log Log1p Neg Abs Sqrt Rsqrt Square Erf Erfc Sign Floor Ceil Round Rint "
     "Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Reciprocal Inv LogicalNot IsNan IsInf IsFinite Add AddV2 "
@@ -37,14 +39,14 @@ _ELEMENTWISE = frozenset(
 )
 #: They treat whole lines alike, and keep the places in them.
 _LINES = frozenset("Softmax LogSoftmax".split())
-_SHAPES = frozenset("Reshape ExpandDims Squeeze".split())
-_MOVES = frozenset(
-    "StridedSlice Slice Split SplitV Unpack ReverseV2 GatherV2 Roll DepthToSpace SpaceToDepth Transpose".split()
-)
+SHAPES = frozenset("Reshape ExpandDims Squeeze".split())
+_MOVES = frozenset("StridedSlice Slice Split SplitV Unpack GatherV2 Roll DepthToSpace SpaceToDepth Transpose".split())
+#: Along axes: both layouts do the same to the same elements in the same order.
+_SCANS = frozenset("Cumsum Cumprod CumulativeLogsumexp ReverseV2".split())
 _COPIES = frozenset("BroadcastTo Tile".split())
 _PADS = frozenset("Pad PadV2 MirrorPad".split())
-_REDUCTIONS = frozenset("Mean Sum Max Min Prod All Any EuclideanNorm".split())
-_POOLS = frozenset(
+REDUCTIONS = frozenset("Mean Sum Max Min Prod All Any EuclideanNorm".split())
+POOLS = frozenset(
     "MaxPool MaxPoolV2 AvgPool MaxPool3D AvgPool3D ResizeBilinear ResizeNearestNeighbor ResizeBicubic "
     "ResizeArea".split()
 )
@@ -60,32 +62,64 @@ class Orders:
         columns: variable -> (its axis, for each entry along it the place it has in the state).
         reasons: variable -> why its order is not known.
         outputs: why the outputs themselves are not in order, by the output's name.
+        reordered: somewhere it has arrays that have another order channels last.
     """
 
     columns: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    reordered: bool = False
 
 
-def read_orders(network: Any, obs: Any) -> Orders:
-    """Record ``network(obs)`` and follow the elements of the observations.
+@dataclass(frozen=True)
+class Recorded:
+    """A network's operations.
+
+    Attributes:
+        operations: in the order in which they were recorded.
+        calls: of layers whose results are known, and of dense ones.
+        inputs: the observations' leaves.
+        outputs: (name, tensor) of what the network returns.
+        variables: ``id`` of Keras' object -> the object.
+        captured: ``id`` of a graph's tensor -> variable, by ``id``.
+        graph: kept, for the tensors' sake.
+    """
+
+    operations: list[Any]
+    calls: list[LayerCall]
+    inputs: list[Any]
+    outputs: list[tuple[str, Any]]
+    variables: dict[int, Any]
+    captured: dict[int, int]
+    graph: Any
+
+
+def record(network: Any, obs: Any) -> Recorded:
+    """Record ``network(obs)``.
 
     Args:
         network: built.
         obs: array or nested dict of arrays, two rows.
     """
     graph = tf.__internal__.FuncGraph("orders")
-    calls: list[_LayerCall] = []
+    calls: list[LayerCall] = []
     with graph.as_default(), _watched(network, calls), _inlined():
         inputs = tf.nest.map_structure(lambda x: tf.compat.v1.placeholder(x.dtype, x.shape), obs)
         outputs = network(inputs, training=False)
-    variables = {id(v.value.handle): v for v in network.variables if hasattr(v.value, "handle")}
-    captured = {id(inside): id(variables[id(out)]) for out, inside in graph.captures if id(out) in variables}
-    follower = _Follower(captured)
-    for tensor in tf.nest.flatten(inputs):
+    handles = {id(v.value.handle): v for v in network.variables if hasattr(v.value, "handle")}
+    captured = {id(inside): id(handles[id(out)]) for out, inside in graph.captures if id(out) in handles}
+    variables = {id(v): v for v in network.variables}
+    flat, named = tf.nest.flatten(inputs), list(_named(outputs))
+    return Recorded(graph.get_operations(), calls, flat, named, variables, captured, graph)
+
+
+def read_orders(recorded: Recorded) -> Orders:
+    """Follow the elements of the observations through what a network computes."""
+    follower = _Follower(recorded.captured)
+    for tensor in recorded.inputs:
         follower.set(tensor, rules.fresh(tuple(tensor.shape), raw=True))
-    follower.walk(graph.get_operations(), calls)
-    for name, tensor in _named(outputs):
+    follower.walk(recorded.operations, recorded.calls)
+    for name, tensor in recorded.outputs:
         follower.note_output(name, tensor)
     return follower.orders
 
@@ -110,20 +144,27 @@ def _inlined() -> Iterator[None]:
 
 
 @dataclass
-class _LayerCall:
-    """One call of a layer whose results are known: its tensors, and the operations that it recorded."""
+class LayerCall:
+    """One call of a layer: its tensors, and the operations that it recorded."""
 
     layer: Any
     start: int
     stop: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     inputs: list[Any]
     outputs: list[Any]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether what it is made of is not looked into."""
+        return type(self.layer) in _KNOWN
+
 
 @contextlib.contextmanager
-def _watched(network: Any, calls: list[_LayerCall]) -> Iterator[None]:
-    """Note the calls of the network's known layers."""
-    watched = [layer for layer in network._flatten_layers() if type(layer) in _KNOWN]
+def _watched(network: Any, calls: list[LayerCall]) -> Iterator[None]:
+    """Note the calls of layers that an order or a proof may have to know as a whole."""
+    watched = [layer for layer in network._flatten_layers() if type(layer) in (*_KNOWN, layers.Dense)]
     for layer in watched:
         object.__setattr__(layer, "call", _noting(layer, layer.call, calls))
     try:
@@ -133,14 +174,14 @@ def _watched(network: Any, calls: list[_LayerCall]) -> Iterator[None]:
             object.__delattr__(layer, "call")
 
 
-def _noting(layer: Any, call: Callable[..., Any], calls: list[_LayerCall]) -> Callable[..., Any]:
+def _noting(layer: Any, call: Callable[..., Any], calls: list[LayerCall]) -> Callable[..., Any]:
     def noted(*args: Any, **kwargs: Any) -> Any:
         graph = tf.compat.v1.get_default_graph()
         start = len(graph.get_operations())
         outputs = call(*args, **kwargs)
         inputs = [x for x in tf.nest.flatten([args, kwargs]) if isinstance(x, tf.Tensor)]
         flat = [x for x in tf.nest.flatten(outputs) if isinstance(x, tf.Tensor)]
-        calls.append(_LayerCall(layer, start, len(graph.get_operations()), inputs, flat))
+        calls.append(LayerCall(layer, start, len(graph.get_operations()), args, kwargs, inputs, flat))
         return outputs
 
     noted.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
@@ -160,6 +201,7 @@ class _Follower:
         self._variable: dict[int, int] = {}
 
     def set(self, tensor: Any, state: Tracked) -> None:
+        self.orders.reordered = self.orders.reordered or not _is_plain(state)
         self._states[id(tensor)] = state
 
     def note_output(self, name: str, tensor: Any) -> None:
@@ -171,9 +213,9 @@ class _Follower:
         elif state is None and not self._learned.get(id(tensor)):
             self.orders.outputs[str(name)] = "it is not computed from observations by operations that can be followed"
 
-    def walk(self, operations: list[Any], calls: list[_LayerCall]) -> None:
+    def walk(self, operations: list[Any], calls: list[LayerCall]) -> None:
         """All operations, in the order in which they were recorded."""
-        outermost = {c.start: c for c in sorted(calls, key=lambda c: c.stop)}
+        outermost = {c.start: c for c in sorted(calls, key=lambda c: c.stop) if c.is_whole}
         index = 0
         while index < len(operations):
             call = outermost.get(index)
@@ -186,7 +228,7 @@ class _Follower:
 
     # ------------------------------------------------------------------ layers
 
-    def _layer(self, call: _LayerCall) -> None:
+    def _layer(self, call: LayerCall) -> None:
         states = [self._states.get(id(tensor)) for tensor in call.inputs]
         known = [state for state in states if state is not None]
         if not known:
@@ -203,7 +245,7 @@ class _Follower:
                 if id(tensor) not in self._states:
                     self.set(tensor, _fresh(tensor))
 
-    def _tokens(self, call: _LayerCall, states: list[Tracked | None]) -> None:
+    def _tokens(self, call: LayerCall, states: list[Tracked | None]) -> None:
         """Tokens [rows, tokens, features] whose tokens have another order channels last, their features the same."""
         lost = next((state for state in states if isinstance(state, Lost)), None)
         if lost is not None or len(states) > 3 or type(call.layer) is not layers.MultiHeadAttention:
@@ -275,7 +317,7 @@ class _Follower:
         self._weights_fit(op, known)
         if kind in _LINES:
             return [rules.lines(known[0], "it")]
-        if kind in _ELEMENTWISE:
+        if kind in ELEMENTWISE:
             operands = [state if isinstance(state, Elements) else None for state in states]
             shapes = [tuple(tensor.shape) for tensor in op.inputs]
             return [rules.combined(operands, shapes, tuple(op.outputs[0].shape))]
@@ -290,21 +332,28 @@ class _Follower:
         if len(known) > 1 or place != (kind == "Split"):
             return self._unknown(op, known)
         shape = tuple(op.outputs[0].shape)
-        if kind in _SHAPES:
+        if kind in SHAPES:
             return [rules.reshaped(first, shape)]
         if kind in _MOVES:
             parts, along = _on_numbers(op, place, first.numbers), _picks_along(op, first)
             settings = {"axes": kind == "Transpose", "shuffles": kind in ("DepthToSpace", "SpaceToDepth")}
             return [rules.moved(first, functools.partial(_picked, part), along=along, **settings) for part in parts]
+        if kind in _SCANS:
+            for axis in np.ravel(_static(op.inputs[1])):
+                rules.kept_along(first, int(axis), "it")
+            return [first]
+        if kind == "TopKV2":
+            rules.kept_along(first, -1, "it")
+            return [rules.moved(first, lambda numbers: numbers[..., : shape[-1]])] * 2
         if kind in _COPIES:
             copies = _on_numbers(op, place, first.numbers)[0]
             return [rules.spread(first, lambda _: copies)]
         if kind in _PADS:
             return [rules.padded(first, shape)]
-        if kind in _REDUCTIONS:
+        if kind in REDUCTIONS:
             axes = [int(axis) % max(first.numbers.ndim, 1) for axis in np.ravel(_static(op.inputs[1]))]
             return [rules.reduced(first, axes, keepdims=op.get_attr("keep_dims"))]
-        if kind in _POOLS:
+        if kind in POOLS:
             return [rules.mapped(first, -1, shape[1:-1])[1]]
         return self._unknown(op, known)
 
@@ -315,7 +364,7 @@ class _Follower:
 
     def _weights_fit(self, op: Any, known: list[Elements]) -> None:
         """Weights that meet elements one by one must meet those that are in order."""
-        if op.type not in _ELEMENTWISE or all(map(_is_plain, known)):
+        if op.type not in ELEMENTWISE or all(map(_is_plain, known)):
             return
         for tensor in op.inputs:
             names = self._learned.get(id(tensor), frozenset())
@@ -412,29 +461,20 @@ def _picks_along(op: Any, elements: Elements) -> list[int]:
         whole = op.get_attr("begin_mask") & op.get_attr("end_mask")
         forwards = [int(stride) == 1 for stride in np.ravel(_static(op.inputs[3]))]
         return [axis for axis, forward in enumerate(forwards) if not (forward and whole >> axis & 1)]
-    if op.type in ("Split", "SplitV", "ReverseV2", "GatherV2", "Roll"):
-        place = {"Split": 0, "SplitV": 2, "ReverseV2": 1, "GatherV2": 2, "Roll": 2}[op.type]
+    if op.type in ("Split", "SplitV", "GatherV2", "Roll"):
+        place = {"Split": 0, "SplitV": 2, "GatherV2": 2, "Roll": 2}[op.type]
         return [int(axis) % ndim for axis in np.ravel(_static(op.inputs[place]))]
     return [int(op.get_attr("axis")) % ndim] if op.type == "Unpack" else list(range(ndim))
 
 
 def _static(tensor: Any) -> np.ndarray:
-    value = tf.get_static_value(tensor)
+    value = static_value(tensor)
     if value is None:
         raise NotFollowedError("where its elements go depends on data")
-    return np.asarray(value)
+    return value
 
 
 def _on_numbers(op: Any, place: int, numbers: np.ndarray) -> list[np.ndarray]:
     """An operation run on numbers in place of one of its inputs, the others as they are known."""
-    call = getattr(tf.raw_ops, op.type)
-    arguments: dict[str, Any] = {}
-    for index, described in enumerate(op.op_def.input_arg):
-        name = {"split_dim": "axis"}.get(described.name, described.name)
-        arguments[name] = numbers if index == place else _static(op.inputs[index])
-    for name in inspect.signature(call).parameters:
-        if name not in arguments and name != "name":
-            arguments[name] = op.get_attr(name)
-    with tf.init_scope():
-        made = call(**arguments)
-    return [np.asarray(part) for part in (made if isinstance(made, (list, tuple)) else [made])]
+    inputs = [numbers if index == place else _static(tensor) for index, tensor in enumerate(op.inputs)]
+    return [np.asarray(part) for part in run(op, inputs)]

@@ -23,9 +23,11 @@ from learner_core.learning.framework_modules import (
     describe,
     dummy_observations,
     make_network,
+    random_observations,
 )
 
-from .element_order import Orders, read_orders
+from .element_order import Orders, read_orders, record
+from .layout_proof import prove
 from .layouts import PACKED, Weight, reordered, weights_of
 from .row_layers import over_all_rows, row_layers
 
@@ -118,11 +120,18 @@ class NetworkModule(FrameworkModule):
         """Which weights the network uses in another order than one channels last."""
         observations = dummy_observations(self.observation_space, 2, self._dtype)
         try:
-            orders = read_orders(self.network, _cast(self._backend.from_numpy(observations), self._dtype))
+            recorded = record(self.network, _cast(self._backend.from_numpy(observations), self._dtype))
+            orders = read_orders(recorded)
         except Exception as error:
             reason = f"its operations cannot be recorded ({type(error).__name__}: {error})"
             self._layout.not_portable.update(dict.fromkeys(self._layout.names, reason))
             return
+        if orders.reordered and not orders.reasons and not orders.outputs:
+            drawn = self._backend.from_numpy(random_observations(self.observation_space, 2, self._dtype))
+            proof = prove(recorded, drawn, orders.columns)
+            self.not_proved = proof.skipped
+            orders.reasons.update(proof.wrong)
+            orders.outputs.update(proof.outputs)
         self._layout.take_orders(orders)
 
     def init_buffers(self) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ numbers, to treat elements one by one. Otherwise its results are lost, with a re
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError
 
-__all__ = ["Follower", "tensors_in"]
+from .calls import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call
+
+__all__ = ["Follower"]
 
 Tracked = Elements | Lost
 
@@ -28,28 +29,13 @@ _SAME = frozenset(
 )
 #: They treat whole lines alike, and keep the places in them.
 _LINES = frozenset("native_layer_norm _fused_rms_norm _softmax _log_softmax".split())
-_RESHAPES = frozenset("view _unsafe_view reshape _reshape_alias _reshape_copy view_copy flatten unflatten".split())
-_AXES = frozenset("permute transpose t numpy_T movedim swapaxes permute_copy transpose_copy t_copy".split())
 _MOVES = frozenset(
-    "unsqueeze squeeze slice select flip roll rot90 diagonal narrow unbind split split_with_sizes chunk unfold "
+    "unsqueeze squeeze slice select roll rot90 diagonal narrow unbind split split_with_sizes chunk unfold "
     "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle index_select index unsafe_split "
     "unsafe_split_with_sizes".split()
 )
-_COPIES = frozenset("expand repeat repeat_interleave tile expand_copy".split())
-_SCANS = frozenset("cumsum cumprod logcumsumexp cummax cummin".split())
-_REDUCTIONS = frozenset(
-    "mean sum amax amin max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm any all nansum "
-    "count_nonzero argmax argmin nanmean median".split()
-)
-_CHANNEL_NORMS = frozenset(
-    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training native_group_norm "
-    "_batch_norm_impl_index cudnn_batch_norm _batch_norm_no_update".split()
-)
-_NEW = frozenset(
-    "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full "
-    "new_empty_strided randint_like arange zeros ones empty full scalar_tensor eye linspace".split()
-)
-_MAPS = ("pool", "upsample", "reflection_pad", "replication_pad")
+#: Along axes: both layouts do the same to the same elements in the same order.
+_SCANS = frozenset("cumsum cumprod logcumsumexp cummax cummin flip sort".split())
 #: What Torch and others have in different orders even where their arrays are alike.
 _OWN_ORDER = frozenset("im2col col2im".split())
 
@@ -60,6 +46,7 @@ class Follower(TorchDispatchMode):
     Attributes:
         reasons: name of a parameter -> why its weights have no counterpart; filled by operations that use parameters
             directly.
+        reordered: there was an array that has another order channels last.
         paused: operations are not followed while it is positive: a layer whose results are known computes.
     """
 
@@ -72,6 +59,7 @@ class Follower(TorchDispatchMode):
         }
         self._written: dict[int, tuple[torch.Tensor, Tracked]] = {}
         self.reasons: dict[str, str] = {}
+        self.reordered = False
         self.paused = 0
 
     # ------------------------------------------------------------------ what is known of a tensor
@@ -99,6 +87,7 @@ class Follower(TorchDispatchMode):
     def set(self, tensor: torch.Tensor, state: Tracked) -> None:
         if isinstance(state, Elements) and state.shape != tuple(tensor.shape):
             state = Lost("an operation's result has another shape than it should have")
+        self.reordered = self.reordered or not _is_plain(state)
         self._states[id(tensor)] = (tensor, state, tuple(tensor.stride()))
 
     def names(self, tensor: Any) -> frozenset[str]:
@@ -116,7 +105,7 @@ class Follower(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
         if not self.paused:
-            call = _Call(func, args, kwargs or {}, outputs)
+            call = Call(func, args, kwargs or {}, outputs)
             try:
                 self._note(call)
             except Exception as error:
@@ -127,9 +116,9 @@ class Follower(TorchDispatchMode):
                 self._blame(call, lost.reason)
         return outputs
 
-    def _note(self, call: _Call) -> None:
+    def _note(self, call: Call) -> None:
         states = [self.of(tensor) for tensor in call.inputs]
-        if call.name in _NEW:
+        if call.name in NEW:
             return
         if not any(state is not None for state in states):
             names = frozenset().union(*(self.names(tensor) for tensor in call.inputs))
@@ -143,7 +132,7 @@ class Follower(TorchDispatchMode):
         for tensor, state in zip(call.outputs, results, strict=True):
             self.set(tensor, state)
 
-    def _results(self, call: _Call, states: list[Tracked | None]) -> list[Tracked]:
+    def _results(self, call: Call, states: list[Tracked | None]) -> list[Tracked]:
         lost = next((state for state in states if isinstance(state, Lost)), None)
         try:
             if lost is not None:
@@ -156,7 +145,7 @@ class Follower(TorchDispatchMode):
             self._blame(call, reason)
             return [Lost(reason)] * max(len(call.outputs), 1)
 
-    def _blame(self, call: _Call, reason: str) -> None:
+    def _blame(self, call: Call, reason: str) -> None:
         """Its own parameters stand in places that are not known."""
         for tensor in call.inputs:
             for name in self.names(tensor):
@@ -178,7 +167,7 @@ class Follower(TorchDispatchMode):
 
     # ------------------------------------------------------------------ the rules, by name
 
-    def _follow(self, call: _Call, states: list[Tracked | None]) -> list[Tracked]:
+    def _follow(self, call: Call, states: list[Tracked | None]) -> list[Tracked]:
         known = [state for state in states if isinstance(state, Elements)]
         name, shape = call.name, call.shape
         first = states[0] if isinstance(states[0], Elements) else None
@@ -203,28 +192,30 @@ class Follower(TorchDispatchMode):
             return [self._pad(call, first)]
         if first is None or len(known) > 1:
             return self._unknown(call, known)
-        if name in _RESHAPES:
+        if name in RESHAPES:
             return [rules.reshaped(first, shape)]
-        if name in _AXES or name in _MOVES:
+        if name in AXES or name in _MOVES:
             return self._move(call, first)
         if name == "as_strided" and self._is_as_it_was(call):
             return [first]
-        if name in _COPIES:
+        if name in COPIES:
             return [rules.spread(first, call.on_numbers)]
         if name in _SCANS:
-            kept = rules.kept_along(first, call.argument("dim", 0), "it")
-            return [kept] * len(call.outputs)
-        if name in _REDUCTIONS:
+            axes = call.argument("dims", call.argument("dim", -1))
+            for axis in [axes] if isinstance(axes, int) else axes:
+                rules.kept_along(first, axis, "it")
+            return [first] * len(call.outputs)
+        if name in REDUCTIONS:
             return self._reduce(call, first)
-        if name in _CHANNEL_NORMS:
+        if name in CHANNEL_NORMS:
             return [self._normalize(first)]
-        if any(part in name for part in _MAPS) and first.numbers.ndim in (4, 5) and "unpool" not in name:
+        if any(part in name for part in MAPS) and first.numbers.ndim in (4, 5) and "unpool" not in name:
             return [rules.mapped(first, 1, shape[2:])[1]]
         if name == "glu":
             return [self._gate(call, first)]
         return self._unknown(call, known)
 
-    def _weights_fit(self, call: _Call, known: list[Elements]) -> None:
+    def _weights_fit(self, call: Call, known: list[Elements]) -> None:
         """Parameters used outside of known layers must meet elements that are in order."""
         if all(elements.plain for elements in known):
             return
@@ -237,7 +228,7 @@ class Follower(TorchDispatchMode):
                         name, call.said("it is used on elements that have another order channels last")
                     )
 
-    def _unknown(self, call: _Call, known: list[Elements]) -> list[Tracked]:
+    def _unknown(self, call: Call, known: list[Elements]) -> list[Tracked]:
         if call.name in _OWN_ORDER:
             raise NotFollowedError("the order of what it makes is Torch's own")
         if all(elements.plain for elements in known):
@@ -246,7 +237,7 @@ class Follower(TorchDispatchMode):
             return [known[0]]
         raise NotFollowedError("what it does to elements that have another order channels last is not known")
 
-    def _join(self, call: _Call, states: list[Tracked | None]) -> Tracked:
+    def _join(self, call: Call, states: list[Tracked | None]) -> Tracked:
         parts = [
             (state if isinstance(state, Elements) else None, tuple(tensor.shape))
             for state, tensor in zip(states, call.inputs, strict=True)
@@ -263,7 +254,7 @@ class Follower(TorchDispatchMode):
             ]
         return rules.joined(parts, axis % len(call.shape))
 
-    def _multiply(self, call: _Call) -> Tracked:
+    def _multiply(self, call: Call) -> Tracked:
         added = call.inputs[0] if call.name in ("addmm", "baddbmm") else None
         left, right = call.inputs[-2:]
         of_left, of_right = self.of(left), self.of(right)
@@ -287,7 +278,7 @@ class Follower(TorchDispatchMode):
         state = self.of(tensor)
         return state if isinstance(state, Elements) else None
 
-    def _convolve(self, call: _Call) -> Tracked:
+    def _convolve(self, call: Call) -> Tracked:
         maps, weight = call.inputs[:2]
         elements = self._elements(maps)
         if elements is None or self.of(weight) is not None:
@@ -297,16 +288,16 @@ class Follower(TorchDispatchMode):
             raise NotFollowedError("the channels that it reads have another order channels last")
         return made
 
-    def _pad(self, call: _Call, elements: Elements) -> Tracked:
+    def _pad(self, call: Call, elements: Elements) -> Tracked:
         before, after = elements.shape, call.shape
         if not elements.plain and len(after) in (4, 5) and before[:2] == after[:2]:
             return rules.mapped(elements, 1, after[2:])[1]
         return rules.padded(elements, after)
 
-    def _move(self, call: _Call, elements: Elements) -> list[Tracked]:
+    def _move(self, call: Call, elements: Elements) -> list[Tracked]:
         if any(self.of(tensor) is not None or self.names(tensor) for tensor in call.inputs[1:]):
             raise NotFollowedError("where its elements go depends on data")
-        reorders, along = call.name in _AXES, self._picks_along(call, elements)
+        reorders, along = call.name in AXES, self._picks_along(call, elements)
         made: list[Tracked] = []
         for index in range(len(call.outputs)):
             move = functools.partial(call.on_numbers, index=index)
@@ -314,16 +305,16 @@ class Follower(TorchDispatchMode):
             made.append(rules.moved(elements, move, axes=reorders, along=along, shuffles=shuffles))
         return made
 
-    def _picks_along(self, call: _Call, elements: Elements) -> list[int]:
+    def _picks_along(self, call: Call, elements: Elements) -> list[int]:
         """The axes along which it tells entries apart by their places."""
-        if call.name in _AXES or call.name in ("unsqueeze", "squeeze", "pixel_shuffle", "pixel_unshuffle"):
+        if call.name in AXES or call.name in ("unsqueeze", "squeeze", "pixel_shuffle", "pixel_unshuffle"):
             return []
         axes = call.argument("dim", call.argument("dims", call.argument("dimension", None)))
         if axes is None or axes == []:
             return list(range(elements.numbers.ndim))
         return [axes] if isinstance(axes, int) else list(axes)
 
-    def _reduce(self, call: _Call, elements: Elements) -> list[Tracked]:
+    def _reduce(self, call: Call, elements: Elements) -> list[Tracked]:
         axes = call.argument("dim", None)
         axes = [axes] if isinstance(axes, int) else list(axes or range(elements.numbers.ndim))
         axes = [axis % max(elements.numbers.ndim, 1) for axis in axes]
@@ -350,7 +341,7 @@ class Follower(TorchDispatchMode):
             raise NotFollowedError("the channels that it reads have another order channels last")
         return elements
 
-    def _is_as_it_was(self, call: _Call) -> bool:
+    def _is_as_it_was(self, call: Call) -> bool:
         """Whether ``as_strided`` leaves each element where it was: only strides of axes of length 1 are others."""
         entry, made = self._states.get(id(call.inputs[0])), call.outputs[0]
         if entry is None or not isinstance(entry[1], Elements) or entry[1].shape != call.shape:
@@ -359,82 +350,11 @@ class Follower(TorchDispatchMode):
         same = made.storage_offset() == 0 and made.untyped_storage().nbytes() == made.numel() * made.element_size()
         return same and all(before == after for length, before, after in pairs if length > 1)
 
-    def _gate(self, call: _Call, elements: Elements) -> Tracked:
+    def _gate(self, call: Call, elements: Elements) -> Tracked:
         axis = call.argument("dim", -1)
         parts = np.split(elements.numbers, 2, axis)
         halves = [rules.moved(elements, functools.partial(_picked, part), along=[axis]) for part in parts]
         return rules.combined(halves, [call.shape] * 2, call.shape)
-
-
-class _Call:
-    """One operation, its tensors and its arguments by name."""
-
-    def __init__(self, func: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
-        self._func, self._args, self._kwargs = func, args, kwargs
-        full = func.overloadpacket.__name__
-        self.mutates = bool(func._schema.is_mutable) and full not in ("native_batch_norm", "_native_batch_norm_legit")
-        self.name = full[:-1] if self.mutates and full.endswith("_") and not full.startswith("__") else full
-        self.inputs = list(tensors_in([args, list(kwargs.values())]))
-        self.outputs = list(tensors_in(outputs))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the first result."""
-        return tuple(self.outputs[0].shape)
-
-    @property
-    def is_elementwise(self) -> bool:
-        return torch.Tag.pointwise in self._func.tags
-
-    def said(self, reason: str) -> str:
-        """The reason with the operation's name."""
-        return f"{self.name}: {reason}"
-
-    def argument(self, name: str, default: Any) -> Any:
-        for place, described in enumerate(self._func._schema.arguments):
-            if described.name == name:
-                if name in self._kwargs:
-                    return self._kwargs[name]
-                if place < len(self._args):
-                    return self._args[place]
-                return described.default_value if described.has_default_value() else default
-        return default
-
-    def on_numbers(self, numbers: np.ndarray, index: int = 0) -> np.ndarray:
-        """The operation on numbers in place of its first tensor; one of its results."""
-        made = self._func(torch.from_numpy(np.ascontiguousarray(numbers)), *self._args[1:], **self._kwargs)
-        return list(tensors_in(made))[index].numpy()
-
-    def treats_elements_alone(self) -> bool:
-        """Try whether elements that change places change nothing but the places of the results."""
-        only = [tensor for tensor in self.inputs if isinstance(tensor, torch.Tensor)]
-        if len(only) != 1 or len(self.outputs) != 1 or self.mutates or only[0] is not self._args[0]:
-            return False
-        if self.outputs[0].shape != only[0].shape or not only[0].is_floating_point():
-            return False
-        rng = np.random.default_rng(0)
-        values = rng.normal(size=only[0].numel())
-        places = rng.permutation(values.size)
-        try:
-            straight, turned = (self._try(v.reshape(self.shape), only[0]) for v in (values, values[places]))
-        except Exception:
-            return False
-        return bool(np.array_equal(straight.reshape(-1)[places], turned.reshape(-1), equal_nan=True))
-
-    def _try(self, values: np.ndarray, like: torch.Tensor) -> np.ndarray:
-        with torch.no_grad():
-            value = torch.tensor(values, dtype=like.dtype, device=like.device)
-            made: np.ndarray = self._func(value, *self._args[1:], **self._kwargs).cpu().double().numpy()
-        return made
-
-
-def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
-    """The tensors in nested lists and tuples, in order."""
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from tensors_in(item)
 
 
 def _picked(part: np.ndarray, _: np.ndarray) -> np.ndarray:

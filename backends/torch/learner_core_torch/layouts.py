@@ -20,9 +20,10 @@ from torch import nn
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError
 
-from .element_order import Follower, tensors_in
+from .calls import tensors_in
+from .element_order import Follower
 
-__all__ = ["Orders", "read_orders"]
+__all__ = ["Orders", "known_layers", "read_orders"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -39,11 +40,13 @@ class Orders:
         columns: Torch's name of a parameter or buffer -> (axis, for each entry along it the place it has in the state).
         reasons: Torch's name of a parameter or buffer -> why its order is not known.
         outputs: why the outputs themselves are not in order, by the output's name.
+        reordered: somewhere it has arrays that have another order channels last.
     """
 
     columns: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    reordered: bool = False
 
 
 def read_orders(network: nn.Module, obs: Any) -> tuple[Any, Orders]:
@@ -68,6 +71,7 @@ def read_orders(network: nn.Module, obs: Any) -> tuple[Any, Orders]:
         for handle in handles:
             handle.remove()
     orders = layers.orders
+    orders.reordered = follower.reordered
     for name, reason in follower.reasons.items():
         orders.reasons.setdefault(name, reason)
     for name, tensor in _named(outputs):
@@ -116,7 +120,7 @@ class _Layers:
 
     def watch(self, name: str, module: nn.Module) -> list[Any]:
         """Hooks on a layer that is known and computes as Torch's own does."""
-        rule = next((r for kinds, r in _RULES if isinstance(module, kinds) and _is_stock(module, kinds)), None)
+        rule = _rule(module)
         if rule is None:
             return []
 
@@ -310,6 +314,15 @@ _RULES: tuple[tuple[tuple[type, ...], Callable[..., list[Any]]], ...] = (
     (_CELLS, _cell),
     ((nn.MultiheadAttention,), _attention),
 )
+
+
+def known_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Torch's path of each layer whose weights have a known meaning."""
+    return {name: module for name, module in network.named_modules() if _rule(module) is not None}
+
+
+def _rule(module: nn.Module) -> Callable[..., list[Any]] | None:
+    return next((r for kinds, r in _RULES if isinstance(module, kinds) and _is_stock(module, kinds)), None)
 
 
 def _is_stock(module: nn.Module, kinds: tuple[type, ...]) -> bool:

@@ -25,9 +25,11 @@ from learner_core.learning.framework_modules import (
     describe,
     dummy_observations,
     make_network,
+    random_observations,
 )
 
-from .layouts import Orders, read_orders
+from .layout_proof import prove
+from .layouts import Orders, known_layers, read_orders
 from .row_layers import over_all_rows, row_layers
 
 __all__ = ["NetworkModule", "adapt_module"]
@@ -97,7 +99,6 @@ class NetworkModule(FrameworkModule):
                 f"{self._network_name}: forward(obs) failed on two observations of {self.observation_space}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        network.train(trained)
         self._row_layers = row_layers(network)
         self.row_layers = tuple(name or type(layer).__name__ for name, layer in self._row_layers.items())
         seen: set[int] = set()
@@ -109,7 +110,23 @@ class NetworkModule(FrameworkModule):
             if not network.get_parameter(native).requires_grad
         )
         self.not_portable.update(found.outputs)
+        if found.reordered and not found.reasons and not found.outputs:
+            self._prove()
+        network.train(trained)
         self._finish(outputs)
+
+    def _prove(self) -> None:
+        """Try with random numbers whether the orders that were read hold."""
+        observations = self._backend.from_numpy(random_observations(self.observation_space, 2, np.float32))
+        canonical = {native: name for name, native in (self._parameters | self._buffers).items()}
+        proof = prove(
+            self.network,
+            observations,
+            lambda native, value: self._back(canonical.get(native, ""), value),
+            known_layers(self.network),
+        )
+        self.not_proved = proof.skipped
+        self.not_portable.update({canonical.get(native, native): reason for native, reason in proof.wrong.items()})
 
     def _take_module(self, prefix: str, native: str, module: nn.Module, found: Orders, seen: set[int]) -> None:
         reason = _why_not(module)

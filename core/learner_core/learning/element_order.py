@@ -22,6 +22,7 @@ __all__ = [
     "Lost",
     "NotFollowedError",
     "aligned",
+    "axis_blocks",
     "combined",
     "fresh",
     "is_whole",
@@ -145,7 +146,7 @@ def reshaped(elements: Elements, shape: Sequence[int]) -> Elements:
     """
     numbers = elements.numbers.reshape(tuple(shape))
     if not elements.in_order:
-        for before, after in _blocks(elements.shape, tuple(shape)):
+        for before, after in axis_blocks(elements.shape, tuple(shape)):
             cut = [axis for axis in after if shape[axis] > 1]
             joined_axes = [axis for axis in before if elements.shape[axis] > 1]
             if len(cut) > 1 and len(joined_axes) > 1:
@@ -159,7 +160,7 @@ def reshaped(elements: Elements, shape: Sequence[int]) -> Elements:
     return _settled(numbers, shifted=elements.shifted, raw=elements.raw, shuffled=elements.shuffled)
 
 
-def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
+def axis_blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
     """Axes that become axes: the smallest runs of both shapes that hold as many elements."""
     blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0

@@ -23,7 +23,7 @@ from .rl_module import RLModule
 if TYPE_CHECKING:
     from .row_totals import RowTotals
 
-__all__ = ["FrameworkModule", "UnboundNetwork", "dummy_observations", "make_network"]
+__all__ = ["FrameworkModule", "UnboundNetwork", "dummy_observations", "make_network", "random_observations"]
 
 
 class FrameworkModule(RLModule):
@@ -31,6 +31,8 @@ class FrameworkModule(RLModule):
 
     Attributes:
         not_portable: parameter or layer -> why its weights cannot move to another framework.
+        not_proved: why it was not tried with random numbers whether its weights can move, though reordered maps are
+            derived from; "" where it was, or there are none.
         not_resumable: layer -> why training with it is not bit-identical after a restart.
         row_layers: layers that couple the rows of a minibatch, and take their sums from ``rows`` where it is set.
         rows: the other learners' rows, while a step of several is computed; ``None``: there are no others.
@@ -45,6 +47,7 @@ class FrameworkModule(RLModule):
     def __init__(self, observation_space: Any, action_space: Any, model: Mapping[str, Any] | None, xp: Any) -> None:
         super().__init__(observation_space, action_space, model, xp)
         self.not_portable: dict[str, str] = {}
+        self.not_proved = ""
         self.not_resumable: dict[str, str] = {}
 
     def _call(self, params: Mapping[str, Any], obs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
@@ -91,6 +94,9 @@ class FrameworkModule(RLModule):
                 f"{self._network_name}: vf_preds has shape {tuple(self.xp.shape(found['vf_preds']))} for two "
                 "observations, expected (2,) or (2, 1)"
             )
+        if self.not_proved and not self.not_portable:
+            reason = f"portable as far as it can be read, not tried: {self.not_proved}"
+            warnings.warn(f"{self._network_name} is {reason}", UserWarning, stacklevel=4)
         for what, reasons in (("not portable", self.not_portable), ("not bit-resumable", self.not_resumable)):
             if reasons:
                 listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -225,3 +231,23 @@ def dummy_observations(space: Any, rows: int, float_dtype: Any) -> Any:
     shape = tuple(space.shape)
     dtype = np.dtype(float_dtype) if np.dtype(space.dtype).kind == "f" else np.dtype(space.dtype)
     return np.broadcast_to(start.astype(dtype), (rows, *shape)).copy()
+
+
+def random_observations(space: Any, rows: int, float_dtype: Any) -> Any:
+    """As ``dummy_observations``, drawn within the space by a generator of its own: the same in every process."""
+    rng = np.random.default_rng(0)
+
+    def draw(inner: Any) -> Any:
+        like = dummy_observations(inner, rows, float_dtype)
+        if isinstance(like, dict):
+            parts = inner.spaces if isinstance(inner.spaces, Mapping) else dict(enumerate(inner.spaces))
+            return {str(key): draw(part) for key, part in parts.items()}
+        sizes = getattr(inner, "nvec", getattr(inner, "n", 2))
+        if not hasattr(inner, "low"):
+            drawn = like + rng.integers(0, np.broadcast_to(sizes, like.shape) if like.ndim > 1 else sizes, like.shape)
+            return drawn.astype(like.dtype)
+        low, high = (np.nan_to_num(np.asarray(bound, np.float64)) for bound in (inner.low, inner.high))
+        low, high = np.maximum(low, -255.0), np.minimum(high, 255.0)
+        return (low + (high - low) * rng.random(like.shape)).astype(like.dtype)
+
+    return draw(space)

@@ -1,0 +1,406 @@
+"""A Torch network run once more in both layouts, with random numbers: whether what was read of it holds.
+
+Runs the network functionally, in float64 where it can, and carries each array's second value along (``layout_proof.py``
+of the core): layers known to the analysis are called on it as they are, other operations one by one. Parameters have as
+their second value what the state would hold. Nothing of the network or of the process is changed by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from learner_core.learning import layout_proof as rules
+from learner_core.learning.layout_proof import Nesting, NotProvedError
+
+from .calls import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call, tensors_in
+
+__all__ = ["Proof", "prove"]
+
+#: (Torch's name of a parameter or buffer, its value) -> as the state holds it.
+ToState = Callable[[str, torch.Tensor], torch.Tensor]
+#: They move elements in ways that no axis tells; the analysis stores what follows as if they had stayed.
+_ELSEWHERE = frozenset(
+    "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle index index_select gather roll rot90 "
+    "diagonal unfold im2col col2im as_strided take take_along_dim".split()
+)
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_PRODUCTS = frozenset("mm bmm addmm baddbmm matmul".split())
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What came of it.
+
+    Attributes:
+        wrong: Torch's names of the parameters of the first place where the layouts differ, or names of outputs -> why.
+        skipped: why there is no proof, "" where there is.
+    """
+
+    wrong: Mapping[str, str]
+    skipped: str = ""
+
+
+def prove(network: nn.Module, obs: Any, to_state: ToState, layers: Mapping[str, nn.Module]) -> Proof:
+    """Run ``network(obs)`` in both layouts.
+
+    Args:
+        network: in evaluation mode.
+        obs: random ones, tensor or nested dict of tensors.
+        to_state: how the state is said to hold a parameter.
+        layers: Torch's path -> layer whose results are known, called as a whole.
+    """
+    reason = ""
+    for dtype in (torch.float64, torch.float32):
+        devices = [obs_device] if (obs_device := _device(obs)).type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices), torch.no_grad():
+                run = _Run(network, obs, to_state, layers, dtype)
+                wrong = run.wrong(run.second_values())
+                if not wrong:
+                    return Proof({})
+                found = run.second_values(look=True)
+                return Proof(found.place or wrong)
+        except NotProvedError as error:
+            return Proof({}, str(error))
+        except Exception as error:  # the user's own code, in a dtype that it may not have been written for
+            reason = reason or f"it does not run on random numbers ({type(error).__name__}: {error})"
+    return Proof({}, reason)
+
+
+def _device(obs: Any) -> torch.device:
+    return obs.device if isinstance(obs, torch.Tensor) else _device(next(iter(obs.values())))
+
+
+@dataclass
+class _Run:
+    """One network, random observations and parameters."""
+
+    network: nn.Module
+    obs: Any
+    to_state: ToState
+    layers: Mapping[str, nn.Module]
+    dtype: torch.dtype
+
+    def second_values(self, *, look: bool = False) -> _Second:
+        """Run it; the mode holds what its outputs are in both layouts.
+
+        Args:
+            look: compare after every operation, to say where the layouts part.
+        """
+        rng = np.random.default_rng(0)
+        values: dict[str, torch.Tensor] = {}
+        for name, value in self.network.named_parameters():
+            made = rules.proof_values(name, value.detach().cpu().numpy(), rng) if value.is_floating_point() else None
+            values[name] = value if made is None else torch.tensor(made, dtype=self.dtype, device=value.device)
+        for name, value in self.network.named_buffers():
+            values[name] = value.detach().clone()
+            if value.is_floating_point():
+                drawn = rules.proof_values(name, value.cpu().numpy(), rng)
+                known = name.endswith(("running_var", "running_mean"))
+                values[name] = (torch.tensor(drawn, device=value.device) if known else values[name]).to(self.dtype)
+        second = _Second(self.dtype, self._tolerance if look else None)
+        for name, value in values.items():
+            second.start(value, self.to_state(name, value), name)
+        obs = _cast(self.obs, self.dtype)
+        for value in _leaves(obs):
+            second.start(value, value, "")
+        handles = [handle for path, layer in self.layers.items() for handle in second.watch(path, layer)]
+        try:
+            with second:
+                second.outputs = torch.func.functional_call(self.network, values, (obs,))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return second
+
+    @property
+    def _tolerance(self) -> float:
+        return rules.TOLERANCES[str(self.dtype).removeprefix("torch.")]
+
+    def wrong(self, second: _Second) -> dict[str, str]:
+        """Outputs that are not the same in both layouts."""
+        outputs = second.outputs
+        named = (
+            outputs.items()
+            if isinstance(outputs, dict)
+            else zip(
+                ("action_dist_inputs", "vf_preds"),
+                outputs if isinstance(outputs, (tuple, list)) else (outputs,),
+                strict=False,
+            )
+        )
+        wrong: dict[str, str] = {}
+        for name, output in named:
+            other = second.of(output)
+            if isinstance(output, torch.Tensor) and other is not None and other.value is not output:
+                one, two = (value.double().cpu().numpy() for value in (output, other.value))
+                if not rules.agree(one, two, self._tolerance):
+                    wrong[str(name)] = "computed in both layouts, with random numbers, it differs"
+        return wrong
+
+
+@dataclass(frozen=True)
+class _Other:
+    """The second value of a tensor, and how its axes are nested; ``None``: its memory was written under other names."""
+
+    value: torch.Tensor
+    nesting: Nesting
+
+
+class _Second(TorchDispatchMode):
+    """Carries second values through what a network computes.
+
+    Args:
+        dtype: of all floats; the network's own casts lead to it, too.
+        tolerance: to compare after every operation; ``None``: not.
+
+    Attributes:
+        outputs: what the network returned.
+        place: parameters of the first operation whose inputs agree and whose results do not -> which operation.
+    """
+
+    def __init__(self, dtype: torch.dtype, tolerance: float | None) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self._tolerance = tolerance
+        # The tensors are kept: an id alone could come back as another one's.
+        self._others: dict[int, tuple[torch.Tensor, _Other | None]] = {}
+        self._names: dict[int, tuple[torch.Tensor, frozenset[str]]] = {}
+        self._paused = 0
+        self.outputs: Any = None
+        self.place: dict[str, str] = {}
+
+    def start(self, tensor: torch.Tensor, value: torch.Tensor, name: str) -> None:
+        self._others[id(tensor)] = (tensor, _Other(value, rules.own_order(tensor.ndim)))
+        if name:
+            self._names[id(tensor)] = (tensor, frozenset([name]))
+
+    def of(self, tensor: Any) -> _Other | None:
+        """``None``: it depends on neither observations nor parameters."""
+        if id(tensor) not in self._others:
+            return None
+        other = self._others[id(tensor)][1]
+        if other is None:
+            raise NotProvedError("it writes in place what it has used under another shape")
+        return other
+
+    def _set(self, tensor: torch.Tensor, value: torch.Tensor, nesting: Nesting) -> None:
+        if value.shape != tensor.shape:
+            raise NotProvedError("an operation's second value has another shape than it should have")
+        self._others[id(tensor)] = (tensor, _Other(value, nesting))
+
+    # ------------------------------------------------------------------ layers
+
+    def watch(self, path: str, layer: nn.Module) -> list[Any]:
+        """Hooks on a layer that is called as a whole."""
+
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._paused += 1
+
+        def after(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+            if self._paused == 1:
+                try:
+                    self._layer(path, module, args, kwargs, outputs)
+                finally:
+                    self._paused -= 1
+            else:
+                self._paused -= 1
+
+        return [
+            layer.register_forward_pre_hook(before, with_kwargs=True),
+            layer.register_forward_hook(after, with_kwargs=True),
+        ]
+
+    def _layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        inputs = [tensor for tensor in tensors_in([args, list(kwargs.values())]) if id(tensor) in self._others]
+        others = {
+            name: other.value for name, value in module.named_parameters() if (other := self.of(value)) is not None
+        }
+        others.update((name, other.value) for name, value in module.named_buffers() if (other := self.of(value)))
+        args, kwargs = self._swapped(args), self._swapped(kwargs)
+        again = torch.func.functional_call(module, others, args, kwargs)
+        nesting = self.of(inputs[0]) if inputs else None
+        made = list(tensors_in(outputs))
+        for tensor, value in zip(made, tensors_in(again), strict=True):
+            known = nesting.nesting if nesting is not None else ()
+            if isinstance(module, nn.modules.conv._ConvNd) and tensor.ndim > 2:
+                batched = tensor.ndim == module.weight.ndim
+                axes = rules.maps(tensor.ndim, 1) if batched else rules.maps(tensor.ndim, 0)
+            elif len(known) == tensor.ndim:
+                keeps = isinstance(module, (nn.LayerNorm, nn.modules.batchnorm._BatchNorm))
+                axes = known if keeps else rules.innermost(known, -1)
+            else:
+                axes = rules.own_order(tensor.ndim)
+            self._set(tensor, value, axes)
+        names = {f"{path}.{name}" if path else name for name, _ in module.named_parameters()}
+        self._compare(f"{type(module).__name__} {path}".strip(), inputs, made, names)
+
+    # ------------------------------------------------------------------ operations
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") in _FLOATS:
+            kwargs = {**kwargs, "dtype": self._dtype}
+        self._paused += 1
+        try:
+            return self._operation(func, args, kwargs)
+        finally:
+            self._paused -= 1
+
+    def _operation(self, func: Any, args: Any, kwargs: Any) -> Any:
+        inputs = [tensor for tensor in tensors_in([args, list(kwargs.values())]) if id(tensor) in self._others]
+        if not inputs or func.overloadpacket.__name__ in NEW:
+            return self._widened(func(*args, **kwargs))
+        others = [self.of(tensor) for tensor in inputs]
+        same = all(other is not None and other.value is tensor for other, tensor in zip(others, inputs, strict=True))
+        swapped = None if same else (self._swapped(args), self._swapped(kwargs))
+        if swapped is not None and func._schema.is_mutable and swapped[0][0] is args[0]:
+            swapped = ((args[0].clone(), *swapped[0][1:]), swapped[1])
+        outputs = func(*args, **kwargs)
+        call = Call(func, args, kwargs, outputs)
+        if torch.Tag.nondeterministic_seeded in func.tags and call.name != "native_dropout":
+            raise NotProvedError(call.said("it draws random numbers"))
+        nestings = [other.nesting for other in others if other is not None]
+        made, nesting, order = list(tensors_in(outputs)), None, None
+        if call.name in RESHAPES:
+            order, nesting = rules.reshaped(nestings[0], inputs[0].shape, call.shape)
+        if swapped is None and (order is None or order == rules.own_order(inputs[0].ndim)):
+            values = made
+        elif order is not None:
+            values = [swapped[0][0] if swapped is not None else args[0]]
+            values = [values[0].permute(order).reshape(call.shape)]
+        else:
+            assert swapped is not None
+            values = list(tensors_in(func(*swapped[0], **swapped[1])))
+        if call.mutates:
+            self._wrote(call.inputs[0], values[0] if values is not made else call.inputs[0])
+        for tensor, value in zip(made, values, strict=True):
+            if tensor.ndim:
+                self._set(tensor, value, nesting or self._nested(call, inputs, nestings, tensor))
+            else:
+                self._set(tensor, value, ())
+        names = frozenset().union(*(self._names[id(t)][1] for t in inputs if id(t) in self._names))
+        fixed = all(id(tensor) in self._names for tensor in inputs)
+        for tensor in made if fixed else ():
+            self._names[id(tensor)] = (tensor, names)
+        if not fixed:
+            self._compare(call.name, inputs, made, names)
+        return outputs
+
+    def _widened(self, constant: Any) -> Any:
+        narrow = isinstance(constant, torch.Tensor) and constant.dtype in _FLOATS
+        return constant.to(self._dtype) if narrow else constant
+
+    def _swapped(self, tree: Any) -> Any:
+        if isinstance(tree, torch.Tensor):
+            other = self.of(tree)
+            return tree if other is None else other.value
+        if isinstance(tree, dict):
+            return {key: self._swapped(value) for key, value in tree.items()}
+        if isinstance(tree, (list, tuple)):
+            return type(tree)([self._swapped(value) for value in tree])
+        return tree
+
+    def _wrote(self, target: torch.Tensor, value: torch.Tensor) -> None:
+        """An operation in place: other views of the memory are no longer what they were."""
+        memory = target.untyped_storage()._cdata
+        for identity, (tensor, other) in list(self._others.items()):
+            if tensor is not target and tensor.untyped_storage()._cdata == memory:
+                self._others[identity] = (tensor, None)
+            elif tensor is target and other is not None:
+                self._others[identity] = (tensor, _Other(value, other.nesting))
+
+    def _nested(self, call: Call, inputs: list[torch.Tensor], nestings: list[Nesting], made: torch.Tensor) -> Nesting:
+        """How the axes of a result are nested channels last."""
+        name, first, ndim = call.name, nestings[0], made.ndim
+        before = inputs[0].ndim
+        if name == "as_strided" and torch.equal(made, inputs[0]):
+            return first  # only the strides of axes of length 1 are others
+        if name in _ELSEWHERE:
+            raise NotProvedError(call.said("where its elements stand channels last is not followed here"))
+        if name in AXES:
+            return rules.moved(first, _permutation(call, inputs[0]))
+        if name in ("convolution", "_convolution") or (any(part in name for part in MAPS) and ndim == before):
+            return rules.maps(ndim, 1) if ndim > 2 and (name != "max_pool1d" or ndim == 3) else first
+        if name in _PRODUCTS:
+            left, right = [self.of(tensor) for tensor in call.inputs[-2:]]
+            if left is None or right is None:
+                return rules.own_order(ndim)
+            if any(id(tensor) in self._names for tensor in call.inputs[-2:]):
+                return rules.innermost(left.nesting, -1) if len(left.nesting) == ndim else rules.own_order(ndim)
+            return rules.multiplied(left.nesting, right.nesting)
+        if name in COPIES and ndim > before:
+            shift = ndim - before
+            return (*range(shift), *(axis + shift for axis in first))
+        if name in ("unsqueeze", "stack"):
+            axis = call.argument("dim", 0) % ndim
+            return rules.inserted(first, axis)
+        if name == "squeeze" or name in REDUCTIONS or (ndim < before and call.argument("dim", None) is not None):
+            return first if ndim == before else rules.removed(first, _gone(call, inputs[0], ndim))
+        shapes = [tensor.shape for tensor in inputs]
+        if ndim == before and (len(inputs) == 1 or name in CHANNEL_NORMS or not call.is_elementwise):
+            return first
+        if call.is_elementwise:
+            return rules.together(nestings, shapes, made.shape)
+        if all(nesting == rules.own_order(len(nesting)) for nesting in nestings):
+            return rules.own_order(ndim)
+        raise NotProvedError(call.said("how its axes stand channels last is not known"))
+
+    def _compare(self, what: str, inputs: list[torch.Tensor], made: list[torch.Tensor], names: Any) -> None:
+        """Note the first place whose inputs agree, in whatever order, and whose results do not."""
+        if self._tolerance is None or self.place:
+            return
+        if all(self._agrees(t) for t in inputs if id(t) not in self._names) and not all(map(self._agrees, made)):
+            reason = f"{what}: computed in both layouts, with random numbers, it differs"
+            self.place = dict.fromkeys(sorted(names), reason)
+
+    def _agrees(self, tensor: torch.Tensor) -> bool:
+        other = self.of(tensor)
+        if other is None or not tensor.is_floating_point() or other.value is tensor:
+            return True
+        one, two = (value.double().cpu().numpy() for value in (tensor, other.value))
+        return rules.agree(one, two, self._tolerance or 0.0, anywhere=True)
+
+
+def _permutation(call: Call, tensor: torch.Tensor) -> list[int]:
+    """Where the axes went: tried on a tensor whose axes have different lengths."""
+    lengths = range(2, 2 + tensor.ndim)
+    tried = call.on(torch.empty(tuple(lengths), device="meta"))
+    return [length - 2 for length in tried.shape]
+
+
+def _gone(call: Call, tensor: torch.Tensor, ndim: int) -> list[int]:
+    """The axes that are no longer there."""
+    axes = call.argument("dim", None)
+    if call.name == "squeeze" and axes is None:
+        return [axis for axis, length in enumerate(tensor.shape) if length == 1]
+    axes = [axes] if isinstance(axes, int) else list(axes or range(tensor.ndim))
+    gone = sorted({axis % tensor.ndim for axis in axes})
+    if call.name == "squeeze":
+        gone = [axis for axis in gone if tensor.shape[axis] == 1]
+    if tensor.ndim - len(gone) != ndim:
+        raise NotProvedError(call.said("which axes it leaves is not known"))
+    return gone
+
+
+def _cast(tree: Any, dtype: torch.dtype) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _cast(value, dtype) for key, value in tree.items()}
+    return tree.to(dtype) if tree.is_floating_point() else tree
+
+
+def _leaves(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    else:
+        for value in tree.values():
+            yield from _leaves(value)
