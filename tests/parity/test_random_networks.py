@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import warnings
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ def program(backend_name: str, arrays: Arrays, settings: dict[str, Any]) -> dict
         results[str(seed)] = {
             "outputs": backend.to_numpy(dict(outputs))["action_dist_inputs"],
             "not_portable": np.array(json.dumps(module.not_portable)),
+            "not_proved": np.array(module.not_proved),
             "shapes": np.array(json.dumps({name: value.shape for name, value in sorted(values.items())})),
         }
         if backend_name == "tf":
@@ -48,34 +51,39 @@ def program(backend_name: str, arrays: Arrays, settings: dict[str, Any]) -> dict
     return results
 
 
-def check(seeds: tuple[int, int]) -> dict[str, int]:
-    """Compare every one; how many agreed, and how many were called not portable."""
-    torch, tf = in_both(__file__, "program", settings={"seeds": list(seeds)}, timeout=3000)
-    counts = {"agree": 0, "not portable": 0}
+def check(seeds: tuple[int, int]) -> Counter[str]:
+    """Compare every one; how many agreed, how many were called not portable and why, and how many were not proved."""
+    torch, tf = in_both(__file__, "program", settings={"seeds": list(seeds)}, timeout=6000)
+    counts: Counter[str] = Counter()
     wrong = []
     for seed in range(*seeds):
         reasons = [json.loads(str(arrays[f"{seed}/not_portable"])) for arrays in (torch, tf)]
         if any(reasons):
             assert all(name and reason for each in reasons for name, reason in each.items())
             counts["not portable"] += 1
+            reason = next(reason for each in reasons for reason in each.values())
+            counts[f"  {re.sub(r' [(][^)]*[)]', '', reason)}"] += 1
             continue
+        for backend_name, arrays in (("torch", torch), ("tf", tf)):
+            counts[f"not proved in {backend_name}"] += bool(str(arrays[f"{seed}/not_proved"]))
         assert str(torch[f"{seed}/shapes"]) == str(tf[f"{seed}/shapes"]), seed
         one, other = torch[f"{seed}/outputs"], tf[f"{seed}/outputs"]
         if np.allclose(one, other, rtol=1e-5, atol=1e-5):
             counts["agree"] += 1
         else:
             wrong.append((seed, float(np.abs(one - other).max())))
+    print(f"seeds {seeds[0]} to {seeds[1] - 1}:", dict(counts), "wrong:", wrong)
     assert not wrong, [(seed, off, [step.name for step in generate(seed)[1]]) for seed, off in wrong]
     return counts
 
 
 def test_they_agree_or_are_called_not_portable() -> None:
     counts = check((0, 30))
-    assert counts["agree"] >= 15 and counts["not portable"] >= 1, counts
+    assert counts["agree"] >= 22 and counts["not portable"] >= 1, counts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(8))
 def test_they_agree_or_are_called_not_portable_two_thousand_times(block: int) -> None:
     counts = check((1000 + 250 * block, 1250 + 250 * block))
-    assert counts["agree"] >= 110 and counts["not portable"] >= 10, counts
+    assert counts["agree"] >= 190 and counts["not portable"] >= 10, counts

@@ -35,6 +35,8 @@ CASES: dict[str, Any] = {
     "mean and gate": _MAP,
     "cell on maps": _MAP,
     "tokens of maps": _MAP,
+    "where features are": _MAP,
+    "decoder": _MAP,
     "lstm": _SEQUENCE,
     "gru": _SEQUENCE,
     "bidirectional": _SEQUENCE,
@@ -241,6 +243,38 @@ def _torch_networks() -> dict[str, Callable[[], Any]]:
             y = self.attention(places, places, places, need_weights=False)[0].mean(1)
             return self.pi(torch.cat([y, torch.tanh(self.over_places(x)).flatten(1)], 1))
 
+    class WhereFeaturesAre(nn.Module):
+        """A softmax over the places of each channel; the strongest of them, in order."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 5, 3)
+            self.pi = nn.Linear(5 * 42 + 5 * 4, NUM_ACTIONS)
+
+        def forward(self, obs: Any) -> Any:
+            x = self.conv(obs.permute(0, 3, 1, 2)).flatten(2)
+            best = torch.stack([x, torch.tanh(x)], 1).amax(1).topk(4, -1)[0]
+            return self.pi(torch.cat([torch.softmax(x, -1).flatten(1), best.flatten(1)], 1))
+
+    class Decoder(nn.Module):
+        """Maps from features, and from flattened maps."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 3, 3, stride=2)
+            self.flat_norm = nn.LayerNorm(36)
+            self.again = nn.Conv2d(3, 2, 2)
+            self.features = nn.Linear(2 * 3 * 2, 4 * 3 * 2)
+            self.up = nn.ConvTranspose2d(4, 3, 2)
+            self.pi = nn.Linear(4 * 3 * 3 + 4 * 3 * 2, NUM_ACTIONS)
+
+        def forward(self, obs: Any) -> Any:
+            x = self.flat_norm(torch.tanh(self.conv(obs.permute(0, 3, 1, 2))).flatten(1))
+            x = self.again(x.view(-1, 3, 4, 3)).flatten(1)
+            features = torch.tanh(self.features(x))
+            maps = torch.tanh(self.up(features.view(-1, 4, 3, 2)))
+            return self.pi(torch.cat([maps.flatten(1), features], 1))
+
     class Recurrent(nn.Module):
         def __init__(self, kind: Any, **settings: Any) -> None:
             super().__init__()
@@ -327,6 +361,8 @@ def _torch_networks() -> dict[str, Callable[[], Any]]:
         "mean and gate": MeanAndGate,
         "cell on maps": CellOnMaps,
         "tokens of maps": TokensOfMaps,
+        "where features are": WhereFeaturesAre,
+        "decoder": Decoder,
         "lstm": lambda: Recurrent(nn.LSTM),
         "gru": lambda: Recurrent(nn.GRU),
         "bidirectional": lambda: Recurrent(nn.LSTM, bidirectional=True),
@@ -494,6 +530,34 @@ def _keras_networks() -> dict[str, Callable[[], Any]]:
             y = ops.mean(self.attention(places, places), 1)
             return self.pi(ops.concatenate([y, flat(self.over_places(ops.transpose(places, (0, 2, 1))))], 1))
 
+    class WhereFeaturesAre(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layers.Conv2D(5, 3)
+            self.pi = layers.Dense(NUM_ACTIONS)
+
+        def call(self, obs: Any) -> Any:
+            x = ops.reshape(self.conv(obs), (-1, 42, 5))
+            best = ops.max(ops.stack([x, ops.tanh(x)], 1), 1)
+            best = ops.transpose(ops.top_k(ops.transpose(best, (0, 2, 1)), 4)[0], (0, 2, 1))
+            return self.pi(ops.concatenate([flat(ops.softmax(x, 1)), flat(best)], 1))
+
+    class Decoder(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layers.Conv2D(3, 3, 2, activation="tanh")
+            self.flat_norm = layers.LayerNormalization(epsilon=1e-5)
+            self.again = layers.Conv2D(2, 2)
+            self.features = layers.Dense(24, activation="tanh")
+            self.up = layers.Conv2DTranspose(3, 2, activation="tanh")
+            self.pi = layers.Dense(NUM_ACTIONS)
+
+        def call(self, obs: Any) -> Any:
+            x = ops.reshape(self.flat_norm(flat(self.conv(obs))), (-1, 4, 3, 3))
+            features = self.features(flat(self.again(x)))
+            maps = self.up(ops.reshape(features, (-1, 3, 2, 4)))
+            return self.pi(ops.concatenate([flat(maps), features], 1))
+
     class Core(keras.Model):
         def __init__(self, core: Any) -> None:
             super().__init__()
@@ -578,6 +642,8 @@ def _keras_networks() -> dict[str, Callable[[], Any]]:
         "mean and gate": MeanAndGate,
         "cell on maps": CellOnMaps,
         "tokens of maps": TokensOfMaps,
+        "where features are": WhereFeaturesAre,
+        "decoder": Decoder,
         "lstm": lambda: Core(layers.LSTM(8, return_sequences=True)),
         "gru": lambda: Core(layers.GRU(8, return_sequences=True)),
         "bidirectional": lambda: Core(layers.Bidirectional(layers.LSTM(8, return_sequences=True))),

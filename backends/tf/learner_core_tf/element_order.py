@@ -398,7 +398,7 @@ class _Follower:
                 shape = (*shape[:axis], 1, *shape[axis:])
                 elements = elements and rules.moved(elements, lambda numbers: np.expand_dims(numbers, axis))
             parts.append((elements, shape))
-        return rules.joined(parts, axis)
+        return rules.joined(parts, axis, stacked=stacked)
 
     def _multiply(self, op: Any, states: list[Tracked | None]) -> Tracked:
         flags = ("transpose_a", "transpose_b") if op.type == "MatMul" else ("adj_x", "adj_y")

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from learner_core.learning import layout_proof as rules
-from learner_core.learning.layout_proof import Nesting, NotProvedError
+from learner_core.learning.layout_proof import Nesting, NotProvedError, Within
 
 from .element_order import ELEMENTWISE, POOLS, REDUCTIONS, SHAPES, LayerCall, Recorded
 from .recorded import run, static_value
@@ -56,11 +56,11 @@ def prove(recorded: Recorded, obs: Any, columns: Mapping[int, tuple[int, np.ndar
     try:
         second = _Second(recorded, columns)
         second.run(tf.nest.flatten(obs))
-        wrong = second.wrong()
-        if not wrong:
+        if not (wrong := second.wrong()):
             return Proof({}, {})
-        place = second.place()
-        return Proof(place, {} if place else wrong)
+        where, names = second.place()
+        reason = f"{where}: {rules.DIFFERS}" if where else rules.DIFFERS
+        return Proof(dict.fromkeys(names, reason), {} if names else dict.fromkeys(wrong, reason))
     except NotProvedError as error:
         return Proof({}, {}, str(error))
     except Exception as error:  # an operation with arguments that nobody thought of
@@ -74,6 +74,7 @@ class _Both:
     value: Any
     second: Any
     nesting: Nesting
+    within: Within
 
     @property
     def same(self) -> bool:
@@ -125,23 +126,23 @@ class _Second:
         known = [self._values[id(tensor)].nesting for tensor in call.inputs if id(tensor) in self._values]
         return any(nesting != rules.own_order(len(nesting)) for nesting in known)
 
-    def wrong(self) -> dict[str, str]:
+    def wrong(self) -> list[str]:
         """Outputs that are not the same in both layouts."""
-        wrong: dict[str, str] = {}
+        wrong: list[str] = []
         for name, tensor in self._recorded.outputs:
             both = self._values.get(id(tensor))
             if both is not None and not both.same and not self._agrees(both, anywhere=False):
-                wrong[str(name)] = "computed in both layouts, with random numbers, it differs"
+                wrong.append(name)
         return wrong
 
-    def place(self) -> dict[int, str]:
-        """Variables of the first operation whose inputs agree, in whatever order, and whose results do not."""
+    def place(self) -> tuple[str, frozenset[int]]:
+        """The first operation whose inputs agree, in whatever order, and whose results do not; variables it used."""
         for what, inputs, made, names in self._steps:
             before = [self._values[id(tensor)] for tensor in inputs if id(tensor) not in self._names]
             after = [self._values[id(tensor)] for tensor in made]
             if all(self._agrees(both) for both in before) and not all(self._agrees(both) for both in after):
-                return dict.fromkeys(names, f"{what}: computed in both layouts, with random numbers, it differs")
-        return {}
+                return what, names
+        return "", frozenset()
 
     def _agrees(self, both: _Both, *, anywhere: bool = True) -> bool:
         if both.same or not both.value.dtype.is_floating:
@@ -149,10 +150,10 @@ class _Second:
         one, other = (tf.cast(value, tf.float64).numpy() for value in (both.value, both.second))
         return rules.agree(one, other, self._tolerance, anywhere=anywhere)
 
-    def _set(self, tensor: Any, value: Any, second: Any, nesting: Nesting) -> None:
+    def _set(self, tensor: Any, value: Any, second: Any, nesting: Nesting, within: Within | None = None) -> None:
         if tuple(value.shape) != tuple(second.shape):
             raise NotProvedError("an operation's second value has another shape than it should have")
-        self._values[id(tensor)] = _Both(value, second, nesting)
+        self._values[id(tensor)] = _Both(value, second, nesting, within or {})
 
     # ------------------------------------------------------------------ layers
 
@@ -197,6 +198,8 @@ class _Second:
             self._set(op.outputs[0], *self._variables[variable], rules.own_order(ndim))
             self._names[id(op.outputs[0])] = frozenset([variable])
             return
+        if "Random" in op.type or "Multinomial" in op.type:
+            raise NotProvedError(f"{op.type} ({op.name}): it draws random numbers")
         inputs = [tensor for tensor in op.inputs if id(tensor) in self._values]
         if not inputs:
             return
@@ -208,15 +211,18 @@ class _Second:
         values = self._run(op, [self._value(tensor, second=False) for tensor in op.inputs])
         shape = tuple(op.outputs[0].shape)
         if op.type in SHAPES:
-            order, nesting = rules.reshaped(known[0].nesting, tuple(inputs[0].shape), shape)
-            plain = known[0].same and order == rules.own_order(len(order))
-            seconds = values if plain else [tf.reshape(tf.transpose(known[0].second, order), shape)]
-            self._set(op.outputs[0], values[0], seconds[0], nesting)
+            shaped = rules.reshaped(known[0].nesting, known[0].within, tuple(inputs[0].shape), shape)
+            second = values[0]
+            if not (known[0].same and shaped.moves_nothing):
+                second = tf.transpose(tf.reshape(tf.transpose(known[0].second, shaped.axes), shaped.shape), shaped.then)
+            self._set(op.outputs[0], values[0], second, shaped.nesting, shaped.within)
         else:
             same = all(both.same for both in known)
             seconds = values if same else self._run(op, [self._value(tensor, second=True) for tensor in op.inputs])
             for tensor, value, second in zip(op.outputs, values, seconds, strict=True):
-                self._set(tensor, value, second, self._nested(op, inputs, known, tuple(tensor.shape)))
+                within = next((both.within for both in known if both.within), {})
+                kept = within if tensor.shape == inputs[0].shape else {}
+                self._set(tensor, value, second, self._nested(op, inputs, known, tuple(tensor.shape)), kept)
         names = frozenset[int]().union(*(self._names.get(id(tensor), frozenset()) for tensor in inputs))
         if all(id(tensor) in self._names for tensor in inputs):
             for tensor in op.outputs:
@@ -273,7 +279,10 @@ class _Second:
             sides.append(rules.moved(own, axes) if op.get_attr(flag) else own)
         if any(id(tensor) in self._names or id(tensor) not in self._values for tensor in op.inputs):
             return rules.innermost(sides[0], -1) if len(sides[0]) == ndim else rules.own_order(ndim)
-        return rules.multiplied(*sides)
+        shapes = [list(tensor.shape) for tensor in op.inputs]
+        for shape, flag in zip(shapes, flags, strict=True):
+            shape[-2:] = shape[:-3:-1] if op.get_attr(flag) else shape[-2:]
+        return rules.multiplied(sides[0], sides[1], (shapes[0], shapes[1]))
 
     def _sliced(self, op: Any, nesting: Nesting, ndim: int) -> Nesting:
         if nesting == rules.own_order(len(nesting)):

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner_core.learning import element_order as rules
-from learner_core.learning.element_order import Elements, Lost, NotFollowedError
+from learner_core.learning.element_order import Elements, Lost, NotFollowedError, NotMapsError
 
 from .calls import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call
 
@@ -47,6 +47,7 @@ class Follower(TorchDispatchMode):
         reasons: name of a parameter -> why its weights have no counterpart; filled by operations that use parameters
             directly.
         reordered: there was an array that has another order channels last.
+        maps: dense layers whose features are read as maps -> channels, height, width (or more, or fewer).
         paused: operations are not followed while it is positive: a layer whose results are known computes.
     """
 
@@ -59,6 +60,8 @@ class Follower(TorchDispatchMode):
         }
         self._written: dict[int, tuple[torch.Tensor, Tracked]] = {}
         self.reasons: dict[str, str] = {}
+        self._makers: dict[int, tuple[torch.Tensor, frozenset[str]]] = {}
+        self.maps: dict[str, tuple[int, ...]] = {}
         self.reordered = False
         self.paused = 0
 
@@ -100,6 +103,21 @@ class Follower(TorchDispatchMode):
         if names:
             self._learned[id(tensor)] = (tensor, names)
 
+    def makers(self, tensor: torch.Tensor) -> frozenset[str]:
+        """Dense layers whose features these are, in their order."""
+        entry = self._makers.get(id(tensor))
+        return frozenset() if entry is None else entry[1]
+
+    def made_by(self, tensor: torch.Tensor, makers: frozenset[str]) -> None:
+        if makers:
+            self._makers[id(tensor)] = (tensor, makers)
+
+    def read_as_maps(self, tensor: torch.Tensor) -> None:
+        """It is read as maps, and is none that a network channels last would have."""
+        state = self.of(tensor)
+        if isinstance(state, Elements) and state.plain and tensor.ndim > 2:
+            self.maps.update(dict.fromkeys(self.makers(tensor), tuple(tensor.shape[1:])))
+
     # ------------------------------------------------------------------ one operation
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,8 +147,11 @@ class Follower(TorchDispatchMode):
         if call.mutates:
             self._wrote(call.inputs[0], results[0])
             return
+        makers = frozenset[str]().union(*map(self.makers, call.inputs))
         for tensor, state in zip(call.outputs, results, strict=True):
             self.set(tensor, state)
+            if call.is_elementwise or call.name in _SAME or call.name in RESHAPES:
+                self.made_by(tensor, makers)
 
     def _results(self, call: Call, states: list[Tracked | None]) -> list[Tracked]:
         lost = next((state for state in states if isinstance(state, Lost)), None)
@@ -141,6 +162,8 @@ class Follower(TorchDispatchMode):
             results = [*followed, *[Lost(call.said("only its first result is followed"))] * len(call.outputs)]
             return results[: max(len(call.outputs), 1)]
         except NotFollowedError as error:
+            if isinstance(error, NotMapsError):
+                self.read_as_maps(call.inputs[0])
             reason = lost.reason if lost is not None else call.said(str(error))
             self._blame(call, reason)
             return [Lost(reason)] * max(len(call.outputs), 1)
@@ -200,6 +223,11 @@ class Follower(TorchDispatchMode):
             return [first]
         if name in COPIES:
             return [rules.spread(first, call.on_numbers)]
+        if name == "topk":
+            axis = call.argument("dim", -1)
+            rules.kept_along(first, axis, "it")
+            picked = np.take(first.numbers, range(shape[axis]), axis)
+            return [rules.moved(first, functools.partial(_picked, picked))] * 2
         if name in _SCANS:
             axes = call.argument("dims", call.argument("dim", -1))
             for axis in [axes] if isinstance(axes, int) else axes:
@@ -252,7 +280,7 @@ class Follower(TorchDispatchMode):
                 )
                 for state, shape in parts
             ]
-        return rules.joined(parts, axis % len(call.shape))
+        return rules.joined(parts, axis % len(call.shape), stacked=call.name == "stack")
 
     def _multiply(self, call: Call) -> Tracked:
         added = call.inputs[0] if call.name in ("addmm", "baddbmm") else None

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner_core.learning import layout_proof as rules
-from learner_core.learning.layout_proof import Nesting, NotProvedError
+from learner_core.learning.layout_proof import Nesting, NotProvedError, Reshaped, Within
 
 from .calls import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call, tensors_in
 
@@ -31,6 +31,7 @@ _ELSEWHERE = frozenset(
     "diagonal unfold im2col col2im as_strided take take_along_dim".split()
 )
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_KEEP = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 _PRODUCTS = frozenset("mm bmm addmm baddbmm matmul".split())
 
 
@@ -47,7 +48,13 @@ class Proof:
     skipped: str = ""
 
 
-def prove(network: nn.Module, obs: Any, to_state: ToState, layers: Mapping[str, nn.Module]) -> Proof:
+def prove(
+    network: nn.Module,
+    obs: Any,
+    to_state: ToState,
+    layers: Mapping[str, nn.Module],
+    maps: Mapping[str, tuple[int, ...]],
+) -> Proof:
     """Run ``network(obs)`` in both layouts.
 
     Args:
@@ -55,18 +62,20 @@ def prove(network: nn.Module, obs: Any, to_state: ToState, layers: Mapping[str, 
         obs: random ones, tensor or nested dict of tensors.
         to_state: how the state is said to hold a parameter.
         layers: Torch's path -> layer whose results are known, called as a whole.
+        maps: path of a dense layer whose features are said to be maps -> channels, height, width.
     """
     reason = ""
     for dtype in (torch.float64, torch.float32):
         devices = [obs_device] if (obs_device := _device(obs)).type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=devices), torch.no_grad():
-                run = _Run(network, obs, to_state, layers, dtype)
-                wrong = run.wrong(run.second_values())
-                if not wrong:
+                run = _Run(network, obs, to_state, layers, maps, dtype)
+                if not (wrong := run.wrong(run.second_values())):
                     return Proof({})
                 found = run.second_values(look=True)
-                return Proof(found.place or wrong)
+                where, names = found.place or ("", frozenset())
+                reason = f"{where}: {rules.DIFFERS}" if where else rules.DIFFERS
+                return Proof(dict.fromkeys(sorted(names) or wrong, reason))
         except NotProvedError as error:
             return Proof({}, str(error))
         except Exception as error:  # the user's own code, in a dtype that it may not have been written for
@@ -86,6 +95,7 @@ class _Run:
     obs: Any
     to_state: ToState
     layers: Mapping[str, nn.Module]
+    maps: Mapping[str, tuple[int, ...]]
     dtype: torch.dtype
 
     def second_values(self, *, look: bool = False) -> _Second:
@@ -99,18 +109,18 @@ class _Run:
         for name, value in self.network.named_parameters():
             made = rules.proof_values(name, value.detach().cpu().numpy(), rng) if value.is_floating_point() else None
             values[name] = value if made is None else torch.tensor(made, dtype=self.dtype, device=value.device)
-        for name, value in self.network.named_buffers():
-            values[name] = value.detach().clone()
-            if value.is_floating_point():
-                drawn = rules.proof_values(name, value.cpu().numpy(), rng)
+        for name, buffer in self.network.named_buffers():
+            values[name] = buffer.detach().clone()
+            if buffer.is_floating_point():
+                drawn = rules.proof_values(name, buffer.cpu().numpy(), rng)
                 known = name.endswith(("running_var", "running_mean"))
-                values[name] = (torch.tensor(drawn, device=value.device) if known else values[name]).to(self.dtype)
-        second = _Second(self.dtype, self._tolerance if look else None)
-        for name, value in values.items():
-            second.start(value, self.to_state(name, value), name)
+                values[name] = (torch.tensor(drawn, device=buffer.device) if known else values[name]).to(self.dtype)
+        second = _Second(self.dtype, self.maps, self._tolerance if look else None)
+        for name, drawn_value in values.items():
+            second.start(drawn_value, self.to_state(name, drawn_value), name)
         obs = _cast(self.obs, self.dtype)
-        for value in _leaves(obs):
-            second.start(value, value, "")
+        for leaf in _leaves(obs):
+            second.start(leaf, leaf, "")
         handles = [handle for path, layer in self.layers.items() for handle in second.watch(path, layer)]
         try:
             with second:
@@ -124,7 +134,7 @@ class _Run:
     def _tolerance(self) -> float:
         return rules.TOLERANCES[str(self.dtype).removeprefix("torch.")]
 
-    def wrong(self, second: _Second) -> dict[str, str]:
+    def wrong(self, second: _Second) -> list[str]:
         """Outputs that are not the same in both layouts."""
         outputs = second.outputs
         named = (
@@ -136,13 +146,13 @@ class _Run:
                 strict=False,
             )
         )
-        wrong: dict[str, str] = {}
+        wrong: list[str] = []
         for name, output in named:
             other = second.of(output)
             if isinstance(output, torch.Tensor) and other is not None and other.value is not output:
                 one, two = (value.double().cpu().numpy() for value in (output, other.value))
                 if not rules.agree(one, two, self._tolerance):
-                    wrong[str(name)] = "computed in both layouts, with random numbers, it differs"
+                    wrong.append(str(name))
         return wrong
 
 
@@ -152,6 +162,7 @@ class _Other:
 
     value: torch.Tensor
     nesting: Nesting
+    within: Within
 
 
 class _Second(TorchDispatchMode):
@@ -159,15 +170,17 @@ class _Second(TorchDispatchMode):
 
     Args:
         dtype: of all floats; the network's own casts lead to it, too.
+        maps: dense layers whose features are said to be maps.
         tolerance: to compare after every operation; ``None``: not.
 
     Attributes:
         outputs: what the network returned.
-        place: parameters of the first operation whose inputs agree and whose results do not -> which operation.
+        place: the first operation whose inputs agree and whose results do not, and the parameters it used.
     """
 
-    def __init__(self, dtype: torch.dtype, tolerance: float | None) -> None:
+    def __init__(self, dtype: torch.dtype, maps: Mapping[str, tuple[int, ...]], tolerance: float | None) -> None:
         super().__init__()
+        self._maps = maps
         self._dtype = dtype
         self._tolerance = tolerance
         # The tensors are kept: an id alone could come back as another one's.
@@ -175,10 +188,10 @@ class _Second(TorchDispatchMode):
         self._names: dict[int, tuple[torch.Tensor, frozenset[str]]] = {}
         self._paused = 0
         self.outputs: Any = None
-        self.place: dict[str, str] = {}
+        self.place: tuple[str, frozenset[str]] | None = None
 
     def start(self, tensor: torch.Tensor, value: torch.Tensor, name: str) -> None:
-        self._others[id(tensor)] = (tensor, _Other(value, rules.own_order(tensor.ndim)))
+        self._others[id(tensor)] = (tensor, _Other(value, rules.own_order(tensor.ndim), {}))
         if name:
             self._names[id(tensor)] = (tensor, frozenset([name]))
 
@@ -191,10 +204,10 @@ class _Second(TorchDispatchMode):
             raise NotProvedError("it writes in place what it has used under another shape")
         return other
 
-    def _set(self, tensor: torch.Tensor, value: torch.Tensor, nesting: Nesting) -> None:
+    def _set(self, tensor: torch.Tensor, value: torch.Tensor, nesting: Nesting, within: Within) -> None:
         if value.shape != tensor.shape:
             raise NotProvedError("an operation's second value has another shape than it should have")
-        self._others[id(tensor)] = (tensor, _Other(value, nesting))
+        self._others[id(tensor)] = (tensor, _Other(value, nesting, within))
 
     # ------------------------------------------------------------------ layers
 
@@ -234,11 +247,13 @@ class _Second(TorchDispatchMode):
                 batched = tensor.ndim == module.weight.ndim
                 axes = rules.maps(tensor.ndim, 1) if batched else rules.maps(tensor.ndim, 0)
             elif len(known) == tensor.ndim:
-                keeps = isinstance(module, (nn.LayerNorm, nn.modules.batchnorm._BatchNorm))
-                axes = known if keeps else rules.innermost(known, -1)
+                axes = known if isinstance(module, _KEEP) else rules.innermost(known, -1)
             else:
                 axes = rules.own_order(tensor.ndim)
-            self._set(tensor, value, axes)
+            within = rules.as_maps(self._maps[path]) if path in self._maps else {}
+            if isinstance(module, _KEEP) and nesting is not None:
+                within = dict(nesting.within)
+            self._set(tensor, value, axes, within)
         names = {f"{path}.{name}" if path else name for name, _ in module.named_parameters()}
         self._compare(f"{type(module).__name__} {path}".strip(), inputs, made, names)
 
@@ -257,6 +272,8 @@ class _Second(TorchDispatchMode):
             self._paused -= 1
 
     def _operation(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if _draws(func, args, kwargs):
+            raise NotProvedError(f"{func.overloadpacket.__name__}: it draws random numbers")
         inputs = [tensor for tensor in tensors_in([args, list(kwargs.values())]) if id(tensor) in self._others]
         if not inputs or func.overloadpacket.__name__ in NEW:
             return self._widened(func(*args, **kwargs))
@@ -267,27 +284,20 @@ class _Second(TorchDispatchMode):
             swapped = ((args[0].clone(), *swapped[0][1:]), swapped[1])
         outputs = func(*args, **kwargs)
         call = Call(func, args, kwargs, outputs)
-        if torch.Tag.nondeterministic_seeded in func.tags and call.name != "native_dropout":
-            raise NotProvedError(call.said("it draws random numbers"))
-        nestings = [other.nesting for other in others if other is not None]
-        made, nesting, order = list(tensors_in(outputs)), None, None
+        made = list(tensors_in(outputs))
+        known = [other for other in others if other is not None]
         if call.name in RESHAPES:
-            order, nesting = rules.reshaped(nestings[0], inputs[0].shape, call.shape)
-        if swapped is None and (order is None or order == rules.own_order(inputs[0].ndim)):
-            values = made
-        elif order is not None:
-            values = [swapped[0][0] if swapped is not None else args[0]]
-            values = [values[0].permute(order).reshape(call.shape)]
+            shaped = rules.reshaped(known[0].nesting, known[0].within, inputs[0].shape, call.shape)
+            value = made[0] if same and shaped.moves_nothing else _reshape(known[0].value, shaped)
+            self._set(made[0], value, shaped.nesting, shaped.within)
         else:
-            assert swapped is not None
-            values = list(tensors_in(func(*swapped[0], **swapped[1])))
-        if call.mutates:
-            self._wrote(call.inputs[0], values[0] if values is not made else call.inputs[0])
-        for tensor, value in zip(made, values, strict=True):
-            if tensor.ndim:
-                self._set(tensor, value, nesting or self._nested(call, inputs, nestings, tensor))
-            else:
-                self._set(tensor, value, ())
+            values = made if swapped is None else list(tensors_in(func(*swapped[0], **swapped[1])))
+            if call.mutates:
+                self._wrote(call.inputs[0], values[0] if swapped is not None else call.inputs[0])
+            for tensor, value in zip(made, values, strict=True):
+                nesting = self._nested(call, inputs, [other.nesting for other in known], tensor) if tensor.ndim else ()
+                within = next((other.within for other in known if other.within), {})
+                self._set(tensor, value, nesting, within if tensor.shape == inputs[0].shape else {})
         names = frozenset().union(*(self._names[id(t)][1] for t in inputs if id(t) in self._names))
         fixed = all(id(tensor) in self._names for tensor in inputs)
         for tensor in made if fixed else ():
@@ -317,7 +327,7 @@ class _Second(TorchDispatchMode):
             if tensor is not target and tensor.untyped_storage()._cdata == memory:
                 self._others[identity] = (tensor, None)
             elif tensor is target and other is not None:
-                self._others[identity] = (tensor, _Other(value, other.nesting))
+                self._others[identity] = (tensor, _Other(value, other.nesting, other.within))
 
     def _nested(self, call: Call, inputs: list[torch.Tensor], nestings: list[Nesting], made: torch.Tensor) -> Nesting:
         """How the axes of a result are nested channels last."""
@@ -337,7 +347,7 @@ class _Second(TorchDispatchMode):
                 return rules.own_order(ndim)
             if any(id(tensor) in self._names for tensor in call.inputs[-2:]):
                 return rules.innermost(left.nesting, -1) if len(left.nesting) == ndim else rules.own_order(ndim)
-            return rules.multiplied(left.nesting, right.nesting)
+            return rules.multiplied(left.nesting, right.nesting, (call.inputs[-2].shape, call.inputs[-1].shape))
         if name in COPIES and ndim > before:
             shift = ndim - before
             return (*range(shift), *(axis + shift for axis in first))
@@ -357,11 +367,10 @@ class _Second(TorchDispatchMode):
 
     def _compare(self, what: str, inputs: list[torch.Tensor], made: list[torch.Tensor], names: Any) -> None:
         """Note the first place whose inputs agree, in whatever order, and whose results do not."""
-        if self._tolerance is None or self.place:
+        if self._tolerance is None or self.place is not None:
             return
         if all(self._agrees(t) for t in inputs if id(t) not in self._names) and not all(map(self._agrees, made)):
-            reason = f"{what}: computed in both layouts, with random numbers, it differs"
-            self.place = dict.fromkeys(sorted(names), reason)
+            self.place = (what, frozenset(names))
 
     def _agrees(self, tensor: torch.Tensor) -> bool:
         other = self.of(tensor)
@@ -369,6 +378,19 @@ class _Second(TorchDispatchMode):
             return True
         one, two = (value.double().cpu().numpy() for value in (tensor, other.value))
         return rules.agree(one, two, self._tolerance or 0.0, anywhere=True)
+
+
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether it makes use of a generator."""
+    name = func.overloadpacket.__name__
+    if torch.Tag.nondeterministic_seeded not in func.tags or name == "native_dropout":
+        return False
+    chances = [value for value, told in zip(args, func._schema.arguments, strict=False) if told.name == "dropout_p"]
+    return "scaled_dot_product" not in name or any([*chances, kwargs.get("dropout_p", 0.0)])
+
+
+def _reshape(value: torch.Tensor, shaped: Reshaped) -> torch.Tensor:
+    return value.permute(shaped.axes).reshape(shaped.shape).permute(shaped.then)
 
 
 def _permutation(call: Call, tensor: torch.Tensor) -> list[int]:

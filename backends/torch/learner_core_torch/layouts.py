@@ -9,7 +9,7 @@ layer's weights are said to be not portable, and why.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from learner_core.learning import element_order as rules
-from learner_core.learning.element_order import Elements, Lost, NotFollowedError
+from learner_core.learning.element_order import Elements, Lost, NotFollowedError, NotMapsError
 
 from .calls import tensors_in
 from .element_order import Follower
@@ -37,15 +37,17 @@ class Orders:
     """What a forward pass tells.
 
     Attributes:
-        columns: Torch's name of a parameter or buffer -> (axis, for each entry along it the place it has in the state).
+        columns: Torch's name of a parameter or buffer -> axis -> for each entry along it the place it has in the state.
         reasons: Torch's name of a parameter or buffer -> why its order is not known.
         outputs: why the outputs themselves are not in order, by the output's name.
+        maps: dense layers whose features are read as maps -> channels, height, width (or more, or fewer).
         reordered: somewhere it has arrays that have another order channels last.
     """
 
-    columns: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)
+    columns: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    maps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reordered: bool = False
 
 
@@ -59,9 +61,22 @@ def read_orders(network: nn.Module, obs: Any) -> tuple[Any, Orders]:
     Returns:
         (outputs, what was found)
     """
+    maps: dict[str, tuple[int, ...]] = {}
+    while True:
+        outputs, orders, found = _follow(network, obs, maps)
+        # What a dense layer makes is read as maps: its rows stand in the state as maps channels last have them.
+        if found.keys() <= maps.keys():
+            return outputs, orders
+        maps = {**found, **maps}
+
+
+def _follow(
+    network: nn.Module, obs: Any, maps: Mapping[str, tuple[int, ...]]
+) -> tuple[Any, Orders, dict[str, tuple[int, ...]]]:
+    """(outputs, what was found, dense layers whose features are read as maps)."""
     names = {id(value): name for name, value in network.named_parameters()}
     follower = Follower(names)
-    layers = _Layers(follower)
+    layers = _Layers(follower, maps)
     handles = [handle for name, module in network.named_modules() for handle in layers.watch(name, module)]
     try:
         follower.start(obs)
@@ -82,7 +97,7 @@ def read_orders(network: nn.Module, obs: Any) -> tuple[Any, Orders]:
             orders.outputs[name] = "its elements are in another order than they are channels last"
         elif state is None and not follower.names(tensor):
             orders.outputs[name] = "it is not computed from observations by operations that can be followed"
-    return outputs, orders
+    return outputs, orders, follower.maps
 
 
 @contextlib.contextmanager
@@ -114,9 +129,9 @@ def _named(outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
 class _Layers:
     """The layers whose weights have a known meaning; what stands inside of them is not followed."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: Follower, maps: Mapping[str, tuple[int, ...]]) -> None:
         self._follower = follower
-        self.orders = Orders()
+        self.orders = Orders(maps=maps)
 
     def watch(self, name: str, module: nn.Module) -> list[Any]:
         """Hooks on a layer that is known and computes as Torch's own does."""
@@ -155,12 +170,18 @@ class _Layers:
                 raise NotFollowedError(lost.reason)
             made = [*rule(_Layer(self.orders, name, module), states, inputs, results)]
         except NotFollowedError as error:
+            if isinstance(error, NotMapsError):
+                self._follower.read_as_maps(inputs[0])
             for own in (*module._parameters, *module._buffers):
                 self.orders.reasons[_join(name, own)] = str(error)
             self.orders.reasons.update({_join(name, own): str(error) for own, _ in module.named_parameters()})
             made = [_after_lost(str(error), tensor, inputs[0]) for tensor in results]
         for tensor, state in zip(results, made, strict=False):
             self._follower.set(tensor, state)
+        if isinstance(module, nn.Linear):
+            self._follower.made_by(results[0], frozenset([name]))
+        elif isinstance(module, (nn.LayerNorm, *_NORMS)):
+            self._follower.made_by(results[0], self._follower.makers(inputs[0]))
 
 
 def _after_lost(reason: str, tensor: torch.Tensor, given: torch.Tensor) -> Elements | Lost:
@@ -190,10 +211,9 @@ class _Layer:
                         "its weight is computed from others, and its inputs have another order channels last"
                     )
                 continue
-            known = self.orders.columns.get(path)
-            if known is not None and not np.array_equal(known[1], order):
+            known = self.orders.columns.setdefault(path, {})
+            if not np.array_equal(known.setdefault(axis, order), order):
                 raise NotFollowedError("it is called on inputs in different orders")
-            self.orders.columns[path] = (axis, order)
 
     def in_order(self, order: np.ndarray, what: str) -> None:
         """Refuse what has no counterpart unless it is in order."""
@@ -202,9 +222,17 @@ class _Layer:
 
 
 def _linear(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
-    order, made = rules.mixed(states[0], -1, results[0].shape[-1])
+    size = results[0].shape[-1]
+    order, made = rules.mixed(states[0], -1, size)
     layer.columns(1, order, "weight")
-    return [made]
+    maps = layer.orders.maps.get(layer.name)
+    if maps is None:
+        return [made]
+    if results[0].ndim != 2 or int(np.prod(maps)) != size:
+        raise NotFollowedError("only some of its features are read as maps")
+    rows = np.moveaxis(np.arange(size).reshape(*maps[1:], maps[0]), -1, 0).reshape(-1)
+    layer.columns(0, rows, "weight", "bias")
+    return [Elements(made.numbers[:, rows])]
 
 
 def _convolution(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:

@@ -83,8 +83,8 @@ class NetworkModule(FrameworkModule):
         #: canonical name -> the name that Torch gives it.
         self._parameters: dict[str, str] = {}
         self._buffers: dict[str, str] = {}
-        #: canonical name -> (axis, for each entry along it the place it has in the state).
-        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+        #: canonical name -> axis -> for each entry along it the place it has in the state.
+        self._orders: dict[str, dict[int, np.ndarray]] = {}
         self._constants: dict[str, torch.Tensor] = {}
         observations = dummy_observations(self.observation_space, 2, np.float32)
         network = self.network
@@ -111,11 +111,11 @@ class NetworkModule(FrameworkModule):
         )
         self.not_portable.update(found.outputs)
         if found.reordered and not found.reasons and not found.outputs:
-            self._prove()
+            self._prove(found.maps)
         network.train(trained)
         self._finish(outputs)
 
-    def _prove(self) -> None:
+    def _prove(self, maps: Mapping[str, tuple[int, ...]]) -> None:
         """Try with random numbers whether the orders that were read hold."""
         observations = self._backend.from_numpy(random_observations(self.observation_space, 2, np.float32))
         canonical = {native: name for name, native in (self._parameters | self._buffers).items()}
@@ -124,6 +124,7 @@ class NetworkModule(FrameworkModule):
             observations,
             lambda native, value: self._back(canonical.get(native, ""), value),
             known_layers(self.network),
+            maps,
         )
         self.not_proved = proof.skipped
         self.not_portable.update({canonical.get(native, native): reason for native, reason in proof.wrong.items()})
@@ -160,10 +161,10 @@ class NetworkModule(FrameworkModule):
         reason = reason or found.reasons.get(native, "")
         if reason:
             self.not_portable[canonical] = reason
-        axis, order = found.columns.get(native, (0, np.zeros(0, np.int64)))
+        orders = {axis: order for axis, order in found.columns.get(native, {}).items() if (np.diff(order) < 0).any()}
         # What is not portable stays as it is.
-        if not reason and (np.diff(order) < 0).any():
-            self._orders[canonical] = (axis, order)
+        if orders and not reason:
+            self._orders[canonical] = orders
 
     @property
     def frozen_parameters(self) -> tuple[str, ...]:
@@ -184,18 +185,18 @@ class NetworkModule(FrameworkModule):
 
     def _canonical(self, name: str, value: torch.Tensor) -> np.ndarray:
         array: np.ndarray = self._backend.to_numpy({"x": value})["x"]
-        if name not in self._orders:
-            return array
-        axis, order = self._orders[name]
-        return np.ascontiguousarray(np.take(array, np.argsort(order), axis))
+        for axis, order in self._orders.get(name, {}).items():
+            array = np.ascontiguousarray(np.take(array, np.argsort(order), axis))
+        return array
 
     def export_native(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A ``state_dict`` for the user's network, as numpy arrays: Torch's names and column orders, buffers too."""
         native: dict[str, np.ndarray] = {}
         names = {**self._parameters, **self._buffers}
         for canonical, value in params.items():
-            axis, order = self._orders.get(canonical, (0, None))
-            moved = value if order is None else np.ascontiguousarray(np.take(value, order, axis))
+            moved = value
+            for axis, order in self._orders.get(canonical, {}).items():
+                moved = np.ascontiguousarray(np.take(moved, order, axis))
             native[names[canonical]] = moved
         state = self.network.state_dict()
         tied = {id(parameter): name for name, parameter in self.network.named_parameters()}
@@ -240,16 +241,14 @@ class NetworkModule(FrameworkModule):
                 yield _join(name, "num_batches_tracked")
 
     def _native(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        if name not in self._orders:
-            return value
-        axis, order = self._orders[name]
-        return value.index_select(axis, self._index(order, value))
+        for axis, order in self._orders.get(name, {}).items():
+            value = value.index_select(axis, self._index(order, value))
+        return value
 
     def _back(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        if name not in self._orders:
-            return value
-        axis, order = self._orders[name]
-        return value.index_select(axis, self._index(np.argsort(order), value))
+        for axis, order in self._orders.get(name, {}).items():
+            value = value.index_select(axis, self._index(np.argsort(order), value))
+        return value
 
     def _index(self, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(order.tolist(), dtype=torch.int64, device=like.device)

@@ -21,6 +21,7 @@ __all__ = [
     "Elements",
     "Lost",
     "NotFollowedError",
+    "NotMapsError",
     "aligned",
     "axis_blocks",
     "combined",
@@ -47,6 +48,10 @@ class NotFollowedError(Exception):
     """The order of an operation's results is not known; its text says why."""
 
 
+class NotMapsError(NotFollowedError):
+    """Something is read as maps that a network channels last would not have as maps."""
+
+
 @dataclass(frozen=True)
 class Elements:
     """The elements of an array that a network computes from observations.
@@ -59,12 +64,14 @@ class Elements:
         raw: observations' own elements, perhaps moved: their layout is the environment's.
         shuffled: channels were spread over places or gathered from them, which frameworks do in orders of their own:
             the elements are known, but lines of them are others channels last.
+        cut: an axis was cut into axes that are nested otherwise channels last: nothing but maps can be read there.
     """
 
     numbers: np.ndarray
     shifted: bool = False
     raw: bool = False
     shuffled: bool = False
+    cut: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -79,7 +86,7 @@ class Elements:
     @property
     def plain(self) -> bool:
         """Whether both layouts have this array alike."""
-        return not self.shifted and not self.shuffled and self.in_order
+        return not self.shifted and not self.shuffled and not self.cut and self.in_order
 
 
 @dataclass(frozen=True)
@@ -98,13 +105,13 @@ def fresh(shape: Sequence[int], *, raw: bool = False) -> Elements:
     return Elements(np.arange(int(np.prod(shape, dtype=np.int64))).reshape(tuple(shape)), raw=raw)
 
 
-def _settled(numbers: np.ndarray, *, shifted: bool, raw: bool, shuffled: bool = False) -> Elements:
+def _settled(numbers: np.ndarray, *, shifted: bool, raw: bool, shuffled: bool = False, cut: bool = False) -> Elements:
     """Numbers without gaps; and no longer shifted where the shape leaves no doubt."""
     if numbers.size:
         present = np.zeros(int(numbers.max()) + 1, bool)
         present[numbers] = True
         numbers = np.asarray((np.cumsum(present) - 1)[numbers])
-    elements = Elements(numbers, shifted, raw, shuffled)
+    elements = Elements(numbers, shifted, raw, shuffled, cut and numbers.ndim > 2)
     if shifted and (numbers.ndim <= 2 or 1 not in numbers.shape) and elements.in_order:
         return replace(elements, shifted=False)
     return elements
@@ -135,6 +142,7 @@ def moved(
         shifted=elements.shifted or axes,
         raw=elements.raw,
         shuffled=elements.shuffled or shuffles,
+        cut=elements.cut,
     )
 
 
@@ -142,9 +150,10 @@ def reshaped(elements: Elements, shape: Sequence[int]) -> Elements:
     """The array in another shape.
 
     Whole maps may be flattened, and axes joined or cut that have the same order in both layouts. What else a reshape
-    puts together, a network channels last would put together otherwise.
+    puts together, a network channels last would put together otherwise. Flattened maps may be cut again as they were.
     """
     numbers = elements.numbers.reshape(tuple(shape))
+    as_it_was = elements.cut
     if not elements.in_order:
         for before, after in axis_blocks(elements.shape, tuple(shape)):
             cut = [axis for axis in after if shape[axis] > 1]
@@ -152,12 +161,25 @@ def reshaped(elements: Elements, shape: Sequence[int]) -> Elements:
             if len(cut) > 1 and len(joined_axes) > 1:
                 raise NotFollowedError("it cuts and joins axes that have another order channels last")
             if len(cut) > 1:
-                kept_along(elements, joined_axes[0], "it cuts an axis that")
+                try:
+                    kept_along(elements, joined_axes[0], "it cuts an axis that")
+                except NotFollowedError:
+                    if not _counts_through(numbers):
+                        raise
+                    as_it_was = True
             elif len(joined_axes) > 1 and not is_whole(Elements(numbers), cut[0]):
                 joined_order = order_along(Elements(numbers), cut[0])
                 if joined_order is None or (np.diff(joined_order) < 0).any():
                     raise NotFollowedError("it joins axes that have another order channels last")
-    return _settled(numbers, shifted=elements.shifted, raw=elements.raw, shuffled=elements.shuffled)
+    return _settled(
+        numbers, shifted=elements.shifted or as_it_was, raw=elements.raw, shuffled=elements.shuffled, cut=as_it_was
+    )
+
+
+def _counts_through(numbers: np.ndarray) -> bool:
+    """Whether they are those of maps: each axis counts upwards, one inside the other."""
+    grid = _grid(Elements(numbers))
+    return grid is not None and all((np.diff(along) > 0).all() for along in grid.places.values())
 
 
 def axis_blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
@@ -206,7 +228,7 @@ def order_along(elements: Elements, axis: int) -> np.ndarray | None:
 
 def lines(elements: Elements, what: str) -> Elements:
     """Refuse an operation on whole lines of an array whose lines are others channels last; else the array as it is."""
-    if elements.shuffled:
+    if elements.shuffled or elements.cut:
         raise NotFollowedError(f"{what} goes along lines that a network channels last does not have")
     return elements
 
@@ -313,10 +335,10 @@ def mapped(
     maps = maps[..., np.argsort(order)].reshape(rows, -1, channels)
     # The environment's own images are what they are; other maps must be those that a network channels last would have.
     if not elements.raw:
-        lines(elements, "it")
+        lines(replace(elements, cut=False), "it")
     steps = np.diff(maps, axis=1) if elements.raw else np.diff(maps.reshape(rows, -1), axis=1)
     if (steps <= 0).any():
-        raise NotFollowedError(
+        raise NotMapsError(
             "it reads as images what a network channels last would not have as images (its axes have another order)"
         )
     row = _ranks(maps.reshape(rows, -1).min(1), "maps are made")
@@ -343,8 +365,8 @@ def combined(operands: Sequence[Elements | None], shapes: Sequence[Shape], shape
         for other in known:
             if not _fits(other, whole[0]):
                 raise NotFollowedError("it combines elements that are not the same ones channels last")
-        shuffled = any(operand.shuffled for operand in whole)
-        return Elements(whole[0].numbers, any(operand.shifted for operand in whole), raw, shuffled)
+        shifted, shuffled, cut = (any(getattr(o, mark) for o in whole) for mark in ("shifted", "shuffled", "cut"))
+        return Elements(whole[0].numbers, shifted, raw, shuffled, cut)
     if not all(operand.plain for operand in known):
         raise NotFollowedError("it broadcasts elements that are in another order channels last")
     # Along [features, 1, 1] x [height, width], who writes channels first has another order than who writes them last.
@@ -387,6 +409,7 @@ def spread(elements: Elements, copy: Callable[[np.ndarray], np.ndarray]) -> Elem
     before = (1,) * (numbers.ndim - elements.numbers.ndim) + elements.shape
     if elements.plain and not (numbers.ndim > 2 and _trails(before, numbers.shape)):
         return fresh(numbers.shape, raw=elements.raw)
+    lines(replace(elements, shuffled=False), "it")
     return _settled(numbers, shifted=elements.shifted, raw=elements.raw, shuffled=elements.shuffled)
 
 
@@ -440,12 +463,13 @@ def _inserted(axes: tuple[int, ...], axis: int, what: str, *, shifted: bool) -> 
     return (*axes[: len(before)], axis, *axes[len(before) :])
 
 
-def joined(parts: Sequence[tuple[Elements | None, Shape]], axis: int) -> Elements:
+def joined(parts: Sequence[tuple[Elements | None, Shape]], axis: int, *, stacked: bool = False) -> Elements:
     """Arrays joined along an axis.
 
     Args:
         parts: (elements or ``None`` where it does not depend on observations, shape) of each.
         axis: 0 or more.
+        stacked: it is a new one, where both layouts have it: after the axes that stand before it.
     """
     known = [part for part, _ in parts if part is not None]
     raw = all(part.raw for part in known)
@@ -453,7 +477,7 @@ def joined(parts: Sequence[tuple[Elements | None, Shape]], axis: int) -> Element
     shape[axis] = sum(part_shape[axis] for _, part_shape in parts)
     if all(part.plain for part in known):
         return fresh(shape, raw=raw)
-    grids = [None if part is None or part.shuffled else _grid(part) for part, _ in parts]
+    grids = [None if part is None or part.shuffled or part.cut else _grid(part) for part, _ in parts]
     present = [grid for grid in grids if grid is not None]
     if len(present) < len(known):
         raise NotFollowedError("it joins arrays whose elements are not in the order of their axes")
@@ -467,7 +491,8 @@ def joined(parts: Sequence[tuple[Elements | None, Shape]], axis: int) -> Element
                 raise NotFollowedError("it joins arrays whose entries have different orders channels last")
     shifted = any(part.shifted for part in known)
     if axis not in axes:
-        axes = _inserted(axes, axis, "it joins arrays", shifted=shifted)
+        certain = stacked and all(length > 1 for length in shape[:axis])
+        axes = _inserted(axes, axis, "it joins arrays", shifted=shifted and not certain)
     entries: list[np.ndarray] = []
     for (_, part_shape), own in zip(parts, grids, strict=True):
         length = part_shape[axis]
@@ -490,7 +515,7 @@ def padded(elements: Elements, shape: Shape) -> Elements:
     """
     if elements.plain:
         return fresh(shape, raw=elements.raw)
-    grid = None if elements.shuffled else _grid(elements)
+    grid = None if elements.shuffled or elements.cut else _grid(elements)
     if grid is None:
         raise NotFollowedError("it pads an array whose elements are not in the order of their axes")
     axes, places = grid.axes, dict(grid.places)

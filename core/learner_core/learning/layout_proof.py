@@ -10,17 +10,22 @@ them is wrong. Nothing here uses those rules: axes are followed, not elements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from .element_order import axis_blocks
 
 __all__ = [
+    "DIFFERS",
     "TOLERANCES",
     "Nesting",
     "NotProvedError",
+    "Reshaped",
+    "Within",
     "agree",
+    "as_maps",
     "innermost",
     "inserted",
     "maps",
@@ -35,10 +40,16 @@ __all__ = [
 
 Nesting = tuple[int, ...]
 Shape = Sequence[int]
+#: axis -> (lengths of the axes joined in it, in the order of the framework's own layout; those axes as they are nested)
+Within = Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]
 
 #: How far both may differ, relative to the largest number: a wrong order is off by a tenth or more.
 TOLERANCES = {"float64": 1e-8, "float32": 1e-3}
 _PERIOD = 8191
+
+
+#: What is said of weights, and of outputs where no weight is to blame.
+DIFFERS = "computed in both layouts, with random numbers, it differs"
 
 
 class NotProvedError(Exception):
@@ -90,40 +101,84 @@ def together(nestings: Sequence[Nesting], shapes: Sequence[Shape], shape: Shape)
     raise NotProvedError("it broadcasts several arrays over each other")
 
 
-def multiplied(left: Nesting, right: Nesting) -> Nesting:
+def multiplied(left: Nesting, right: Nesting, shapes: tuple[Shape, Shape]) -> Nesting:
     """Of matrix products [..., i, k] x [..., k, j]: by the operand whose kept axis is the outer one of the two."""
     ndim = len(left)
-    if left.index(ndim - 2) < left.index(ndim - 1) or ndim != len(right):
+    if ndim != len(right) or 1 in (shapes[0][-2], shapes[1][-1]):
         return own_order(ndim)
-    if right.index(ndim - 1) < right.index(ndim - 2):
+    if shapes[0][-1] > 1 and left.index(ndim - 2) < left.index(ndim - 1):
+        return own_order(ndim)
+    if shapes[0][-1] > 1 and right.index(ndim - 1) < right.index(ndim - 2):
         return (*range(ndim - 2), ndim - 1, ndim - 2)
     raise NotProvedError("it multiplies matrices whose rows are columns channels last")
 
 
-def reshaped(nesting: Nesting, before: Shape, after: Shape) -> tuple[tuple[int, ...], Nesting]:
-    """A reshape.
+@dataclass(frozen=True)
+class Reshaped:
+    """What a reshape is for the second value: ``transpose(axes)``, ``reshape(shape)``, ``transpose(then)``.
 
-    Returns:
-        (how the axes have to stand for it, the nesting of what it makes)
+    Attributes:
+        axes: how the axes have to stand before.
+        shape: of the reshape.
+        then: how they have to stand afterwards.
+        nesting: of what it makes.
+        within: of what it makes: axis -> the axes that were joined in it.
     """
-    outer: dict[int, list[int]] = {}  # axis before, the outermost of its block -> axes after
+
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+    then: tuple[int, ...]
+    nesting: Nesting
+    within: Within
+
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether it is the reshape alone."""
+        return self.axes == own_order(len(self.axes)) and self.then == own_order(len(self.then))
+
+
+def reshaped(nesting: Nesting, within: Within, before: Shape, after: Shape) -> Reshaped:
+    """A reshape that joins axes as they are nested, and cuts them as they were joined."""
+    made_of: dict[int, list[int]] = {}  # axis before, the outermost of its block -> axes after, as they are nested
     axes: list[int] = []
-    single: list[int] = []
+    placed: list[int] = []
+    now: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    places = [k for k in nesting if before[k] > 1]
     for old, new in axis_blocks(tuple(before), tuple(after)):
         wide, made = [k for k in old if before[k] > 1], [k for k in new if after[k] > 1]
-        single += [k for k in new if after[k] == 1]
         nested = [k for k in nesting if k in wide]
-        places = [k for k in nesting if before[k] > 1]
+        inner = list(made)
         if len(wide) > 1:
             start = places.index(nested[0])
             if places[start : start + len(nested)] != nested:
                 raise NotProvedError("it joins axes that lie apart channels last")
             if len(made) > 1 and nested != wide:
                 raise NotProvedError("it cuts and joins axes that have another order channels last")
+            if len(made) == 1 and nested != wide:
+                now[made[0]] = (tuple(before[k] for k in wide), tuple(wide.index(k) for k in nested))
+        elif wide and wide[0] in within:
+            sizes, order = within[wide[0]]
+            if len(made) == 1:
+                now[made[0]] = (sizes, order)
+            elif sizes != tuple(after[k] for k in made):
+                raise NotProvedError("it cuts an axis otherwise than it was joined")
+            else:
+                inner = [made[k] for k in order]
         if wide:
-            outer[nested[0]] = made
+            made_of[nested[0]] = inner
         axes += [*nested, *(k for k in old if k not in wide)]
-    return tuple(axes), (*(new for axis in nesting for new in outer.get(axis, ())), *single)
+        placed += [*inner, *(k for k in new if k not in made)]
+    shape = tuple(after[k] for k in placed)
+    inside = (new for axis in nesting for new in made_of.get(axis, ()))
+    single = (k for k, length in enumerate(after) if length == 1)
+    return Reshaped(tuple(axes), shape, tuple(placed.index(k) for k in range(len(after))), (*inside, *single), now)
+
+
+def as_maps(sizes: Sequence[int]) -> Within:
+    """Of rows of features that are read as maps, channels first in the framework's own order."""
+    wide = [k for k in range(len(sizes)) if sizes[k] > 1]
+    nested = [wide.index(k) for k in (*range(1, len(sizes)), 0) if k in wide]
+    return {1: (tuple(sizes[k] for k in wide), tuple(nested))} if nested != sorted(nested) else {}
 
 
 def proof_values(name: str, like: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -135,7 +190,7 @@ def proof_values(name: str, like: np.ndarray, rng: np.random.Generator) -> np.nd
     # A large one repeats itself; no two of its lines do: the period is a prime.
     drawn = np.resize(rng.normal(size=min(like.size, _PERIOD)), like.shape)
     values = drawn / np.sqrt(max(1, like[0].size) if like.ndim > 1 else 4)
-    return 0.5 + np.abs(values) if name.endswith(("running_var", "moving_variance")) else values
+    return np.asarray(0.5 + np.abs(values) if name.endswith(("running_var", "moving_variance")) else values)
 
 
 def agree(one: np.ndarray, other: np.ndarray, tolerance: float, *, anywhere: bool = False) -> bool:
