@@ -244,17 +244,18 @@ def _torch_networks() -> dict[str, Callable[[], Any]]:
             return self.pi(torch.cat([y, torch.tanh(self.over_places(x)).flatten(1)], 1))
 
     class WhereFeaturesAre(nn.Module):
-        """A softmax over the places of each channel; the strongest of them, in order."""
+        """A softmax over the places of each channel; the strongest of them, in order; the strongest of all."""
 
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(4, 5, 3)
-            self.pi = nn.Linear(5 * 42 + 5 * 4, NUM_ACTIONS)
+            self.pi = nn.Linear(5 * 42 + 5 * 4 + 6, NUM_ACTIONS)
 
         def forward(self, obs: Any) -> Any:
             x = self.conv(obs.permute(0, 3, 1, 2)).flatten(2)
             best = torch.stack([x, torch.tanh(x)], 1).amax(1).topk(4, -1)[0]
-            return self.pi(torch.cat([torch.softmax(x, -1).flatten(1), best.flatten(1)], 1))
+            strongest = torch.sort(x.flatten(1), 1)[0][:, -6:]
+            return self.pi(torch.cat([torch.softmax(x, -1).flatten(1), best.flatten(1), strongest], 1))
 
     class Decoder(nn.Module):
         """Maps from features, and from flattened maps."""
@@ -540,7 +541,8 @@ def _keras_networks() -> dict[str, Callable[[], Any]]:
             x = ops.reshape(self.conv(obs), (-1, 42, 5))
             best = ops.max(ops.stack([x, ops.tanh(x)], 1), 1)
             best = ops.transpose(ops.top_k(ops.transpose(best, (0, 2, 1)), 4)[0], (0, 2, 1))
-            return self.pi(ops.concatenate([flat(ops.softmax(x, 1)), flat(best)], 1))
+            strongest = ops.sort(flat(x), 1)[:, -6:]
+            return self.pi(ops.concatenate([flat(ops.softmax(x, 1)), flat(best), strongest], 1))
 
     class Decoder(keras.Model):
         def __init__(self) -> None:

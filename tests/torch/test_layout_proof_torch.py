@@ -90,6 +90,24 @@ def test_a_constant_on_flattened_maps_is_found() -> None:
         build(Flat(lambda x: x.flatten(1) * torch.linspace(0.0, 1.0, 36)))
 
 
+def test_a_weight_that_two_layers_use_on_different_orders_is_found() -> None:
+    """The state has one order for it; the layer that reads no maps would need another one."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 3, 3)
+            self.one, self.other, self.pi = nn.Linear(36, 36), nn.Linear(36, 36, bias=False), nn.Linear(36, 3)
+            self.other.weight = self.one.weight
+
+        def forward(self, obs: Any) -> Any:
+            x = torch.tanh(self.one(self.conv(obs.permute(0, 3, 1, 2)).flatten(1)))
+            return self.pi(torch.tanh(self.other(x)))
+
+    with pytest.warns(UserWarning, match=r"not portable: one\.weight: Linear other: .* it differs$"):
+        assert set(build(Shared()).not_portable) == {"one.weight"}
+
+
 def test_the_maps_of_a_decoder_are_stored_channels_last() -> None:
     class Decoder(nn.Module):
         def __init__(self) -> None:
@@ -149,6 +167,22 @@ def test_nothing_is_changed_by_it() -> None:
     assert module.network.training
     assert network.pi.weight.grad.equal(gradient)
     assert network.pi.weight.dtype == torch.float32
+
+
+def test_attention_in_heads_of_its_own_is_followed() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.all, self.pi = nn.Conv2d(4, 8, 3), nn.Linear(8, 24), nn.Linear(96, 3)
+
+        def forward(self, obs: Any) -> Any:
+            tokens = self.conv(obs.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+            q, k, v = (x.view(-1, 12, 2, 4).transpose(1, 2) for x in self.all(tokens).chunk(3, -1))
+            return self.pi(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build(Heads()).not_portable == {}
 
 
 def test_arrays_written_in_place_are_followed() -> None:

@@ -343,8 +343,7 @@ class _Follower:
                 rules.kept_along(first, int(axis), "it")
             return [first]
         if kind == "TopKV2":
-            rules.kept_along(first, -1, "it")
-            return [rules.moved(first, lambda numbers: numbers[..., : shape[-1]])] * 2
+            return list(rules.ranked(first, -1, shape[-1]))
         if kind in _COPIES:
             copies = _on_numbers(op, place, first.numbers)[0]
             return [rules.spread(first, lambda _: copies)]

@@ -35,7 +35,7 @@ _MOVES = frozenset(
     "unsafe_split_with_sizes".split()
 )
 #: Along axes: both layouts do the same to the same elements in the same order.
-_SCANS = frozenset("cumsum cumprod logcumsumexp cummax cummin flip sort".split())
+_SCANS = frozenset("cumsum cumprod logcumsumexp cummax cummin flip".split())
 #: What Torch and others have in different orders even where their arrays are alike.
 _OWN_ORDER = frozenset("im2col col2im".split())
 
@@ -223,11 +223,9 @@ class Follower(TorchDispatchMode):
             return [first]
         if name in COPIES:
             return [rules.spread(first, call.on_numbers)]
-        if name == "topk":
+        if name in ("sort", "topk"):
             axis = call.argument("dim", -1)
-            rules.kept_along(first, axis, "it")
-            picked = np.take(first.numbers, range(shape[axis]), axis)
-            return [rules.moved(first, functools.partial(_picked, picked))] * 2
+            return list(rules.ranked(first, axis, shape[axis]))
         if name in _SCANS:
             axes = call.argument("dims", call.argument("dim", -1))
             for axis in [axes] if isinstance(axes, int) else axes:

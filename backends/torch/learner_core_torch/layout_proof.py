@@ -254,7 +254,8 @@ class _Second(TorchDispatchMode):
             if isinstance(module, _KEEP) and nesting is not None:
                 within = dict(nesting.within)
             self._set(tensor, value, axes, within)
-        names = {f"{path}.{name}" if path else name for name, _ in module.named_parameters()}
+        own = [value for value in module.parameters() if id(value) in self._names]
+        names = frozenset().union(*(self._names[id(value)][1] for value in own))
         self._compare(f"{type(module).__name__} {path}".strip(), inputs, made, names)
 
     # ------------------------------------------------------------------ operations
@@ -341,6 +342,8 @@ class _Second(TorchDispatchMode):
             return rules.moved(first, _permutation(call, inputs[0]))
         if name in ("convolution", "_convolution") or (any(part in name for part in MAPS) and ndim == before):
             return rules.maps(ndim, 1) if ndim > 2 and (name != "max_pool1d" or ndim == 3) else first
+        if "scaled_dot_product" in name and len(set(nestings[:3])) == 1:
+            return first if ndim == before else rules.own_order(ndim)
         if name in _PRODUCTS:
             left, right = [self.of(tensor) for tensor in call.inputs[-2:]]
             if left is None or right is None:
@@ -365,12 +368,12 @@ class _Second(TorchDispatchMode):
             return rules.own_order(ndim)
         raise NotProvedError(call.said("how its axes stand channels last is not known"))
 
-    def _compare(self, what: str, inputs: list[torch.Tensor], made: list[torch.Tensor], names: Any) -> None:
+    def _compare(self, what: str, inputs: list[torch.Tensor], made: list[torch.Tensor], names: frozenset[str]) -> None:
         """Note the first place whose inputs agree, in whatever order, and whose results do not."""
         if self._tolerance is None or self.place is not None:
             return
         if all(self._agrees(t) for t in inputs if id(t) not in self._names) and not all(map(self._agrees, made)):
-            self.place = (what, frozenset(names))
+            self.place = (what, names)
 
     def _agrees(self, tensor: torch.Tensor) -> bool:
         other = self.of(tensor)

@@ -13,9 +13,26 @@ frameworks does the same, known here or not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+
+from .elements import (
+    Elements,
+    Grid,
+    Lost,
+    NotFollowedError,
+    NotMapsError,
+    Shape,
+    axis_blocks,
+    fresh,
+    grid_of,
+    is_whole,
+    kept_along,
+    lines,
+    order_along,
+    settled,
+)
 
 __all__ = [
     "Elements",
@@ -36,85 +53,11 @@ __all__ = [
     "multiplied",
     "order_along",
     "padded",
+    "ranked",
     "reduced",
     "reshaped",
     "spread",
 ]
-
-Shape = tuple[int, ...]
-
-
-class NotFollowedError(Exception):
-    """The order of an operation's results is not known; its text says why."""
-
-
-class NotMapsError(NotFollowedError):
-    """Something is read as maps that a network channels last would not have as maps."""
-
-
-@dataclass(frozen=True)
-class Elements:
-    """The elements of an array that a network computes from observations.
-
-    Attributes:
-        numbers: int64, the array's shape: the place of each element with channels last, counted over the whole array
-            (the batch too); equal numbers are copies of one element.
-        shifted: with channels last the array might have another shape (axes of length 1 elsewhere), though the
-            numbers are in order.
-        raw: observations' own elements, perhaps moved: their layout is the environment's.
-        shuffled: channels were spread over places or gathered from them, which frameworks do in orders of their own:
-            the elements are known, but lines of them are others channels last.
-        cut: an axis was cut into axes that are nested otherwise channels last: nothing but maps can be read there.
-    """
-
-    numbers: np.ndarray
-    shifted: bool = False
-    raw: bool = False
-    shuffled: bool = False
-    cut: bool = False
-
-    @property
-    def shape(self) -> Shape:
-        """Of the array."""
-        return tuple(self.numbers.shape)
-
-    @property
-    def in_order(self) -> bool:
-        """Whether both layouts have these elements in one order."""
-        return bool(np.array_equal(self.numbers.reshape(-1), np.arange(self.numbers.size)))
-
-    @property
-    def plain(self) -> bool:
-        """Whether both layouts have this array alike."""
-        return not self.shifted and not self.shuffled and not self.cut and self.in_order
-
-
-@dataclass(frozen=True)
-class Lost:
-    """An array computed from observations in a way that could not be followed.
-
-    Attributes:
-        reason: which operation, and why.
-    """
-
-    reason: str
-
-
-def fresh(shape: Sequence[int], *, raw: bool = False) -> Elements:
-    """A plain array."""
-    return Elements(np.arange(int(np.prod(shape, dtype=np.int64))).reshape(tuple(shape)), raw=raw)
-
-
-def _settled(numbers: np.ndarray, *, shifted: bool, raw: bool, shuffled: bool = False, cut: bool = False) -> Elements:
-    """Numbers without gaps; and no longer shifted where the shape leaves no doubt."""
-    if numbers.size:
-        present = np.zeros(int(numbers.max()) + 1, bool)
-        present[numbers] = True
-        numbers = np.asarray((np.cumsum(present) - 1)[numbers])
-    elements = Elements(numbers, shifted, raw, shuffled, cut and numbers.ndim > 2)
-    if shifted and (numbers.ndim <= 2 or 1 not in numbers.shape) and elements.in_order:
-        return replace(elements, shifted=False)
-    return elements
 
 
 def moved(
@@ -137,7 +80,7 @@ def moved(
     if not elements.in_order or elements.shuffled:
         for axis in along:
             kept_along(elements, axis, "it")
-    return _settled(
+    return settled(
         np.asarray(move(elements.numbers)),
         shifted=elements.shifted or axes,
         raw=elements.raw,
@@ -171,75 +114,31 @@ def reshaped(elements: Elements, shape: Sequence[int]) -> Elements:
                 joined_order = order_along(Elements(numbers), cut[0])
                 if joined_order is None or (np.diff(joined_order) < 0).any():
                     raise NotFollowedError("it joins axes that have another order channels last")
-    return _settled(
+    return settled(
         numbers, shifted=elements.shifted or as_it_was, raw=elements.raw, shuffled=elements.shuffled, cut=as_it_was
     )
 
 
 def _counts_through(numbers: np.ndarray) -> bool:
     """Whether they are those of maps: each axis counts upwards, one inside the other."""
-    grid = _grid(Elements(numbers))
+    grid = grid_of(Elements(numbers))
     return grid is not None and all((np.diff(along) > 0).all() for along in grid.places.values())
 
 
-def axis_blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
-    """Axes that become axes: the smallest runs of both shapes that hold as many elements."""
-    blocks: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(before) or j < len(after):
-        old, new = [i] if i < len(before) else [], [j] if j < len(after) else []
-        i, j = i + len(old), j + len(new)
-        left, right = (int(np.prod([s[k] for k in run])) for s, run in ((before, old), (after, new)))
-        while left != right:
-            if left < right:
-                left *= before[i]
-                old.append(i)
-                i += 1
-            else:
-                right *= after[j]
-                new.append(j)
-                j += 1
-        blocks.append((old, new))
-    return blocks
+def ranked(elements: Elements, axis: int, length: int) -> tuple[Elements, Elements | Lost]:
+    """The first ``length`` values along an axis when they are sorted, and where they stood.
 
-
-def is_whole(elements: Elements, axis: int) -> bool:
-    """Whether each line along an axis holds elements that follow each other channels last, in some order."""
-    numbers = elements.numbers
-    return bool((numbers.max(axis) - numbers.min(axis) == numbers.shape[axis] - 1).all())
-
-
-def order_along(elements: Elements, axis: int) -> np.ndarray | None:
-    """The place, channels last, of each entry along an axis; ``None`` where it is not the same everywhere.
-
-    Returns:
-        int64 [length of the axis]
+    They are the same in whatever order the entries are; their places are not.
     """
-    lines = np.moveaxis(elements.numbers, axis, -1)
-    lines = lines.reshape(-1, lines.shape[-1])
-    sorted_lines = np.argsort(lines, axis=1, kind="stable")
-    first = sorted_lines[:1]
-    if not len(lines) or (sorted_lines != first).any():
-        return None
-    if (np.diff(np.take_along_axis(lines, sorted_lines, 1), axis=1) <= 0).any():
-        return None
-    return np.argsort(first[0])
-
-
-def lines(elements: Elements, what: str) -> Elements:
-    """Refuse an operation on whole lines of an array whose lines are others channels last; else the array as it is."""
-    if elements.shuffled or elements.cut:
-        raise NotFollowedError(f"{what} goes along lines that a network channels last does not have")
-    return elements
-
-
-def kept_along(elements: Elements, axis: int, what: str) -> Elements:
-    """Refuse an operation along an axis whose entries have another order channels last; else the array as it is."""
-    lines(elements, what)
+    lines(elements, "it")
     order = order_along(elements, axis)
-    if order is None or (np.diff(order) < 0).any():
-        raise NotFollowedError(f"{what} goes along elements that have another order channels last")
-    return elements
+    if order is None:
+        raise NotFollowedError("it goes along elements that are not in one order in all places")
+    numbers = np.take(np.sort(elements.numbers, axis), range(length), axis)
+    made = settled(numbers, shifted=elements.shifted, raw=elements.raw)
+    if (np.diff(order) < 0).any():
+        return made, Lost("its places count elements that have another order channels last")
+    return made, made
 
 
 def _ranks(firsts: np.ndarray, what: str) -> np.ndarray:
@@ -263,7 +162,7 @@ def mixed(elements: Elements, axis: int, outputs: int) -> tuple[np.ndarray, Elem
         lines(elements, "it")
     places = _ranks(elements.numbers.min(axis), "it makes something")
     numbers = np.moveaxis(places[..., None] * outputs + np.arange(outputs), -1, axis)
-    return order, _settled(numbers, shifted=elements.shifted and numbers.ndim > 2, raw=False)
+    return order, settled(numbers, shifted=elements.shifted and numbers.ndim > 2, raw=False)
 
 
 def multiplied(left: Elements, right: Elements) -> Elements:
@@ -290,7 +189,7 @@ def multiplied(left: Elements, right: Elements) -> Elements:
     if columns is None:
         raise NotFollowedError("it multiplies elements that are not in one order in all places")
     numbers = _ranks(rows, "products")[..., None] * len(columns) + columns
-    return _settled(
+    return settled(
         np.swapaxes(numbers, -1, -2) if turned else numbers, shifted=left.shifted or right.shifted, raw=False
     )
 
@@ -310,7 +209,7 @@ def reduced(elements: Elements, axes: Sequence[int], *, keepdims: bool) -> Eleme
     lines(elements, "it")
     numbers = elements.numbers.min(tuple(axes), keepdims=keepdims) if len(axes) else elements.numbers
     # One that keeps axes of length 1 keeps the doubt about where they are, too.
-    return _settled(np.asarray(numbers), shifted=elements.shifted, raw=elements.raw)
+    return settled(np.asarray(numbers), shifted=elements.shifted, raw=elements.raw)
 
 
 def mapped(
@@ -347,7 +246,7 @@ def mapped(
     numbers = row.reshape(rows, *(1,) * places.ndim) * places.size + places
     first = channel_axis == 1
     made = np.moveaxis(numbers, -1, 1) if first else numbers
-    return order, _settled(made, shifted=first, raw=False)
+    return order, settled(made, shifted=first, raw=False)
 
 
 def combined(operands: Sequence[Elements | None], shapes: Sequence[Shape], shape: Shape) -> Elements:
@@ -410,49 +309,10 @@ def spread(elements: Elements, copy: Callable[[np.ndarray], np.ndarray]) -> Elem
     if elements.plain and not (numbers.ndim > 2 and _trails(before, numbers.shape)):
         return fresh(numbers.shape, raw=elements.raw)
     lines(replace(elements, shuffled=False), "it")
-    return _settled(numbers, shifted=elements.shifted, raw=elements.raw, shuffled=elements.shuffled)
+    return settled(numbers, shifted=elements.shifted, raw=elements.raw, shuffled=elements.shuffled)
 
 
 # ---------------------------------------------------------------------------------------- numbers as a grid of axes
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Numbers that count through the axes one inside the other.
-
-    Attributes:
-        axes: those along which elements differ, the outermost first.
-        places: axis -> the place of each entry along it.
-    """
-
-    axes: tuple[int, ...]
-    places: dict[int, np.ndarray]
-
-    def numbers(self, shape: Shape) -> np.ndarray:
-        total = np.zeros(shape, np.int64)
-        for axis in self.axes:
-            along = self.places[axis].reshape([-1 if k == axis else 1 for k in range(len(shape))])
-            total = total * shape[axis] + along
-        return total
-
-
-def _grid(elements: Elements) -> _Grid | None:
-    numbers = elements.numbers
-    if not numbers.size:
-        return None
-    steps: dict[int, int] = {}
-    places: dict[int, np.ndarray] = {}
-    for axis, length in enumerate(numbers.shape):
-        line = numbers[tuple(slice(None) if k == axis else 0 for k in range(numbers.ndim))]
-        if length > 1 and (line != line[0]).any():
-            places[axis] = np.argsort(np.argsort(line, kind="stable"), kind="stable")
-            steps[axis] = int(np.diff(np.sort(line)).min())
-    grid = _Grid(tuple(sorted(steps, key=lambda axis: -steps[axis])), places)
-    return (
-        grid
-        if np.array_equal(_settled(grid.numbers(elements.shape), shifted=True, raw=False).numbers, numbers)
-        else None
-    )
 
 
 def _inserted(axes: tuple[int, ...], axis: int, what: str, *, shifted: bool) -> tuple[int, ...]:
@@ -477,7 +337,7 @@ def joined(parts: Sequence[tuple[Elements | None, Shape]], axis: int, *, stacked
     shape[axis] = sum(part_shape[axis] for _, part_shape in parts)
     if all(part.plain for part in known):
         return fresh(shape, raw=raw)
-    grids = [None if part is None or part.shuffled or part.cut else _grid(part) for part, _ in parts]
+    grids = [None if part is None or part.shuffled or part.cut else grid_of(part) for part, _ in parts]
     present = [grid for grid in grids if grid is not None]
     if len(present) < len(known):
         raise NotFollowedError("it joins arrays whose elements are not in the order of their axes")
@@ -503,7 +363,7 @@ def joined(parts: Sequence[tuple[Elements | None, Shape]], axis: int, *, stacked
     places[axis] = np.concatenate(entries)
     if any(k not in axes for k, length in enumerate(shape) if length > 1):
         raise NotFollowedError("it joins copies of the same elements, whose order is not known")
-    return _settled(_Grid(axes, places).numbers(tuple(shape)), shifted=shifted, raw=raw)
+    return settled(Grid(axes, places).numbers(tuple(shape)), shifted=shifted, raw=raw)
 
 
 def padded(elements: Elements, shape: Shape) -> Elements:
@@ -515,7 +375,7 @@ def padded(elements: Elements, shape: Shape) -> Elements:
     """
     if elements.plain:
         return fresh(shape, raw=elements.raw)
-    grid = None if elements.shuffled or elements.cut else _grid(elements)
+    grid = None if elements.shuffled or elements.cut else grid_of(elements)
     if grid is None:
         raise NotFollowedError("it pads an array whose elements are not in the order of their axes")
     axes, places = grid.axes, dict(grid.places)
@@ -527,4 +387,4 @@ def padded(elements: Elements, shape: Shape) -> Elements:
         if axis not in axes:
             axes = _inserted(axes, axis, "it pads", shifted=elements.shifted)
         places[axis] = np.arange(after)
-    return _settled(_Grid(axes, places).numbers(shape), shifted=elements.shifted, raw=elements.raw)
+    return settled(Grid(axes, places).numbers(shape), shifted=elements.shifted, raw=elements.raw)
