@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from learner_core import RLModuleSpec
 from learner_core.learning import element_order as rules
+from learner_core.learning import layout_proof
 from learner_core.learning.element_order import Elements
 from learner_core_torch import xp
 
@@ -146,6 +147,12 @@ def test_what_cannot_be_tried_is_said(between: Callable[[Any], Any], size: int, 
         module = build(Flat(between, size))
     assert module.not_portable == {}
     assert reason in module.not_proved
+
+
+def test_a_large_network_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout_proof, "_MAX_WEIGHTS", 100)
+    with pytest.warns(UserWarning, match="not tried: it has [0-9]+ weights, more than 100"):
+        assert build(Flat(flatten)).not_portable == {}
 
 
 def test_nothing_is_changed_by_it() -> None:

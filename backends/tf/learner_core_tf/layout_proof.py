@@ -54,6 +54,7 @@ def prove(recorded: Recorded, obs: Any, columns: Mapping[int, tuple[int, np.ndar
         columns: variable -> (its axis, for each entry along it the place it has in the state).
     """
     try:
+        rules.check_size(sum(int(np.prod(v.shape)) for v in recorded.variables.values()))
         second = _Second(recorded, columns)
         second.run(tf.nest.flatten(obs))
         if not (wrong := second.wrong()):

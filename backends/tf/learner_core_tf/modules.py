@@ -128,7 +128,8 @@ class NetworkModule(FrameworkModule):
             return
         if orders.reordered and not orders.reasons and not orders.outputs:
             drawn = self._backend.from_numpy(random_observations(self.observation_space, 2, self._dtype))
-            proof = prove(recorded, drawn, orders.columns)
+            with tf.device(self._backend.tf_device):
+                proof = prove(recorded, drawn, orders.columns)
             self.not_proved = proof.skipped
             orders.reasons.update(proof.wrong)
             orders.outputs.update(proof.outputs)

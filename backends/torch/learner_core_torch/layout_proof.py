@@ -68,6 +68,7 @@ def prove(
     for dtype in (torch.float64, torch.float32):
         devices = [obs_device] if (obs_device := _device(obs)).type == "cuda" else []
         try:
+            rules.check_size(sum(value.numel() for value in network.parameters()))
             with torch.random.fork_rng(devices=devices), torch.no_grad():
                 run = _Run(network, obs, to_state, layers, maps, dtype)
                 if not (wrong := run.wrong(run.second_values())):

@@ -242,12 +242,13 @@ def random_observations(space: Any, rows: int, float_dtype: Any) -> Any:
         if isinstance(like, dict):
             parts = inner.spaces if isinstance(inner.spaces, Mapping) else dict(enumerate(inner.spaces))
             return {str(key): draw(part) for key, part in parts.items()}
-        sizes = getattr(inner, "nvec", getattr(inner, "n", 2))
+        sizes = 2 if type(inner).__name__ == "MultiBinary" else getattr(inner, "nvec", getattr(inner, "n", 2))
         if not hasattr(inner, "low"):
             drawn = like + rng.integers(0, np.broadcast_to(sizes, like.shape) if like.ndim > 1 else sizes, like.shape)
             return drawn.astype(like.dtype)
-        low, high = (np.nan_to_num(np.asarray(bound, np.float64)) for bound in (inner.low, inner.high))
-        low, high = np.maximum(low, -255.0), np.minimum(high, 255.0)
-        return (low + (high - low) * rng.random(like.shape)).astype(like.dtype)
+        low, high = np.asarray(inner.low, np.float64), np.asarray(inner.high, np.float64)
+        wide = ~(np.isfinite(low) & np.isfinite(high)) | (np.abs(low) > 1e4) | (np.abs(high) > 1e4)
+        low, high = np.where(wide, np.maximum(low, -2.0), low), np.where(wide, np.minimum(high, 2.0), high)
+        return (low + (np.maximum(high, low) - low) * rng.random(like.shape)).astype(like.dtype)
 
     return draw(space)

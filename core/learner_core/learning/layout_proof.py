@@ -26,6 +26,7 @@ __all__ = [
     "Within",
     "agree",
     "as_maps",
+    "check_size",
     "innermost",
     "inserted",
     "maps",
@@ -46,6 +47,7 @@ Within = Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]
 #: How far both may differ, relative to the largest number: a wrong order is off by a tenth or more.
 TOLERANCES = {"float64": 1e-8, "float32": 1e-3}
 _PERIOD = 8191
+_MAX_WEIGHTS = 2**26
 
 
 #: What is said of weights, and of outputs where no weight is to blame.
@@ -191,6 +193,16 @@ def proof_values(name: str, like: np.ndarray, rng: np.random.Generator) -> np.nd
     drawn = np.resize(rng.normal(size=min(like.size, _PERIOD)), like.shape)
     values = drawn / np.sqrt(max(1, like[0].size) if like.ndim > 1 else 4)
     return np.asarray(0.5 + np.abs(values) if name.endswith(("running_var", "moving_variance")) else values)
+
+
+def check_size(num_weights: int) -> None:
+    """Refuse a network whose weights would take half a gigabyte more while it is built.
+
+    Raises:
+        NotProvedError: it has too many.
+    """
+    if num_weights > _MAX_WEIGHTS:
+        raise NotProvedError(f"it has {num_weights} weights, more than {_MAX_WEIGHTS}")
 
 
 def agree(one: np.ndarray, other: np.ndarray, tolerance: float, *, anywhere: bool = False) -> bool:
