@@ -21,7 +21,7 @@ from keras import layers
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError
 
-from .recorded import run, static_value
+from .operations import run, static_value
 
 __all__ = ["ELEMENTWISE", "POOLS", "REDUCTIONS", "SHAPES", "LayerCall", "Orders", "Recorded", "read_orders", "record"]
 

@@ -19,7 +19,7 @@ from learner_core.learning import layout_proof as rules
 from learner_core.learning.layout_proof import Nesting, NotProvedError, Within
 
 from .element_order import ELEMENTWISE, POOLS, REDUCTIONS, SHAPES, LayerCall, Recorded
-from .recorded import run, static_value
+from .operations import run, static_value
 
 __all__ = ["Proof", "prove"]
 

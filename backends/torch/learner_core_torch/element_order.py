@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError, NotMapsError
 
-from .calls import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call
+from .operations import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call
 
 __all__ = ["Follower"]
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner_core.learning import layout_proof as rules
 from learner_core.learning.layout_proof import Nesting, NotProvedError, Reshaped, Within
 
-from .calls import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call, tensors_in
+from .operations import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call, tensors_in
 
 __all__ = ["Proof", "prove"]
 

@@ -20,8 +20,8 @@ from torch import nn
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError, NotMapsError
 
-from .calls import tensors_in
 from .element_order import Follower
+from .operations import tensors_in
 
 __all__ = ["Orders", "known_layers", "read_orders"]
 
