@@ -78,6 +78,12 @@ def test_an_unknown_name_says_what_could_not_be_read(folder: Path, capsys: pytes
     assert "points-latin1" in _text(capsys)
 
 
+def test_a_plugin_is_checked_beside_others_that_never_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plugins that are told everything are loaded together in a run; here one alone is asked about."""
+    assert main(["plugins", "check", "told-raises"]) == 0
+    assert "ok its hooks are known and have the documented signatures" in _text(capsys)
+
+
 def _command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *(path for path in sys.path if path)])}
     line = [sys.executable, "-m", "learner_core.cli.main", *arguments]

@@ -68,8 +68,9 @@ def _claimed_once(group: str, name: str) -> str | None:
 
 
 def _registers(group: str, name: str) -> str | None:
-    infos = [info for info in discovery.list_plugins(group, try_loading=True) if info.name == name]
-    return infos[0].error
+    # This one alone: another that never ends, or ends its process, is not what was asked about.
+    (info,) = discovery.list_plugins(group, only=name, try_loading=True)
+    return info.error
 
 
 # ---- algorithms ------------------------------------------------------------------------------------------------------
