@@ -276,6 +276,8 @@ class AsynchronousAlgorithm(Algorithm):
             if len(state["replay"]["batches"]) != len(first["replay"]["batches"]):
                 refuse(f"ranks/[{index}]/extra/replay/batches", "as many as the first rank has", "another number")
         if len(states) == self.num_ranks:
+            if self.ranks is None:
+                _refuse_empty(first["replay"]["batches"])
             return states[self.rank]
         own = states[self.rank :: self.num_ranks]
         waiting = {}
@@ -293,6 +295,8 @@ class AsynchronousAlgorithm(Algorithm):
             names = dict.fromkeys(name for part in rows for name in part)
             joined = {name: join_sequences([part[name] for part in rows if name in part]) for name in names}
             batches.append([joined, info, uses_left])
+        if self.ranks is None:
+            _refuse_empty(batches)
         return {**states[0], "waiting": waiting, "replay": {**states[0]["replay"], "batches": batches}}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -314,6 +318,13 @@ class AsynchronousAlgorithm(Algorithm):
             self._sent = (version, self.learner_group.get_weights())
         if self.env_runners is not None:
             self.env_runners.set_weights(self._sent[1], version=version)
+
+
+def _refuse_empty(batches: Sequence[Any]) -> None:
+    """Of a batch one rank may have no rows, and all of them together have some."""
+    for place, (batch, _, _) in enumerate(batches):
+        if not batch:
+            refuse(f"extra/replay/batches/[{place}]/[0]", "the rows of one module at least", "none")
 
 
 def _deal(wanted: int, have: Sequence[int]) -> list[int]:

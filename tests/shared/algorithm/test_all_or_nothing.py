@@ -17,6 +17,7 @@ from learner_core_algorithms import IMPALAConfig, PPOConfig, SACConfig
 
 from support.parallel_envs import make_crossing
 from support.states import state_bytes
+from support.told import told
 
 MID = "default_policy"
 
@@ -119,6 +120,7 @@ BAD: list[tuple[Callable[[str], Any], str, Any, str]] = [
     (impala, "extra/throughput/num_updates_lifetime", True, "num_updates_lifetime: expected a non-negative int"),
     (impala, "extra/num_submitted", -1, "extra/num_submitted: expected a non-negative int"),
     (impala, "extra/sent", [3, {MID: {"x": 1}}], f"extra/sent/[1]/rl_module/{MID}"),
+    (impala, "extra/sent", [3, {}], "extra/sent/[1]/rl_module: expected the weights of one module at least"),
 ]
 
 
@@ -320,3 +322,18 @@ def test_a_subclass_that_keeps_more_and_checks_less(training_backend_name: str) 
         assert algo.seen == 7 and state_bytes(algo.get_state()) == before
         algo.set_state(state)
         assert algo.seen == 5 and state_bytes(algo.get_state()) == state_bytes(state)
+
+
+def test_a_stored_batch_of_nobody_is_refused(training_backend_name: str) -> None:
+    """Of the rows of several ranks one may have none; all together have some."""
+    uses = {"circular_buffer_num_batches": 2, "circular_buffer_iterations_per_batch": 3}
+    with told("appo", training_backend_name, **uses).build() as algo:
+        algo.train()
+        state = algo.get_state()
+        before = state_bytes(state)
+        assert state["extra"]["replay"]["batches"]
+        with pytest.raises(lc.StateError, match="batches/\\[0\\]/\\[0\\]: expected the rows of one module at least"):
+            algo.set_state(changed(state, "extra/replay/batches/0/0", {}))
+        assert state_bytes(algo.get_state()) == before
+        algo.set_state(state)
+        algo.train()
