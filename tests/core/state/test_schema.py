@@ -40,7 +40,7 @@ STRANGERS: list[Any] = [object(), {1, 2}, b"x", 1j, np.datetime64("2020"), lambd
 @pytest.mark.parametrize(
     ("schema", "good", "bad"),
     [
-        (COUNT, [0, 7, 2**63 - 1, np.int8(3), np.uint64(9)], [-1, 2**63, 2**70, 0.0, 1.0, True, "3", None, [1]]),
+        (COUNT, [0, 7, 2**52 - 1, np.int8(3), np.uint64(9)], [-1, 2**52, 2**63, 2**70, 0.0, 1.0, True, "3", None, [1]]),
         (SEED, [0, 2**127], [-1, 2**128, 0.5]),
         (Int(2, 4), [2, 4], [1, 5]),
         (NUMBER, [0, -1.5, np.float32(2), 2**1000], [float("nan"), float("inf"), -np.inf, 2**5000, True, "1", None]),
@@ -112,10 +112,10 @@ def test_the_message_says_path_expectation_and_remedy() -> None:
         tree.check({"a/b": [{"count": 1}, {"count": -4}]}, "top")
     assert caught.value.path == "top/a~1b/[1]/count"
     assert str(caught.value) == (
-        "top/a~1b/[1]/count: expected a non-negative int below 2**63, got -4: "
+        "top/a~1b/[1]/count: expected a non-negative int below 2**52, got -4: "
         "the state was changed or damaged; take an earlier one"
     )
-    assert reason_of(caught.value) == "expected a non-negative int below 2**63, got -4"
+    assert reason_of(caught.value) == "expected a non-negative int below 2**52, got -4"
     with pytest.raises(StateError, match=r"^cuont: unknown entry\. Did you mean 'count'\?"):
         Record({"count": COUNT}).check({"count": 1, "cuont": 1}, "")
 
