@@ -12,7 +12,6 @@ import contextlib
 import io
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from learner_core.cli.settings import to_toml
 from learner_core.sampling.recording import RECORDING_FORMAT
 from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfig, SACConfig
 
+from .leftovers import deadline
 from .parallel_envs import make_crossing
 from .states import state_bytes
 from .tree_mutants import mutant
@@ -304,7 +304,7 @@ class Campaign:
     def _use(self, algo: Any, what: str) -> None:
         """What was accepted has a meaning: the run goes on, and can be saved."""
         try:
-            with _quietly(), _limit(_TRAINING_SECONDS):
+            with _quietly(), deadline(_TRAINING_SECONDS):
                 algo.train()
             algo.save(self.folder / "accepted")
         except lc.LearnerCoreError as error:
@@ -337,22 +337,6 @@ class Campaign:
         self.tally.most_bytes = max(self.tally.most_bytes, grown)
         if seconds > SECONDS or grown > BYTES:
             raise MutantError(f"the refusal took {seconds:.2f} s, {grown >> 20} MB: {refusal}")
-
-
-@contextlib.contextmanager
-def _limit(seconds: float) -> Iterator[None]:
-    """End what does not end by itself. For the main thread."""
-
-    def end(number: int, frame: object) -> None:
-        raise TimeoutError(f"not done after {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
@@ -396,15 +380,16 @@ def run_all(
     cases: list[str],
     doors: list[str] | None = None,
     seconds: float = float("inf"),
+    numbers: list[int] | None = None,
 ) -> list[str]:
-    """So many mutants over the cases, or what there is time for; prints the tally, returns what broke a promise."""
+    """So many mutants over the cases, or these, or what there is time for; prints the tally, returns what broke."""
     tally, broken = Tally(), list[str]()
     end = time.monotonic() + seconds
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
             campaign = Campaign(case, backend, Path(folder), tally)
             case_end = time.monotonic() + (end - time.monotonic()) / (len(cases) - cases.index(case))
-            for number in range(-(-count // len(cases))):
+            for number in numbers or range(-(-count // len(cases))):
                 if time.monotonic() > case_end:
                     break
                 try:
@@ -429,8 +414,11 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--case", action="append", choices=list(CASES))
     parser.add_argument("--door", action="append", choices=list(DOORS))
+    parser.add_argument("--only", action="append", type=int, help="the mutant of this number alone, of each case")
     given = parser.parse_args()
     cases = given.case or list(CASES)
-    sys.exit(
-        bool(run_all(given.backend, given.count, given.seed, cases=cases, doors=given.door, seconds=given.seconds))
-    )
+    found = run_all(
+        given.backend, given.count, given.seed,
+        cases=cases, doors=given.door, seconds=given.seconds, numbers=given.only,
+    )  # fmt: skip
+    sys.exit(bool(found))
