@@ -189,7 +189,8 @@ class Campaign:
 
     def close(self) -> None:
         """Release the algorithm."""
-        self.algo.stop()
+        with _quietly():
+            self.algo.stop()
 
     def run(self, seed: int, number: int, door: str | None = None) -> str:
         """One mutant; returns what became of it, in words.
@@ -255,7 +256,8 @@ class Campaign:
         refusal = self._measured(lambda: found.append(lc.Algorithm.from_checkpoint(self.path, **more)))
         if refusal is not None:
             return f"refused: {refusal}"
-        with found[0] as algo:
+        # An environment of which a part is missing may raise when it is closed, which is a warning.
+        with _quietly(), found[0] as algo:
             self._use(algo, what)
         return "accepted"
 
