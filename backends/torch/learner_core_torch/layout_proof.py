@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner_core.learning import layout_proof as rules
 from learner_core.learning.layout_proof import Nesting, NotProvedError, Reshaped, Within
 
-from .operations import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call, tensors_in
+from .operations import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call, named_outputs, tensors_in
 
 __all__ = ["Proof", "prove"]
 
@@ -137,23 +137,13 @@ class _Run:
 
     def wrong(self, second: _Second) -> list[str]:
         """Outputs that are not the same in both layouts."""
-        outputs = second.outputs
-        named = (
-            outputs.items()
-            if isinstance(outputs, dict)
-            else zip(
-                ("action_dist_inputs", "vf_preds"),
-                outputs if isinstance(outputs, (tuple, list)) else (outputs,),
-                strict=False,
-            )
-        )
         wrong: list[str] = []
-        for name, output in named:
+        for name, output in named_outputs(second.outputs):
             other = second.of(output)
-            if isinstance(output, torch.Tensor) and other is not None and other.value is not output:
+            if other is not None and other.value is not output:
                 one, two = (value.double().cpu().numpy() for value in (output, other.value))
                 if not rules.agree(one, two, self._tolerance):
-                    wrong.append(str(name))
+                    wrong.append(name)
         return wrong
 
 

@@ -21,7 +21,7 @@ from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError, NotMapsError
 
 from .element_order import Follower
-from .operations import tensors_in
+from .operations import named_outputs, tensors_in
 
 __all__ = ["Orders", "known_layers", "read_orders"]
 
@@ -89,7 +89,7 @@ def _follow(
     orders.reordered = follower.reordered
     for name, reason in follower.reasons.items():
         orders.reasons.setdefault(name, reason)
-    for name, tensor in _named(outputs):
+    for name, tensor in named_outputs(outputs):
         state = follower.of(tensor)
         if isinstance(state, Lost):
             orders.outputs[name] = state.reason
@@ -109,21 +109,6 @@ def _no_shortcuts() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _named(outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    named = (
-        outputs.items()
-        if isinstance(outputs, dict)
-        else zip(
-            ("action_dist_inputs", "vf_preds"),
-            outputs if isinstance(outputs, (tuple, list)) else (outputs,),
-            strict=False,
-        )
-    )
-    for name, value in named:
-        if isinstance(value, torch.Tensor):
-            yield str(name), value
 
 
 class _Layers:

@@ -17,6 +17,7 @@ __all__ = [
     "REDUCTIONS",
     "RESHAPES",
     "Call",
+    "named_outputs",
     "tensors_in",
 ]
 
@@ -113,3 +114,13 @@ def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
     elif isinstance(tree, (list, tuple)):
         for item in tree:
             yield from tensors_in(item)
+
+
+def named_outputs(outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of what a network returns: a dict, action inputs and values in this order, or the former alone."""
+    if not isinstance(outputs, dict):
+        several = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        outputs = dict(zip(("action_dist_inputs", "vf_preds"), several, strict=False))
+    for name, value in outputs.items():
+        if isinstance(value, torch.Tensor):
+            yield str(name), value
