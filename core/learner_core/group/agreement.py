@@ -37,10 +37,12 @@ def difference_of(said: Sequence[Mapping[str, str]]) -> str:
 
 
 def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and depth < _DEPTH:
+    if isinstance(value, (Mapping, list, tuple)) and depth >= _DEPTH:
+        yield path, type(value).__qualname__
+    elif isinstance(value, Mapping):
         for name, part in value.items():
             yield from _leaves(part, f"{path}/{name}" if path else str(name), depth + 1)
-    elif isinstance(value, (list, tuple)) and depth < _DEPTH:
+    elif isinstance(value, (list, tuple)):
         yield path, f"{len(value)} values"
         for index, part in enumerate(value):
             yield from _leaves(part, f"{path}[{index}]", depth + 1)
