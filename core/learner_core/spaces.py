@@ -26,7 +26,6 @@ __all__ = [
     "encode",
     "encoded_size",
     "from_plain",
-    "is_image",
     "leaves",
     "parts",
     "to_columns",
@@ -128,11 +127,6 @@ def encoded_size(space: Any) -> int:
         SpaceError: As :class:`SpaceEncoder`.
     """
     return SpaceEncoder(space).size
-
-
-def is_image(space: Any) -> bool:
-    """Whether the space is a uint8 Box [height, width, channels], which a convolutional network should see."""
-    return type(space).__name__ == "Box" and len(space.shape) == 3 and np.dtype(space.dtype) == np.dtype(np.uint8)
 
 
 def leaves(space: Any) -> dict[Path, tuple[tuple[int, ...], np.dtype[Any]]]:

@@ -81,7 +81,6 @@ def test_leaves_have_paths_shapes_and_dtypes() -> None:
         ("b",): ((4, 4, 3), np.dtype("uint8")),
     }
     assert list(spaces.leaves(Discrete(2))) == [()]
-    assert spaces.is_image(space["b"]) and not spaces.is_image(Box(0, 1, (4, 4, 3), np.float32))
 
 
 def test_columns_have_the_spaces_structure() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learner_core.maths.networks import make_encoder
+from learner_core.maths.images import ImageLayout
+from learner_core.maths.networks import Encoder, make_encoder, make_image_encoder
 
 from support.both import Arrays, in_both
 from support.namespaces import run
@@ -18,8 +19,19 @@ NETWORKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "mlp": ((17,), {"hidden": [64, 64]}),
     "wide": ((64,), {"hidden": [1024] * 4}),
     "nature cnn": ((84, 84, 4), {}),
+    "layer norm": ((9,), {"hidden": [16, 8], "layer_norm": True, "init": "kaiming_uniform"}),
+    "CHW": ((4, 20, 18), {"hidden": [8], "conv_filters": [(3, 4, 2)]}),
+    "SCHW": ((2, 3, 9, 8), {"hidden": [8], "conv_filters": [(3, 4, 2)], "layer_norm": True}),
+    "HW": ((9, 8), {"hidden": [8], "conv_filters": [(3, 4, 2)]}),
 }
 MODES = {"torch": ("eager", "traced"), "tf": ("eager", "xla")}
+
+
+def encoder_of(network: str) -> Encoder:
+    shape, model = NETWORKS[network]
+    if len(network) == len(shape) and network.isupper():
+        return make_image_encoder("pi", ImageLayout(network, shape), model)
+    return make_encoder("pi", shape, model)
 
 
 def step_of(xp: Any, encoder: Any) -> Callable[..., Any]:
@@ -36,8 +48,8 @@ def program(backend_name: str, arrays: Arrays, settings: dict[str, Any]) -> dict
     """{network/mode/dtype: outputs and gradients} of all networks: starting a framework is what takes the time."""
     xp: Any = importlib.import_module(f"learner_core_{backend_name}.xp")
     results: dict[str, Any] = {}
-    for network, (shape, model) in NETWORKS.items():
-        encoder = make_encoder("pi", shape, model)
+    for network in NETWORKS:
+        encoder = encoder_of(network)
         prefix = f"{network}/params/"
 
         for dtype in ("float32", "float64"):
@@ -53,9 +65,9 @@ def program(backend_name: str, arrays: Arrays, settings: dict[str, Any]) -> dict
 def both() -> tuple[Arrays, Arrays]:
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {}
-    for network, (shape, model) in NETWORKS.items():
-        encoder = make_encoder("pi", shape, model)
-        image = len(shape) == 3
+    for network, (shape, _) in NETWORKS.items():
+        encoder = encoder_of(network)
+        image = len(shape) > 1
         arrays[network] = {
             # Biases away from zero: a fresh initialisation hides swapped terms.
             "params": {k: v + rng.normal(size=v.shape) * 0.02 for k, v in encoder.init(rng).items()},

@@ -102,7 +102,8 @@ def test_who_needs_encoders() -> None:
 
 
 def test_trunk_with_images_and_actions(xp: Any, mode: str) -> None:
-    trunk = Trunk("qf", SPACE, {"conv_filters": [(2, 3, 2)], "hidden": [7]}, 1, extra=2)
+    model = {"conv_filters": [(2, 3, 2)], "hidden": [7], "image_layout": {"inner.map": "flat"}}
+    trunk = Trunk("qf", SPACE, model, 1, extra=2)
     params = trunk.init(np.random.default_rng(0))
     assert {name for name in params if "conv" in name} == {"qf.camera.conv.0.weight", "qf.camera.conv.0.bias"}
     assert params["qf.0.weight"].shape == (7, 18 + 5 + 2 + 16 + 2)
@@ -135,11 +136,12 @@ def test_defaults_of_images() -> None:
         ({"goal": {"embedding": 0}}, "pi.goal: size=0"),
         ({"inner.speed": {"conv_filters": [(2, 3, 1)]}}, "height, width, channels"),
         ({"inner": {}}, "no part 'inner'"),
+        ({"camera": {"image_layout": "CHW"}}, "layouts have one place"),
     ],
 )
 def test_refusals(encoders: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        DictEncoder("pi", SPACE, {"encoders": encoders})
+        DictEncoder("pi", SPACE, {"encoders": encoders, "image_layout": {"inner.map": "flat"}})
 
 
 def test_a_learner_trains_on_them(training_backend_name: str) -> None:

@@ -18,6 +18,8 @@ __all__ = ["POLICIES", "exported_policy", "state_of"]
 _VECTOR = Box(-1, 1, (5,), np.float32)
 _IMAGE = Box(0, 255, (36, 40, 3), np.uint8)
 _ACTIONS = Box(np.asarray([-2, 0], np.float32), np.asarray([1, 3], np.float32))
+_STACKED = Box(0, 255, (4, 12, 10), np.uint8)
+_PARTS = Dict({"camera": Box(0, 255, (12, 10), np.float32), "frames": Box(0, 255, (2, 12, 10, 1), np.uint8)})
 _NESTED = Dict({"a": _VECTOR, "b": Discrete(4, start=1), "c": MultiDiscrete([2, 3]), "d": MultiBinary(3)})
 
 
@@ -41,6 +43,19 @@ class Reflex(Contrary):
         return {"actions": self.forward_train(params, batch)["actions"]}
 
 
+_HEADS = {
+    "vf_share_layers": True,
+    "hidden": {"encoder": [8], "pi": [6], "vf": [4]},
+    "layer_norm": True,
+    "log_std_range": [-0.05, 0.05],
+}
+_TWO = {
+    "hidden": {"pi": [8], "qf": [4, 4]},
+    "activation": {"pi": "tanh", "qf": "relu"},
+    "layer_norm": {"pi": True},
+    "log_std_range": [-0.2, 0.1],
+}
+
 #: name -> (module class, observation space, action space, model).
 POLICIES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "discrete": (ActorCriticModule, _VECTOR, Discrete(3, start=2), {}),
@@ -51,6 +66,10 @@ POLICIES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "lstm": (ActorCriticModule, _VECTOR, Discrete(3), {"recurrent": "lstm", "recurrent_size": 6}),
     "gru, shared": (ActorCriticModule, _VECTOR, _ACTIONS, {"recurrent": "gru", "vf_share_layers": True}),
     "sac": (SACModule, _VECTOR, _ACTIONS, {"activation": "relu"}),
+    "frames first": (ActorCriticModule, _STACKED, Discrete(3), {"hidden": [8], "conv_filters": [[4, 5, 3]]}),
+    "layouts": (PolicyModule, _PARTS, Discrete(3), {"hidden": [8], "image_layout": {"camera": "HW"}}),
+    "heads": (ActorCriticModule, _VECTOR, _ACTIONS, _HEADS),
+    "sac, two networks": (SACModule, _VECTOR, _ACTIONS, _TWO),
     "nested": (PolicyModule, _NESTED, MultiDiscrete([2, 3]), {"activation": "elu"}),
     "own actions": (Contrary, _VECTOR, Discrete(3, start=2), {}),
     "actions alone": (Reflex, _VECTOR, _ACTIONS, {}),

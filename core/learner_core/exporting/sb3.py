@@ -51,7 +51,8 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
         path: the zip file that ``model.save(path)`` wrote.
         learner: a Learner or LearnerGroup, for the same spaces and network sizes: PPO's ``MlpPolicy`` is
             ``model={"hidden": [64, 64], "activation": "tanh"}``, its ``CnnPolicy`` ``model={"vf_share_layers": True}``,
-            SAC's ``MlpPolicy`` ``model={"hidden": [256, 256], "activation": "relu"}``.
+            SAC's ``MlpPolicy`` ``model={"hidden": [256, 256], "activation": "relu"}``; ``net_arch=dict(pi=..., vf=...)`` is
+            ``hidden={"pi": ..., "vf": ...}``, behind a CnnPolicy's features with ``"encoder": [512]`` among them.
         module_id: which module; the only one if left out.
 
     Returns:
@@ -202,14 +203,10 @@ def convert_ppo(tensors: Mapping[str, np.ndarray], used: set[str]) -> Arrays:
             raise StateError("missing in the model of Stable-Baselines3", path="features_extractor.linear.0.weight")
         channels = out[f"encoder.conv.{last}.weight"].shape[0]
         out["encoder.0.weight"] = _channels_last(out["encoder.0.weight"], channels)
-        if any(name.startswith("mlp_extractor.") for name in tensors):
-            raise StateError("a CnnPolicy with layers of its own after the features (net_arch) has no counterpart here")
         _same_twice(tensors, used)
-        heads = {"pi.0": "action_net", "vf.0": "value_net"}
-    else:
-        number = _layers(take, tensors, "mlp_extractor.policy_net", out, "pi")
-        number_vf = _layers(take, tensors, "mlp_extractor.value_net", out, "vf")
-        heads = {f"pi.{number}": "action_net", f"vf.{number_vf}": "value_net"}
+    number = _layers(take, tensors, "mlp_extractor.policy_net", out, "pi")
+    number_vf = _layers(take, tensors, "mlp_extractor.value_net", out, "vf")
+    heads = {f"pi.{number}": "action_net", f"vf.{number_vf}": "value_net"}
     for own, theirs in heads.items():
         for part in ("weight", "bias"):
             out[f"{own}.{part}"] = take(f"{theirs}.{part}")

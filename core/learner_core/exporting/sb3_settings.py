@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .. import spaces
 from ..errors import StateError
+from ..learning.network_settings import NetworkSettings
+from ..maths.images import byte_image, image_layouts
 
 __all__ = ["algorithm_of", "check_settings", "parse_settings"]
 
@@ -143,13 +144,34 @@ def check_settings(settings: Settings, algorithm: str, spec: Any, *, has_hidden:
             _refuse(f"{_PLACE}/{key[:100]}", f"{_shown(said[key])}: a setting that has no counterpart here")
     if said.get("squash_output"):
         _refuse(f"{_PLACE}/squash_output", "the model squashes its actions, the module does not")
-    image = spaces.is_image(spec.observation_space)
+    image = bool(image_layouts(spec.observation_space, spec.model))
     _check_extractor(said, image=image)
+    networks = _networks(algorithm, spec)
     if has_hidden:
-        _check_activation(said, algorithm, spec, image=image)
+        _check_activation(said, algorithm, networks, image=image)
     if image:
-        _check_images(spec)
+        _check_images(networks)
+    elif byte_image(spec.observation_space) and said.get("normalize_images", True) is not False:
+        _refuse(f"{_PLACE}/normalize_images", "the model divides images by 255, the module takes flat ones as they are")
+    _check_log_std_range(algorithm, spec)
     _check_spaces(settings, spec)
+
+
+def _networks(algorithm: str, spec: Any) -> NetworkSettings:
+    """The settings of the module's networks; those of the policy are ``of("pi")``."""
+    if algorithm == "sac":
+        return NetworkSettings(spec.model, ("pi", "qf"))
+    heads = ("pi", "vf")
+    if spec.model.get("vf_share_layers"):
+        return NetworkSettings(spec.model, ("encoder", *heads), heads)
+    return NetworkSettings(spec.model, heads)
+
+
+def _check_log_std_range(algorithm: str, spec: Any) -> None:
+    """SAC's is clipped there, too; PPO's is not."""
+    own, theirs = spec.model.get("log_std_range"), [-20, 2] if algorithm == "sac" else None
+    if own is not None and (theirs is None or [float(bound) for bound in own] != theirs):
+        _refuse(_PLACE, f"the module has log_std_range={list(own)}, the model {theirs}: another policy")
 
 
 def _check_extractor(said: Settings, *, image: bool) -> None:
@@ -170,7 +192,7 @@ def _check_extractor(said: Settings, *, image: bool) -> None:
         _refuse(f"{_PLACE}/normalize_images", "the model takes images as they are, the module divides them by 255")
 
 
-def _check_activation(said: Settings, algorithm: str, spec: Any, *, image: bool) -> None:
+def _check_activation(said: Settings, algorithm: str, networks: NetworkSettings, *, image: bool) -> None:
     path = f"{_PLACE}/activation_fn"
     default = {"sac": "ReLU", "ppo": "Tanh"}[algorithm]
     text = str(said.get("activation_fn", f"torch.nn.modules.activation.{default}"))
@@ -178,23 +200,27 @@ def _check_activation(said: Settings, algorithm: str, spec: Any, *, image: bool)
     theirs = _ACTIVATIONS.get(found[1]) if found else None
     if theirs is None:
         _refuse(path, f"{_shown(text)}: an activation that has no counterpart here")
-    own = spec.model.get("activation", "relu" if image else "tanh")
-    if own != theirs:
-        _refuse(
-            path, f"the model has {theirs!r}, the learner's module {own!r}: give it model={{'activation': {theirs!r}}}"
-        )
+    for name in networks.networks:
+        if name == "encoder" and image:
+            continue  # NatureCNN's own, which _check_images compares
+        own = networks.of(name).get("activation", "relu" if image else "tanh")
+        if own != theirs:
+            whose = f"{{{name!r}: {theirs!r}, ...}}" if "encoder" in networks.networks and image else repr(theirs)
+            _refuse(
+                path, f"the model has {theirs!r}, the learner's module {own!r}: give it model={{'activation': {whose}}}"
+            )
 
 
-def _check_images(spec: Any) -> None:
+def _check_images(networks: NetworkSettings) -> None:
     """NatureCNN's convolutions: what shapes do not tell."""
-    model = spec.model
-    filters = model.get("conv_filters")
+    own = networks.of("encoder" if "encoder" in networks.networks else "pi")
+    filters = own.get("conv_filters")
     strides = [entry[2] for entry in filters] if filters is not None else [4, 2, 1]
     if strides != [4, 2, 1]:
         _refuse("data/policy_class", f"the model's convolutions have strides [4, 2, 1], the module's {strides}")
     for key in ("activation", "conv_activation"):
-        if model.get(key, "relu") != "relu":
-            _refuse("data/policy_class", f"the model's convolutions have 'relu', the module has {key}={model[key]!r}")
+        if own.get(key, "relu") != "relu":
+            _refuse("data/policy_class", f"the model's convolutions have 'relu', the module has {key}={own[key]!r}")
 
 
 def _check_spaces(settings: Settings, spec: Any) -> None:

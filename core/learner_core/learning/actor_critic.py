@@ -1,9 +1,10 @@
 """The modules that most algorithms share: a policy, and a policy with a value function.
 
 Networks follow the observation space: images go through convolutions, also inside a Dict, everything else is encoded
-to one vector (``learner_core.spaces.encode``) and through an MLP. The setting ``encoders`` gives parts of a Dict
-networks of their own (``learner_core.maths.space_encoder``); ``recurrent`` gives the module a memory
-(``learner_core.learning.recurrent``).
+to one vector (``learner_core.spaces.encode``) and through an MLP. What is an image, and how it lies,
+``learner_core.maths.images`` says. The setting ``encoders`` gives parts of a Dict networks of their own
+(``learner_core.maths.space_encoder``); ``recurrent`` gives the module a memory (``learner_core.learning.recurrent``).
+docs/networks.md has a table of all settings; those without a use are refused (``learning.network_settings``).
 """
 
 from __future__ import annotations
@@ -14,45 +15,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import spaces
-from ..errors import ConfigError, did_you_mean
-from ..maths.distributions import DiagGaussian
-from ..maths.networks import MLP, Encoder, make_encoder
+from ..errors import ConfigError
+from ..maths.distributions import DiagGaussian, distribution_for
+from ..maths.images import byte_image, image_layouts
+from ..maths.networks import MLP, Encoder, make_encoder, make_image_encoder
 from ..maths.space_encoder import DictEncoder, needs_encoders
+from .network_settings import NETWORK_KEYS, NetworkSettings, check_kinds, check_model, given
 from .recurrent import RECURRENT_KEYS, Memory
 from .rl_module import RLModule
 
 __all__ = ["ActorCriticModule", "PolicyModule", "Trunk", "check_model"]
-
-_NETWORK_KEYS = ("hidden", "activation", "conv_filters", "conv_activation", "encoders", "init")
-
-
-def check_model(model: Mapping[str, Any], known: tuple[str, ...], owner: str) -> None:
-    """Refuse settings that the module does not have.
-
-    Raises:
-        ConfigError: names the nearest setting.
-    """
-    for key in model:
-        if key not in known:
-            raise ConfigError(f"{owner}: model={{{key!r}: ...}} is no setting of it.{did_you_mean(key, known)}")
-
-
-def _refuse_convolutions_of_nothing(name: str, space: Any, model: Mapping[str, Any]) -> None:
-    """Refuse settings of convolutions where there are none.
-
-    Raises:
-        ConfigError: no part of the observations is an image, or the image is flattened.
-    """
-    given = [key for key in ("conv_filters", "conv_activation") if model.get(key)]
-    parts = spaces.parts(space).values()
-    if given and not any(map(spaces.is_image, parts)):
-        raise ConfigError(
-            f"{name}: model={{{given[0]!r}: {model[given[0]]!r}}} needs an image (height, width, channels), and "
-            f"there is none in {space}"
-        )
-    if given == ["conv_activation"] and model.get("conv_filters") is not None:
-        raise ConfigError(f"{name}: model={{'conv_activation': ...}}: with conv_filters=[] there are no convolutions")
-
 
 class Trunk:
     """An observation to ``output_size`` numbers: encoder and head.
@@ -64,7 +36,7 @@ class Trunk:
     Args:
         name: prefix of the parameter names.
         space: observation space.
-        model: network settings.
+        model: network settings, of this network alone.
         output_size: size of the head; ``None``: features only.
         output_gain: scale of the head's initial weights.
         extra: further inputs, concatenated to vector observations (actions of a Q network).
@@ -80,33 +52,38 @@ class Trunk:
         output_gain: float = 1.0,
         extra: int = 0,
     ) -> None:
-        self.is_image = spaces.is_image(space)
-        _refuse_convolutions_of_nothing(name, space, model)
-        self.parts = DictEncoder(name, space, model) if needs_encoders(space, model) else None
+        settings = {key: value for key, value in given(model).items() if key in NETWORK_KEYS}
+        layout = image_layouts(space, settings).get("")
+        # With conv_filters=[], bytes of three axes lie flat and have a head beside the hidden layers, as an image has.
+        self.is_image = layout is not None or (byte_image(space) and settings.get("image_layout") is None)
+        self.parts = DictEncoder(name, space, settings) if needs_encoders(space, settings) else None
         self.encode = spaces.SpaceEncoder(space)
         self.extra = extra
-        settings = {key: value for key, value in model.items() if key in _NETWORK_KEYS}
         self.head: MLP | None = None
         self.body: Encoder
-        activation = settings.get("activation", "tanh")
         init = settings.get("init", "orthogonal")
         if self.is_image:
-            self.body = make_encoder(name, space.shape, settings)
+            if layout is None:
+                self.body = make_encoder(name, space.shape, {**settings, "conv_filters": []})
+            else:
+                self.body = make_image_encoder(name, layout, settings)
             if output_size is not None:
                 size = self.body.output_size + extra
                 self.head = MLP(f"{name}_head", size, [], output_size, output_gain=output_gain, init=init)
         else:
             size = self.encode.size if self.parts is None else self.parts.output_size
-            pixels = self.parts is not None and any(map(spaces.is_image, spaces.parts(space).values()))
+            pixels = self.parts is not None and self.parts.has_images
             self.body = MLP(
                 name,
                 size + extra,
                 settings.get("hidden", [512] if pixels else [64, 64]),
                 output_size,
-                activation=settings.get("activation", "relu") if pixels else activation,
+                activation=settings.get("activation", "relu" if pixels else "tanh"),
                 output_gain=output_gain,
                 init=init,
+                layer_norm=settings.get("layer_norm", False),
             )
+        self.sees_images = layout is not None or (self.parts is not None and self.parts.has_images)
         self.output_size = self.head.output_size if self.head is not None else self.body.output_size
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -134,40 +111,66 @@ class Trunk:
 class PolicyModule(RLModule):
     """A policy alone: ``action_dist_inputs`` from observations.
 
-    Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``encoders``, ``init``; for
-    continuous actions ``free_log_std`` (True: one learned log standard deviation per action dimension, ``log_std``;
-    False: the network gives it) and ``log_std_init``; for a memory ``recurrent`` ("lstm" or "gru"; None: none) and
-    ``recurrent_size`` (64).
+    Settings (``model``): ``hidden``, ``activation``, ``layer_norm``, ``init``, ``conv_filters``, ``conv_activation``,
+    ``image_layout``, ``encoders``; for continuous actions ``free_log_std`` (True: one learned log standard deviation per
+    action dimension, ``log_std``; False: the network gives it), ``log_std_init`` and ``log_std_range``; for a memory
+    ``recurrent`` ("lstm" or "gru"; None: none) and ``recurrent_size`` (64).
     """
 
-    model_keys: ClassVar[tuple[str, ...]] = (*_NETWORK_KEYS, *RECURRENT_KEYS, "free_log_std", "log_std_init")
+    model_keys: ClassVar[tuple[str, ...]] = (
+        *NETWORK_KEYS, *RECURRENT_KEYS, "free_log_std", "log_std_init", "log_std_range"
+    )  # fmt: skip
 
     def setup(self) -> None:
         check_model(self.model, self.model_keys, type(self).__name__)
+        check_kinds(self.model)
+        self.networks = NetworkSettings(self.model, *self._network_names())
         kind = self.get_train_action_dist_cls()
         size = kind.input_size(self.action_space)
-        self.free_log_std = issubclass(kind, DiagGaussian) and bool(self.model.get("free_log_std", True))
+        self.free_log_std = issubclass(kind, DiagGaussian) and self._chosen("free_log_std", True)
         self._refuse_unused(kind)
+        self.networks.refuse_idle(self.observation_space)
         self.num_policy_outputs = size // 2 if self.free_log_std else size
         self.dist_input_size = size
         self._setup_networks()
 
+    def _network_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(names of all networks that settings may speak of, those that have no hidden layers of themselves)."""
+        return ("pi",), ()
+
+    def _chosen(self, key: str, default: Any) -> Any:
+        """A setting's value; ``None`` is its default."""
+        value = self.model.get(key)
+        return default if value is None else value
+
     def _refuse_unused(self, kind: Any) -> None:
         """Refuse settings that would be without effect beside the others."""
         model = self.model
-        if model.get("free_log_std") and not issubclass(kind, DiagGaussian):
-            raise ConfigError(f"model={{'free_log_std': True}}: actions of {self.action_space} have no log_std")
+        if not issubclass(kind, DiagGaussian):
+            for key in ("free_log_std", "log_std_init", "log_std_range"):
+                if model.get(key) is not None:
+                    raise ConfigError(
+                        f"model={{{key!r}: {model[key]!r}}} needs continuous actions: those of {self.action_space} have "
+                        "no log_std"
+                    )
         if model.get("log_std_init") is not None and not self.free_log_std:
             raise ConfigError("model={'log_std_init': ...} needs 'free_log_std': True, and continuous actions")
         if model.get("recurrent_size") is not None and model.get("recurrent") is None:
             raise ConfigError("model={'recurrent_size': ...} needs 'recurrent': 'lstm' or 'gru'")
+
+    def get_train_action_dist_cls(self) -> Any:
+        return distribution_for(self.action_space, self.xp, log_std_range=self._log_std_range())
+
+    def _log_std_range(self) -> tuple[float, float] | None:
+        bounds = self.model.get("log_std_range")
+        return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
     def _setup_networks(self) -> None:
         self.pi = self._trunk("pi", self.num_policy_outputs, output_gain=0.01)
 
     def _trunk(self, name: str, output_size: int | None, *, output_gain: float = 1.0) -> Trunk | Memory:
         """A network over observations, with a memory if the settings say so."""
-        space, model = self.observation_space, self.model
+        space, model = self.observation_space, self.networks.of(name)
         if model.get("recurrent") is None:
             return Trunk(name, space, model, output_size, output_gain=output_gain)
         encoder = Trunk(name, space, model, None)
@@ -192,14 +195,21 @@ class PolicyModule(RLModule):
     def _init_log_std(self) -> dict[str, np.ndarray]:
         if not self.free_log_std:
             return {}
-        start = float(self.model.get("log_std_init", 0.0))
+        start = float(self._chosen("log_std_init", 0.0))
         return {"log_std": np.full(self.num_policy_outputs, start, np.float32)}
 
     def _dist_inputs(self, params: Mapping[str, Any], outputs: Any) -> Any:
-        if not self.free_log_std:
+        """What the distribution is of, from the network's outputs; ``log_std`` clipped to ``log_std_range``."""
+        xp, bounds = self.xp, self._log_std_range()
+        if self.free_log_std:
+            mean = outputs
+            log_std = xp.broadcast_to(xp.astype(params["log_std"], outputs.dtype), xp.shape(outputs))
+        elif bounds is None:
             return outputs
-        log_std = self.xp.broadcast_to(self.xp.astype(params["log_std"], outputs.dtype), self.xp.shape(outputs))
-        return self.xp.concat([outputs, log_std], -1)
+        else:
+            size = self.dist_input_size // 2
+            mean, log_std = xp.split(outputs, [size, size], -1)
+        return xp.concat([mean, log_std if bounds is None else xp.clip(log_std, *bounds)], -1)
 
     def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = {}
@@ -211,21 +221,40 @@ class ActorCriticModule(PolicyModule):
     """A policy and a state-value function, on separate networks or on a shared one.
 
     Adds the setting ``vf_share_layers`` (False): one encoder ``encoder`` (and one memory) under the heads ``pi`` and
-    ``vf``.
+    ``vf``, which have hidden layers of their own if ``hidden`` is ``{"encoder": [...], "pi": [...], "vf": [...]}``.
     """
 
     model_keys: ClassVar[tuple[str, ...]] = (*PolicyModule.model_keys, "vf_share_layers")
 
+    def _network_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        heads = ("pi", "vf")
+        return (("encoder", *heads), heads) if self._chosen("vf_share_layers", False) else (heads, ())
+
     def _setup_networks(self) -> None:
         self.shared: Trunk | Memory | None = None
-        if self.model.get("vf_share_layers", False):
+        if self._chosen("vf_share_layers", False):
             self.shared = self._trunk("encoder", None)
-            size = self.shared.output_size
-            self.pi_head = MLP("pi", size, [], self.num_policy_outputs, output_gain=0.01)
-            self.vf_head = MLP("vf", size, [], 1)
+            self.pi_head = self._head("pi", self.num_policy_outputs, output_gain=0.01)
+            self.vf_head = self._head("vf", 1)
         else:
             super()._setup_networks()
             self.vf = self._trunk("vf", 1)
+
+    def _head(self, name: str, output_size: int, *, output_gain: float = 1.0) -> MLP:
+        """A network over the features of the shared encoder."""
+        assert self.shared is not None
+        own = self.networks.of(name)
+        default = "relu" if isinstance(self.shared, Trunk) and self.shared.sees_images else "tanh"
+        return MLP(
+            name,
+            self.shared.output_size,
+            own.get("hidden", []),
+            output_size,
+            activation=own.get("activation", default),
+            output_gain=output_gain,
+            init=own.get("init", "orthogonal"),
+            layer_norm=own.get("layer_norm", False),
+        )
 
     def initial_state(self) -> dict[str, np.ndarray]:
         networks = (self.pi, self.vf) if self.shared is None else (self.shared,)

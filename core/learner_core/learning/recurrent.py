@@ -58,9 +58,12 @@ class Memory:
         self.name = name
         self.encoder = encoder
         self._path, self._ndim = obs_leaf(space)
-        self.core = _CORES[kind](f"{name}_core", encoder.output_size, model.get("recurrent_size", 64))
+        init, size = model.get("init", "orthogonal"), model.get("recurrent_size")
+        self.core = _CORES[kind](f"{name}_core", encoder.output_size, 64 if size is None else size, init=init)
         size = self.core.output_size
-        self.head = None if output_size is None else MLP(f"{name}_head", size, [], output_size, output_gain=output_gain)
+        self.head: MLP | None = None
+        if output_size is not None:
+            self.head = MLP(f"{name}_head", size, [], output_size, output_gain=output_gain, init=init)
         self.output_size = size if output_size is None else output_size
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -14,7 +14,8 @@ from ..config.agents import has_agents, is_multi_agent
 from ..config.foreign import closed
 from ..config.info_masks import with_info_masks
 from ..errors import ConfigError, SpaceError
-from ..spaces import is_image, parts
+from ..maths.images import could_be_image, has_image, image_layouts
+from ..spaces import parts
 from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
 from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec
@@ -108,13 +109,17 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
             module_class=None if one.module_class is not None else config.get_module_class(),
             observation_space=spaces[0],
             action_space=spaces[1],
-            model=config.module_settings(),
+            model=_common_model(config),
         )
         for module_id, one in specs.items()
     }
     if like is None:
         _refuse_unused_model(config, full)
-    return _each_its_own(specs, full)
+    full = _each_its_own(specs, full)
+    for module_id, one in full.items():
+        if _is_ours(one.module_class):
+            _refuse_beside(config, module_id, one)
+    return full
 
 
 def _refuse_others(given: Sequence[Any], spaces: Sequence[Any]) -> None:
@@ -138,6 +143,42 @@ def _refuse_unused_model(config: Any, specs: Mapping[str, RLModuleSpec]) -> None
     )
 
 
+def _common_model(config: Any) -> dict[str, Any]:
+    """``model`` of the configuration; without hidden layers, the default's activation is not what a user has said."""
+    model = dict(config.module_settings())
+    default = config.settings()["model"].default
+    hidden = model.get("hidden")
+    if isinstance(hidden, (list, tuple)) and not hidden and model.get("activation") == default.get("activation"):
+        model.pop("activation", None)
+    return model
+
+
+def _refuse_beside(config: Any, module_id: str, spec: RLModuleSpec) -> None:
+    """Refuse settings of a network that other settings of the configuration leave without a use, or without a meaning.
+
+    Raises:
+        ConfigError: shared layers or sizes of a value function that is not learned; pixels divided by 255 after they were
+            normalised.
+    """
+    model = spec.model
+    if not getattr(config, "use_critic", True):
+        by_network = [key for key, value in model.items() if isinstance(value, Mapping) and value.get("vf") is not None]
+        idle = next((key for key in ("vf_share_layers", *by_network) if model.get(key) and key != "encoders"), None)
+        if idle is not None:
+            raise ConfigError(
+                f"module {module_id!r}: model={{{idle!r}: {model[idle]!r}}} needs use_critic=True: without it no value "
+                "function is learned"
+            )
+    if getattr(config, "normalize_observations", False):
+        for path, layout in image_layouts(spec.observation_space, model).items():
+            if layout.scale:
+                raise ConfigError(
+                    f"normalize_observations=True beside the image {path or 'observation'} of numbers from 0 to 255: its "
+                    "network divides them by 255, which normalised ones must not be. Leave one out: give it as uint8, "
+                    "which no statistics are kept of, divide it in a wrapper (bounds 0 and 1), or do not normalise"
+                )
+
+
 def _each_its_own(own: Mapping[str, RLModuleSpec], full: dict[str, RLModuleSpec]) -> dict[str, RLModuleSpec]:
     """Of several modules, each has those of the common settings that its spaces have a use for, if another has it."""
     for keys, has_use in _SPACE_SETTINGS:
@@ -156,7 +197,11 @@ def _is_ours(module_class: Any) -> bool:
 
 
 def _sees_images(spec: RLModuleSpec) -> bool:
-    return any(map(is_image, parts(spec.observation_space).values()))
+    return has_image(spec.observation_space)
+
+
+def _may_see_images(spec: RLModuleSpec) -> bool:
+    return any(map(could_be_image, parts(spec.observation_space).values()))
 
 
 def _acts_continuously(spec: RLModuleSpec) -> bool:
@@ -166,7 +211,8 @@ def _acts_continuously(spec: RLModuleSpec) -> bool:
 #: Settings of ``model`` that some spaces alone have a use for.
 _SPACE_SETTINGS: Final = (
     (("conv_filters", "conv_activation"), _sees_images),
-    (("free_log_std", "log_std_init"), _acts_continuously),
+    (("image_layout",), _may_see_images),
+    (("free_log_std", "log_std_init", "log_std_range"), _acts_continuously),
 )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..xp import Array, Namespace
-from .networks import Parameters
+from .initialisers import Parameters
 
 __all__ = ["Embedding", "LayerNorm", "MultiHeadAttention"]
 

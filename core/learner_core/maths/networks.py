@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import ConfigError, did_you_mean
 from ..xp import Array, Namespace
-from .initialisers import orthogonal, sample_layer, uniform_fan_in
+from .images import ImageLayout, axes_of_three
+from .initialisers import Parameters, init_name, orthogonal, sample_layer, uniform_fan_in
+from .layers import LayerNorm
 
 __all__ = [
     "ENCODER_SETTINGS",
@@ -29,22 +30,22 @@ __all__ = [
     "Encoder",
     "Parameters",
     "activate",
+    "default_filters",
     "make_encoder",
+    "make_image_encoder",
     "orthogonal",
     "uniform_fan_in",
 ]
 
-Parameters: TypeAlias = dict[str, npt.NDArray[np.float32]]
-
 NATURE_FILTERS: Final = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """(outputs, kernel, stride) of the three convolutions of the Nature DQN, for images of about 84 x 84."""
 _SMALL_FILTERS: Final = ((16, 3, 1),)  # for images under 36 x 36, which the Nature stack does not fit (MinAtar, grids)
+_LEAST_FOR_NATURE: Final = 36
 
-ENCODER_SETTINGS: Final = ("activation", "conv_activation", "conv_filters", "hidden", "init")
+ENCODER_SETTINGS: Final = ("activation", "conv_activation", "conv_filters", "hidden", "init", "layer_norm")
 """The keys of a model mapping that :func:`make_encoder` reads."""
 
 _ACTIVATIONS: Final = ("elu", "gelu", "identity", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh")
-_HIDDEN_GAINS: Final = {"orthogonal": math.sqrt(2.0), "uniform": 1.0}
 
 
 class Encoder(Protocol):
@@ -85,7 +86,8 @@ def activate(xp: Namespace, name: str, x: Array) -> Array:
 class MLP:
     """Linear layers with an activation after each but the head.
 
-    Parameters are ``{name}.{i}.weight`` ``[out, in]`` and ``{name}.{i}.bias`` ``[out]``, ``i`` from 0.
+    Parameters are ``{name}.{i}.weight`` ``[out, in]`` and ``{name}.{i}.bias`` ``[out]``, ``i`` from 0; of normalised
+    layers ``{name}.norm.{i}.weight`` and ``{name}.norm.{i}.bias`` ``[out]`` as well.
 
     Args:
         name: Prefix of the parameter names, such as ``"pi"``.
@@ -94,8 +96,9 @@ class MLP:
         output_size: Size of the head, a last linear layer without activation; ``None`` for no head.
         activation: After every hidden layer; see :func:`activate`.
         output_gain: Scale of the head's initial weight: 0.01 starts a policy near uniform.
-        init: ``"orthogonal"`` (gain sqrt(2) for hidden layers, zero biases) or ``"uniform"`` (torch's default for
-            weights and biases; ``output_gain`` scales the head's).
+        init: ``"orthogonal"`` (gain sqrt(2) for hidden layers, zero biases), ``"uniform"`` (torch's default for weights
+            and biases), ``"xavier_uniform"`` or ``"kaiming_uniform"`` (zero biases); ``output_gain`` scales the head's.
+        layer_norm: Whether every hidden layer is normalised, before its activation (:class:`LayerNorm`, eps 1e-5).
 
     Raises:
         ConfigError: For an unknown activation or init, or a size that is not a positive integer.
@@ -111,10 +114,10 @@ class MLP:
         activation: str = "tanh",
         output_gain: float = 1.0,
         init: str = "orthogonal",
+        layer_norm: bool = False,
     ) -> None:
         _check_name("activation", activation, _ACTIVATIONS)
-        _check_name("init", init, tuple(_HIDDEN_GAINS))
-        if isinstance(hidden, (str, int)):
+        if isinstance(hidden, (str, bytes, Mapping)) or not isinstance(hidden, Sequence):
             raise ConfigError(f"hidden={hidden!r}: expected a list of sizes, such as [64, 64]")
         head = () if output_size is None else (output_size,)
         self.name = name
@@ -124,8 +127,9 @@ class MLP:
         self.activation = activation
         self.output_gain = output_gain
         self.has_head = output_size is not None
-        self._init = init
+        self._init = init_name(init)
         self._names = [(f"{name}.{i}.weight", f"{name}.{i}.bias") for i in range(len(self.sizes) - 1)]
+        self._norms = [LayerNorm(f"{name}.norm.{i}", self.sizes[i + 1]) for i in range(len(hidden) if layer_norm else 0)]
 
     @property
     def input_size(self) -> int:
@@ -149,13 +153,11 @@ class MLP:
         params: Parameters = {}
         last = len(self._names) - 1
         for i, (weight, bias) in enumerate(self._names):
-            is_head = self.has_head and i == last
-            if is_head:
-                gain = self.output_gain
-            else:
-                gain = _HIDDEN_GAINS[self._init]
+            gain = self.output_gain if self.has_head and i == last else None
             shape = (self.sizes[i + 1], self.sizes[i])
             params[weight], params[bias] = sample_layer(rng, shape, init=self._init, gain=gain)
+        for norm in self._norms:
+            params.update(norm.init(rng))
         return params
 
     def apply(self, xp: Namespace, params: Mapping[str, Array], x: Array) -> Array:
@@ -175,12 +177,15 @@ class MLP:
         last = len(self._names) - 1
         for i, (weight, bias) in enumerate(self._names):
             x = xp.linear(x, params[weight], params[bias])
+            if self._norms and (i < last or not self.has_head):
+                x = self._norms[i].apply(xp, params, x)
             if i < last or not self.has_head:
                 x = activate(xp, self.activation, x)
         return x
 
     def __repr__(self) -> str:
-        return f"MLP({self.name!r}, {' -> '.join(map(str, self.sizes))}, {self.activation})"
+        norm = ", layer_norm" if self._norms else ""
+        return f"MLP({self.name!r}, {' -> '.join(map(str, self.sizes))}, {self.activation}{norm})"
 
 
 class ConvStack:
@@ -213,13 +218,12 @@ class ConvStack:
         init: str = "orthogonal",
     ) -> None:
         _check_name("conv_activation", activation, _ACTIVATIONS)
-        _check_name("init", init, tuple(_HIDDEN_GAINS))
         if len(input_shape) != 3:
             raise ConfigError(f"{name}: convolutions need (height, width, channels), got shape={tuple(input_shape)}")
         self.name = name
         self.input_shape = tuple(int(length) for length in input_shape)
         self.activation = activation
-        self._init = init
+        self._init = init_name(init)
         self._names = [(f"{name}.{i}.weight", f"{name}.{i}.bias") for i in range(len(filters))]
         self._layers: list[
             tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]
@@ -256,7 +260,7 @@ class ConvStack:
         """
         params: Parameters = {}
         for (weight, bias), (shape, _, _) in zip(self._names, self._layers, strict=True):
-            params[weight], params[bias] = sample_layer(rng, shape, init=self._init, gain=_HIDDEN_GAINS[self._init])
+            params[weight], params[bias] = sample_layer(rng, shape, init=self._init)
         return params
 
     def apply(self, xp: Namespace, params: Mapping[str, Array], x: Array) -> Array:
@@ -308,6 +312,24 @@ class _ImageEncoder:
         return f"{self.conv!r} + {self.mlp!r}"
 
 
+class _LaidOutEncoder:
+    """An image that lies in any way, brought to height, width, channels."""
+
+    def __init__(self, layout: ImageLayout, encoder: Encoder) -> None:
+        self.layout = layout
+        self.encoder = encoder
+        self.output_size = encoder.output_size
+
+    def init(self, rng: np.random.Generator) -> Parameters:
+        return self.encoder.init(rng)
+
+    def apply(self, xp: Namespace, params: Mapping[str, Array], x: Array) -> Array:
+        return self.encoder.apply(xp, params, self.layout.to_hwc(xp, x))
+
+    def __repr__(self) -> str:
+        return f"{self.layout.layout} {self.layout.shape} -> {self.encoder!r}"
+
+
 class _FlatEncoder:
     """Hidden layers over an array of several axes, flattened."""
 
@@ -327,6 +349,51 @@ class _FlatEncoder:
         return f"flatten {self.shape} + {self.mlp!r}"
 
 
+def default_filters(height: int, width: int) -> tuple[tuple[Any, ...], ...]:
+    """The convolutions of an image for which none are given; they fit every size.
+
+    From 36 x 36 the Nature stack, under it one of 3 x 3. Kernels are cut to what is left of a side that is shorter.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+
+    Returns:
+        ``(outputs, kernel, stride)`` of each.
+    """
+    filters: Sequence[tuple[int, int, int]] = NATURE_FILTERS
+    if min(height, width) >= _LEAST_FOR_NATURE:
+        return NATURE_FILTERS
+    if max(height, width) < _LEAST_FOR_NATURE:
+        filters = _SMALL_FILTERS
+    found: list[tuple[Any, ...]] = []
+    for outputs, kernel, stride in filters:
+        cut = (min(kernel, height), min(kernel, width))
+        found.append((outputs, kernel if cut == (kernel, kernel) else cut, stride))
+        height, width = ((side - size) // stride + 1 for side, size in zip((height, width), cut, strict=True))
+    return tuple(found)
+
+
+def make_image_encoder(name: str, layout: ImageLayout, model: Mapping[str, Any]) -> Encoder:
+    """Build the network from an image, however it lies, to features: as :func:`make_encoder`, whose names it has.
+
+    Args:
+        name: Prefix of the parameter names.
+        layout: How the image lies (``learner_core.maths.images``).
+        model: As of :func:`make_encoder`.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        ConfigError: As :func:`make_encoder`.
+    """
+    if model.get("conv_filters") is None:
+        model = {**model, "conv_filters": default_filters(*layout.hwc[:2])}
+    encoder = make_encoder(name, layout.hwc, model)
+    return encoder if layout.layout == "HWC" and not layout.scale else _LaidOutEncoder(layout, encoder)
+
+
 def make_encoder(name: str, shape: Sequence[int], model: Mapping[str, Any]) -> Encoder:
     """Build the network from an observation to features that ``model`` describes.
 
@@ -337,28 +404,36 @@ def make_encoder(name: str, shape: Sequence[int], model: Mapping[str, Any]) -> E
         name: Prefix of the parameter names.
         shape: Shape of one observation: ``(num_features,)`` or ``(height, width, channels)``.
         model: ``hidden`` (default: [64, 64]; for images [512]), ``activation`` (tanh; for images relu),
-            ``conv_filters`` (default: the Nature stack, or one 3x3 convolution for images under 36 x 36),
-            ``conv_activation`` (relu), ``init`` (orthogonal). Other keys are ignored: they are the module's.
+            ``conv_filters`` (default: :func:`default_filters`), ``conv_activation`` (relu), ``init`` (orthogonal),
+            ``layer_norm`` (False). ``None`` is the default; other keys are ignored: they are the module's.
 
     Returns:
         The encoder: ``init(rng)``, ``apply(xp, params, x)`` and ``output_size``.
 
     Raises:
-        ConfigError: As :class:`MLP` and :class:`ConvStack` do.
+        ConfigError: As :class:`MLP` and :class:`ConvStack` do; three axes that look like channels first.
     """
+    given = {key: value for key, value in model.items() if value is not None}
     is_image = len(shape) == 3
-    filters = model.get("conv_filters")
+    filters = given.get("conv_filters")
     if is_image and filters is None:
-        filters = NATURE_FILTERS if max(shape[:2]) >= 36 else _SMALL_FILTERS
+        if axes_of_three(shape) == "CHW":
+            raise ConfigError(
+                f"{name}: shape={tuple(shape)} is read as (height, width, channels) and looks like (channels, height, "
+                "width): take make_image_encoder, which is told how an image lies, or give conv_filters"
+            )
+        filters = default_filters(shape[0], shape[1])
     if filters and not is_image:
         raise ConfigError(f"{name}: conv_filters need (height, width, channels), got shape={tuple(shape)}")
-    init = model.get("init", "orthogonal")
-    hidden = model.get("hidden", [512] if filters else [64, 64])
-    activation = model.get("activation", "relu" if filters else "tanh")
+    init = given.get("init", "orthogonal")
+    hidden = given.get("hidden", [512] if filters else [64, 64])
+    activation = given.get("activation", "relu" if filters else "tanh")
+    layer_norm = given.get("layer_norm", False)
     if filters:
-        conv = ConvStack(f"{name}.conv", shape, filters, activation=model.get("conv_activation", "relu"), init=init)
-        return _ImageEncoder(conv, MLP(name, conv.output_size, hidden, activation=activation, init=init))
-    mlp = MLP(name, math.prod(shape), hidden, activation=activation, init=init)
+        conv = ConvStack(f"{name}.conv", shape, filters, activation=given.get("conv_activation", "relu"), init=init)
+        mlp = MLP(name, conv.output_size, hidden, activation=activation, init=init, layer_norm=layer_norm)
+        return _ImageEncoder(conv, mlp)
+    mlp = MLP(name, math.prod(shape), hidden, activation=activation, init=init, layer_norm=layer_norm)
     return mlp if len(shape) == 1 else _FlatEncoder(shape, mlp)
 
 

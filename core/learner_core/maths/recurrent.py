@@ -13,18 +13,15 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError
 from ..xp import Array, Namespace
-from .initialisers import orthogonal, uniform_fan_in
-from .networks import Parameters
+from .initialisers import Parameters, init_name, sample_recurrent
 
 __all__ = ["GRU", "LSTM"]
-
-_INITS: Final = ("orthogonal", "uniform")
 
 
 class _Recurrent:
@@ -36,15 +33,13 @@ class _Recurrent:
     kernel: ClassVar[str]
 
     def __init__(self, name: str, input_size: int, hidden_size: int, *, init: str = "orthogonal") -> None:
-        if init not in _INITS:
-            raise ConfigError(f"init={init!r} does not exist.{did_you_mean(init, _INITS)}")
+        self._init = init_name(init)
         for what, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
                 raise ConfigError(f"{name}: {what}={size!r}: expected an int of at least 1")
         self.name = name
         self.input_size = int(input_size)
         self.hidden_size = int(hidden_size)
-        self._init = init
         self._names = [f"{name}.{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
     @property
@@ -60,21 +55,11 @@ class _Recurrent:
 
         Returns:
             ``{name}.weight_ih_l0`` float32 ``[gates * hidden, input]``, ``{name}.weight_hh_l0`` ``[gates * hidden,
-            hidden]``, ``{name}.bias_ih_l0`` and ``{name}.bias_hh_l0`` ``[gates * hidden]``. Orthogonal: every gate's
-            matrix is, and biases are zero; uniform: Torch's default, within 1 / sqrt(hidden).
+            hidden]``, ``{name}.bias_ih_l0`` and ``{name}.bias_hh_l0`` ``[gates * hidden]``, as
+            :func:`~learner_core.maths.initialisers.sample_recurrent` has them.
         """
-        hidden, rows = self.hidden_size, self.num_gates * self.hidden_size
-        shapes = [(rows, self.input_size), (rows, hidden), (rows,), (rows,)]
-        params: Parameters = {}
-        for name, shape in zip(self._names, shapes, strict=True):
-            if self._init == "uniform":
-                params[name] = uniform_fan_in(rng, shape, hidden)
-            elif len(shape) == 1:
-                params[name] = np.zeros(shape, np.float32)
-            else:
-                gates = [orthogonal(rng, (hidden, shape[1])) for _ in range(self.num_gates)]
-                params[name] = np.concatenate(gates)
-        return params
+        arrays = sample_recurrent(rng, self.num_gates, self.input_size, self.hidden_size, init=self._init)
+        return dict(zip(self._names, arrays, strict=True))
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """The state of one sequence before its first step: zeros float32 ``[hidden]`` by leaf."""
@@ -177,7 +162,7 @@ class LSTM(_Recurrent):
         name: Prefix of the parameter names.
         input_size: Length of the last axis of the input.
         hidden_size: Size of the state and the output.
-        init: ``"orthogonal"`` or ``"uniform"``; see :meth:`init`.
+        init: A name in ``initialisers.INITS``; see :meth:`init`.
 
     Raises:
         ConfigError: For an unknown init, or a size that is not a positive integer.

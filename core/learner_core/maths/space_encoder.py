@@ -16,8 +16,9 @@ import numpy as np
 from .. import spaces
 from ..errors import ConfigError, did_you_mean
 from ..xp import Array, Namespace
+from .images import ImageLayout, byte_image, has_image, image_layouts
 from .layers import Embedding
-from .networks import ENCODER_SETTINGS, Encoder, Parameters, make_encoder
+from .networks import ENCODER_SETTINGS, Encoder, Parameters, make_encoder, make_image_encoder
 
 __all__ = ["DictEncoder", "needs_encoders"]
 
@@ -26,8 +27,11 @@ _PART_SETTINGS: Final = (*ENCODER_SETTINGS, "embedding")
 
 def needs_encoders(space: Any, model: Mapping[str, Any]) -> bool:
     """Whether a space of several parts has one with an encoder of its own: an image, or one that ``encoders`` names."""
-    parts = spaces.parts(space)
-    return bool(model.get("encoders")) or (len(parts) > 1 and any(map(spaces.is_image, parts.values())))
+    if "" in map(".".join, spaces.parts(space)):
+        return bool(model.get("encoders"))
+    if model.get("encoders") or any(map(byte_image, spaces.parts(space).values())):
+        return True
+    return has_image(space) and bool(image_layouts(space, model))
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,12 @@ class DictEncoder:
         for key in wanted:
             if not key or key not in parts:
                 raise ConfigError(f"encoders: the observations have no part {key!r}.{did_you_mean(str(key), parts)}")
+        layouts = image_layouts(space, model)
         self._parts = [
-            _make_part(f"{name}.{key}", path, part, wanted.get(key), model) for key, (path, part) in parts.items()
+            _make_part(f"{name}.{key}", path, part, wanted.get(key), model, layouts.get(key))
+            for key, (path, part) in parts.items()
         ]
+        self.has_images = any(key in layouts or byte_image(part) for key, (_, part) in parts.items())
 
     @property
     def output_size(self) -> int:
@@ -121,16 +128,19 @@ class DictEncoder:
         return f"DictEncoder({self.name!r}, {parts} -> {self.output_size})"
 
 
-def _make_part(name: str, path: tuple[str, ...], space: Any, own: Any, model: Mapping[str, Any]) -> _Part:
-    """The part of this space; ``own``: its settings, ``None`` if it has none."""
+def _make_part(
+    name: str, path: tuple[str, ...], space: Any, own: Any, model: Mapping[str, Any], layout: ImageLayout | None
+) -> _Part:
+    """The part of this space; ``own``: its settings, ``None`` if it has none; ``layout``: how it lies, as an image."""
     flat = spaces.SpaceEncoder(space)
-    image = spaces.is_image(space)
-    if own is None and not image:
+    if own is None and layout is None:
         return _Part(path, flat, None)
     settings = {} if own is None else own
     if not isinstance(settings, Mapping):
         raise ConfigError(f"encoders: {name}: expected a dict of settings, got {settings!r}")
     for key in settings:
+        if key == "image_layout":
+            raise ConfigError(f"encoders: {name}: layouts have one place: model={{'image_layout': {{part: layout}}}}")
         if key not in _PART_SETTINGS:
             raise ConfigError(f"encoders: {name}: no setting {key!r}.{did_you_mean(str(key), _PART_SETTINGS)}")
     if "embedding" in settings:
@@ -140,10 +150,13 @@ def _make_part(name: str, path: tuple[str, ...], space: Any, own: Any, model: Ma
             )
         return _Part(path, None, Embedding(name, int(space.n), settings["embedding"]), int(space.start))
     merged = {**{key: value for key, value in model.items() if key in ENCODER_SETTINGS}, **settings}
-    if image:
+    if layout is not None:
+        if byte_image(space) or not settings.get("conv_filters"):
+            merged["hidden"] = settings.get("hidden", [])
+        return _Part(path, None, make_image_encoder(name, layout, merged))
+    if settings.get("conv_filters"):
+        raise ConfigError(f"encoders: {name}: conv_filters need an image (height, width, channels), this is {space}")
+    merged["conv_filters"] = []
+    if byte_image(space):
         merged["hidden"] = settings.get("hidden", [])
-        return _Part(path, None, make_encoder(name, space.shape, merged))
-    merged["conv_filters"] = settings.get("conv_filters", [])
-    if merged["conv_filters"]:
-        return _Part(path, None, make_encoder(name, space.shape, merged))
     return _Part(path, flat, make_encoder(name, (flat.size,), merged))

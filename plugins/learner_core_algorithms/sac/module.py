@@ -22,8 +22,8 @@ class SACModule(PolicyModule):
     Actions are in the action space's unit wherever they come in or go out. The density and the Q networks' input are on
     [-1, 1], so that what is learned does not depend on that unit.
 
-    Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``encoders``, ``init``,
-    ``twin_q``.
+    Settings (``model``) are PolicyModule's without a memory, and ``twin_q``. ``hidden``, ``activation``, ``layer_norm``
+    and ``init`` may differ: ``{"pi": ..., "qf": ...}``, where ``qf`` is either Q network.
     """
 
     targets: ClassVar[tuple[str, ...]] = ("qf*",)
@@ -42,18 +42,26 @@ class SACModule(PolicyModule):
                 f"model={{'recurrent': {self.model['recurrent']!r}}}: SAC learns from single steps of its replay "
                 "buffer and has no memory; PPO, IMPALA and APPO have"
             )
-        self.model.setdefault("free_log_std", False)
+        if self.model.get("free_log_std") is None:
+            self.model["free_log_std"] = False
+        init = self.model.get("init")
         # Torch's uniform initialisation: orthogonal Q heads start too large for a bootstrapped target.
-        self.model.setdefault("init", "uniform")
+        if init is None:
+            self.model["init"] = "uniform"
+        elif isinstance(init, Mapping):
+            self.model["init"] = {**dict.fromkeys(("pi", "qf"), "uniform"), **init}
         super().setup()
         low, high = (np.asarray(bound, np.float64).ravel() for bound in (self.action_space.low, self.action_space.high))
         self.action_box = UnitBox.of(tuple(low.tolist()), tuple(high.tolist()))
 
+    def _network_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return ("pi", "qf"), ()
+
     def _setup_networks(self) -> None:
-        num_actions = int(np.prod(self.action_space.shape))
-        self.pi = Trunk("pi", self.observation_space, self.model, self.num_policy_outputs)
-        names = ("qf", "qf_twin") if self.model.get("twin_q", True) else ("qf",)
-        self.critics = [Trunk(name, self.observation_space, self.model, 1, extra=num_actions) for name in names]
+        num_actions, space = int(np.prod(self.action_space.shape)), self.observation_space
+        self.pi = Trunk("pi", space, self.networks.of("pi"), self.num_policy_outputs)
+        names, own = ("qf", "qf_twin") if self._chosen("twin_q", True) else ("qf",), self.networks.of("qf")
+        self.critics = [Trunk(name, space, own, 1, extra=num_actions) for name in names]
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         params = super().init(rng)
@@ -76,4 +84,6 @@ class SACModule(PolicyModule):
         return [xp.squeeze(critic.apply(xp, params, obs, unit), -1) for critic in self.critics]
 
     def get_train_action_dist_cls(self) -> Any:
-        return distribution_for(self.action_space, self.xp, squash=True, unit_density=True)
+        return distribution_for(
+            self.action_space, self.xp, squash=True, log_std_range=self._log_std_range(), unit_density=True
+        )
