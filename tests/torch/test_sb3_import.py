@@ -88,6 +88,94 @@ def test_answers_are_those_of_the_model(case: str) -> None:
         check(case, learner, expected)
 
 
+@pytest.mark.parametrize("layout", ["CHW", "SCHW", "SHWC"])
+def test_an_image_policy_answers_the_same_in_every_layout(layout: str) -> None:
+    """Stable-Baselines3 has channels first itself; what an environment's own layout is does not matter to weights."""
+    with np.load(GOLDEN / "sb3_ppo_image.npz") as golden:
+        expected = dict(golden)
+    frames = expected["obs"].transpose(0, 3, 1, 2)  # two channels
+    expected["obs"] = {"CHW": frames, "SCHW": frames[:, :, None], "SHWC": frames[..., None]}[layout]
+    spec = lc.RLModuleSpec(
+        observation_space=Box(0, 255, expected["obs"].shape[1:], np.uint8), action_space=Discrete(3)
+    )
+    config = PPOConfig().framework("torch", compile=False).rl_module(model=SETTINGS["ppo_image"][3])
+    learner = config.rl_module(rl_module_spec=spec).build_learner()
+    if layout == "CHW":
+        lc.import_sb3(GOLDEN / "sb3_ppo_image.zip", learner)
+        check("ppo_image", learner, expected)
+        return
+    # A stack of four axes is none of its image spaces.
+    with pytest.raises(StateError, match="observation_space.*shape"):
+        lc.import_sb3(GOLDEN / "sb3_ppo_image.zip", learner)
+
+
+def test_layers_behind_the_features_of_images() -> None:
+    """net_arch=dict(pi=[5], vf=[4, 3]) of a CnnPolicy, whose network Torch computes here."""
+    import torch
+    from torch import nn
+
+    from learner_core.exporting.sb3 import convert_ppo
+    from learner_core.learning.actor_critic import ActorCriticModule
+
+    torch.manual_seed(0)
+    cnn = nn.Sequential(
+        nn.Conv2d(2, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten()
+    )
+    linear = nn.Sequential(nn.Linear(384, 8), nn.ReLU())
+    pi, vf = nn.Sequential(nn.Linear(8, 5), nn.Tanh()), nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())
+    action, value = nn.Linear(5, 3), nn.Linear(3, 1)
+    prefixes = {
+        "features_extractor.cnn": cnn, "features_extractor.linear": linear, "mlp_extractor.policy_net": pi,
+        "mlp_extractor.value_net": vf, "action_net": action, "value_net": value,
+    }  # fmt: skip
+    tensors = {
+        f"{prefix}.{name}": parameter.detach().numpy()
+        for prefix, network in prefixes.items()
+        for name, parameter in network.named_parameters()
+    }
+    used: set[str] = set()
+    params = convert_ppo(tensors, used)
+    assert used == set(tensors)
+    images = np.random.default_rng(0).integers(0, 256, (3, 44, 52, 2)).astype(np.uint8)
+    features = linear(cnn(torch.from_numpy(images).permute(0, 3, 1, 2) / 255))
+    model = {
+        "vf_share_layers": True,
+        "hidden": {"encoder": [8], "pi": [5], "vf": [4, 3]},
+        "activation": {"encoder": "relu", "pi": "tanh", "vf": "tanh"},
+    }
+    module = ActorCriticModule(IMAGE, Discrete(3), model, numpy_xp)
+    assert {name: value.shape for name, value in module.init(np.random.default_rng(0)).items()} == {
+        name: value.shape for name, value in params.items()
+    }
+    out = module.forward_train(params, {"obs": images})
+    np.testing.assert_allclose(out["action_dist_inputs"], action(pi(features)).detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(out["vf_preds"], value(vf(features)).detach().numpy()[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "said"),
+    [
+        ("ppo_box", {"log_std_range": [-1.0, 1.0]}, "log_std_range"),
+        ("sac", {"log_std_range": [-5, 2]}, r"log_std_range=\[-5, 2\], the model \[-20, 2\]"),
+        ("sac", {"activation": {"pi": "relu", "qf": "tanh"}}, "learner's module 'tanh'"),
+        ("ppo_discrete", {"layer_norm": True}, "pi.norm.0"),
+        ("ppo_image", {"hidden": [8, 8]}, "encoder.1"),
+        ("ppo_image", {"vf_share_layers": None}, "encoder.conv.0.weight"),
+        ("ppo_image", {"image_layout": "flat", "conv_filters": None, "activation": None}, "divides images by 255|has a NatureCNN"),
+    ],
+)
+def test_settings_that_would_be_another_policy_are_refused(case: str, changes: Any, said: str) -> None:
+    with pytest.raises(StateError, match=said):
+        lc.import_sb3(GOLDEN / f"sb3_{case}.zip", learner_for(case, **changes))
+
+
+def test_sizes_of_each_network_are_taken() -> None:
+    learner = learner_for("sac", hidden={"pi": [16, 8], "qf": [16, 8]}, log_std_range=[-20, 2])
+    lc.import_sb3(GOLDEN / "sb3_sac.zip", learner)
+    with np.load(GOLDEN / "sb3_sac.npz") as expected:
+        check("sac", learner, expected)
+
+
 @pytest.mark.parametrize(
     ("case", "changes", "path"),
     [("ppo_discrete", {"hidden": [16, 9]}, "pi.1.weight"), ("ppo_discrete", {"hidden": [16]}, "pi.1.weight")],
