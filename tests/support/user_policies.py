@@ -56,6 +56,8 @@ _TWO = {
     "log_std_range": [-0.2, 0.1],
 }
 
+_TOLD = {"recurrent": "lstm", "recurrent_size": 5, "use_prev_action": True, "use_prev_reward": True}
+
 #: name -> (module class, observation space, action space, model).
 POLICIES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "discrete": (ActorCriticModule, _VECTOR, Discrete(3, start=2), {}),
@@ -65,6 +67,8 @@ POLICIES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "image, continuous": (ActorCriticModule, _IMAGE, _ACTIONS, {"conv_filters": [[4, 5, 3, 2], [6, 3, 2]]}),
     "lstm": (ActorCriticModule, _VECTOR, Discrete(3), {"recurrent": "lstm", "recurrent_size": 6}),
     "gru, shared": (ActorCriticModule, _VECTOR, _ACTIONS, {"recurrent": "gru", "vf_share_layers": True}),
+    "told, lstm": (ActorCriticModule, _VECTOR, Discrete(3, start=2), _TOLD),
+    "told, gru": (PolicyModule, _VECTOR, _ACTIONS, {"recurrent": "gru", "use_prev_action": True}),
     "sac": (SACModule, _VECTOR, _ACTIONS, {"activation": "relu"}),
     "frames first": (ActorCriticModule, _STACKED, Discrete(3), {"hidden": [8], "conv_filters": [[4, 5, 3]]}),
     "layouts": (PolicyModule, _PARTS, Discrete(3), {"hidden": [8], "image_layout": {"camera": "HW"}}),

@@ -95,9 +95,7 @@ def test_an_image_policy_answers_the_same_in_every_layout(layout: str) -> None:
         expected = dict(golden)
     frames = expected["obs"].transpose(0, 3, 1, 2)  # two channels
     expected["obs"] = {"CHW": frames, "SCHW": frames[:, :, None], "SHWC": frames[..., None]}[layout]
-    spec = lc.RLModuleSpec(
-        observation_space=Box(0, 255, expected["obs"].shape[1:], np.uint8), action_space=Discrete(3)
-    )
+    spec = lc.RLModuleSpec(observation_space=Box(0, 255, expected["obs"].shape[1:], np.uint8), action_space=Discrete(3))
     config = PPOConfig().framework("torch", compile=False).rl_module(model=SETTINGS["ppo_image"][3])
     learner = config.rl_module(rl_module_spec=spec).build_learner()
     if layout == "CHW":
@@ -105,7 +103,7 @@ def test_an_image_policy_answers_the_same_in_every_layout(layout: str) -> None:
         check("ppo_image", learner, expected)
         return
     # A stack of four axes is none of its image spaces.
-    with pytest.raises(StateError, match="observation_space.*shape"):
+    with pytest.raises(StateError, match=r"observation_space.*shape"):
         lc.import_sb3(GOLDEN / "sb3_ppo_image.zip", learner)
 
 
@@ -119,10 +117,19 @@ def test_layers_behind_the_features_of_images() -> None:
 
     torch.manual_seed(0)
     cnn = nn.Sequential(
-        nn.Conv2d(2, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten()
+        nn.Conv2d(2, 32, 8, 4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 4, 2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+        nn.Flatten(),
     )
     linear = nn.Sequential(nn.Linear(384, 8), nn.ReLU())
-    pi, vf = nn.Sequential(nn.Linear(8, 5), nn.Tanh()), nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())
+    pi, vf = (
+        nn.Sequential(nn.Linear(8, 5), nn.Tanh()),
+        nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh()),
+    )
     action, value = nn.Linear(5, 3), nn.Linear(3, 1)
     prefixes = {
         "features_extractor.cnn": cnn, "features_extractor.linear": linear, "mlp_extractor.policy_net": pi,
@@ -161,7 +168,11 @@ def test_layers_behind_the_features_of_images() -> None:
         ("ppo_discrete", {"layer_norm": True}, "pi.norm.0"),
         ("ppo_image", {"hidden": [8, 8]}, "encoder.1"),
         ("ppo_image", {"vf_share_layers": None}, "encoder.conv.0.weight"),
-        ("ppo_image", {"image_layout": "flat", "conv_filters": None, "activation": None}, "divides images by 255|has a NatureCNN"),
+        (
+            "ppo_image",
+            {"image_layout": "flat", "conv_filters": None, "activation": None},
+            "divides images by 255|has a NatureCNN",
+        ),
     ],
 )
 def test_settings_that_would_be_another_policy_are_refused(case: str, changes: Any, said: str) -> None:

@@ -51,8 +51,8 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
         path: the zip file that ``model.save(path)`` wrote.
         learner: a Learner or LearnerGroup, for the same spaces and network sizes: PPO's ``MlpPolicy`` is
             ``model={"hidden": [64, 64], "activation": "tanh"}``, its ``CnnPolicy`` ``model={"vf_share_layers": True}``,
-            SAC's ``MlpPolicy`` ``model={"hidden": [256, 256], "activation": "relu"}``; ``net_arch=dict(pi=..., vf=...)`` is
-            ``hidden={"pi": ..., "vf": ...}``, behind a CnnPolicy's features with ``"encoder": [512]`` among them.
+            SAC's ``MlpPolicy`` ``model={"hidden": [256, 256], "activation": "relu"}``; ``net_arch=dict(pi=...,
+            vf=...)`` is ``hidden={"pi": ..., "vf": ...}``, behind a CnnPolicy's features ``{"encoder": [512], ...}``.
         module_id: which module; the only one if left out.
 
     Returns:

@@ -13,6 +13,7 @@ import numpy as np
 from .. import numpy_xp
 from ..errors import ConfigError, LearnerCoreError, StateError
 from ..learning.resolve import resolve_modules
+from ..maths.action_inputs import PREV_ACTION, PREV_REWARD, ActionInputs
 from ..sampling.normalize import MOMENTS, RunningNormalizer
 from ..state.files import load_state
 from ..state.folder import CheckpointFolder
@@ -82,7 +83,9 @@ class ExportedPolicy:
         Returns:
             ``actions`` in the action space's own units: the module's own if it gives any, as a run acts by them, else
             the most likely ones; ``action_dist_inputs`` and ``vf_preds`` where the module gives them; ``state_out``,
-            the next step's ``state_in``, where it has a memory.
+            the next step's ``state_in``, where it has a memory. Of what a memory is told of the step before,
+            ``prev_action`` is these actions (who takes others puts them there, encoded in the same way), and
+            ``prev_reward`` [N, 1] is missing: who steps the environment has it.
 
         Raises:
             ConfigError: the module gives neither actions nor what they are drawn from.
@@ -93,14 +96,24 @@ class ExportedPolicy:
         own, xp = outputs.get("actions"), module.xp
         if own is not None:
             is_box = type(self.spec.action_space).__name__ == "Box"
-            return {"actions": xp.astype(own, xp.float32 if is_box else xp.int64), **found}
+            return self._acted(xp, xp.astype(own, xp.float32 if is_box else xp.int64), found)
         if "action_dist_inputs" not in outputs:
             raise ConfigError(
                 f"module {self.module_id!r}: forward_inference returned {', '.join(sorted(outputs)) or 'nothing'}: "
                 "expected 'action_dist_inputs' or 'actions' to act by"
             )
         distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
-        return {"actions": distribution.mode(), **found}
+        return self._acted(xp, distribution.mode(), found)
+
+    def _acted(self, xp: Any, actions: Any, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer, with what the actions are to the next step."""
+        out = {"actions": actions, **found}
+        state = out.get("state_out", {})
+        if PREV_ACTION in state or PREV_REWARD in state:
+            out["state_out"] = {leaf: value for leaf, value in state.items() if leaf != PREV_REWARD}
+        if PREV_ACTION in state:
+            out["state_out"][PREV_ACTION] = ActionInputs(self.spec.action_space).encode(xp, actions, xp.float32)
+        return out
 
     def answer(self, obs: Any, state_in: Any = None) -> dict[str, Any]:
         """What numpy computes for observations as an environment gives them; see :meth:`act`."""

@@ -26,6 +26,7 @@ from .rl_module import RLModule
 
 __all__ = ["ActorCriticModule", "PolicyModule", "Trunk", "check_model"]
 
+
 class Trunk:
     """An observation to ``output_size`` numbers: encoder and head.
 
@@ -112,9 +113,10 @@ class PolicyModule(RLModule):
     """A policy alone: ``action_dist_inputs`` from observations.
 
     Settings (``model``): ``hidden``, ``activation``, ``layer_norm``, ``init``, ``conv_filters``, ``conv_activation``,
-    ``image_layout``, ``encoders``; for continuous actions ``free_log_std`` (True: one learned log standard deviation per
-    action dimension, ``log_std``; False: the network gives it), ``log_std_init`` and ``log_std_range``; for a memory
-    ``recurrent`` ("lstm" or "gru"; None: none) and ``recurrent_size`` (64).
+    ``image_layout``, ``encoders``; for continuous actions ``free_log_std`` (True: one learned log standard deviation
+    per action dimension, ``log_std``; False: the network gives it), ``log_std_init`` and ``log_std_range``; for a
+    memory ``recurrent`` ("lstm" or "gru"; None: none), ``recurrent_size`` (64), ``use_prev_action`` and
+    ``use_prev_reward``.
     """
 
     model_keys: ClassVar[tuple[str, ...]] = (
@@ -150,13 +152,14 @@ class PolicyModule(RLModule):
             for key in ("free_log_std", "log_std_init", "log_std_range"):
                 if model.get(key) is not None:
                     raise ConfigError(
-                        f"model={{{key!r}: {model[key]!r}}} needs continuous actions: those of {self.action_space} have "
-                        "no log_std"
+                        f"model={{{key!r}: {model[key]!r}}} needs continuous actions: those of {self.action_space} "
+                        "have no log_std"
                     )
         if model.get("log_std_init") is not None and not self.free_log_std:
             raise ConfigError("model={'log_std_init': ...} needs 'free_log_std': True, and continuous actions")
-        if model.get("recurrent_size") is not None and model.get("recurrent") is None:
-            raise ConfigError("model={'recurrent_size': ...} needs 'recurrent': 'lstm' or 'gru'")
+        for key in ("recurrent_size", "use_prev_action", "use_prev_reward"):
+            if model.get(key) and model.get("recurrent") is None:
+                raise ConfigError(f"model={{{key!r}: ...}} needs 'recurrent': 'lstm' or 'gru'")
 
     def get_train_action_dist_cls(self) -> Any:
         return distribution_for(self.action_space, self.xp, log_std_range=self._log_std_range())
@@ -174,7 +177,8 @@ class PolicyModule(RLModule):
         if model.get("recurrent") is None:
             return Trunk(name, space, model, output_size, output_gain=output_gain)
         encoder = Trunk(name, space, model, None)
-        return Memory(name, space, model, encoder, output_size, output_gain=output_gain)
+        actions = self.action_space
+        return Memory(name, space, model, encoder, output_size, output_gain=output_gain, action_space=actions)
 
     def _answer(
         self, network: Trunk | Memory, params: Mapping[str, Any], batch: Mapping[str, Any], state: dict[str, Any]

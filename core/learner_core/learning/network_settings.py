@@ -25,7 +25,7 @@ NETWORK_KEYS: Final = (
 #: Settings that may differ by network: {"pi": ..., "vf": ...}.
 _BY_NETWORK: Final = ("hidden", "activation", "init", "layer_norm")
 #: Settings that are True or False.
-_SWITCHES: Final = ("free_log_std", "layer_norm", "twin_q", "vf_share_layers")
+_SWITCHES: Final = ("free_log_std", "layer_norm", "twin_q", "use_prev_action", "use_prev_reward", "vf_share_layers")
 
 
 def check_model(model: Mapping[str, Any], known: Collection[str], owner: str) -> None:

@@ -157,8 +157,8 @@ def _refuse_beside(config: Any, module_id: str, spec: RLModuleSpec) -> None:
     """Refuse settings of a network that other settings of the configuration leave without a use, or without a meaning.
 
     Raises:
-        ConfigError: shared layers or sizes of a value function that is not learned; pixels divided by 255 after they were
-            normalised.
+        ConfigError: shared layers or sizes of a value function that is not learned; pixels divided by 255 after they
+            were normalised.
     """
     model = spec.model
     if not getattr(config, "use_critic", True):
@@ -173,9 +173,9 @@ def _refuse_beside(config: Any, module_id: str, spec: RLModuleSpec) -> None:
         for path, layout in image_layouts(spec.observation_space, model).items():
             if layout.scale:
                 raise ConfigError(
-                    f"normalize_observations=True beside the image {path or 'observation'} of numbers from 0 to 255: its "
-                    "network divides them by 255, which normalised ones must not be. Leave one out: give it as uint8, "
-                    "which no statistics are kept of, divide it in a wrapper (bounds 0 and 1), or do not normalise"
+                    f"normalize_observations=True beside the image {path or 'observation'} of numbers from 0 to 255: "
+                    "its network divides them by 255, which normalised ones must not be. Leave one out: give it as "
+                    "uint8, which has no statistics, divide it in a wrapper (bounds 0 and 1), or do not normalise"
                 )
 
 

@@ -64,8 +64,8 @@ class ImageLayout:
     Attributes:
         layout: A key of ``LAYOUTS`` other than ``"flat"``.
         shape: The observation's.
-        scale: Whether its numbers are no bytes and go from 0 to 255: they are divided here. (``ConvStack`` divides bytes,
-            whatever their bounds.)
+        scale: Whether its numbers are no bytes and go from 0 to 255: they are divided here. (``ConvStack`` divides
+            bytes, whatever their bounds.)
     """
 
     layout: str
@@ -151,12 +151,11 @@ def image_layouts(observation_space: Any, model: Mapping[str, Any]) -> dict[str,
         if not filters.get(key) and not model.get("conv_filters"):
             _refuse_against_axes(key, parts[key], layout)
     for key, part in parts.items():
-        layout = said.get(key)
-        if layout is None and key not in flattened:
-            layout = _Look(part).layout(key, convolved=bool(filters.get(key)))
-        if layout is not None and layout != FLAT:
-            look = _Look(part)
-            found[key] = ImageLayout(layout, look.shape, look.bounds == (0, 255) and not look.is_bytes)
+        look, known = _Look(part), said.get(key)
+        if known is None and key not in flattened:
+            known = look.layout(key, convolved=bool(filters.get(key)))
+        if known is not None and known != FLAT:
+            found[key] = ImageLayout(known, look.shape, look.bounds == (0, 255) and not look.is_bytes)
     return found
 
 
@@ -173,7 +172,9 @@ def _said(parts: Mapping[str, Any], given: Any, flattened: set[str]) -> dict[str
         said = {}
         for key, layout in given.items():
             if key not in parts:
-                raise ConfigError(f"image_layout: the observations have no part {key!r}.{did_you_mean(str(key), parts)}")
+                raise ConfigError(
+                    f"image_layout: the observations have no part {key!r}.{did_you_mean(str(key), parts)}"
+                )
             said[str(key)] = _fitting(key, parts[key], layout)
     else:
         _known(given)
@@ -212,8 +213,8 @@ def _refuse_against_axes(key: str, space: Any, layout: str) -> None:
     seen = axes_of_three(three) if len(layout) in (3, 4) and layout != FLAT else None
     if seen is not None and seen != layout[-3:]:
         raise ConfigError(
-            f"image_layout={layout!r}{f' of {key!r}' if key else ''}: {three} reads as {seen} ({LAYOUTS[seen]}), not as "
-            f"{layout[-3:]}; if {layout[-3:]} is meant, give conv_filters as well"
+            f"image_layout={layout!r}{f' of {key!r}' if key else ''}: {three} reads as {seen} ({LAYOUTS[seen]}), not "
+            f"as {layout[-3:]}; if {layout[-3:]} is meant, give conv_filters as well"
         )
 
 
@@ -237,8 +238,11 @@ class _Look:
         self.is_box = type(space).__name__ == "Box"
         self.shape: tuple[int, ...] = tuple(space.shape) if self.is_box else ()
         self.bounds: tuple[float, float] | None = None
-        if len(self.shape) >= 2 and math.prod(self.shape):
-            low, high = (float(space.low.min()), float(space.low.max())), (float(space.high.min()), float(space.high.max()))
+        if len(self.shape) >= 2 and 0 not in self.shape:
+            low, high = (
+                (float(space.low.min()), float(space.low.max())),
+                (float(space.high.min()), float(space.high.max())),
+            )
             if low[0] == low[1] and high[0] == high[1]:
                 self.bounds = (low[0], high[0])
 

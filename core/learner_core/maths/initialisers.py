@@ -164,8 +164,8 @@ def sample_recurrent(
         num_gates: Blocks of rows in the weights.
         input_size: Length of an input.
         hidden_size: Length of the state.
-        init: A name in ``INITS``. ``"uniform"``: all within 1 / sqrt(hidden), Torch's default for recurrent layers. Else
-            the input's matrices are by that name, the state's are orthogonal (as Keras has it) and biases are zero.
+        init: A name in ``INITS``. ``"uniform"``: all within 1 / sqrt(hidden), Torch's default for recurrent layers.
+            Else the input's matrices are by that name, the state's are orthogonal (as in Keras) and biases are zero.
 
     Returns:
         ``weight_ih [gates * hidden, input]``, ``weight_hh [gates * hidden, hidden]`` and both biases, float32.

@@ -129,7 +129,9 @@ class MLP:
         self.has_head = output_size is not None
         self._init = init_name(init)
         self._names = [(f"{name}.{i}.weight", f"{name}.{i}.bias") for i in range(len(self.sizes) - 1)]
-        self._norms = [LayerNorm(f"{name}.norm.{i}", self.sizes[i + 1]) for i in range(len(hidden) if layer_norm else 0)]
+        self._norms = [
+            LayerNorm(f"{name}.norm.{i}", self.sizes[i + 1]) for i in range(len(hidden) if layer_norm else 0)
+        ]
 
     @property
     def input_size(self) -> int:

@@ -49,7 +49,8 @@ def evaluate_agents(
             row = None if noise is None else noise.at(step_number, module_id, player, lanes)
             state, _ = game.memory(module_id, lanes)
             answer = player.ask(obs, noise=row, explore=noise is not None, allowed=game.allowed(lanes), state=state)
-            game.remember(lanes, answer.get("state_out"))
+            state_out = answer.get("state_out")
+            game.remember(lanes, None if state_out is None else player.after(state_out, answer["actions"]))
             actions[module_id] = player.door.to_env(answer["actions"])
         step_number += 1
         for copy, step in enumerate(game.step(groups, actions)):

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..config.agents import AgentMapping
 from ..errors import EnvError
+from ..maths.action_inputs import PREV_REWARD
 from .agent_player import Player
 from .columns import Columns, tree_map
 from .episodes import AgentReturn, Episode
@@ -134,14 +135,17 @@ class AgentGame:
         initial = self.players[module_id].initial_state
         kept = [self.copies[copy].agents[agent].memory for copy, agent in lanes]
         fresh = np.array([memory is None for memory in kept])
-        state = {leaf: np.stack([value if m is None else m[leaf] for m in kept]) for leaf, value in initial.items()}
+        state = {
+            leaf: np.stack([value if m is None else m[leaf] for m in kept]).astype(np.float32)
+            for leaf, value in initial.items()
+        }
         return state, fresh
 
     def remember(self, lanes: Sequence[Lane], state_out: Mapping[str, np.ndarray] | None) -> None:
         """Keep the recurrent state that agents of one module go on with."""
         if state_out is not None:
             for row, (copy, agent) in enumerate(lanes):
-                memory = {leaf: np.array(value[row], np.float32) for leaf, value in state_out.items()}
+                memory = {leaf: np.array(value[row], _dtype(leaf)) for leaf, value in state_out.items()}
                 self.copies[copy].agents[agent].memory = memory
 
     def step(self, groups: Mapping[str, Sequence[Lane]], actions: Mapping[str, np.ndarray]) -> list[CopyStep]:
@@ -179,6 +183,9 @@ class AgentGame:
             copy.agents[agent].length += 1
         for agent in (*actions, *copy.waiting):
             out.rewards[agent] = step.rewards.get(agent, 0.0)
+            memory = copy.agents[agent].memory
+            if memory is not None and PREV_REWARD in memory:
+                memory[PREV_REWARD] += out.rewards[agent]
             if agent in step.ended:
                 copy.agents[agent].memory = None
                 # Of an agent that is gone without a word the last thing it saw stands for what it would have seen.
@@ -292,6 +299,11 @@ class AgentGame:
                 copy.obs = {agent: tree_map(np.array, obs) for agent, obs in saved["obs"]}
                 copy.waiting = {agent: tree_map(np.array, obs) for agent, obs in saved.get("waiting", ())}
             self.copies.append(copy)
+
+
+def _dtype(leaf: str) -> type[np.floating[Any]]:
+    """What an agent is paid while it waits is added up as its row's reward is: in float64."""
+    return np.float64 if leaf == PREV_REWARD else np.float32
 
 
 def stack(trees: Sequence[Columns]) -> Columns:

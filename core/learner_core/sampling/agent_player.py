@@ -16,6 +16,7 @@ from ..spaces import blank
 from ..state.schema import Array, Nullable, OneOf, Record, Schema
 from .actions import ActionDoor
 from .columns import Columns, columns_schema, tree_map
+from .feedback import Feedback
 from .normalize import RunningNormalizer
 from .numpy_backend import Policy
 from .rollout import rollout_columns
@@ -47,6 +48,7 @@ class Player:
         self._example = tree_map(np.asarray if normalized else _narrow, example)
         initial: Mapping[str, np.ndarray] = getattr(policy, "initial_state", None) or {}
         self.initial_state = {leaf: np.asarray(value, np.float32) for leaf, value in initial.items()}
+        self._feedback = Feedback(self.initial_state, self.action_space)
         self.mask: ActionMask | None = None
 
     def meet(self, agent: str, observation_space: Any, action_space: Any, *, module_id: str) -> None:
@@ -104,6 +106,10 @@ class Player:
         if self.initial_state:
             more["state"] = state
         return self.policy.compute_actions(obs, noise=noise, explore=explore, **more)
+
+    def after(self, state: Columns, actions: np.ndarray) -> Columns:
+        """The recurrent state after a step, leaves [B, ...]; what the step will be paid is not known yet."""
+        return self._feedback.told(state, actions) if self._feedback else state
 
 
 def _narrow(leaf: np.ndarray) -> np.ndarray:

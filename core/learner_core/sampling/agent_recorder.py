@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..maths.action_inputs import PREV_REWARD
 from .agent_game import Lane, stack
 from .columns import Columns, tree_map
 from .episodes import Episode
@@ -198,7 +199,12 @@ class AgentRecorder:
             out[list(self._follow)] = predictions[list(self._follow.values())]
         ask = np.array([row for row in self._finals if not terminateds[row] and self._valid[row]], np.int64)
         if ask.size:
-            asked = [following, _concatenated(self._after)] if self._after else [following]
+            asked = [following]
+            if self._after:
+                after = _concatenated(self._after)
+                if PREV_REWARD in after:
+                    after = {**after, PREV_REWARD: np.array(self._rewards, np.float32)[:, np.newaxis]}
+                asked.append(after)
             out[ask] = values(*[tree_map(lambda leaf: leaf[ask], columns) for columns in asked])
         return out
 

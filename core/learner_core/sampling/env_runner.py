@@ -89,7 +89,9 @@ class EnvRunner(RunnerBase):
         self._raw_example = example = blank(self._shown_space)
         # float64 observations are kept as float32: no learner takes more, and they are half of a rollout.
         self._example = tree_map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, example)
-        self._memory = LaneMemory(self.policy, self.num_envs, self._mask, whose=self._whose)
+        self._memory = LaneMemory(
+            self.policy, self.num_envs, self._mask, action_space=self.action_space, whose=self._whose
+        )
         normalized = getattr(config, "normalize_observations", False)
         self._normalizer = RunningNormalizer(self._memory.seen(example)) if normalized else None
         scaled = getattr(config, "normalize_rewards", False)
@@ -167,7 +169,6 @@ class EnvRunner(RunnerBase):
                 answer["action_mask"] = allowed
             for leaf, column in state_in.items():
                 column[t] = memory.state[leaf]
-                after[leaf][t] = memory.state[leaf] if state_out is None else state_out[leaf]
             resets[t] = memory.fresh
             if not columns:
                 columns = {name: np.empty((num_steps, *a.shape), a.dtype) for name, a in answer.items()}
@@ -176,7 +177,6 @@ class EnvRunner(RunnerBase):
             following = obs[t + 1] if plain else tree_map(lambda leaf, t=t: leaf[t + 1], obs)
             out = following if self._normalizer is None else self._raw_obs
             step = lanes.step(self._door.to_env(answer["actions"]), out)
-            memory.advance(step, state_out)
             for lane, final in step.finals.items():
                 step.finals[lane] = memory.seen(final)
             if self._normalizer is not None:
@@ -186,7 +186,11 @@ class EnvRunner(RunnerBase):
                 else:
                     for lane, final in step.finals.items():
                         step.finals[lane] = self._normalizer.normalize(final)
-            recorder.record(t, step)
+            rewards = recorder.record(t, step)
+            state_out = memory.after(state_out, answer["actions"], rewards)
+            for leaf, column in after.items():
+                column[t] = state_out[leaf]
+            memory.advance(step, state_out)
             self._num_vector_steps += 1
         self._obs = tree_map(lambda leaf: leaf[-1].copy(), obs)
         if self._normalizer is None:
@@ -233,6 +237,7 @@ class EnvRunner(RunnerBase):
             stream=f"env_runner/{self.worker_index}/evaluation/{number}",
             explore=explore,
             mask=self._mask,
+            learned_rewards=self.normalized_rewards,
             watch=watch,
         )
 

@@ -73,6 +73,7 @@ def evaluate(
     stream: str,
     explore: bool,
     mask: ActionMask | None = None,
+    learned_rewards: Callable[[np.ndarray], np.ndarray] | None = None,
     watch: Watch | None = None,
 ) -> list[Episode]:
     """Play a fixed number of episodes in each lane: its quota (``EpisodeQuota``).
@@ -89,6 +90,7 @@ def evaluate(
         stream: Name of the action noise.
         explore: Sample actions instead of taking the most likely ones.
         mask: Where observations say which actions are allowed.
+        learned_rewards: Rewards float[N] as a learner gets them, which a memory may be told of; None: as they are.
         watch: Told of every step.
 
     Returns:
@@ -100,7 +102,11 @@ def evaluate(
     noise = NoiseBlocks(noise_seed, stream, count, policy.noise_shape)
     returns, lengths = np.zeros(count), np.zeros(count, np.int64)
     memory = LaneMemory(
-        policy, count, mask, whose=lambda lane: f"environment {lane} of an evaluation, step {lanes.num_steps}"
+        policy,
+        count,
+        mask,
+        action_space=door.space,
+        whose=lambda lane: f"environment {lane} of an evaluation, step {lanes.num_steps}",
     )
     lanes.reset(seeds, obs)
     step_number = 0
@@ -113,7 +119,8 @@ def evaluate(
         state_out = answer.pop("state_out", None)
         before = None if watch is None else tree_map(np.array, seen)
         step = lanes.step(door.to_env(answer["actions"]), obs)
-        memory.advance(step, state_out)
+        paid = step.rewards if learned_rewards is None else learned_rewards(np.asarray(step.rewards, np.float64))
+        memory.advance(step, memory.after(state_out, answer["actions"], paid))
         step_number += 1
         stepped = np.ones(count, np.bool_) if step.valid is None else step.valid
         if watch is not None:

@@ -17,6 +17,7 @@ from ..maths.action_masks import ActionMask
 from ..state.schema import Array, Nullable, Record, Schema
 from .actions import ActionDoor
 from .columns import Columns, columns_schema, tree_map
+from .feedback import Feedback
 from .lanes import Step
 from .numpy_backend import Policy
 
@@ -30,6 +31,7 @@ class LaneMemory:
         policy: answers; recurrent if it has an ``initial_state``.
         num_envs: N.
         mask: where the observations' mask is; ``None``: there is none.
+        action_space: of one environment.
         whose: names a lane in an error.
 
     Attributes:
@@ -38,7 +40,13 @@ class LaneMemory:
     """
 
     def __init__(
-        self, policy: Policy, num_envs: int, mask: ActionMask | None, *, whose: Callable[[int], str] | None = None
+        self,
+        policy: Policy,
+        num_envs: int,
+        mask: ActionMask | None,
+        *,
+        action_space: Any,
+        whose: Callable[[int], str] | None = None,
     ) -> None:
         self._policy = policy
         self._num_envs = num_envs
@@ -46,6 +54,7 @@ class LaneMemory:
         self._whose = whose or (lambda lane: f"environment {lane}")
         initial: Mapping[str, np.ndarray] = getattr(policy, "initial_state", None) or {}
         self._initial = {leaf: np.asarray(value, np.float32) for leaf, value in initial.items()}
+        self._feedback = Feedback(self._initial, action_space)
         self.begin()
 
     @property
@@ -100,8 +109,19 @@ class LaneMemory:
         """Random actions, among those that are allowed."""
         return {"actions": door.random(uniforms, allowed)}
 
+    def after(self, state_out: Columns | None, actions: np.ndarray, rewards: np.ndarray) -> Columns:
+        """The state after a step, before lanes begin anew: leaves [N, ...]; {} without memory.
+
+        Args:
+            state_out: What the policy answered with; ``None``: nothing, actions were random.
+            actions: As they were sampled.
+            rewards: float[N] of the step, as a learner gets them.
+        """
+        state = self.state if state_out is None else state_out
+        return self._feedback.told(state, actions, rewards) if self._feedback else state
+
     def advance(self, step: Step, state_out: Columns | None) -> None:
-        """Go on after a step of all lanes: keep the state, begin anew where an episode began."""
+        """Go on after a step of all lanes: keep the state (of ``after``), begin anew where an episode began."""
         if not self._initial and self._mask is None:
             return
         done = np.asarray(step.terminateds) | np.asarray(step.truncateds)

@@ -160,7 +160,7 @@ class MultiAgentEnvRunner(RunnerBase):
                     if explore:
                         noise = self._action_noise.at(self._num_vector_steps, module_id, player, lanes)
                     answer = player.ask(obs, noise=noise, explore=explore, allowed=allowed, state=state)
-                after = answer.pop("state_out", state)
+                after = player.after(answer.pop("state_out", state), answer["actions"])
                 if allowed is not None:
                     answer["action_mask"] = allowed
                 if state:

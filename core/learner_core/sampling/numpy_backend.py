@@ -17,6 +17,7 @@ from ..backend import Backend
 from ..errors import BatchError, ConfigError, StateError
 from ..maths.action_masks import ActionMask
 from ..maths.distributions import distribution_for
+from ..maths.images import has_image
 from ..plugins.hookspecs import hookimpl
 from ..spaces import check_actions
 from .columns import Columns, tree_map
@@ -34,7 +35,8 @@ class Policy(Protocol):
     #: Shape of one row's standard normal noise.
     noise_shape: tuple[int, ...]
     #: Recurrent state of one environment before its first step, by leaf; empty without memory. One that is not empty
-    #: makes runners pass ``state=`` to both methods; environments with action masks make them pass ``mask=``.
+    #: makes runners pass ``state=`` to both methods; environments with action masks make them pass ``mask=``. Leaves
+    #: ``prev_action`` and ``prev_reward`` are filled in by the runner after each step.
     initial_state: Mapping[str, np.ndarray]
 
     def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -242,17 +244,7 @@ def choose_inference(module_spec: Any, *, setting: str = "auto") -> str:
         return "backend"
     if not getattr(module_class, "portable", True):
         return "backend"
-    return "backend" if _has_image(module_spec.observation_space) else "numpy"
-
-
-def _has_image(space: Any) -> bool:
-    from gymnasium import spaces
-
-    if isinstance(space, spaces.Dict):
-        return any(_has_image(inner) for inner in space.spaces.values())
-    if isinstance(space, spaces.Tuple):
-        return any(_has_image(inner) for inner in space.spaces)
-    return isinstance(space, spaces.Box) and len(space.shape) == 3
+    return "backend" if has_image(module_spec.observation_space) else "numpy"
 
 
 class NumpyBackend(Backend):

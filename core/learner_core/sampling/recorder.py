@@ -40,8 +40,12 @@ class Recorder:
         self._finals: list[tuple[int, int, Columns]] = []
         self._lost: list[tuple[int, int]] = []
 
-    def record(self, t: int, step: Step) -> None:
-        """Take in one step of all lanes; its final observations are kept as they are (normalised or not)."""
+    def record(self, t: int, step: Step) -> np.ndarray:
+        """Take in one step of all lanes; its final observations are kept as they are (normalised or not).
+
+        Returns:
+            float32[N]: its rewards, as the rollout has them.
+        """
         self._raw[t] = step.rewards
         self._terminateds[t] = step.terminateds
         self._truncateds[t] = step.truncateds
@@ -55,6 +59,8 @@ class Recorder:
             scaled = self._scaler.scale(self._raw[t], done, step.valid)
             if not self._keeps_raw:
                 self._rewards[t] = scaled
+        rewards: np.ndarray = self._rewards[t]
+        return rewards
 
     def finish(
         self,

@@ -38,7 +38,7 @@ def laid_out(frames: np.ndarray, layout: str) -> np.ndarray:
 
 
 class Pictures(gym.Env[Any, Any]):
-    """Shows random pictures in a layout, as bytes or as floats; pays the brightness of the first pixel times the action."""
+    """Shows random pictures in a layout, as bytes or floats; pays the first pixel's brightness times the action."""
 
     def __init__(self, layout: str, numbers: str = "bytes", inside: bool = False, continuous: bool = False) -> None:
         self.layout, self.numbers, self.inside = layout, numbers, inside
@@ -56,7 +56,9 @@ class Pictures(gym.Env[Any, Any]):
         picture = laid_out(frames, self.layout)
         picture = picture if self.numbers == "bytes" else picture.astype(np.float32)
         picture = picture / np.float32(255) if self.numbers == "1" else picture
-        return {"camera": picture, "speed": np.full(2, frames[0, 0, 0, 0] / 255, np.float32)} if self.inside else picture
+        return (
+            {"camera": picture, "speed": np.full(2, frames[0, 0, 0, 0] / 255, np.float32)} if self.inside else picture
+        )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
@@ -185,9 +187,11 @@ FLOAT = {"dtype": np.float32}
 
 def learner(space: Any, **model: Any) -> Any:
     config = PPOConfig().environment(observation_space=space, action_space=spaces.Discrete(2))
-    return config.framework("torch" if lc_torch() else "tf", compile=False).rl_module(
-        model={"hidden": [3], **model}
-    ).build_learner()
+    return (
+        config.framework("torch" if lc_torch() else "tf", compile=False)
+        .rl_module(model={"hidden": [3], **model})
+        .build_learner()
+    )
 
 
 def lc_torch() -> bool:
@@ -261,7 +265,11 @@ def test_what_is_no_image() -> None:
         (box((8, 8, 8)), {"image_layout": "HWC", "conv_filters": []}, r"with conv_filters=\[\] there are no conv"),
         (box((84, 84, 3)), {"image_layout": "CHW"}, "reads as HWC .*not as CHW; if CHW is meant, give conv_filters"),
         (spaces.Dict({"cam": box((84, 84, 3))}), {"image_layout": {"kam": "HWC"}}, "no part 'kam'.*Did you mean 'cam'"),
-        (spaces.Dict({"n": spaces.Discrete(2), "c": box((9, 9, 3))}), {"image_layout": {"n": "HW"}}, "an image is a Box"),
+        (
+            spaces.Dict({"n": spaces.Discrete(2), "c": box((9, 9, 3))}),
+            {"image_layout": {"n": "HW"}},
+            "an image is a Box",
+        ),
     ],
     ids=str,
 )

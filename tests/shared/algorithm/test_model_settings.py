@@ -70,6 +70,8 @@ EFFECTS: dict[str, tuple[Any, Any]] = {
     "log_std_range": (answers(), answers(log_std_range=[-0.1, 0.1])),
     "recurrent": (shapes(), shapes(recurrent="gru")),
     "recurrent_size": (memory(), memory(recurrent_size=3)),
+    "use_prev_action": (shapes(recurrent="gru"), shapes(recurrent="gru", use_prev_action=True)),
+    "use_prev_reward": (shapes(recurrent="gru"), shapes(recurrent="gru", use_prev_reward=True)),
     "vf_share_layers": (shapes(), shapes(vf_share_layers=True)),
     "twin_q": (shapes(SACModule), shapes(SACModule, twin_q=False)),
 }
@@ -98,11 +100,13 @@ def config_of(kind: Any, backend: str) -> Any:
 def test_networks_have_sizes_of_their_own(training_backend_name: str) -> None:
     got = build(config_of(PPOConfig, training_backend_name), VECTOR, DISCRETE, hidden={"pi": [5, 4], "vf": [6]})
     assert {name: value.shape for name, value in got.items() if name.endswith("weight")} == {
-        "pi.0.weight": (5, 3), "pi.1.weight": (4, 5), "pi.2.weight": (2, 4), "vf.0.weight": (6, 3), "vf.1.weight": (1, 6)
+        "pi.0.weight": (5, 3), "pi.1.weight": (4, 5), "pi.2.weight": (2, 4),
+        "vf.0.weight": (6, 3), "vf.1.weight": (1, 6),
     }  # fmt: skip
     got = build(config_of(SACConfig, training_backend_name), VECTOR, BOX, hidden={"pi": [5], "qf": [6, 7]})
     assert {name: value.shape for name, value in got.items() if name.endswith("weight")} == {
-        "pi.0.weight": (5, 3), "pi.1.weight": (4, 5), "qf.0.weight": (6, 5), "qf.1.weight": (7, 6), "qf.2.weight": (1, 7),
+        "pi.0.weight": (5, 3), "pi.1.weight": (4, 5),
+        "qf.0.weight": (6, 5), "qf.1.weight": (7, 6), "qf.2.weight": (1, 7),
         "qf_twin.0.weight": (6, 5), "qf_twin.1.weight": (7, 6), "qf_twin.2.weight": (1, 7),
     }  # fmt: skip
     got = build(config_of(BCConfig, training_backend_name), VECTOR, DISCRETE, hidden={"pi": [5]})
@@ -118,7 +122,7 @@ def test_shared_layers_may_have_networks_behind_them(training_backend_name: str)
     # As ever: the sizes are the encoder's.
     assert shapes(vf_share_layers=True, actions=DISCRETE)["pi.0.weight"] == (2, 4)
     assert shapes(vf_share_layers=True, recurrent="gru", hidden={"encoder": [8], "pi": [5], "vf": []}) == {
-        **{name: shape for name, shape in shapes(vf_share_layers=True, recurrent="gru", hidden=[8]).items()},
+        **shapes(vf_share_layers=True, recurrent="gru", hidden=[8]),
         "pi.0.weight": (5, 64), "pi.0.bias": (5,), "pi.1.weight": (2, 5), "pi.1.bias": (2,),
     }  # fmt: skip
 
@@ -126,7 +130,10 @@ def test_shared_layers_may_have_networks_behind_them(training_backend_name: str)
 def test_other_settings_may_differ_too(training_backend_name: str) -> None:
     model = {"layer_norm": {"qf": True}, "activation": {"pi": "tanh"}, "init": {"qf": "xavier_uniform"}, "hidden": [4]}
     got = build(config_of(SACConfig, training_backend_name), VECTOR, BOX, **model)
-    assert [name for name in got if "norm" in name and name.endswith("weight")] == ["qf.norm.0.weight", "qf_twin.norm.0.weight"]
+    assert [name for name in got if "norm" in name and name.endswith("weight")] == [
+        "qf.norm.0.weight",
+        "qf_twin.norm.0.weight",
+    ]
     assert not got["qf.0.bias"].any() and got["pi.0.bias"].any()  # SAC's default, for the policy, is Torch's
 
 
@@ -185,7 +192,9 @@ def test_initial_weights_of_a_memory(kind: str, init: str) -> None:
 
 def test_normalised_layers_by_hand() -> None:
     """Linear, normalised, shifted, then the activation; the head is not normalised."""
-    made = module(PolicyModule, spaces.Box(-9, 9, (2,), np.float32), DISCRETE, hidden=[2], layer_norm=True, activation="relu")
+    made = module(
+        PolicyModule, spaces.Box(-9, 9, (2,), np.float32), DISCRETE, hidden=[2], layer_norm=True, activation="relu"
+    )
     params = {
         "pi.0.weight": np.array([[1.0, 0.0], [0.0, 1.0]]), "pi.0.bias": np.array([1.0, 0.0]),
         "pi.norm.0.weight": np.array([2.0, 3.0]), "pi.norm.0.bias": np.array([0.5, -10.0]),
@@ -200,7 +209,9 @@ def test_normalised_layers_by_hand() -> None:
 
 @pytest.mark.fast_on_torch
 def test_normalised_layers_train(training_backend_name: str) -> None:
-    with told("ppo", training_backend_name, lr=0.1).rl_module(model={"hidden": [4], "layer_norm": True}).build() as algo:
+    with (
+        told("ppo", training_backend_name, lr=0.1).rl_module(model={"hidden": [4], "layer_norm": True}).build() as algo
+    ):
         algo.train()
         got = algo.learner_group.get_weights()[MID]
     assert got["vf.norm.0.weight"].shape == (4,) and not (got["vf.norm.0.weight"] == 1).all()
@@ -224,7 +235,9 @@ def test_log_std_is_clipped(training_backend_name: str, free: bool) -> None:
         watched = Watched(algo)
         algo.train()
         algo.train()
-        recorded = np.concatenate([part.columns["action_dist_inputs"][..., 1].ravel() for part in watched.fragments[1:]])
+        recorded = np.concatenate(
+            [part.columns["action_dist_inputs"][..., 1].ravel() for part in watched.fragments[1:]]
+        )
         after = algo.learner_group.get_weights()[MID][name][-1]
     np.testing.assert_array_equal(recorded, np.full(len(recorded), 0.25, np.float32))
     assert after == 5.0
@@ -247,16 +260,19 @@ def test_log_std_of_sac() -> None:
     ("kind", "space", "actions", "model", "words"),
     [
         (PPOConfig, VECTOR, DISCRETE, {"hidden": {"pi": [4]}}, "give the sizes of each network: 'pi', 'vf'"),
-        (PPOConfig, VECTOR, DISCRETE, {"hidden": {"pi": [4], "vfs": [4]}}, "networks are 'pi', 'vf'. Did you mean 'vf'"),
-        (PPOConfig, VECTOR, DISCRETE, {"hidden": {"pi": [4], "vf": [4]}, "vf_share_layers": True}, "'encoder', 'pi', 'vf'"),
+        (PPOConfig, VECTOR, DISCRETE, {"hidden": {"pi": [4], "vfs": [4]}}, "are 'pi', 'vf'. Did you mean 'vf'"),
+        (PPOConfig, VECTOR, DISCRETE, {"hidden": {"pi": [], "vf": []}, "vf_share_layers": True}, "'encoder', 'pi'"),
         (PPOConfig, VECTOR, DISCRETE, {"hidden": {"encoder": [4], "pi": [4], "vf": [4]}}, "networks are 'pi', 'vf'"),
         (SACConfig, VECTOR, BOX, {"hidden": {"pi": [4], "vf": [4]}}, "networks are 'pi', 'qf'"),
         (SACConfig, VECTOR, BOX, {"policy": {"hidden": [4]}}, "'policy'.*no setting"),
         (PPOConfig, VECTOR, DISCRETE, {"hidden": 64}, r"hidden=64.*such as \[64, 64\]"),
         (PPOConfig, VECTOR, DISCRETE, {"hidden": [], "activation": "relu"}, "activation.*no hidden layers"),
         (PPOConfig, VECTOR, DISCRETE, {"hidden": [], "layer_norm": True}, "layer_norm.*no hidden layers"),
-        (PPOConfig, VECTOR, DISCRETE, {"activation": {"pi": "relu"}, "hidden": {"pi": [], "vf": [4]}}, "layers of 'pi'"),
+        (PPOConfig, VECTOR, DISCRETE, {"activation": {"pi": "elu"}, "hidden": {"pi": [], "vf": [4]}}, "of 'pi'"),
         (PPOConfig, VECTOR, DISCRETE, {"vf_share_layers": True, "layer_norm": {"pi": True}}, "layers of 'pi'"),
+        (PPOConfig, VECTOR, DISCRETE, {"use_prev_action": True}, "use_prev_action.*needs 'recurrent'"),
+        (PPOConfig, VECTOR, DISCRETE, {"recurrent": "gru", "use_prev_reward": 1}, "use_prev_reward.*True or False"),
+        (SACConfig, VECTOR, BOX, {"use_prev_reward": True}, "use_prev_reward.*no setting"),
         (PPOConfig, VECTOR, DISCRETE, {"layer_norm": 1}, "layer_norm.*True or False"),
         (PPOConfig, VECTOR, DISCRETE, {"layer_nrom": True}, "Did you mean 'layer_norm'"),
         (PPOConfig, VECTOR, DISCRETE, {"vf_share_layers": "yes"}, "vf_share_layers.*True or False"),
