@@ -223,7 +223,8 @@ class CommonSettings(Settings):
 
     # ---- module, agents ------------------------------------------------------------------------------------------
     model: dict[str, Any] = field(default_factory=lambda: {"hidden": [64, 64], "activation": "tanh"})
-    """The network: hidden sizes, activation, conv_filters, ...; a module class of your own gets it as it is."""
+    """The network: hidden, activation, image_layout, ...; docs/networks.md has the table. Given at all, it replaces the
+    default as a whole; a module class of your own gets it as it is."""
 
     rl_module_spec: Any = None
     """An RLModuleSpec or MultiRLModuleSpec; None: the algorithm's module with `model`."""

@@ -67,7 +67,8 @@ class SACConfig(OffPolicyConfig):
     """Bound on the gradients in the sense of grad_clip_by. None: no clipping."""
 
     model: dict[str, Any] = field(default_factory=lambda: {"hidden": [256, 256], "activation": "relu"})
-    """The networks: hidden sizes, activation, conv_filters of policy and Q networks alike."""
+    """The networks: hidden, activation, ... of policy and Q networks alike, or {"pi": ..., "qf": ...}; docs/networks.md
+    has the table. Given at all, it replaces the default as a whole."""
 
     def module_settings(self) -> dict[str, Any]:
         """``model``, and that there is one Q network if so."""
