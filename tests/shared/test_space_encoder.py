@@ -116,6 +116,26 @@ def test_trunk_with_images_and_actions(xp: Any, mode: str) -> None:
     np.testing.assert_allclose(got, trunk.apply(numpy_xp, params, obs, actions), atol=1e-5)
 
 
+def test_parts_of_a_tuple_and_layers_have_names_of_their_own() -> None:
+    """ "0" is the first part, and the first layer."""
+    space = spaces.Tuple((spaces.Discrete(4), spaces.Box(-1, 1, (3,), np.float32)))
+    model = {"hidden": [8], "encoders": {"0": {"embedding": 3}, "1": {"hidden": [2]}}}
+    shapes = {name: v.shape for name, v in Trunk("pi", space, model, 2).init(np.random.default_rng(0)).items()}
+    assert shapes == {
+        "pi.0.embedding.weight": (4, 3),
+        "pi.1.0.weight": (2, 3),
+        "pi.1.0.bias": (2,),
+        "pi.0.weight": (8, 5),
+        "pi.0.bias": (8,),
+        "pi.1.weight": (2, 8),
+        "pi.1.bias": (2,),
+    }
+    parts = spaces.Dict({"norm": spaces.Box(-1, 1, (3,), np.float32), "other": spaces.Discrete(2)})
+    with pytest.raises(ConfigError, match=r"pi.norm.0.weight.*rename the part"):
+        model = {"hidden": [2], "layer_norm": True, "encoders": {"norm": {"hidden": [2], "layer_norm": False}}}
+        Trunk("pi", parts, model, 2).init(np.random.default_rng(0))
+
+
 def test_defaults_of_images() -> None:
     space = spaces.Dict({"image": spaces.Box(0, 255, (84, 84, 4), np.uint8), "v": spaces.Box(-1, 1, (3,), np.float32)})
     params = ActorCriticModule(space, spaces.Discrete(2), {}, numpy_xp).init(np.random.default_rng(0))

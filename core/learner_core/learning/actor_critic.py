@@ -88,11 +88,17 @@ class Trunk:
         self.output_size = self.head.output_size if self.head is not None else self.body.output_size
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Initial parameters."""
+        """Initial parameters.
+
+        Raises:
+            ConfigError: a part of the observations is called as a layer of the trunk is.
+        """
         params: dict[str, np.ndarray] = {} if self.parts is None else self.parts.init(rng)
-        params.update(self.body.init(rng))
-        if self.head is not None:
-            params.update(self.head.init(rng))
+        for network in (self.body, *(() if self.head is None else (self.head,))):
+            for name, value in network.init(rng).items():
+                if name in params:
+                    raise ConfigError(f"{name!r} would be a layer of the network and of a part: rename the part")
+                params[name] = value
         return params
 
     def apply(self, xp: Any, params: Mapping[str, Any], obs: Any, extra: Any = None) -> Any:

@@ -63,7 +63,7 @@ def check_kinds(model: Mapping[str, Any]) -> None:
         _refuse("log_std_range", bounds, "expected two numbers, such as [-20, 2]")
     if not bounds[0] < bounds[1]:
         _refuse("log_std_range", bounds, "expected the lower bound first")
-    if model.get("free_log_std", True) and not bounds[0] <= (start or 0.0) <= bounds[1]:
+    if model.get("free_log_std") is not False and not bounds[0] <= (start or 0.0) <= bounds[1]:
         _refuse("log_std_range", bounds, f"log_std starts at {start or 0.0}, outside of it: set log_std_init within")
 
 

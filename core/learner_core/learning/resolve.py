@@ -18,6 +18,7 @@ from ..maths.images import could_be_image, has_image, image_layouts
 from ..spaces import parts
 from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
+from .earlier_models import as_it_was_built
 from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec
 
 __all__ = ["resolve_backend", "resolve_modules"]
@@ -116,8 +117,14 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     if like is None:
         _refuse_unused_model(config, full)
     full = _each_its_own(specs, full)
+    stored = like is None and "model" not in config.news
     for module_id, one in full.items():
-        if _is_ours(one.module_class):
+        if not _is_ours(one.module_class):
+            continue
+        if stored:
+            model = as_it_was_built(one.model, one.observation_space, one.action_space)
+            full[module_id] = replace(one, model=model)
+        else:
             _refuse_beside(config, module_id, one)
     return full
 

@@ -64,7 +64,11 @@ class RLModule:
         return ()
 
     def initial_state(self) -> dict[str, np.ndarray]:
-        """Recurrent state of one environment before its first step; empty for feed-forward modules."""
+        """Recurrent state of one environment before its first step; empty for feed-forward modules.
+
+        Leaves ``prev_action`` and ``prev_reward`` are filled in by whoever steps the environment
+        (``learner_core.maths.action_inputs``).
+        """
         return {}
 
     def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ __all__ = [
     "could_be_image",
     "has_image",
     "image_layouts",
+    "layouts_in_doubt",
 ]
 
 #: What ``image_layout`` says of something that is no image.
@@ -133,18 +134,7 @@ def image_layouts(observation_space: Any, model: Mapping[str, Any]) -> dict[str,
         SpaceError: A part may be an image or not, or lie in several ways; the text says what to type.
         ConfigError: ``image_layout`` has no such value, does not fit the space, or has no use.
     """
-    parts = {".".join(path): part for path, part in spaces.parts(observation_space).items()}
-    encoders = model.get("encoders") or {}
-    filters = {
-        key: own["conv_filters"]
-        for key, own in (encoders.items() if isinstance(encoders, Mapping) else ())
-        if isinstance(own, Mapping) and own.get("conv_filters") is not None
-    }
-    if "" in parts and model.get("conv_filters") is not None:
-        filters[""] = model["conv_filters"]
-    flattened = {key for key, own in filters.items() if not own}
-    if model.get("conv_filters") is not None and not model["conv_filters"]:
-        flattened |= {key for key in parts if not filters.get(key)}
+    parts, filters, flattened = _with_filters(observation_space, model)
     said = _said(parts, model.get("image_layout"), flattened)
     found: dict[str, ImageLayout] = {}
     for key, layout in said.items():
@@ -159,6 +149,42 @@ def image_layouts(observation_space: Any, model: Mapping[str, Any]) -> dict[str,
     return found
 
 
+def layouts_in_doubt(observation_space: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts, by path with dots, that :func:`image_layouts` would ask about.
+
+    Args:
+        observation_space: The space.
+        model: As of :func:`image_layouts`.
+    """
+    parts, filters, flattened = _with_filters(observation_space, model)
+    said = _said(parts, model.get("image_layout"), flattened)
+    found: dict[str, Any] = {}
+    for key, part in parts.items():
+        if key not in said and key not in flattened:
+            try:
+                _Look(part).layout(key, convolved=bool(filters.get(key)))
+            except SpaceError:
+                found[key] = part
+    return found
+
+
+def _with_filters(observation_space: Any, model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
+    """Parts by path, the filters that are given for one part alone, and the parts that none are to be for."""
+    parts = {".".join(path): part for path, part in spaces.parts(observation_space).items()}
+    encoders = model.get("encoders") or {}
+    filters = {
+        key: own["conv_filters"]
+        for key, own in (encoders.items() if isinstance(encoders, Mapping) else ())
+        if isinstance(own, Mapping) and own.get("conv_filters") is not None
+    }
+    if "" in parts and model.get("conv_filters") is not None:
+        filters[""] = model["conv_filters"]
+    flattened = {key for key, own in filters.items() if not own}
+    if model.get("conv_filters") is not None and not model["conv_filters"]:
+        flattened |= {key for key in parts if not filters.get(key)}
+    return parts, filters, flattened
+
+
 def _said(parts: Mapping[str, Any], given: Any, flattened: set[str]) -> dict[str, str]:
     """{path: layout} of the parts that ``image_layout`` speaks of."""
     if given is None:
@@ -169,6 +195,8 @@ def _said(parts: Mapping[str, Any], given: Any, flattened: set[str]) -> dict[str
                 f"image_layout={dict(given)!r}: the observations have no parts; say image_layout='CHW', or another of "
                 f"{', '.join(LAYOUTS)}"
             )
+        if not given:
+            raise ConfigError("image_layout={}: expected {part: layout}; leave it out")
         said = {}
         for key, layout in given.items():
             if key not in parts:

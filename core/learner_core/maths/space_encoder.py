@@ -148,7 +148,9 @@ def _make_part(
             raise ConfigError(
                 f"encoders: {name}: an embedding alone, of a Discrete part; got {dict(settings)} of {space}"
             )
-        return _Part(path, None, Embedding(name, int(space.n), settings["embedding"]), int(space.start))
+        # A part of a Tuple is called as the trunk's layers are: pi.0.weight is the first layer's.
+        table = f"{name}.embedding" if len(path) == 1 and path[0].isdecimal() else name
+        return _Part(path, None, Embedding(table, int(space.n), settings["embedding"]), int(space.start))
     merged = {**{key: value for key, value in model.items() if key in ENCODER_SETTINGS}, **settings}
     if layout is not None:
         if byte_image(space) or not settings.get("conv_filters"):

@@ -200,6 +200,7 @@ def lc_torch() -> bool:
     return os.environ.get("LC_BACKEND", "torch") == "torch"
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(
     ("space", "first"),
     [
@@ -223,6 +224,7 @@ def test_what_is_recognised(space: Any, first: tuple[int, ...]) -> None:
     assert learner(space).get_module_state()[MID]["pi.conv.0.weight"].shape == first
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(
     ("space", "words"),
     [
@@ -248,12 +250,14 @@ def test_what_is_asked_for(space: Any, words: str) -> None:
         assert weights["pi.0.weight"].shape == (3, int(np.prod(space.shape)))
 
 
+@pytest.mark.fast_on_torch
 def test_what_is_no_image() -> None:
     """A window of features, a table of kinds, bytes of memory: encoded as ever."""
     for space in (box((20, 30), -np.inf, np.inf, **FLOAT), box((5, 7), high=10), box((128,))):
         assert "pi.0.weight" in learner(space).get_module_state()[MID]
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(
     ("space", "model", "words"),
     [
@@ -288,6 +292,7 @@ def test_normalised_pixels_are_not_divided_again(training_backend_name: str) -> 
             algo.train()
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("height", [1, 2, 3, 7, 20, 35, 36, 84])
 def test_default_filters_fit_every_size(height: int) -> None:
     from learner_core.maths.images import ImageLayout
@@ -300,7 +305,29 @@ def test_default_filters_fit_every_size(height: int) -> None:
     assert default_filters(10, 2) == ((16, (3, 2), 1),)
 
 
+@pytest.mark.fast_on_torch
+def test_a_file_from_before_layouts_opens_as_it_was_built() -> None:
+    """What is in doubt was height, width, channels if bytes of three axes, and flat otherwise; typed anew it is asked."""
+
+    def reopened(space: Any, **model: Any) -> dict[str, tuple[int, ...]]:
+        config = PPOConfig().environment(observation_space=space, action_space=spaces.Discrete(2))
+        config.framework("torch" if lc_torch() else "tf", compile=False).rl_module(model={"hidden": [3], **model})
+        weights = PPOConfig.from_dict(config.to_dict()).build_learner().get_module_state()[MID]
+        return {name: value.shape for name, value in weights.items() if name.startswith("pi.") and "weight" in name}
+
+    assert reopened(box((8, 8, 8))) == {"pi.conv.0.weight": (16, 8, 3, 3), "pi.0.weight": (3, 576)}
+    assert reopened(box((2, 2, 2), -1, 1, **FLOAT)) == {"pi.0.weight": (3, 8), "pi.1.weight": (2, 3)}
+    assert reopened(box((4, 128))) == {"pi.0.weight": (3, 512), "pi.1.weight": (2, 3)}
+    parts = spaces.Dict({"cube": box((8, 8, 8)), "map": box((2, 2, 2), -1, 1, **FLOAT)})
+    assert reopened(parts)["pi.0.weight"] == (3, 576 + 8)
+    vector = box((4,), -1, 1, **FLOAT)
+    assert reopened(vector, hidden=[], activation="relu", conv_filters=[], free_log_std=False) == {
+        "pi.0.weight": (2, 4)
+    }
+
+
+@pytest.mark.fast_on_torch
 def test_every_refusal_is_ours() -> None:
-    for model in ({"image_layout": []}, {"image_layout": {"": "HWC"}}, {"image_layout": True}):
+    for model in ({"image_layout": []}, {"image_layout": {}}, {"image_layout": {"": "HWC"}}, {"image_layout": True}):
         with pytest.raises(LearnerCoreError):
             learner(box((84, 84, 3)), **model)

@@ -140,6 +140,7 @@ def test_other_settings_may_differ_too(training_backend_name: str) -> None:
 # ---- initial weights -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("init", [None, "orthogonal", "uniform", "xavier_uniform", "kaiming_uniform", "he_uniform"])
 def test_initial_weights(training_backend_name: str, init: str | None) -> None:
     model = {"hidden": [64, 64], **({} if init is None else {"init": init})}
@@ -256,6 +257,7 @@ def test_log_std_of_sac() -> None:
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(
     ("kind", "space", "actions", "model", "words"),
     [
@@ -296,13 +298,14 @@ def test_refusals(
         build(config_of(kind, training_backend_name), space, actions, **model)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("model", [{"vf_share_layers": True}, {"hidden": {"pi": [4], "vf": [4]}}])
 def test_nothing_is_shared_with_a_critic_that_is_not_there(training_backend_name: str, model: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="needs use_critic=True"):
         build(config_of(PPOConfig, training_backend_name).training(use_critic=False), VECTOR, DISCRETE, **model)
 
 
-def test_the_default_activation_is_nobodys_word(training_backend_name: str) -> None:
+def test_the_default_activation_was_not_typed(training_backend_name: str) -> None:
     """``--set model.hidden=[]`` leaves the default's activation beside it."""
     got = build(config_of(PPOConfig, training_backend_name), VECTOR, DISCRETE, hidden=[], activation="tanh")
     assert got["pi.0.weight"].shape == (2, 3)
