@@ -185,19 +185,9 @@ def box(shape: tuple[int, ...], low: float = 0, high: float = 255, dtype: Any = 
 FLOAT = {"dtype": np.float32}
 
 
-def learner(space: Any, **model: Any) -> Any:
+def learner(backend: str, space: Any, **model: Any) -> Any:
     config = PPOConfig().environment(observation_space=space, action_space=spaces.Discrete(2))
-    return (
-        config.framework("torch" if lc_torch() else "tf", compile=False)
-        .rl_module(model={"hidden": [3], **model})
-        .build_learner()
-    )
-
-
-def lc_torch() -> bool:
-    import os
-
-    return os.environ.get("LC_BACKEND", "torch") == "torch"
+    return config.framework(backend, compile=False).rl_module(model={"hidden": [3], **model}).build_learner()
 
 
 @pytest.mark.fast_on_torch
@@ -220,8 +210,8 @@ def lc_torch() -> bool:
     ],
     ids=str,
 )
-def test_what_is_recognised(space: Any, first: tuple[int, ...]) -> None:
-    assert learner(space).get_module_state()[MID]["pi.conv.0.weight"].shape == first
+def test_what_is_recognised(training_backend_name: str, space: Any, first: tuple[int, ...]) -> None:
+    assert learner(training_backend_name, space).get_module_state()[MID]["pi.conv.0.weight"].shape == first
 
 
 @pytest.mark.fast_on_torch
@@ -242,19 +232,19 @@ def test_what_is_recognised(space: Any, first: tuple[int, ...]) -> None:
     ],
     ids=str,
 )
-def test_what_is_asked_for(space: Any, words: str) -> None:
+def test_what_is_asked_for(training_backend_name: str, space: Any, words: str) -> None:
     with pytest.raises(SpaceError, match=f"model={{'image_layout': .*{words}|{words}"):
-        learner(space)
+        learner(training_backend_name, space)
     if isinstance(space, spaces.Box):
-        weights = learner(space, image_layout="flat").get_module_state()[MID]
+        weights = learner(training_backend_name, space, image_layout="flat").get_module_state()[MID]
         assert weights["pi.0.weight"].shape == (3, int(np.prod(space.shape)))
 
 
 @pytest.mark.fast_on_torch
-def test_what_is_no_image() -> None:
+def test_what_is_no_image(training_backend_name: str) -> None:
     """A window of features, a table of kinds, bytes of memory: encoded as ever."""
     for space in (box((20, 30), -np.inf, np.inf, **FLOAT), box((5, 7), high=10), box((128,))):
-        assert "pi.0.weight" in learner(space).get_module_state()[MID]
+        assert "pi.0.weight" in learner(training_backend_name, space).get_module_state()[MID]
 
 
 @pytest.mark.fast_on_torch
@@ -277,9 +267,9 @@ def test_what_is_no_image() -> None:
     ],
     ids=str,
 )
-def test_layouts_that_do_not_fit(space: Any, model: dict[str, Any], words: str) -> None:
+def test_layouts_that_do_not_fit(training_backend_name: str, space: Any, model: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        learner(space, **model)
+        learner(training_backend_name, space, **model)
 
 
 @pytest.mark.fast_on_torch
@@ -306,12 +296,12 @@ def test_default_filters_fit_every_size(height: int) -> None:
 
 
 @pytest.mark.fast_on_torch
-def test_a_file_from_before_layouts_opens_as_it_was_built() -> None:
-    """What is in doubt was height, width, channels if bytes of three axes, and flat otherwise; typed anew it is asked."""
+def test_a_file_from_before_layouts_opens_as_it_was_built(training_backend_name: str) -> None:
+    """What is in doubt was height, width, channels if bytes of three axes, and flat otherwise; typed, it is asked about."""
 
     def reopened(space: Any, **model: Any) -> dict[str, tuple[int, ...]]:
         config = PPOConfig().environment(observation_space=space, action_space=spaces.Discrete(2))
-        config.framework("torch" if lc_torch() else "tf", compile=False).rl_module(model={"hidden": [3], **model})
+        config.framework(training_backend_name, compile=False).rl_module(model={"hidden": [3], **model})
         weights = PPOConfig.from_dict(config.to_dict()).build_learner().get_module_state()[MID]
         return {name: value.shape for name, value in weights.items() if name.startswith("pi.") and "weight" in name}
 
@@ -327,7 +317,7 @@ def test_a_file_from_before_layouts_opens_as_it_was_built() -> None:
 
 
 @pytest.mark.fast_on_torch
-def test_every_refusal_is_ours() -> None:
+def test_every_refusal_is_ours(training_backend_name: str) -> None:
     for model in ({"image_layout": []}, {"image_layout": {}}, {"image_layout": {"": "HWC"}}, {"image_layout": True}):
         with pytest.raises(LearnerCoreError):
-            learner(box((84, 84, 3)), **model)
+            learner(training_backend_name, box((84, 84, 3)), **model)
