@@ -297,7 +297,7 @@ def test_default_filters_fit_every_size(height: int) -> None:
 
 @pytest.mark.fast_on_torch
 def test_a_file_from_before_layouts_opens_as_it_was_built(training_backend_name: str) -> None:
-    """What is in doubt was height, width, channels if bytes of three axes, and flat otherwise; typed, it is asked about."""
+    """Bytes of three axes in doubt were height, width, channels, all else flat; typed anew, it is asked about."""
 
     def reopened(space: Any, **model: Any) -> dict[str, tuple[int, ...]]:
         config = PPOConfig().environment(observation_space=space, action_space=spaces.Discrete(2))
