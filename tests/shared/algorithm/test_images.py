@@ -43,7 +43,10 @@ class Pictures(gym.Env[Any, Any]):
     def __init__(self, layout: str, numbers: str = "bytes", inside: bool = False, continuous: bool = False) -> None:
         self.layout, self.numbers, self.inside = layout, numbers, inside
         shape = laid_out(np.zeros((FRAMES, HEIGHT, WIDTH, COLOURS)), layout).shape
-        high, dtype = {"bytes": (255, np.uint8), "255": (255, np.float32), "1": (1, np.float32)}[numbers]
+        high, dtype = {
+            "bytes": (255, np.uint8), "int": (255, np.int32), "255": (255, np.float32), "1": (1, np.float32),
+            "bool": (1, np.bool_),
+        }[numbers]  # fmt: skip
         space: Any = spaces.Box(0, high, shape, dtype)
         if inside:
             space = spaces.Dict({"camera": space, "speed": spaces.Box(-1, 1, (2,), np.float32)})
@@ -54,7 +57,10 @@ class Pictures(gym.Env[Any, Any]):
         frames = self.np_random.integers(0, 256, (FRAMES, HEIGHT, WIDTH, COLOURS)).astype(np.uint8)
         self.shown = frames
         picture = laid_out(frames, self.layout)
-        picture = picture if self.numbers == "bytes" else picture.astype(np.float32)
+        if self.numbers == "bool":
+            picture = picture > 127
+        elif self.numbers != "bytes":
+            picture = picture.astype(np.int32 if self.numbers == "int" else np.float32)
         picture = picture / np.float32(255) if self.numbers == "1" else picture
         return (
             {"camera": picture, "speed": np.full(2, frames[0, 0, 0, 0] / 255, np.float32)} if self.inside else picture
@@ -108,6 +114,7 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray], atol: floa
         ({"layout": "HWC", "numbers": "255"}, "HWC"),
         ({"layout": "CHW", "numbers": "255"}, None),
         ({"layout": "CHW", "numbers": "1"}, None),
+        ({"layout": "CHW", "numbers": "int"}, None),
     ],
 )
 def test_a_layout_trains_as_height_width_channels(
@@ -119,6 +126,15 @@ def test_a_layout_trains_as_height_width_channels(
     got = trained(ppo(training_backend_name, model, **env))
     # 1/255 in float32 and the division after it round apart.
     same(expected, got, atol=1e-6 if env.get("numbers") != "1" else 1e-4)
+
+
+@pytest.mark.fast_on_torch
+def test_images_of_bits(training_backend_name: str) -> None:
+    """As MinAtar's: zeros and ones, which are not divided."""
+    same(
+        trained(ppo(training_backend_name, layout="HWC", numbers="bool")),
+        trained(ppo(training_backend_name, layout="CHW", numbers="bool")),
+    )
 
 
 def test_one_grey_image(training_backend_name: str) -> None:
