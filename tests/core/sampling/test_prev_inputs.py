@@ -245,7 +245,7 @@ def test_agents_are_told_what_they_did_and_were_paid(make: Any) -> None:
     runner = agents_runner(make, length=5)
     again = agents_runner(make, length=5)
     open_rows: dict[Any, Any] = {}
-    checked = paid = 0
+    checked = paid = followed = 0
     for number in range(4):
         if number == 2:
             assert again.set_state(runner.get_state()) == "exact"
@@ -270,15 +270,36 @@ def test_agents_are_told_what_they_did_and_were_paid(make: Any) -> None:
                     np.testing.assert_array_equal(told["prev_action"], done)
                     assert told["prev_reward"][0] == columns["rewards"][t - 1, lane]
                     checked, paid = checked + 1, paid + bool(told["prev_reward"][0])
+            followed += _check_what_follows(player, rollout)
             if number >= 2:
                 open_rows.setdefault(number, {})[module_id] = rollout
-    assert checked > 20 and paid > 5
+    assert checked > 20 and paid > 5 and (make is make_duel or followed > 5)
     for number in (2, 3):
         got = again.sample(7)
         assert got.keys() == open_rows[number].keys()
         for module_id, rollout in open_rows[number].items():
             assert same_tree(rollout.columns, got[module_id].columns)
             np.testing.assert_array_equal(rollout.bootstrap_values, got[module_id].bootstrap_values)
+
+
+def _check_what_follows(player: Any, rollout: Any) -> int:
+    """The value behind a fragment is of an agent that knows its last action and what it was paid for it."""
+    columns, checked = rollout.columns, 0
+    for lane in np.flatnonzero(columns["valid"].all(0) & ~(columns["terminateds"] | columns["truncateds"])[-1]):
+
+        def more(name: str, last: Any, lane: int = lane) -> np.ndarray:
+            return np.concatenate([columns[name][:, lane], last])[None]
+
+        batch = {
+            "obs": more("obs", columns["next_obs"][-1:, lane]),
+            "resets": more("resets", [False]),
+            **{name: more(name, columns[name][-1:, lane]) for name in ("actions", "rewards")},
+            "state_in": {leaf: value[:1, lane] for leaf, value in columns["state_in"].items()},
+        }
+        values = player.policy.module.forward_train(player.policy._params, batch)["vf_preds"]
+        assert rollout.bootstrap_values[-1, lane] == pytest.approx(values[0, -1], rel=1e-4, abs=1e-5)
+        checked += 1
+    return checked
 
 
 # ---- modules of a user's own -----------------------------------------------------------------------------------------
