@@ -42,6 +42,7 @@ _EXPORTS = {
     "export": "exporting.export",
     "get_config": "plugins.discovery",
     "import_sb3": "exporting.sb3",
+    "import_weights": "exporting.import_weights",
     "list_algorithms": "plugins.discovery",
     "list_backends": "plugins.discovery",
     "load_state": "state.files",
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
         WorkerLostError as WorkerLostError,
     )
     from .exporting.export import export as export
+    from .exporting.import_weights import import_weights as import_weights
     from .exporting.sb3 import import_sb3 as import_sb3
     from .group.learner_group import LearnerGroup as LearnerGroup
     from .learning.learner import Learner as Learner

@@ -331,6 +331,18 @@ class AlgorithmConfig(CommonSettings):
         return {**plain, "script": references.script_name()} if references.names_main(plain) else plain
 
     @classmethod
+    def of_earlier(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Settings out of a file, as this version means them; a subclass whose setting changed its unit overrides it.
+
+        Args:
+            stored: Field name -> plain data, as a file of this or of an earlier version has it.
+
+        Returns:
+            The same for this version; ``stored`` is left as it is.
+        """
+        return stored
+
+    @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, import_modules: Iterable[str] = (), **overrides: Any) -> Self:
         """Rebuild a config from :meth:`to_dict`'s data.
 

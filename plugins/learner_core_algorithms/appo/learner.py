@@ -65,7 +65,7 @@ class APPOLearner(IMPALALearner):
                 continue
             variables = self.variables[module_id]
             variables["updates_since_target"] = variables["updates_since_target"] + 1.0
-            if variables["updates_since_target"] >= self.config.target_network_update_freq:
+            if variables["updates_since_target"] >= self.config.updates_per_target:
                 variables["updates_since_target"] = 0.0
                 due.add(module_id)
                 self._adapt_kl(variables, metrics)

@@ -127,7 +127,7 @@ OWN: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         **VTRACE,
         "clip_param": (0.01, {"lr": 0.1}),
         "tau": (0.5, {}),
-        "target_network_update_freq": (3, {}),
+        "target_network_update_freq": (1.5, {}),
         "use_kl_loss": (True, {}),
         "kl_coeff": (5.0, {"use_kl_loss": True}),
         "kl_target": (1e-9, {"use_kl_loss": True, "lr": 0.1}),
