@@ -6,6 +6,7 @@ documentation says of layers and names; weights are drawn far from those that tr
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Any
 
@@ -43,7 +44,7 @@ def make(case: str, torch: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def _stack(nn: Any, sizes: list[int], activation: Any, *, last: bool) -> Any:
     """Linear layers with an activation between them, and after the last one if so."""
     layers: list[Any] = []
-    for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(before, after))
         if last or number < len(sizes) - 2:
             layers.append(activation())

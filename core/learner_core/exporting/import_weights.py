@@ -41,9 +41,9 @@ def import_weights(
 ) -> dict[str, Any]:
     """Load the weights of another library's usual networks into a learner.
 
-    The arrays are what ``{name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}`` gives,
-    or RLlib's ``RLModule.get_state()``. Shapes do not tell activations, convolutions' strides and what observations were
-    divided by: give the learner's ``model`` those of the network (docs/interop.md lists the usual ones).
+    The arrays are those of ``{name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}``,
+    or of RLlib's ``RLModule.get_state()``. Shapes do not tell activations, strides of convolutions and what
+    observations were divided by: give the learner's ``model`` those of the network (docs/interop.md has usual ones).
 
     Args:
         arrays: name -> numpy array, of one module.

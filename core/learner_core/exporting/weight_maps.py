@@ -25,15 +25,15 @@ CLEANRL_HARMLESS: frozenset[str] = frozenset()
 _CORE_PARTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
-# ---- RLlib ------------------------------------------------------------------------------------------------------------
+# ---- RLlib -----------------------------------------------------------------------------------------------------------
 
 
 def convert_rllib(given: ForeignArrays, spec: Any, *, policy_only: bool, normalize_actions: bool) -> Arrays:
     """RLlib's default PPO (IMPALA, APPO) or SAC module as ours name theirs.
 
-    Its first convolution takes bytes as they are, ours divides them by 255: the weights are multiplied by it. Where the
-    environment's bounds are finite, PPO's policy gives actions on [-1, 1] (``normalize_actions``): its head is scaled to
-    the environment's unit.
+    Its first convolution takes bytes as they are, ours divides them by 255: the weights are multiplied by it. Where
+    the environment's bounds are finite, PPO's policy gives actions on [-1, 1] (``normalize_actions``): its head is
+    scaled to the environment's unit.
 
     Args:
         given: arrays by RLlib's names.
@@ -141,7 +141,7 @@ def _scale_actions(out: Arrays, head: str, space: Any) -> None:
     out[f"{head}.weight"], out[f"{head}.bias"] = weight * scale[:, None], bias * scale + shift
 
 
-# ---- CleanRL ----------------------------------------------------------------------------------------------------------
+# ---- CleanRL ---------------------------------------------------------------------------------------------------------
 
 
 def convert_cleanrl(given: ForeignArrays, *, policy_only: bool) -> Arrays:

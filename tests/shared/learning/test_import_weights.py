@@ -98,7 +98,7 @@ _ALSO_ON_TF = ("cleanrl_image", "rllib_box", "rllib_lstm", "sb3_sac")
 def test_the_learner_answers_as_the_network(training_backend_name: str, cases: Cases, case: str) -> None:
     learner = learner_for(case, training_backend_name)
     arrays, answers = cases[case]["arrays"], cases[case]["answers"]
-    told = lc.import_weights(arrays, learner, source=case.split("_")[0])
+    told = lc.import_weights(arrays, learner, source=case.split("_", maxsplit=1)[0])
     found = answers_of(learner, answers)
     np.testing.assert_allclose(found["inputs"], answers["inputs"], rtol=1e-5, atol=2e-5)
     if "values" in answers:
@@ -123,7 +123,7 @@ def test_the_learner_answers_as_the_network(training_backend_name: str, cases: C
 def test_every_array_counts(training_backend_name: str, cases: Cases, case: str) -> None:
     """One missing, one too much, one of another shape, one that is not finite: refused, and nothing has changed."""
     learner = learner_for(case, training_backend_name)
-    source, arrays = case.split("_")[0], cases[case]["arrays"]
+    source, arrays = case.split("_", maxsplit=1)[0], cases[case]["arrays"]
     before = learner.get_module_state()[MID]
     ours = [name for name in arrays if not name.endswith("const")]
     twice = [name for name in ours if name.startswith(("pi_features", "vf_features"))]
@@ -151,7 +151,7 @@ def test_the_policy_alone(training_backend_name: str, cases: Cases, case: str) -
     learner = learner_for(case, training_backend_name)
     before = learner.get_module_state()[MID]
     arrays, answers = cases[case]["arrays"], cases[case]["answers"]
-    told = lc.import_weights(arrays, learner, source=case.split("_")[0], policy_only=True)
+    told = lc.import_weights(arrays, learner, source=case.split("_", maxsplit=1)[0], policy_only=True)
     np.testing.assert_allclose(answers_of(learner, answers)["inputs"], answers["inputs"], rtol=1e-5, atol=2e-5)
     critics = [name for name in before if name.startswith(("vf", "qf"))]
     assert critics and told["ignored"]
@@ -212,7 +212,7 @@ def refused(cases: Cases, case: str, text: str, error: type[Exception] = StateEr
     arrays = {**cases[case]["arrays"], **settings.pop("more", {})}
     learner = learner_for(case, settings.pop("backend"), settings.pop("config", None), **changes)
     with pytest.raises(error, match=text):
-        lc.import_weights(arrays, learner, **{"source": case.split("_")[0], **settings})
+        lc.import_weights(arrays, learner, **{"source": case.split("_", maxsplit=1)[0], **settings})
 
 
 @pytest.mark.fast_on_torch
