@@ -38,6 +38,7 @@ _EXPORTS = {
     "SpaceError": "errors",
     "StateError": "errors",
     "StateIOError": "errors",
+    "UnknownNameError": "errors",
     "WorkerLostError": "errors",
     "export": "exporting.export",
     "get_config": "plugins.discovery",
@@ -108,6 +109,9 @@ if TYPE_CHECKING:
     )
     from .errors import (
         StateIOError as StateIOError,
+    )
+    from .errors import (
+        UnknownNameError as UnknownNameError,
     )
     from .errors import (
         WorkerLostError as WorkerLostError,

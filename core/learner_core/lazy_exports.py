@@ -22,6 +22,8 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[st
         try:
             module = exports[name]
         except KeyError:
+            if (elsewhere := _elsewhere(name)) is not None:
+                return elsewhere
             raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
         value = getattr(importlib.import_module(f"{package}.{module}"), name)
         setattr(sys.modules[package], name, value)
@@ -31,3 +33,12 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[st
         return sorted(exports)
 
     return find, names
+
+
+def _elsewhere(name: str) -> Any:
+    """What stands for a class of another library, ``PPO`` for instance, and says what it is here."""
+    if not name[:1].isupper():
+        return None
+    from .config import foreign_names, foreign_table
+
+    return foreign_names.Elsewhere(name) if name in foreign_table.CLASSES else None

@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ..config.algorithm_config import AlgorithmConfig
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
+from ..config.foreign_names import unknown_attribute
 from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
@@ -228,6 +229,11 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         finally:
             if self._group is not None:
                 self._group.shutdown()
+
+    if not TYPE_CHECKING:  # for type checkers there are no more attributes than are written down
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(self, name)
 
     def __enter__(self) -> Self:
         return self

@@ -116,6 +116,7 @@ OWN: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "target_entropy": (3.0, {}),
         "twin_q": (False, {}),
         "tau": (0.5, {}),
+        "target_network_update_interval": (3, {"tau": 0.5}),
         "q_loss": ("huber", {}),
         "rollout_fragment_length": (3, {}),
         "minibatch_size": (4, {}),
