@@ -101,6 +101,25 @@ class AlgorithmConfig(CommonSettings):
         """
         return self._set("environment", settings if env is _UNSET else {"env": env, **settings})
 
+    def api_stack(
+        self,
+        *,
+        enable_rl_module_and_learner: bool | None = True,
+        enable_env_runner_and_connector_v2: bool | None = True,
+    ) -> Self:
+        """Nothing to choose: RLModules, Learners and environment runners are all there is. For programs of RLlib.
+
+        Raises:
+            ConfigError: one of them is to be switched off.
+        """
+        for name, value in (
+            ("enable_rl_module_and_learner", enable_rl_module_and_learner),
+            ("enable_env_runner_and_connector_v2", enable_env_runner_and_connector_v2),
+        ):
+            if value not in (True, None):
+                raise ConfigError(f"api_stack({name}={value!r}): there is one stack here, RLModules and Learners")
+        return self
+
     def framework(self, name: str = _UNSET, **settings: Any) -> Self:
         """Choose the backend: ``name``, ``compile``, ``precision``, ``device``, ``debug``; see :meth:`environment`."""
         return self._set("framework", settings if name is _UNSET else {"name": name, **settings})
