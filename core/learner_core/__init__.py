@@ -48,6 +48,7 @@ _EXPORTS = {
     "list_backends": "plugins.discovery",
     "load_state": "state.files",
     "save_state": "state.files",
+    "schedule": "schedules",
 }
 
 __all__ = sorted([*_EXPORTS, "__version__"])  # noqa: PLE0605 - derived from the table above, which is literal
@@ -128,5 +129,6 @@ if TYPE_CHECKING:
     from .plugins.discovery import get_config as get_config
     from .plugins.discovery import list_algorithms as list_algorithms
     from .plugins.discovery import list_backends as list_backends
+    from .schedules import schedule as schedule
     from .state.files import load_state as load_state
     from .state.files import save_state as save_state

@@ -42,10 +42,10 @@ class APPOConfig(IMPALAConfig):
     """Add kl_coeff * KL(target || new) to the loss, and adapt kl_coeff to kl_target whenever the target moves."""
 
     kl_coeff: Annotated[float, Range(0)] = 1.0
-    """Initial weight of the KL term; it is learned, part of the state, from then on."""
+    """Initial weight of the KL term; from then on it follows kl_target and is part of the state."""
 
-    kl_target: Annotated[float, Range(above=0)] = 0.01
-    """KL between target and new policy that kl_coeff is steered to."""
+    kl_target: Annotated[float, Range(above=0)] | None = 0.01
+    """KL between target and new policy that kl_coeff is steered to. None: kl_coeff is held."""
 
     circular_buffer_num_batches: Annotated[int, Range(1)] = 8
     """Batches that are kept for further uses. With 1, each batch's uses follow each other. Typical: 1 to 16."""

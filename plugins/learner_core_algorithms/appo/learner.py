@@ -84,7 +84,7 @@ class APPOLearner(IMPALALearner):
 
     def _adapt_kl(self, variables: Any, metrics: dict[str, float]) -> None:
         """PPO's rule, at the end of a target network's life: right after a move the KL says nothing."""
-        if "mean_kl" not in metrics:
+        if "mean_kl" not in metrics or self.config.kl_target is None:
             return
         variables["kl_coeff"] = adapted_kl_coeff(
             variables["kl_coeff"], mean_kl=metrics["mean_kl"], kl_target=self.config.kl_target

@@ -240,6 +240,13 @@ def test_the_kl_coefficient_is_adapted_when_the_target_moves(backend: str, targe
     assert again.variables[MID]["kl_coeff"] == factor**2
 
 
+def test_without_a_target_the_coefficient_is_held(backend: str) -> None:
+    learner = build(APPOConfig(), backend, SPACES["discrete"], APPOLearner, use_kl_loss=True, kl_target=None)
+    for update in range(4):
+        batch = sequence_batch(4, SPACES["discrete"], seed=update)
+        assert learner.update_from_batch(batch=batch)[MID]["kl_coeff"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("freq", "batches", "uses", "updates"),
     [(2, 8, 2, 32), (0.125, 8, 2, 2), (0.25, 4, 4, 4), (0.7, 10, 1, 7), (0.01, 8, 2, 1), (1.1, 1, 1, 2)],
