@@ -14,22 +14,17 @@ import learner_core as lc
 import learner_core_algorithms
 from learner_core.algorithm.algorithm import Algorithm
 from learner_core.cli import main as cli
-from learner_core.cli import train
 from learner_core.config import foreign_table as table
 from learner_core.config.foreign_names import as_markdown, known_option
 from learner_core.errors import ConfigError, LearnerCoreError, UnknownNameError
-from learner_core.group.learner_group import LearnerGroup
 from learner_core.learning.actor_critic import ActorCriticModule
-from learner_core.learning.learner import Learner
-from learner_core.learning.rl_module import RLModule
-from learner_core.sampling.runner_group import EnvRunnerGroup
-from learner_core_algorithms import APPOConfig, BCConfig, IMPALAConfig, PPOConfig, SACConfig
+from learner_core_algorithms import PPOConfig, SACConfig
 
-CONFIGS: tuple[Any, ...] = (PPOConfig, SACConfig, IMPALAConfig, APPOConfig, BCConfig)
+from support.typed_names import CONFIGS, OPTIONS, check_code
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
 TABLES = (table.SETTINGS, table.METHODS, table.ALGORITHM, table.CLASSES, table.OPTIONS, table.COMMANDS)
 ENTRIES = [(name, entry) for one in TABLES for name, entry in one.items()]
-OPTIONS = {option for action in train._parser()._actions for option in action.option_strings}
 
 
 # ---- what an answer names exists -------------------------------------------------------------------------------------
@@ -43,43 +38,7 @@ def test_an_answer_names_what_exists(name: str, entry: table.Known) -> None:
         assert any(setting in kind.settings() for kind in CONFIGS), field
         assert not key or key in ActorCriticModule.model_keys, field
     for code in re.findall(r"`([^`]+)`", entry.words):
-        _check(code)
-
-
-def _check(code: str) -> None:
-    """A piece of code of an answer."""
-    if code.startswith("learner-core "):
-        _, command, *rest = code.split()
-        assert command in cli._COMMANDS
-        for option in (word for word in rest if word.startswith("--")):
-            assert option in OPTIONS
-    elif code.startswith("--"):
-        assert code.split(maxsplit=1)[0] in OPTIONS
-    elif re.match(r"\w+Config\(\)", code):
-        names = {name: getattr(learner_core_algorithms, name) for name in learner_core_algorithms.__all__}
-        path = code.replace(".build()", "").replace("=...", "='file'")
-        eval(path, {**names, "env": "CartPole-v1"})
-    elif code.startswith("."):
-        (method,) = re.findall(r"^\.(\w+)", code)
-        assert any(hasattr(kind, method) for kind in CONFIGS)
-    elif code.startswith("lc."):
-        found: Any = lc
-        for part in re.findall(r"\.(\w+)", code.split("(", maxsplit=1)[0]):
-            found = getattr(found, part)
-    elif "algo." in code:
-        for path in re.findall(r"algo\.([\w.]+)", code):
-            found = {"learner_group": LearnerGroup, "env_runners": EnvRunnerGroup}
-            first, *rest = path.split(".")
-            known = vars(Algorithm).keys() | {"iteration", "num_env_steps_sampled_lifetime", "env_runners"}
-            assert first in known or hasattr(Algorithm, first), path
-            assert not rest or hasattr(found[first], rest[0]), path
-    elif re.match(r"\w+=", code):
-        assert any(code.partition("=")[0] in kind.settings() for kind in CONFIGS), code
-    elif code.startswith("[["):
-        PPOConfig().training(lr=eval(code.replace("N", "9")))
-    else:
-        owner = {"preprocess_batch": Learner, "forward_exploration": RLModule}[code.split("(", maxsplit=1)[0]]
-        assert hasattr(owner, code.split("(", maxsplit=1)[0])
+        check_code(code)
 
 
 def test_the_foreign_names_exist_nowhere_here() -> None:
