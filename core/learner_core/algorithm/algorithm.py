@@ -40,7 +40,7 @@ from .restoring import check_outline, take_state
 from .stored_modules import KEEP, Opening, named_by, settle_modules
 from .stored_spaces import spaces_state
 
-__all__ = ["Algorithm", "stored_config"]
+__all__ = ["Algorithm", "stored_config", "stored_tree"]
 
 _SCHEMA = 1
 #: Episodes that the mean return is taken over.
@@ -60,21 +60,8 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
     """
 
     def __init__(self, config: AlgorithmConfig) -> None:
-        self.config = config
+        self._begin(config)
         self.check_config()
-        self.iteration = 0
-        self.num_env_steps_sampled_lifetime = 0
-        self._recent: deque[Episode] = deque(maxlen=_WINDOW)
-        self._num_episodes = 0
-        self._num_env_steps = 0
-        self._lifetimes: dict[str, int] = {}
-        self._timers: dict[str, float] = {}
-        self._stopped = False
-        #: The group's counters of changes and of updates, as of the weights that the runners have; see notice_changes.
-        self._known_changes = (0, 0)
-        self._trains = False
-        self.env_runners: EnvRunnerGroup | None = None
-        self._group: LearnerGroup | None = None
         if not config.num_learners:
             # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
             # processes of their own, this one may do without the framework.
@@ -93,6 +80,23 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         except BaseException:
             self.stop()
             raise
+
+    def _begin(self, config: AlgorithmConfig) -> None:
+        """Counters of a run that has done nothing, without learners and environments."""
+        self.config = config
+        self.iteration = 0
+        self.num_env_steps_sampled_lifetime = 0
+        self._recent: deque[Episode] = deque(maxlen=_WINDOW)
+        self._num_episodes = 0
+        self._num_env_steps = 0
+        self._lifetimes: dict[str, int] = {}
+        self._timers: dict[str, float] = {}
+        self._stopped = False
+        #: The group's counters of changes and of updates, as of the weights that the runners have; see notice_changes.
+        self._known_changes = (0, 0)
+        self._trains = False
+        self.env_runners: EnvRunnerGroup | None = None
+        self._group: LearnerGroup | None = None
 
     # ------------------------------------------------------------------ what an algorithm overrides
 
@@ -578,12 +582,22 @@ def stored_config(path: Any, *, import_modules: Iterable[str] = (), **settings: 
     """The settings that a checkpoint carries: those of its run when it was saved. The checkpoint is read as a whole.
 
     Args:
-        path, import_modules, settings: as for ``Algorithm.from_checkpoint``.
+        path: as for ``Algorithm.from_checkpoint``, or what ``stored_tree`` returned.
+        import_modules, settings: as for ``Algorithm.from_checkpoint``.
 
     Raises:
         StateError, ConfigError: as ``Algorithm.from_checkpoint`` raises them.
     """
-    return _config_in(_read(path, mapped=True), import_modules, settings)
+    return _config_in(path if isinstance(path, Mapping) else stored_tree(path), import_modules, settings)
+
+
+def stored_tree(path: Any) -> dict[str, Any]:
+    """A checkpoint as it is; large arrays are read when they are looked at.
+
+    Raises:
+        StateError: no such file, damaged, or no checkpoint.
+    """
+    return _read(path, mapped=True)
 
 
 def _config_in(tree: Mapping[str, Any], import_modules: Iterable[str], settings: Mapping[str, Any]) -> AlgorithmConfig:
