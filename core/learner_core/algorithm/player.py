@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
+import numpy as np
+
+from .. import numpy_xp
 from ..config.algorithm_config import AlgorithmConfig
 from ..config.trust import Trust
-from ..errors import ConfigError
+from ..errors import ConfigError, StateError
+from ..learning.resolve import resolve_modules
 from ..sampling.runner_group import EnvRunnerGroup
 from ..state.schema import under
 from .algorithm import Algorithm, stored_config, stored_tree
 from .restoring import check_outline
 from .stored_modules import settle_modules
-from .stored_policies import stored_specs, stored_weights
+from .stored_policies import stored_weights
 from .stored_spaces import check_spaces, in_new_episodes
 
 __all__ = ["Player"]
@@ -31,15 +35,13 @@ class Player(Algorithm):
         weights: module id -> name -> array.
 
     Raises:
-        ConfigError: a module is a network of one framework, or there is no environment.
+        ConfigError: a module is a network of one framework.
     """
 
     def __init__(
         self, config: AlgorithmConfig, specs: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self._begin(config)
-        if config.env is None:
-            raise ConfigError("there is no environment to play in: give one by env= (--env NAME)")
         for module_id, spec in specs.items():
             if not spec.is_neutral:
                 raise ConfigError(
@@ -63,7 +65,7 @@ class Player(Algorithm):
         """As :meth:`Algorithm.from_checkpoint`, to play: episodes and seeds go on as they would there.
 
         Raises:
-            StateError, ConfigError: as there; and a checkpoint without spaces, of an earlier version.
+            StateError, ConfigError: as there, and if there is no environment to play in.
         """
         tree = stored_tree(path)
         state = tree["state"]
@@ -72,12 +74,9 @@ class Player(Algorithm):
         settle_modules(state, Trust.of(import_modules))
         settings = {**settings, "num_env_runners": 0, "checkpoint_folder": None, "checkpoint_every": None}
         config = stored_config(tree, import_modules=import_modules, **settings).freeze()
-        specs = stored_specs(tree, import_modules=import_modules)
-        if specs is None:
-            raise ConfigError(
-                f"{path}: it does not say its spaces, as those of earlier versions: name a backend that trains"
-            )
-        player = cls(config, specs, stored_weights(state["learner"]))
+        if config.env is None:
+            raise ConfigError("there is no environment to play in: give one by env= (--env NAME)")
+        player = cls(config, resolve_modules(config, None, None), stored_weights(state["learner"]))
         try:
             player._go_on_playing(state, override_spaces=override_spaces)
         except BaseException:
@@ -88,6 +87,7 @@ class Player(Algorithm):
     def _go_on_playing(self, state: Mapping[str, Any], *, override_spaces: bool) -> None:
         """Take over what runners know: normalisers, seeds, how many evaluations there were."""
         anew = check_spaces(self, state["algorithm"].get("spaces"), override=override_spaces)
+        self._check_weights()
         part = state["ranks"][0] if "ranks" in state else state
         if part["env_runner"] is not None:
             runners = self._playing
@@ -99,6 +99,21 @@ class Player(Algorithm):
         self.iteration = int(state["algorithm"]["iteration"])
         self.num_env_steps_sampled_lifetime = int(state["algorithm"]["num_env_steps_sampled_lifetime"])
         self.sync_weights()
+
+    def _check_weights(self) -> None:
+        """Refuse weights of other networks than the environment here needs."""
+        weights = self._group.get_weights()
+        for module_id, spec in self._group.module_specs.items():
+            module = spec.build(numpy_xp)
+            own = {**module.init(np.random.default_rng(0)), **module.init_buffers()}
+            given = weights.get(module_id, {})
+            for name in sorted(set(own) | set(given)):
+                shapes = [np.shape(arrays[name]) if name in arrays else None for arrays in (own, given)]
+                if shapes[0] != shapes[1]:
+                    raise StateError(
+                        f"the module here has shape {shapes[0]}, the checkpoint {shapes[1]}",
+                        path=f"learner/rl_module/{module_id}/{name}",
+                    )
 
     @property
     def _playing(self) -> EnvRunnerGroup:

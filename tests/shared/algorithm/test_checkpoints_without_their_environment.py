@@ -127,8 +127,10 @@ def test_a_player_plays_and_nothing_else(cartpole: tuple[Path, Any], tmp_path: P
         for refused in (player.train, lambda: player.save(tmp_path / "x")):
             with pytest.raises(ConfigError, match="opened to play, on a backend that cannot train"):
                 refused()
-    with pytest.raises(StateError, match="observation_space"):
+    with pytest.raises(StateError, match=r"observation_space.*override"):
         Player.from_checkpoint(path, env="Acrobot-v1")
+    with pytest.raises(StateError, match=r"pi\.0\.weight: the module here has shape \(8, 6\), the checkpoint \(8, 4\)"):
+        Player.from_checkpoint(path, env="Acrobot-v1", override_spaces=True)
 
 
 def test_recording_with_numpy(cartpole: tuple[Path, Any], tmp_path: Path) -> None:
