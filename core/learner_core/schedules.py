@@ -169,9 +169,11 @@ def schedule(
 
 def _of_form(form: Mapping[str, Any], setting: str) -> list[tuple[float, float]]:
     """The points of a named form."""
-    kind = form.get("kind")
+    kind = str(form.get("kind"))
     if kind not in _FORMS:
-        raise ConfigError(f"{setting}={dict(form)!r:.80}: kind={kind!r} is not known.{did_you_mean(str(kind), _FORMS)}")
+        raise ConfigError(
+            f"{setting}={dict(form)!r:.80}: kind={form.get('kind')!r} is not known.{did_you_mean(kind, _FORMS)}"
+        )
     known = ("kind", "start", "end", "timesteps", "begin", *_FORMS[kind])
     for key in form:
         if key not in known:
@@ -202,9 +204,8 @@ def _of_form(form: Mapping[str, Any], setting: str) -> list[tuple[float, float]]
         if kind == "exponential":
             size = math.exp((1.0 - part) * math.log(abs(start)) + part * math.log(abs(end)))
             return math.copysign(size, start)
-        weight = {"linear": 1.0 - part, "polynomial": (1.0 - part) ** power}.get(
-            kind, 0.5 * (1.0 + math.cos(math.pi * part))
-        )
+        cosine = 0.5 * (1.0 + math.cos(math.pi * part))
+        weight: float = {"linear": 1.0 - part, "polynomial": (1.0 - part) ** power}.get(kind, cosine)
         return end + (start - end) * weight
 
     return _drawn(value, begin, length, _NUM_POINTS)

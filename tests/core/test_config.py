@@ -93,7 +93,7 @@ def test_settings_are_set_by_method_attribute_or_constructor() -> None:
         ("training", {"lr": None}, "got None"),
         ("training", {"lr": -1e-3}, "expected float or schedule .* >= 0, got -0.001"),
         ("training", {"lr": float("nan")}, "finite"),
-        ("training", {"lr": [[0, 1], [0, 2]]}, "timesteps must increase"),
+        ("training", {"lr": [[5, 1], [0, 2]]}, "timesteps must increase"),
         ("training", {"lr": [[0, 1], [10, -1]]}, ">= 0"),
         ("training", {"lr": [0.1, 0.2]}, "pair"),
         ("training", {"gamma": 1.01}, "expected float >= 0 and <= 1, got 1.01"),

@@ -17,7 +17,7 @@ from keras import layers
 import learner_core as lc
 from learner_core.errors import ConfigError
 from learner_core_algorithms import PPOConfig
-from learner_core_tf import keras_backend
+from learner_core_tf import given_networks
 
 from support.learners import ppo_batch
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_trained_says_why(make: Any, words: str) -> None:
 
 
 def test_keras_on_tensorflow_is_taken() -> None:
-    keras_backend.refuse_other_backends("to='keras'")
+    given_networks.refuse_other_backends("to='keras'")
 
 
 @pytest.mark.parametrize("said_by", ["variable", "file"])
@@ -94,7 +94,7 @@ def test_keras_on_torch_is_refused_before_it_is_imported(said_by: str, tmp_path:
     if said_by == "variable":
         environment["KERAS_BACKEND"] = "jax"
     code = (
-        "import sys\nfrom learner_core_tf.keras_backend import refuse_other_backends as check\n"
+        "import sys\nfrom learner_core_tf.given_networks import refuse_other_backends as check\n"
         "try:\n    check(\"to='keras'\")\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
         "print([name for name in ('keras', 'torch', 'jax') if name in sys.modules])"
     )

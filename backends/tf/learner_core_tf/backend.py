@@ -17,7 +17,7 @@ from learner_core.errors import ConfigError
 
 from . import xp as tf_xp
 from .compile import CompiledLoop, SplitLoop, traced
-from .keras_backend import refuse_other_backends
+from .given_networks import refuse_other_backends
 
 __all__ = ["TfBackend"]
 

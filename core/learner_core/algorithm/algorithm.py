@@ -59,28 +59,6 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         ConfigError, EnvError, SpaceError: the configuration cannot be built.
     """
 
-    def __init__(self, config: AlgorithmConfig) -> None:
-        self._begin(config)
-        self.check_config()
-        if not config.num_learners:
-            # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
-            # processes of their own, this one may do without the framework.
-            load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
-        try:
-            self._group = LearnerGroup(config)
-            self.ranks = self._group.ranks
-            if config.env is not None:
-                specs = self._group.module_specs
-                self.env_runners = EnvRunnerGroup(
-                    self.runner_config(), specs, make_policy=make_policy, before_sampling=self.notice_changes
-                )
-            self.check_runners()
-            self.setup()
-            self.sync_weights()
-        except BaseException:
-            self.stop()
-            raise
-
     def _begin(self, config: AlgorithmConfig) -> None:
         """Counters of a run that has done nothing, without learners and environments."""
         self.config = config
@@ -97,6 +75,28 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         self._trains = False
         self.env_runners: EnvRunnerGroup | None = None
         self._group: LearnerGroup | None = None
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        self._begin(config)
+        self.check_config()
+        if not config.num_learners:
+            # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
+            # processes of their own, this one may do without the framework.
+            load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
+        try:
+            self._group = group = LearnerGroup(config)
+            self.ranks = group.ranks
+            if config.env is not None:
+                specs = group.module_specs
+                self.env_runners = EnvRunnerGroup(
+                    self.runner_config(), specs, make_policy=make_policy, before_sampling=self.notice_changes
+                )
+            self.check_runners()
+            self.setup()
+            self.sync_weights()
+        except BaseException:
+            self.stop()
+            raise
 
     # ------------------------------------------------------------------ what an algorithm overrides
 

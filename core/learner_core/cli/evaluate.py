@@ -93,7 +93,7 @@ def open_checkpoint(path: Path, given: argparse.Namespace) -> tuple[Path, Any]:
         options["framework"] = given.backend
     if given.env is not None:
         options["env"] = given.env
-    kind = lc.Algorithm
+    kind: type[lc.Algorithm] = lc.Algorithm
     if given.backend is not None and not getattr(load("learner_core.backends", given.backend), "trains", True):
         from learner_core.algorithm.player import Player  # without learners
 

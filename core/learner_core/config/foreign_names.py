@@ -12,7 +12,16 @@ from learner_core.errors import ConfigError, UnknownNameError, did_you_mean
 
 from .foreign_table import ALGORITHM, CLASSES, COMMANDS, METHODS, OPTIONS, SETTINGS, Known
 
-__all__ = ["Elsewhere", "as_markdown", "constructor", "known", "known_command", "known_option", "unknown_attribute"]
+__all__ = [
+    "Elsewhere",
+    "as_markdown",
+    "constructor",
+    "elsewhere",
+    "known",
+    "known_command",
+    "known_option",
+    "unknown_attribute",
+]
 
 
 def known(name: str, config: Any) -> str:
@@ -99,6 +108,11 @@ class Elsewhere:
     def _words(self) -> str:
         entry = CLASSES[self._name]
         return f"{self._name} is a class of {entry.library}; here: {entry.words}"
+
+
+def elsewhere(name: str) -> Elsewhere | None:
+    """What stands for a class of another library; None: none has a class of that name."""
+    return Elsewhere(name) if name in CLASSES else None
 
 
 def as_markdown() -> str:

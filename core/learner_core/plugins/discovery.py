@@ -620,7 +620,7 @@ def _declared(value: str, name: str) -> Any:
         )
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             try:
-                return ast.literal_eval(node.value)  # type: ignore[union-attr, arg-type]  # of one of the two above
+                return ast.literal_eval(getattr(node, "value", None) or "")
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 return None
     return None
