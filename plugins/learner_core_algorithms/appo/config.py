@@ -33,10 +33,10 @@ class APPOConfig(IMPALAConfig):
     tau: Annotated[float, Range(0, 1)] = 1.0
     """Share of the new parameters when the target network moves: target = tau * new + (1 - tau) * target."""
 
-    target_network_update_freq: Annotated[float, Range(above=0)] = 0.125
+    target_network_update_freq: Annotated[float, Range(above=0)] | None = None
     """When the target network moves, in the unit of the paper and of RLlib: uses of a full circular buffer, which are
-    circular_buffer_num_batches * circular_buffer_iterations_per_batch updates. 0.125 of 8 * 2: after every second
-    update. Typical: 0.125 to 4."""
+    circular_buffer_num_batches * circular_buffer_iterations_per_batch updates. RLlib's 2 is every 32 updates with 8
+    batches and 2 uses. None: after every second update, whatever the buffer holds. Typical: 0.125 to 4."""
 
     use_kl_loss: bool = False
     """Add kl_coeff * KL(target || new) to the loss, and adapt kl_coeff to kl_target whenever the target moves."""
@@ -56,6 +56,8 @@ class APPOConfig(IMPALAConfig):
     @property
     def updates_per_target(self) -> int:
         """Updates from one move of the target network to the next: ``target_network_update_freq`` in updates, up."""
+        if self.target_network_update_freq is None:
+            return 2
         uses = self.circular_buffer_num_batches * self.circular_buffer_iterations_per_batch
         return max(1, math.ceil(self.target_network_update_freq * uses - 1e-9))
 

@@ -51,7 +51,7 @@ class PPOConfig(AlgorithmConfig):
 
     vf_clip_range: Annotated[float, Range(above=0)] | None = None
     """Clip the new value to this distance from the old one and take the larger of both errors, as CleanRL's clip_vloss
-    does; SB3's clip_range_vf takes the clipped one's alone, which has no gradient beyond the range. None: no clipping."""
+    does; SB3's clip_range_vf takes the clipped one's alone, without a gradient beyond the range. None: no clipping."""
 
     entropy_coeff: Annotated[FloatOrSchedule, Range(0)] = 0.0
     """Weight of the entropy bonus. Typical: 0 to 0.02."""

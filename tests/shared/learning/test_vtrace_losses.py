@@ -249,9 +249,18 @@ def test_without_a_target_the_coefficient_is_held(backend: str) -> None:
 
 @pytest.mark.parametrize(
     ("freq", "batches", "uses", "updates"),
-    [(2, 8, 2, 32), (0.125, 8, 2, 2), (0.25, 4, 4, 4), (0.7, 10, 1, 7), (0.01, 8, 2, 1), (1.1, 1, 1, 2)],
+    [
+        (None, 8, 2, 2),
+        (None, 1, 1, 2),
+        (2, 8, 2, 32),
+        (0.125, 8, 2, 2),
+        (0.25, 4, 4, 4),
+        (0.7, 10, 1, 7),
+        (0.01, 8, 2, 1),
+        (1.1, 1, 1, 2),
+    ],
 )
-def test_the_unit_of_the_frequency_is_that_of_rllib(freq: float, batches: int, uses: int, updates: int) -> None:
+def test_the_unit_of_the_frequency_is_that_of_rllib(freq: float | None, batches: int, uses: int, updates: int) -> None:
     """There: freq * circular_buffer_num_batches * circular_buffer_iterations_per_batch * train_batch_size timesteps."""
     config = APPOConfig().training(
         target_network_update_freq=freq,
