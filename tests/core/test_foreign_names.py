@@ -17,13 +17,15 @@ from learner_core.cli import main as cli
 from learner_core.config import foreign_table as table
 from learner_core.config.foreign_names import as_markdown, known_option
 from learner_core.errors import ConfigError, LearnerCoreError, UnknownNameError
+from learner_core.group.learner_group import LearnerGroup
 from learner_core.learning.actor_critic import ActorCriticModule
+from learner_core.learning.learner import Learner
 from learner_core_algorithms import PPOConfig, SACConfig
 
 from support.typed_names import CONFIGS, OPTIONS, check_code
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
-TABLES = (table.SETTINGS, table.METHODS, table.ALGORITHM, table.CLASSES, table.OPTIONS, table.COMMANDS)
+TABLES = (table.SETTINGS, table.METHODS, table.ALGORITHM, table.LEARNER, table.CLASSES, table.OPTIONS, table.COMMANDS)
 ENTRIES = [(name, entry) for one in TABLES for name, entry in one.items()]
 
 
@@ -51,6 +53,8 @@ def test_the_foreign_names_exist_nowhere_here() -> None:
         assert not any(name in dir(kind) for kind in CONFIGS), name
     for name in table.ALGORITHM:
         assert not hasattr(Algorithm, name), name
+    for name in table.LEARNER:
+        assert not hasattr(Learner, name) and not hasattr(LearnerGroup, name), name
     for name in table.CLASSES:
         assert name not in lc.__all__
         assert name not in learner_core_algorithms.__all__

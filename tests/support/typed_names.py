@@ -59,7 +59,7 @@ def check_code(code: str) -> None:
             owners: dict[str, type] = {"learner_group": LearnerGroup, "env_runners": EnvRunnerGroup}
             assert not rest or hasattr(owners[first], rest[0]), path
     elif code.startswith(("self.", "learner.")):
-        assert hasattr(Learner, name := re.findall(r"\.(\w+)", code)[0]) or name == "xp", code
+        assert hasattr(Learner, name := re.findall(r"\.(\w+)", code)[0]) or name in ("variables", "xp"), code
     elif code.startswith("RLModule."):
         assert hasattr(RLModule, re.findall(r"\.(\w+)", code)[0]), code
     elif code.startswith("[[timestep, value]"):

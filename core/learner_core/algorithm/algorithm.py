@@ -20,6 +20,7 @@ import numpy as np
 from ..config.algorithm_config import AlgorithmConfig
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
 from ..config.foreign_names import unknown_attribute
+from ..config.foreign_table import ALGORITHM as ALGORITHM_NAMES
 from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
@@ -237,7 +238,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
     if not TYPE_CHECKING:  # for type checkers there are no more attributes than are written down
 
         def __getattr__(self, name: str) -> Any:
-            raise unknown_attribute(self, name)
+            raise unknown_attribute(self, name, ALGORITHM_NAMES)
 
     def __enter__(self) -> Self:
         return self

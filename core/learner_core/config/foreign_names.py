@@ -5,12 +5,12 @@ Needs ``foreign_table``, which has the names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from learner_core.errors import ConfigError, UnknownNameError, did_you_mean
 
-from .foreign_table import ALGORITHM, CLASSES, COMMANDS, METHODS, OPTIONS, SETTINGS, Known
+from .foreign_table import ALGORITHM, CLASSES, COMMANDS, LEARNER, METHODS, OPTIONS, SETTINGS, Known
 
 __all__ = [
     "Elsewhere",
@@ -61,12 +61,13 @@ def constructor(name: str, arguments: Sequence[Any]) -> str:
     return f"{name}({shown}): settings are named. SB3: PPO(policy, env); here: {name}().environment(env).build()."
 
 
-def unknown_attribute(owner: Any, name: str) -> AttributeError:
-    """The error of a configuration or an Algorithm that has no attribute of that name; to be raised.
+def unknown_attribute(owner: Any, name: str, table: Mapping[str, Known]) -> AttributeError:
+    """The error of an object that has no attribute of that name; to be raised.
 
     Args:
         owner: the object.
         name: what was asked for.
+        table: names of other libraries: ``OF_CONFIG``, ``ALGORITHM`` or ``LEARNER``.
     """
     kind = type(owner)
     if name.startswith("__"):  # what copy and pickle ask for; they want no words
@@ -74,14 +75,15 @@ def unknown_attribute(owner: Any, name: str) -> AttributeError:
     for base in kind.__mro__:
         if isinstance(found := vars(base).get(name), property):
             found.__get__(owner, kind)  # it is there, and has raised this itself
-    is_config = hasattr(kind, "settings")
-    entry = METHODS.get(name) or SETTINGS.get(name) if is_config else ALGORITHM.get(name)
     text = f"{kind.__name__} has no attribute {name!r}."
-    if entry is not None:
-        config = kind if is_config else owner.config
-        return UnknownNameError(f"{text} {entry.library}: {name}; here: {entry.here(config)}.")
+    if (entry := table.get(name)) is not None:
+        return UnknownNameError(f"{text} {entry.library}: {name}; here: {entry.here(kind)}.")
     names = [attribute for attribute in dir(kind) if not attribute.startswith("_")]
     return UnknownNameError(text + (nearest if (nearest := did_you_mean(name, names)).startswith(" Did") else ""))
+
+
+#: Names that are asked of a configuration: of its methods, and of settings.
+OF_CONFIG: Final[Mapping[str, Known]] = {**SETTINGS, **METHODS}
 
 
 class Elsewhere:
@@ -125,6 +127,7 @@ def as_markdown() -> str:
         ("Settings", SETTINGS),
         ("Methods of a configuration", METHODS),
         ("Attributes of an algorithm or a model", ALGORITHM),
+        ("Attributes of a Learner or a LearnerGroup", LEARNER),
         ("Classes", CLASSES),
         ("Options of a command", OPTIONS),
         ("Commands", COMMANDS),

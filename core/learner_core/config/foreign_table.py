@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["ALGORITHM", "CLASSES", "COMMANDS", "METHODS", "OPTIONS", "SETTINGS", "Known"]
+__all__ = ["ALGORITHM", "CLASSES", "COMMANDS", "LEARNER", "METHODS", "OPTIONS", "SETTINGS", "Known"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Known:
 
     def fields(self, config: Any) -> tuple[str, ...]:
         """The settings of a config's class (or of a config) that it is."""
+        if not self.settings:
+            return ()
         table = config.settings()
         chosen = self.off_policy if self.off_policy and "buffer_capacity" in table else self.settings
         return tuple(name for name in chosen if name.partition(".")[0] in table)
@@ -209,6 +211,26 @@ ALGORITHM: Final[Mapping[str, Known]] = {
     "step": _is("RLlib", words="`algo.train()`"),
     "training_iteration": _is("RLlib", words="`algo.iteration`"),
     "workers": _is("RLlib", words="`algo.env_runners`; the one in this process is `algo.runner`"),
+}  # fmt: skip
+
+#: Attribute of a Learner or a LearnerGroup there -> here.
+LEARNER: Final[Mapping[str, Known]] = {
+    "_get_tensor_variable": _is("RLlib", words="`self.register_variable(module_id=..., name=..., value=...)`"),
+    "additional_update": _is("RLlib", words="`after_gradient_based_update(timesteps)`"),
+    "additional_update_for_module": _is("RLlib", words="`after_gradient_based_update(timesteps)`"),
+    "compute_loss": _is("RLlib", words="`compute_losses(fwd_out, batch)`"),
+    "curr_kl_coeffs_per_module": _is("RLlib", words='`self.variables[module_id]["kl_coeff"]`'),
+    "curr_log_alpha": _is("RLlib", words='`self.variables[module_id]["log_alpha"]`'),
+    "filter_param_dict_for_optimizer": _is("RLlib", words="`self.register_optimizer(params=...)` takes names"),
+    "get_optimizer": _is("RLlib", words='`self.get_state()`, under "optimizer"'),
+    "get_optimizers_for_module": _is("RLlib", words='`self.get_state()`, under "optimizer"'),
+    "metrics": _is("RLlib", words="`self.log(name, value)`"),
+    "register_metric": _is("RLlib", words="`self.log(name, value)`"),
+    "register_metrics": _is("RLlib", words="`self.log(name, value)`"),
+    "restore_from_path": _is("RLlib", words="`learner.load_state(path)`"),
+    "save_to_path": _is("RLlib", words="`learner.save_state(path)`"),
+    "update": _is("RLlib", words="`learner.update_from_batch(batch=..., timesteps=...)`"),
+    "update_from_episodes": _is("RLlib", words="`learner.update_from_batch(batch=..., timesteps=...)`"),
 }  # fmt: skip
 
 #: Class of a model there -> here.

@@ -85,7 +85,7 @@ class Settings:
     if not TYPE_CHECKING:  # for type checkers there are no more attributes than are written down
 
         def __getattr__(self, name: str) -> Any:
-            raise foreign_names.unknown_attribute(self, name)
+            raise foreign_names.unknown_attribute(self, name, foreign_names.OF_CONFIG)
 
     def __post_init__(self) -> None:
         own = [name for name, kind in inspect.get_annotations(type(self)).items() if "ClassVar" not in str(kind)]
