@@ -24,7 +24,8 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[st
         except KeyError:
             if (elsewhere := _elsewhere(name)) is not None:
                 return elsewhere
-            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+            hint = "; the configuration of an algorithm is lc.get_config(name)" if name.endswith("Config") else ""
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}") from None
         value = getattr(importlib.import_module(f"{package}.{module}"), name)
         setattr(sys.modules[package], name, value)
         return value

@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 
 import learner_core as lc
 from learner_core.errors import ConfigError, StateError
+from learner_core.exporting.sb3 import read_sb3
 from learner_core_algorithms import APPOConfig, PPOConfig, SACConfig
 
 from support.peer_networks import CASES, HIDDEN, HIGH, IMAGE, LOW, SIZE
@@ -261,3 +262,36 @@ def test_what_is_no_array_is_refused(training_backend_name: str, arrays: Any, te
     learner = learner_for("cleanrl_discrete", training_backend_name)
     with pytest.raises(ConfigError, match=text):
         lc.import_weights(arrays, learner, source="cleanrl")
+
+
+# ---- real files ------------------------------------------------------------------------------------------------------
+
+_FOLDERS = [folder / "shared" / "corpus" / "sb3" for folder in Path(__file__).parents]
+CORPUS = next((folder for folder in _FOLDERS if folder.is_dir()), Path("corpus"))
+
+
+@pytest.mark.fast_on_torch
+@pytest.mark.parametrize("run", ["ppo/CartPole-v1_1", "a2c/CartPole-v1_1", "ppo/Acrobot-v1_1", "sac/Hopper-v3_1"])
+def test_arrays_of_real_models_are_those_of_their_files(training_backend_name: str, run: str) -> None:
+    """By either door, the file or its arrays, a learner is given the same weights."""
+    files = sorted((CORPUS / run).glob("*.zip"))
+    if not files:
+        pytest.skip(f"{CORPUS / run} is not there")
+    arrays = read_sb3(files[0], limit=1 << 26)
+    if run.startswith("sac"):
+        inputs, actions = arrays["actor.latent_pi.0.weight"].shape[1], arrays["actor.mu.bias"].size
+        config: Any = SACConfig().rl_module(model={"hidden": [256, 256], "activation": "relu"})
+        space: Any = Box(-1, 1, (actions,))
+    else:
+        inputs, actions = arrays["mlp_extractor.policy_net.0.weight"].shape[1], arrays["action_net.bias"].size
+        config = PPOConfig().rl_module(model={"hidden": [64, 64], "activation": "tanh"})
+        space = Discrete(actions)
+    spec = lc.RLModuleSpec(observation_space=Box(-np.inf, np.inf, (inputs,)), action_space=space)
+    config.framework(training_backend_name, compile=False).rl_module(rl_module_spec=spec)
+    by_arrays, by_file = config.build_learner(), config.build_learner()
+    told = lc.import_weights(arrays, by_arrays, source="sb3")
+    assert lc.import_sb3(files[0], by_file) == told
+    for part in ("rl_module", "targets", "variables"):
+        ours, theirs = (learner.get_state()[part][MID] for learner in (by_arrays, by_file))
+        for name, value in ours.items():
+            np.testing.assert_array_equal(value, theirs[name])
