@@ -140,6 +140,15 @@ def test_a_constructor_called_as_a_model_s() -> None:
     assert PPOConfig(gamma=0.9).gamma == 0.9
 
 
+def test_a_configuration_with_arguments_of_its_own_is_made() -> None:
+    class Own(lc.AlgorithmConfig):
+        def __init__(self, size: int = 3, **settings: Any) -> None:
+            super().__init__(**settings)
+            object.__setattr__(self, "_size", size)
+
+    assert [vars(one)["_size"] for one in (Own(7), Own(size=4, lr=0.5), Own())] == [7, 4, 3]
+
+
 @pytest.mark.parametrize("name", list(table.CLASSES))
 def test_a_class_of_a_model_is_answered(name: str) -> None:
     for package in (lc, learner_core_algorithms):

@@ -75,11 +75,15 @@ class Settings:
                 setattr(cls, name, getattr(cls, name))
 
     def __new__(cls, *arguments: Any, **settings: Any) -> Self:
-        if arguments:
-            raise ConfigError(foreign_names.constructor(cls.__name__, arguments))
-        for name in settings:
-            if name not in cls.settings():
-                raise ConfigError(f"{cls.__name__} has no setting {name!r}.{cls._nearest(name)}")
+        if arguments or settings:
+            try:
+                inspect.signature(cls.__init__).bind(None, *arguments, **settings)
+            except TypeError:
+                if arguments:
+                    raise ConfigError(foreign_names.constructor(cls.__name__, arguments)) from None
+                for name in settings:
+                    if name not in cls.settings():
+                        raise ConfigError(f"{cls.__name__} has no setting {name!r}.{cls._nearest(name)}") from None
         return super().__new__(cls)
 
     if not TYPE_CHECKING:  # for type checkers there are no more attributes than are written down

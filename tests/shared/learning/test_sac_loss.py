@@ -200,6 +200,20 @@ def test_steps_of_one_call_count_as_those_of_several(backend: str) -> None:
             np.testing.assert_allclose(together.get_state()[part][MID][name], value, rtol=0, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.slow
+def test_a_compiled_loop_counts_alike(backend: str) -> None:
+    states = []
+    for compile_ in (False, True):
+        config = SACConfig().framework(backend, compile=compile_, precision="float64").training(**EVERY_THIRD)
+        learner = build_on_spaces(config.rl_module(model={"hidden": [4]}), OBS, ACTIONS)
+        for seed in range(3):
+            results = learner.update_from_batch(batch=sac_batch(24, seed=seed))
+        assert results["__all__"]["compiled"] == float(compile_)
+        states.append(learner.get_state()["targets"][MID])
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, rtol=0, atol=1e-12, err_msg=name)
+
+
 def test_an_interval_of_one_is_the_rule_of_the_paper(backend: str) -> None:
     states = []
     for interval in (1, 2):
