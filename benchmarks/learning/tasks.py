@@ -161,7 +161,7 @@ TASKS = {
             env_runners={"num_envs_per_env_runner": 8, "rollout_fragment_length": 50},
             training={
                 "lr": [[0, 1e-3], [150_000, 0.0]], "gamma": 0.98, "entropy_coeff": 0.0, "train_batch_size": 400,
-                "grad_clip": 5.0, "clip_param": 0.2, "target_network_update_freq": 4,
+                "grad_clip": 5.0, "clip_param": 0.2, "target_network_update_freq": 0.25,
                 "circular_buffer_num_batches": 4, "circular_buffer_iterations_per_batch": 4,
             },
         ),

@@ -38,14 +38,17 @@ _EXPORTS = {
     "SpaceError": "errors",
     "StateError": "errors",
     "StateIOError": "errors",
+    "UnknownNameError": "errors",
     "WorkerLostError": "errors",
     "export": "exporting.export",
     "get_config": "plugins.discovery",
     "import_sb3": "exporting.sb3",
+    "import_weights": "exporting.import_weights",
     "list_algorithms": "plugins.discovery",
     "list_backends": "plugins.discovery",
     "load_state": "state.files",
     "save_state": "state.files",
+    "schedule": "schedules",
 }
 
 __all__ = sorted([*_EXPORTS, "__version__"])  # noqa: PLE0605 - derived from the table above, which is literal
@@ -109,9 +112,13 @@ if TYPE_CHECKING:
         StateIOError as StateIOError,
     )
     from .errors import (
+        UnknownNameError as UnknownNameError,
+    )
+    from .errors import (
         WorkerLostError as WorkerLostError,
     )
     from .exporting.export import export as export
+    from .exporting.import_weights import import_weights as import_weights
     from .exporting.sb3 import import_sb3 as import_sb3
     from .group.learner_group import LearnerGroup as LearnerGroup
     from .learning.learner import Learner as Learner
@@ -122,5 +129,6 @@ if TYPE_CHECKING:
     from .plugins.discovery import get_config as get_config
     from .plugins.discovery import list_algorithms as list_algorithms
     from .plugins.discovery import list_backends as list_backends
+    from .schedules import schedule as schedule
     from .state.files import load_state as load_state
     from .state.files import save_state as save_state

@@ -4,6 +4,7 @@
 
     LearnerCoreError
     ├── ConfigError              a setting: unknown name, wrong type, out of range, frozen
+    ├── UnknownNameError         a method or attribute that there is not; also an AttributeError
     ├── SpaceError               an observation or action space that does not fit
     ├── BatchError               a training batch; ``.module_id`` and ``.column`` say where
     ├── StateError               a state tree; ``.path`` says where
@@ -48,6 +49,7 @@ __all__ = [
     "SpaceError",
     "StateError",
     "StateIOError",
+    "UnknownNameError",
     "WorkerLostError",
     "did_you_mean",
 ]
@@ -59,6 +61,13 @@ class LearnerCoreError(Exception):
 
 class ConfigError(LearnerCoreError, ValueError):
     """A setting that is unknown, ill-typed, out of range, or may not change any more."""
+
+
+class UnknownNameError(LearnerCoreError, AttributeError):
+    """There is no such method or attribute; of a name that another library has, the text says what it is called here.
+
+    It is an AttributeError, so that ``hasattr``, ``copy`` and ``pickle`` find what they expect.
+    """
 
 
 class SpaceError(LearnerCoreError, ValueError):

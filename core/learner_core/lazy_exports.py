@@ -22,7 +22,10 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[st
         try:
             module = exports[name]
         except KeyError:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+            if (elsewhere := _elsewhere(name)) is not None:
+                return elsewhere
+            hint = "; the configuration of an algorithm is lc.get_config(name)" if name.endswith("Config") else ""
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}") from None
         value = getattr(importlib.import_module(f"{package}.{module}"), name)
         setattr(sys.modules[package], name, value)
         return value
@@ -31,3 +34,11 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[st
         return sorted(exports)
 
     return find, names
+
+
+def _elsewhere(name: str) -> Any:
+    """What stands for a class of another library, ``PPO`` for instance, and says what it is here."""
+    if not name[:1].isupper():
+        return None
+    # By name: this file is below all others, and the names are looked at where something is wrong alone.
+    return importlib.import_module("learner_core.config.foreign_names").elsewhere(name)

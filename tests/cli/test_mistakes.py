@@ -37,7 +37,7 @@ def test_the_nearest_thing_is_named_once(arguments: str, said: str, capsys: pyte
     ("arguments", "said"),
     [
         ("train ppo CartPole-v1", "--env CartPole-v1."),
-        ("train ppo --env CartPole-v1 --learning-rate 1e-3", "--set learning_rate=1e-3."),
+        ("train ppo --env CartPole-v1 --learning-rate 1e-3", "CleanRL: --learning-rate; here: --set lr=1e-3."),
         ("train ppo --env CartPole-v1 --lr=1e-3", "--set lr=1e-3."),
     ],
 )

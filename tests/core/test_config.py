@@ -78,7 +78,11 @@ def test_settings_are_set_by_method_attribute_or_constructor() -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "text"),
     [
-        ("training", {"learning_rate": 1}, r"'learning_rate'\. Did you mean 'lr', set by \.training\(lr=\.\.\.\)"),
+        (
+            "training",
+            {"learning_rate": 1},
+            r"SB3, CleanRL: learning_rate; here: \.training\(lr=\.\.\.\)",
+        ),
         ("training", {"entropy_coef": 1}, "Did you mean 'entropy_coeff'"),
         ("training", {"num_learners": 1}, r"It belongs to \.learners\(num_learners=\.\.\.\)"),
         ("learners", {"num_lerners": 1}, "Did you mean 'num_learners'"),
@@ -89,7 +93,7 @@ def test_settings_are_set_by_method_attribute_or_constructor() -> None:
         ("training", {"lr": None}, "got None"),
         ("training", {"lr": -1e-3}, "expected float or schedule .* >= 0, got -0.001"),
         ("training", {"lr": float("nan")}, "finite"),
-        ("training", {"lr": [[0, 1], [0, 2]]}, "timesteps must increase"),
+        ("training", {"lr": [[5, 1], [0, 2]]}, "timesteps must increase"),
         ("training", {"lr": [[0, 1], [10, -1]]}, ">= 0"),
         ("training", {"lr": [0.1, 0.2]}, "pair"),
         ("training", {"gamma": 1.01}, "expected float >= 0 and <= 1, got 1.01"),
@@ -119,7 +123,7 @@ def test_a_wrong_setting_is_refused_and_changes_nothing(method: str, settings: d
 
 def test_attributes_are_checked_too() -> None:
     config = ToyConfig()
-    with pytest.raises(ConfigError, match="Did you mean 'lr'"):
+    with pytest.raises(ConfigError, match="here: "):
         config.learning_rate = 1
     with pytest.raises(ConfigError, match=r"ToyConfig\.training\(gamma=\.\.\.\)"):
         config.gamma = 2

@@ -94,6 +94,37 @@ def test_listing_imports_nothing(install: Install) -> None:
     assert "toy_backend" not in sys.modules
 
 
+def test_listing_says_what_is_not_installed_and_imports_nothing(install: Install) -> None:
+    install(
+        "toy-dist",
+        {"backends:toy": "toy_backend"},
+        "toy_backend",
+        'PLUGIN_API = 1\nREQUIRES = ("json", "no_such_framework.core")\nraise RuntimeError("imported")',
+    )
+    info = _info("toy")
+    assert (info.status, info.error) == (
+        "not installed",
+        "The backend 'toy' needs no_such_framework, which is not installed: pip install no_such_framework.",
+    )
+    assert "toy_backend" not in sys.modules
+
+
+@pytest.mark.parametrize("requires", ['("json",)', '"json"', "7", "[1, None]", "(name for name in ())", "1 // 0"])
+def test_requirements_that_are_there_or_make_no_sense(install: Install, requires: str) -> None:
+    install("toy-dist", {"backends:toy": "toy_backend"}, "toy_backend", f"REQUIRES = {requires}")
+    assert _info("toy").status == "available"
+
+
+def test_our_own_plugins_say_what_they_need() -> None:
+    """Each framework that a plugin of ours imports, once it is used, is in what it says."""
+    needs = {("backends", "torch"): ("torch",), ("backends", "tf"): ("tensorflow", "keras")}
+    needs |= {("launchers", "ray"): ("ray",), ("collectives", "horovod"): ("horovod",)}
+    needs |= {("collectives", "torch"): ("torch",)}
+    for (group, name), modules in needs.items():
+        (entry,) = [one for one in discovery._entries(f"learner_core.{group}") if one.name == name]
+        assert discovery._declared(entry.value, "REQUIRES") == modules
+
+
 def test_a_backend_of_another_distribution(install: Install) -> None:
     install("toy-dist", {"backends:toy": "toy_package.plugin"}, "toy_package.plugin", TOY_BACKEND)
     backend = discovery.load("learner_core.backends", "toy")

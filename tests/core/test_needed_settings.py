@@ -165,7 +165,7 @@ def test_the_command_line_says_the_same(tmp_path: Path, capsys: Any, in_file: bo
     said = " ".join(capsys.readouterr().err.split())
     assert "kl_target=0.05 would have no effect: it needs use_kl_loss=True" in said
     assert not (tmp_path / "run").exists()
-    assert "kl_target=0.01   (float > 0; needs use_kl_loss=True)" in describe_settings(PPOConfig())
+    assert "kl_target=0.01   (float > 0 or None; needs use_kl_loss=True)" in describe_settings(PPOConfig())
 
 
 # ---- a third party's -------------------------------------------------------------------------------------------------

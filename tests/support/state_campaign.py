@@ -115,7 +115,7 @@ def _impala(backend: str, folder: Path) -> Any:
 
 def _appo(backend: str, folder: Path) -> Any:
     sizes = {"train_batch_size": 20, "timesteps_per_iteration": 30, "circular_buffer_num_batches": 3}
-    config = _small(APPOConfig(), backend, **sizes, use_kl_loss=True, target_network_update_freq=3, tau=0.5)
+    config = _small(APPOConfig(), backend, **sizes, use_kl_loss=True, target_network_update_freq=0.5, tau=0.5)
     return config.env_runners(num_envs_per_env_runner=3, rollout_fragment_length=5)
 
 

@@ -17,6 +17,7 @@ from learner_core.errors import ConfigError
 
 from . import xp as tf_xp
 from .compile import CompiledLoop, SplitLoop, traced
+from .given_networks import refuse_other_backends
 
 __all__ = ["TfBackend"]
 
@@ -111,11 +112,13 @@ class TfBackend(Backend):
         return SplitLoop(gradient, apply, reduce, example, device=self.tf_device)
 
     def adapt_module(self, spec: Any) -> Any:
+        refuse_other_backends("a network of Keras")
         from .modules import adapt_module
 
         return adapt_module(spec, self)
 
     def export_policy(self, policy: Any, path: Any) -> None:
+        refuse_other_backends("to='keras'")
         from .exporting import export_policy
 
         export_policy(policy, path, self)

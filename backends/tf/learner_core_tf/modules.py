@@ -33,6 +33,8 @@ from .row_layers import over_all_rows, row_layers
 
 __all__ = ["NetworkModule", "adapt_module"]
 
+_NUMBERS = {2: "two", 3: "three"}
+
 
 def adapt_module(spec: Any, backend: Any) -> NetworkModule:
     """See :meth:`learner_core.backend.Backend.adapt_module`."""
@@ -61,6 +63,8 @@ class NetworkModule(FrameworkModule):
         self._network_name = describe(spec.module_class)
         self._dtype = "float64" if backend.precision == "float64" else "float32"
         self.network, self._made, outputs = self._make(seed=0)
+        with tf.device(backend.tf_device):
+            self._first_answer(self.network, 3)  # a minibatch has any number of rows
         self._layout = _Layout(self.network, self._network_name, self._written(self.network))
         self._read_orders()
         self.not_portable = self._layout.not_portable
@@ -84,19 +88,27 @@ class NetworkModule(FrameworkModule):
         try:
             with tf.device(self._backend.tf_device):
                 network, made = make_network(self._spec, keras.Model, "tf")
-                try:
-                    observations = dummy_observations(self.observation_space, 2, self._dtype)
-                    outputs = network(self._backend.from_numpy(observations), training=False)
-                except Exception as error:
-                    raise ConfigError(
-                        f"{self._network_name}: call(obs) failed on two observations of {self.observation_space}: "
-                        f"{type(error).__name__}: {error}"
-                    ) from error
+                outputs = self._first_answer(network, 2)
         finally:
             keras.config.set_floatx(before)
             keras.config.set_dtype_policy(policy)
             random.setstate(generator)
         return network, made, outputs
+
+    def _first_answer(self, network: Any, rows: int) -> Any:
+        """What the network returns for so many blank observations.
+
+        Raises:
+            ConfigError: it fails on them; says with what.
+        """
+        observations = dummy_observations(self.observation_space, rows, self._dtype)
+        try:
+            return network(self._backend.from_numpy(observations), training=False)
+        except Exception as error:
+            raise ConfigError(
+                f"{self._network_name}: call(obs) failed on {_NUMBERS[rows]} observations of "
+                f"{self.observation_space}: {type(error).__name__}: {error}"
+            ) from error
 
     @property
     def frozen_parameters(self) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from learner_core.backend import BackendFacts, FileFormat
 from learner_core.plugins.hookspecs import hookimpl
 
 PLUGIN_API = 1
+#: Read without importing this: `learner-core plugins list` says what is not installed.
+REQUIRES = ("tensorflow", "keras")
 
 
 @hookimpl

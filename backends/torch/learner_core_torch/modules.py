@@ -28,6 +28,7 @@ from learner_core.learning.framework_modules import (
     random_observations,
 )
 
+from .given_networks import has_lazy_layers, plain_network, refuse_foreign
 from .layout_proof import prove
 from .layouts import Orders, known_layers, read_orders
 from .row_layers import over_all_rows, row_layers
@@ -37,6 +38,7 @@ __all__ = ["NetworkModule", "adapt_module"]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _SAME = (nn.Linear, *_CONVOLUTIONS, nn.ConvTranspose2d, nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d)
 _CELLS = (nn.LSTMCell, nn.GRUCell)
+_NUMBERS = {2: "two", 3: "three"}
 
 
 def adapt_module(spec: Any, backend: Any) -> NetworkModule:
@@ -60,6 +62,7 @@ class NetworkModule(FrameworkModule):
         self._spec = spec
         self._backend = backend
         self._network_name = describe(spec.module_class)
+        refuse_foreign(spec.module_class, self._network_name)
         network, self._made = self._make(seed=0)
         try:
             self.network: nn.Module = network if self._made else copy.deepcopy(network)
@@ -75,7 +78,32 @@ class NetworkModule(FrameworkModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network, made = make_network(self._spec, nn.Module, "torch")
+            network = plain_network(network, self._network_name)
+            if made and has_lazy_layers(network):
+                self._materialise(network)
         return network, made
+
+    def _materialise(self, network: nn.Module) -> None:
+        """Let layers that take their sizes from the first observations (``nn.LazyLinear``) take them."""
+        trained = network.training
+        with torch.no_grad(), self._explained(2):
+            network.eval()(self._observed(2))
+        network.train(trained)
+
+    def _observed(self, rows: int, dtype: torch.dtype = torch.float32) -> Any:
+        """Blank observations, floats in ``dtype``."""
+        return _cast(self._backend.from_numpy(dummy_observations(self.observation_space, rows, np.float32)), dtype)
+
+    @contextlib.contextmanager
+    def _explained(self, rows: int) -> Iterator[None]:
+        """What the network raises in the block is a refusal that says what it was given."""
+        try:
+            yield
+        except Exception as error:
+            raise ConfigError(
+                f"{self._network_name}: forward(obs) failed on {_NUMBERS[rows]} observations of "
+                f"{self.observation_space}: {type(error).__name__}: {error}"
+            ) from error
 
     # ------------------------------------------------------------------ what the network holds
 
@@ -86,19 +114,13 @@ class NetworkModule(FrameworkModule):
         #: canonical name -> axis -> for each entry along it the place it has in the state.
         self._orders: dict[str, dict[int, np.ndarray]] = {}
         self._constants: dict[str, torch.Tensor] = {}
-        observations = dummy_observations(self.observation_space, 2, np.float32)
         network = self.network
         trained = network.training
         network.eval()
-        try:
-            inputs = _cast(self._backend.from_numpy(observations), _float_dtype(network))
-            with torch.no_grad():
-                outputs, found = read_orders(network, inputs)
-        except Exception as error:
-            raise ConfigError(
-                f"{self._network_name}: forward(obs) failed on two observations of {self.observation_space}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        with torch.no_grad(), self._explained(2):
+            outputs, found = read_orders(network, self._observed(2, _float_dtype(network)))
+        with torch.no_grad(), self._explained(3):
+            network(self._observed(3, _float_dtype(network)))  # a minibatch has any number of rows
         self._row_layers = row_layers(network)
         self.row_layers = tuple(name or type(layer).__name__ for name, layer in self._row_layers.items())
         seen: set[int] = set()

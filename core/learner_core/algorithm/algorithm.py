@@ -13,12 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ..config.algorithm_config import AlgorithmConfig
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
+from ..config.foreign_names import unknown_attribute
+from ..config.foreign_table import ALGORITHM as ALGORITHM_NAMES
 from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
@@ -39,7 +41,7 @@ from .restoring import check_outline, take_state
 from .stored_modules import KEEP, Opening, named_by, settle_modules
 from .stored_spaces import spaces_state
 
-__all__ = ["Algorithm", "stored_config"]
+__all__ = ["Algorithm", "stored_config", "stored_tree"]
 
 _SCHEMA = 1
 #: Episodes that the mean return is taken over.
@@ -58,9 +60,9 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         ConfigError, EnvError, SpaceError: the configuration cannot be built.
     """
 
-    def __init__(self, config: AlgorithmConfig) -> None:
+    def _begin(self, config: AlgorithmConfig) -> None:
+        """Counters of a run that has done nothing, without learners and environments."""
         self.config = config
-        self.check_config()
         self.iteration = 0
         self.num_env_steps_sampled_lifetime = 0
         self._recent: deque[Episode] = deque(maxlen=_WINDOW)
@@ -74,15 +76,19 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         self._trains = False
         self.env_runners: EnvRunnerGroup | None = None
         self._group: LearnerGroup | None = None
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        self._begin(config)
+        self.check_config()
         if not config.num_learners:
             # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
             # processes of their own, this one may do without the framework.
             load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
         try:
-            self._group = LearnerGroup(config)
-            self.ranks = self._group.ranks
+            self._group = group = LearnerGroup(config)
+            self.ranks = group.ranks
             if config.env is not None:
-                specs = self._group.module_specs
+                specs = group.module_specs
                 self.env_runners = EnvRunnerGroup(
                     self.runner_config(), specs, make_policy=make_policy, before_sampling=self.notice_changes
                 )
@@ -228,6 +234,11 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         finally:
             if self._group is not None:
                 self._group.shutdown()
+
+    if not TYPE_CHECKING:  # for type checkers there are no more attributes than are written down
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(self, name, ALGORITHM_NAMES)
 
     def __enter__(self) -> Self:
         return self
@@ -572,12 +583,22 @@ def stored_config(path: Any, *, import_modules: Iterable[str] = (), **settings: 
     """The settings that a checkpoint carries: those of its run when it was saved. The checkpoint is read as a whole.
 
     Args:
-        path, import_modules, settings: as for ``Algorithm.from_checkpoint``.
+        path: as for ``Algorithm.from_checkpoint``, or what ``stored_tree`` returned.
+        import_modules, settings: as for ``Algorithm.from_checkpoint``.
 
     Raises:
         StateError, ConfigError: as ``Algorithm.from_checkpoint`` raises them.
     """
-    return _config_in(_read(path, mapped=True), import_modules, settings)
+    return _config_in(path if isinstance(path, Mapping) else stored_tree(path), import_modules, settings)
+
+
+def stored_tree(path: Any) -> dict[str, Any]:
+    """A checkpoint as it is; large arrays are read when they are looked at.
+
+    Raises:
+        StateError: no such file, damaged, or no checkpoint.
+    """
+    return _read(path, mapped=True)
 
 
 def _config_in(tree: Mapping[str, Any], import_modules: Iterable[str], settings: Mapping[str, Any]) -> AlgorithmConfig:

@@ -9,6 +9,7 @@ from typing import Any
 
 import learner_core as lc
 from learner_core.errors import ConfigError, StateError
+from learner_core.plugins.discovery import load
 from learner_core.state.atomic import check_target, write_atomically
 
 from .console import add_override_spaces, add_trust, number, parse_count, parse_file, table
@@ -92,12 +93,17 @@ def open_checkpoint(path: Path, given: argparse.Namespace) -> tuple[Path, Any]:
         options["framework"] = given.backend
     if given.env is not None:
         options["env"] = given.env
+    kind: type[lc.Algorithm] = lc.Algorithm
+    if given.backend is not None and not getattr(load("learner_core.backends", given.backend), "trains", True):
+        from learner_core.algorithm.player import Player  # without learners
+
+        kind = Player
     for checkpoint in checkpoints[:-1]:
         try:
-            return checkpoint, lc.Algorithm.from_checkpoint(str(checkpoint), **options)
+            return checkpoint, kind.from_checkpoint(str(checkpoint), **options)
         except StateError as error:
             print(f"{checkpoint.name} cannot be used, trying the one before: {error}")
-    return checkpoints[-1], lc.Algorithm.from_checkpoint(str(checkpoints[-1]), **options)
+    return checkpoints[-1], kind.from_checkpoint(str(checkpoints[-1]), **options)
 
 
 def _shown(value: object) -> str:

@@ -65,7 +65,10 @@ def _run(given: list[str], leaving: Leaving | None) -> int:
         return 0
     command = given.pop(0)
     if command not in _COMMANDS:
-        print(f"learner-core: there is no command {command!r}.{did_you_mean(command, _COMMANDS)}", file=sys.stderr)
+        from learner_core.config.foreign_names import known_command  # brings numpy, and is for mistakes alone
+
+        meant = known_command(command) or did_you_mean(command, _COMMANDS)
+        print(f"learner-core: there is no command {command!r}.{meant}", file=sys.stderr)
         return 2
     debug = "--debug" in given
     if not debug:

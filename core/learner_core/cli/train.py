@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import learner_core as lc
+from learner_core.config.foreign_names import known_option
 from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
@@ -48,7 +49,7 @@ def run(arguments: list[str]) -> int:
     # Intermixed: an optional ALGORITHM may stand before or after the options.
     given, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}. {_meant(*unknown[:2])}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}. {_meant_by(unknown, given.algorithm)}")
     if given.help:
         print(_help(parser, given.algorithm))
         return 0
@@ -87,11 +88,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _meant(argument: str, following: str = "VALUE") -> str:
-    """What an argument that the parser does not know was probably meant to be: an environment, or a setting."""
-    if not argument.startswith("-"):
-        return f"An environment is given by --env {argument}."
+def _meant_by(unknown: Sequence[str], algorithm: str | None) -> str:
+    """What arguments that the parser does not know were probably meant to be: an environment, or settings."""
+    name = algorithm if algorithm in lc.list_algorithms() else "ppo"
+    config = lc.get_config(name)
+    answers = []
+    for place, argument in enumerate(unknown):
+        if argument.startswith("-"):
+            following = [text for text in unknown[place + 1 : place + 2] if not text.startswith("-")]
+            answers.append(_meant(argument, *following, config=config))
+        elif place == 0:
+            answers.append(f"An environment is given by --env {argument}.")
+    return " ".join(dict.fromkeys(answers))
+
+
+def _meant(argument: str, following: str = "VALUE", *, config: Any) -> str:
     name, _, value = argument.lstrip("-").partition("=")
+    if answer := known_option(name, config, value or following):
+        return answer
     return f"A setting is given by --set {name.replace('-', '_')}={value or following}."
 
 

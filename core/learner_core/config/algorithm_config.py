@@ -101,6 +101,25 @@ class AlgorithmConfig(CommonSettings):
         """
         return self._set("environment", settings if env is _UNSET else {"env": env, **settings})
 
+    def api_stack(
+        self,
+        *,
+        enable_rl_module_and_learner: bool | None = True,
+        enable_env_runner_and_connector_v2: bool | None = True,
+    ) -> Self:
+        """Nothing to choose: RLModules, Learners and environment runners are all there is. For programs of RLlib.
+
+        Raises:
+            ConfigError: one of them is to be switched off.
+        """
+        for name, value in (
+            ("enable_rl_module_and_learner", enable_rl_module_and_learner),
+            ("enable_env_runner_and_connector_v2", enable_env_runner_and_connector_v2),
+        ):
+            if value not in (True, None):
+                raise ConfigError(f"api_stack({name}={value!r}): there is one stack here, RLModules and Learners")
+        return self
+
     def framework(self, name: str = _UNSET, **settings: Any) -> Self:
         """Choose the backend: ``name``, ``compile``, ``precision``, ``device``, ``debug``; see :meth:`environment`."""
         return self._set("framework", settings if name is _UNSET else {"name": name, **settings})
@@ -329,6 +348,18 @@ class AlgorithmConfig(CommonSettings):
         }
         # Whoever opens it in another program is told which module the script was that defines what it names.
         return {**plain, "script": references.script_name()} if references.names_main(plain) else plain
+
+    @classmethod
+    def of_earlier(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Settings out of a file, as this version means them; a subclass whose setting changed its unit overrides it.
+
+        Args:
+            stored: Field name -> plain data, as a file of this or of an earlier version has it.
+
+        Returns:
+            The same for this version; ``stored`` is left as it is.
+        """
+        return stored
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, import_modules: Iterable[str] = (), **overrides: Any) -> Self:

@@ -149,7 +149,7 @@ def read_config(cls: Any, data: Any, *, trust: Trust, overrides: Mapping[str, An
     for name, value in stored.items():
         settle(value, name=name, trust=trust)
     config = _config_class(cls, data, trust)()
-    for name, value in stored.items():
+    for name, value in config.of_earlier(stored).items():
         if name in config.unused_settings:
             continue  # it had no effect when it was stored, either
         setting = from_plain(value, name=name, trust=trust)

@@ -17,34 +17,15 @@ import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_args, get_origin
 
 from learner_core.errors import ConfigError
 
+from . import foreign_names
 from .validation import MismatchError, convert, copy_containers, expected, is_schedule_type
 from .values import same
 
 __all__ = ["Setting", "Settings"]
-
-# What users of other libraries write, for the "did you mean" of names that do not look alike.
-_OTHER_NAMES = {
-    "batch_size": "minibatch_size",
-    "clip_range": "clip_param",
-    "ent_coef": "entropy_coeff",
-    "gae_lambda": "lambda_",
-    "lambda": "lambda_",
-    "learning_rate": "lr",
-    "max_grad_norm": "grad_clip",
-    "n_envs": "num_envs_per_env_runner",
-    "n_epochs": "num_epochs",
-    "num_envs": "num_envs_per_env_runner",
-    "num_rollout_workers": "num_env_runners",
-    "num_sgd_iter": "num_epochs",
-    "num_workers": "num_env_runners",
-    "sgd_minibatch_size": "minibatch_size",
-    "train_batch_size_per_learner": "train_batch_size",
-    "vf_coef": "vf_loss_coeff",
-}
 
 
 @dataclass(frozen=True)
@@ -92,6 +73,23 @@ class Settings:
         for name in ("__repr__", "__eq__", "__hash__"):
             if name not in cls.__dict__:
                 setattr(cls, name, getattr(cls, name))
+
+    def __new__(cls, *arguments: Any, **settings: Any) -> Self:
+        if arguments or settings:
+            try:
+                inspect.signature(cls.__init__).bind(None, *arguments, **settings)
+            except TypeError:
+                if arguments:
+                    raise ConfigError(foreign_names.constructor(cls.__name__, arguments)) from None
+                for name in settings:
+                    if name not in cls.settings():
+                        raise ConfigError(f"{cls.__name__} has no setting {name!r}.{cls._nearest(name)}") from None
+        return super().__new__(cls)
+
+    if not TYPE_CHECKING:  # for type checkers there are no more attributes than are written down
+
+        def __getattr__(self, name: str) -> Any:
+            raise foreign_names.unknown_attribute(self, name, foreign_names.OF_CONFIG)
 
     def __post_init__(self) -> None:
         own = [name for name, kind in inspect.get_annotations(type(self)).items() if "ClassVar" not in str(kind)]
@@ -200,8 +198,9 @@ class Settings:
     @classmethod
     def _nearest(cls, name: str, method: str | None = None) -> str:
         settings = cls.settings().values()
-        exact = [item for item in settings if name in (item.name, item.keyword, _OTHER_NAMES.get(name))]
-        exact += [item for item in settings if item.name == _OTHER_NAMES.get(name)]
+        exact = [item for item in settings if name in (item.name, item.keyword)]
+        if not exact and (there := foreign_names.known(name, cls)):
+            return there
         if not exact:
             here = [item for item in settings if method in (None, item.method)]
             for group in (here, list(settings)):

@@ -77,7 +77,7 @@ class Schedule:
 
 
 FloatOrSchedule: TypeAlias = Annotated[float | list[list[float]], Schedule]
-"""A number, or ``[[timestep, value], ...]``: piecewise linear, clamped at both ends."""
+"""A number, or ``[[timestep, value], ...]``: piecewise linear, clamped at both ends; see ``learner_core.schedules``."""
 
 
 def is_schedule_type(annotation: Any) -> bool:
@@ -197,7 +197,9 @@ def _convert_annotated(annotation: Any, value: Any) -> Any:
     if Schedule in metadata and type(value).__name__ == "ndarray":
         value = value.tolist()
     try:
-        if Schedule in metadata and isinstance(value, (list, tuple, schedules.Schedule)):
+        if Schedule in metadata and (
+            isinstance(value, (list, tuple, collections.abc.Mapping, schedules.Schedule)) or callable(value)
+        ):
             value = _schedule(value)
         else:
             value = convert(float if Schedule in metadata else base, value)

@@ -16,22 +16,22 @@ References:
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, StateError
+from ..errors import StateError
 from ..state.atomic import PathLike
 from ..state.regular import open_regular
 from .bounded_zip import UNREADABLE, member, open_archive
+from .foreign_arrays import Arrays, ForeignArrays, channels_last, check_kind, load_into, module_of
 from .sb3_settings import Settings, algorithm_of, check_settings, parse_settings
 from .torch_tensors import read_tensors
 
-__all__ = ["convert_ppo", "convert_sac", "import_sb3", "read_sb3"]
+__all__ = ["HARMLESS", "WHOSE", "convert_ppo", "convert_sac", "import_sb3", "read_sb3"]
 
-Arrays = dict[str, np.ndarray]
+WHOSE = "the model of Stable-Baselines3"
 #: Bytes of a model's zip file, at most; all but the policy's tensors is passed over.
 _FILE_LIMIT = 1 << 36
 #: Bytes that are read for each number in the learner's module: four copies of float32, for image policies hold some
@@ -41,7 +41,7 @@ _NBYTES_BESIDES = 1 << 20
 #: Bytes of a model's settings, at most: they hold the last observations, pickled, which are not looked at.
 _SETTINGS_LIMIT = 1 << 24
 #: Tensors that say how a model learns, and nothing about what it answers.
-_HARMLESS = frozenset({"log_ent_coef", "ent_coef_tensor"})
+HARMLESS = frozenset({"log_ent_coef", "ent_coef_tensor"})
 
 
 def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict[str, Any]:
@@ -65,13 +65,8 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
             shared layers, state-dependent exploration); NaN or an infinity. Says which. Nothing has changed.
         ConfigError: the module is not the kind that the algorithm trains.
     """
+    module_id = module_of(learner, module_id)
     specs = learner.module_specs
-    if module_id is None:
-        if len(specs) != 1:
-            raise ConfigError(f"say which module by module_id=: {', '.join(specs)}")
-        module_id = next(iter(specs))
-    if module_id not in specs:
-        raise ConfigError(f"module_id={module_id!r}: there is {', '.join(specs)}")
     space = specs[module_id].action_space
     state = learner.get_state()
     own_arrays = [*state["rl_module"][module_id].values(), *state["targets"].get(module_id, {}).values()]
@@ -79,54 +74,24 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
     settings, tensors = _read(path, limit=_NBYTES_PER_NUMBER * numbers + _NBYTES_BESIDES, with_settings=True)
     with _under_path(path):
         is_sac = algorithm_of(settings, tensors) == "sac"
-    used: set[str] = set()
-    if is_sac != bool(state["targets"].get(module_id)):
-        theirs, own = ("SAC", "has no critics of actions") if is_sac else ("PPO (or A2C)", "has critics of actions")
-        raise ConfigError(
-            f"{path} is a model of {theirs}, and module {module_id!r} {own}: import it into a learner of "
-            f"{'SACConfig' if is_sac else 'PPOConfig'}"
-        )
+    given = ForeignArrays(tensors, WHOSE)
+    check_kind(state["rl_module"][module_id], is_sac=is_sac, what=f"{path} is a model", module_id=module_id)
     with _under_path(path):
         hidden = any(name.startswith(("mlp_extractor.", "actor.latent_pi.")) for name in tensors)
         check_settings(settings, "sac" if is_sac else "ppo", specs[module_id], has_hidden=hidden)
+        targets: Arrays | None = None
+        log_alpha = None
         if is_sac:
-            weights, targets, log_alpha = convert_sac(tensors, space, used)
+            weights, targets, log_alpha = convert_sac(given, space)
         else:
-            weights, targets, log_alpha = convert_ppo(tensors, used), {}, None
-        ignored = _leftovers(tensors, used)
-    path_of = f"rl_module/{module_id}"
-    _take(state["rl_module"][module_id], weights, path_of)
-    if targets:
-        _take(state["targets"][module_id], targets, f"targets/{module_id}")
-    if log_alpha is not None and "log_alpha" in state["variables"][module_id]:
-        if not np.isfinite(log_alpha):
-            raise StateError("holds NaN or an infinity", path="log_ent_coef")
-        state["variables"][module_id]["log_alpha"] = log_alpha
-    for entry in state["optimizer"][module_id].values():
-        entry["step"] = 0
-        for slot in entry["slots"].values():
-            for array in slot.values():
-                array[...] = 0
-    learner.set_state(state)
+            weights = convert_ppo(given)
+        ignored = given.leftovers(HARMLESS)
+    load_into(learner, state, module_id, weights, whose=WHOSE, targets=targets, log_alpha=log_alpha)
     return {
         "algorithm": "sac" if is_sac else "ppo",
-        "parameters": len(weights) + len(targets),
+        "parameters": len(weights) + len(targets or {}),
         "ignored": ignored,
     }
-
-
-def _leftovers(tensors: Mapping[str, np.ndarray], used: set[str]) -> list[str]:
-    """What has no place in the learner and needs none; the rest is refused."""
-    left = sorted(set(tensors) - used)
-    foreign = [name for name in left if name not in _HARMLESS]
-    if foreign:
-        shown = ", ".join(name[:100] for name in foreign[:4]) + (", ..." if len(foreign) > 4 else "")
-        raise StateError(
-            f"the model has {len(foreign)} tensors that have no place in the learner's module ({shown}): without them "
-            "its policy would be another one",
-            path=foreign[0],
-        )
-    return left
 
 
 @contextlib.contextmanager
@@ -184,65 +149,61 @@ def _read(path: PathLike, *, limit: int, with_settings: bool) -> tuple[Settings,
     return settings, tensors
 
 
-def convert_ppo(tensors: Mapping[str, np.ndarray], used: set[str]) -> Arrays:
+def convert_ppo(given: ForeignArrays, *, policy_only: bool = False) -> Arrays:
     """PPO's (A2C's) policy as ``ActorCriticModule`` names it.
 
     Args:
-        tensors: by Stable-Baselines3's names.
-        used: names are added as they are taken.
+        given: arrays by Stable-Baselines3's names.
+        policy_only: there is no critic.
     """
-    take = _taker(tensors, used)
     out: Arrays = {}
-    if "log_std" in tensors:
-        out["log_std"] = take("log_std")
-    if any(name.startswith("features_extractor.cnn.") for name in tensors):
-        _layers(take, tensors, "features_extractor.cnn", out, "encoder.conv")
-        _layers(take, tensors, "features_extractor.linear", out, "encoder")
+    if "log_std" in given.arrays:
+        out["log_std"] = given.take("log_std")
+    if given.has("features_extractor.cnn."):
+        given.layers("features_extractor.cnn", out, "encoder.conv")
+        given.layers("features_extractor.linear", out, "encoder")
         last = max((int(name.split(".")[2]) for name in out if name.startswith("encoder.conv.")), default=0)
         if "encoder.0.weight" not in out or f"encoder.conv.{last}.weight" not in out:
-            raise StateError("missing in the model of Stable-Baselines3", path="features_extractor.linear.0.weight")
+            raise StateError(f"missing in {given.whose}", path="features_extractor.linear.0.weight")
         channels = out[f"encoder.conv.{last}.weight"].shape[0]
-        out["encoder.0.weight"] = _channels_last(out["encoder.0.weight"], channels)
-        _same_twice(tensors, used)
-    number = _layers(take, tensors, "mlp_extractor.policy_net", out, "pi")
-    number_vf = _layers(take, tensors, "mlp_extractor.value_net", out, "vf")
+        out["encoder.0.weight"] = channels_last(out["encoder.0.weight"], channels, "encoder.0.weight")
+        _same_twice(given)
+    number = given.layers("mlp_extractor.policy_net", out, "pi")
+    number_vf = 0 if policy_only else given.layers("mlp_extractor.value_net", out, "vf")
     heads = {f"pi.{number}": "action_net", f"vf.{number_vf}": "value_net"}
     for own, theirs in heads.items():
-        for part in ("weight", "bias"):
-            out[f"{own}.{part}"] = take(f"{theirs}.{part}")
+        if theirs != "value_net" or not policy_only:
+            given.layer(theirs, out, own)
     return out
 
 
-def _same_twice(tensors: Mapping[str, np.ndarray], used: set[str]) -> None:
+def _same_twice(given: ForeignArrays) -> None:
     """The features extractor appears once more for each of policy and value, unless each has one of its own."""
-    for name in tensors:
+    for name in given:
         for start in ("pi_features_extractor.", "vf_features_extractor."):
             if name.startswith(start):
-                shared = tensors.get(name.replace(start, "features_extractor.", 1))
-                if shared is None or not np.array_equal(shared, tensors[name], equal_nan=True):
+                shared = given.arrays.get(name.replace(start, "features_extractor.", 1))
+                if shared is None or not np.array_equal(shared, given.arrays[name], equal_nan=True):
                     raise StateError("policy and value have features extractors of their own", path=name)
-                used.add(name)
+                given.mark(name)
 
 
-def convert_sac(
-    tensors: Mapping[str, np.ndarray], action_space: Any, used: set[str]
-) -> tuple[Arrays, Arrays, float | None]:
+def convert_sac(given: ForeignArrays, action_space: Any) -> tuple[Arrays, Arrays, float | None]:
     """SAC's networks as ``SACModule`` names them: (parameters, targets, logarithm of alpha or None)."""
-    take = _taker(tensors, used)
     params: Arrays = {}
-    number = _layers(take, tensors, "actor.latent_pi", params, "pi")
+    number = given.layers("actor.latent_pi", params, "pi")
     for part in ("weight", "bias"):
-        mean, spread = take(f"actor.mu.{part}"), take(f"actor.log_std.{part}")
+        mean, spread = given.take(f"actor.mu.{part}"), given.take(f"actor.log_std.{part}")
         if not mean.ndim or mean.shape != spread.shape:
             raise StateError(f"has shape {spread.shape}, actor.mu.{part} {mean.shape}", path=f"actor.log_std.{part}")
         params[f"pi.{number}.{part}"] = np.concatenate([mean, spread], 0)
     targets: Arrays = {}
     for source, into in (("critic", params), ("critic_target", targets)):
         for theirs, own in (("qf0", "qf"), ("qf1", "qf_twin")):
-            if any(name.startswith(f"{source}.{theirs}.") for name in tensors):
-                _layers(take, tensors, f"{source}.{theirs}", into, own)
+            if given.has(f"{source}.{theirs}."):
+                given.layers(f"{source}.{theirs}", into, own)
                 _check_critic(into, own, action_space)
-    log_alpha = take("log_ent_coef") if "log_ent_coef" in tensors else None
+    log_alpha = given.take("log_ent_coef") if "log_ent_coef" in given.arrays else None
     if log_alpha is not None and log_alpha.size != 1:
         raise StateError(f"expected one number, got shape {log_alpha.shape}", path="log_ent_coef")
     return params, targets, None if log_alpha is None else float(log_alpha.reshape(()))
@@ -257,52 +218,3 @@ def _check_critic(out: Arrays, name: str, space: Any) -> None:
         raise StateError(f"has shapes {weight.shape} and {bias.shape}", path=f"{name}.0.weight")
     if weight.shape[1] <= space.low.size:
         raise StateError(f"the critic takes {weight.shape[1]} numbers, fewer than the action space has", path=name)
-
-
-def _taker(tensors: Mapping[str, np.ndarray], used: set[str]) -> Any:
-    def take(name: str) -> np.ndarray:
-        if name not in tensors:
-            raise StateError("missing in the model of Stable-Baselines3", path=name)
-        used.add(name)
-        return np.array(tensors[name])
-
-    return take
-
-
-def _layers(take: Any, tensors: Mapping[str, np.ndarray], theirs: str, out: Arrays, own: str) -> int:
-    """Copy ``theirs.<i>.weight/bias``, i with gaps for activations, to ``own.0, 1, ...``; returns how many."""
-    layer = re.compile(rf"{re.escape(theirs)}\.([0-9]{{1,6}})\.")
-    found = {int(match[1]) for match in map(layer.match, tensors) if match}
-    for number, index in enumerate(sorted(found)):
-        for part in ("weight", "bias"):
-            out[f"{own}.{number}.{part}"] = take(f"{theirs}.{index}.{part}")
-    return len(found)
-
-
-def _channels_last(weight: np.ndarray, channels: int) -> np.ndarray:
-    """Columns in the order [channels, height * width] to columns in the order [height * width, channels]."""
-    if weight.ndim != 2 or not channels or weight.shape[1] % channels:
-        raise StateError(f"has shape {weight.shape}, no multiple of {channels} channels", path="encoder.0.weight")
-    rows = weight.shape[0]
-    return np.ascontiguousarray(weight.reshape(rows, channels, -1).transpose(0, 2, 1).reshape(rows, -1))
-
-
-def _take(into: dict[str, np.ndarray], given: Arrays, path: str) -> None:
-    """Replace the arrays of one module, every one, shapes checked."""
-    for name, value in given.items():
-        if name not in into:
-            raise StateError(
-                "the learner's module has no such parameter; are its layers as many?", path=f"{path}/{name}"
-            )
-        if into[name].shape != value.shape:
-            raise StateError(
-                f"the learner has shape {into[name].shape}, the model {value.shape}", path=f"{path}/{name}"
-            )
-        with np.errstate(over="ignore", invalid="ignore"):
-            converted = value.astype(into[name].dtype)
-        if converted.dtype.kind == "f" and not np.isfinite(converted).all():
-            raise StateError("the model holds NaN or an infinity there", path=f"{path}/{name}")
-        into[name] = converted
-    missing = sorted(set(into) - set(given))
-    if missing:
-        raise StateError("missing in the model of Stable-Baselines3", path=f"{path}/{missing[0]}")

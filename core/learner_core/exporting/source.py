@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from .. import numpy_xp
+from ..algorithm.stored_policies import stored_specs, stored_weights
+from ..algorithm.stored_spaces import SPACES
 from ..errors import ConfigError, LearnerCoreError, StateError
 from ..learning.resolve import resolve_modules
 from ..maths.action_inputs import PREV_ACTION, PREV_REWARD, ActionInputs
@@ -179,10 +181,13 @@ def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy
 
         _CHECKPOINT.check(tree, "")
         normalizer = _normalizer(tree["state"].get("env_runner"))
-        weights = _weights(tree["state"]["learner"])
+        weights = stored_weights(tree["state"]["learner"])
         try:
-            config = AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules)
-            specs = resolve_modules(config, None, None)
+            specs = stored_specs(tree, import_modules=import_modules)
+            if specs is None:
+                specs = resolve_modules(
+                    AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules), None, None
+                )
         except LearnerCoreError as error:
             # Weights alone can be had without: of a network that has no name to find it by, for instance.
             policies = _of({}, weights, normalizer)
@@ -192,7 +197,7 @@ def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy
         return _of(specs, weights, normalizer)
     if isinstance(tree, dict) and "rl_module" in tree:
         _LEARNER.check(tree, "")
-        return _of({}, _weights(tree))
+        return _of({}, stored_weights(tree))
     raise StateError(f"{path}: is a state file, but neither of an Algorithm nor of a Learner")
 
 
@@ -208,16 +213,18 @@ _RUNNER = Record(
 _CHECKPOINT = Record(
     {
         "config": MapOf(Anything()),
-        "state": Record({"learner": _LEARNER, "env_runner": Nullable(_RUNNER)}, ("env_runner",), is_open=True),
+        "state": Record(
+            {
+                "learner": _LEARNER,
+                "env_runner": Nullable(_RUNNER),
+                "algorithm": Record({"spaces": SPACES}, ("spaces",), is_open=True),
+            },
+            ("env_runner", "algorithm"),
+            is_open=True,
+        ),
     },
     is_open=True,
 )
-
-
-def _weights(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    buffers = state.get("buffers", {})
-    named = {mid: {**params, **buffers.get(mid, {})} for mid, params in state["rl_module"].items()}
-    return {mid: {name: np.asarray(value) for name, value in params.items()} for mid, params in named.items()}
 
 
 def _normalizer(runner: Any) -> RunningNormalizer | None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
+from ..config.foreign_names import unknown_attribute
+from ..config.foreign_table import LEARNER as LEARNER_NAMES
 from ..errors import LearnerGroupError, WorkerLostError
 from ..learning.batch_rule import BatchRule
 from ..learning.learner_state import check_weights
@@ -54,6 +56,11 @@ class LearnerGroup:
         except BaseException:
             self.shutdown()
             raise
+
+    if not TYPE_CHECKING:  # for type checkers there are no more attributes than are written down
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(self, name, LEARNER_NAMES)
 
     def __enter__(self) -> LearnerGroup:
         return self

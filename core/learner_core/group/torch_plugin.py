@@ -7,6 +7,8 @@ from learner_core.plugins.hookspecs import hookimpl
 from .collectives import CollectivePlugin, TorchDistributed
 
 PLUGIN_API = 1
+#: Read without importing this: `learner-core plugins list` says what is not installed.
+REQUIRES = ("torch",)
 
 
 @hookimpl

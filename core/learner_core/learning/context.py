@@ -32,6 +32,7 @@ class StepContext:
         noise: "module/name" -> float[M, *shape].
         statistics: (module id, column) -> (mean, standard deviation) over the whole minibatch.
         variables: module id -> name -> 0-d array (host variables).
+        steps: module id -> 0-d int64, the learner's minibatch steps before this one, over its lifetime.
         config: module id -> ConfigView.
         sequences: module id -> what its sequences are; ``None`` where a row is one timestep.
         metrics: (module id or "__all__", name) -> (value, weight).
@@ -51,6 +52,7 @@ class StepContext:
         self.noise: Callable[[str, str, tuple[int, ...]], Any] = _no_noise
         self.statistics: Callable[[str, str], tuple[Any, Any]] = _no_statistics
         self.variables: dict[str, dict[str, Any]] = {}
+        self.steps: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
         self.sequences: dict[str, Sequences | None] = {}
         self.metrics: dict[tuple[str, str], tuple[Any, Any]] = {}

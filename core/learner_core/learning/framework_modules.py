@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LearnerCoreError
 from .rl_module import RLModule
 
 if TYPE_CHECKING:
@@ -189,7 +189,11 @@ def make_network(spec: Any, base: type, framework: str) -> tuple[Any, bool]:
         "model": spec.model,
     }
     arguments = {}
-    for name, parameter in inspect.signature(source).parameters.items():
+    try:
+        parameters = inspect.signature(source).parameters
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"module_class={describe(source)}: its arguments are not known ({error})") from None
+    for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if name in known and parameter.kind is not parameter.POSITIONAL_ONLY:
@@ -199,7 +203,12 @@ def make_network(spec: Any, base: type, framework: str) -> tuple[Any, bool]:
                 f"module_class={describe(source)} needs the argument {name!r}; it can be given observation_space, "
                 f"action_space, model, and the settings of model= ({', '.join(sorted(spec.model)) or 'none here'})"
             )
-    network = source(**arguments)
+    try:
+        network = source(**arguments)
+    except LearnerCoreError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"module_class={describe(source)} raised {type(error).__name__}: {error}") from error
     if not isinstance(network, base):
         raise ConfigError(f"module_class={describe(source)} made {describe(network)}, not a {base.__name__}")
     return network, True

@@ -272,6 +272,20 @@ class LearnerHooks:
         """T. Mean of ``x`` [M, ...] over the rows that count: padding and ``loss_mask`` left out."""
         return self._require_context("mean").mean(x, module_id)
 
+    def steps_before(self, module_id: str | None = None) -> Any:
+        """T. Minibatch steps that this learner took before this one, in its lifetime: they are in its state.
+
+        All learners of a group are at the same one.
+
+        Args:
+            module_id: any module; may be left out in ``compute_loss_for_module`` and where there is one module.
+
+        Returns:
+            0-d int64.
+        """
+        context = self._require_context("steps_before")
+        return context.steps[context.current(module_id)]
+
     def minibatch_statistics(self, column: str, module_id: str | None = None) -> tuple[Any, Any]:
         """T. Mean and population standard deviation of a batch column over the whole minibatch.
 

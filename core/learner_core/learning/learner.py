@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..config.foreign_names import unknown_attribute
+from ..config.foreign_table import LEARNER as LEARNER_NAMES
 from ..errors import BatchError, ConfigError, NonFiniteError
 from ..maths import noise as noise_maths
 from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
@@ -87,6 +89,11 @@ class Learner(LearnerHooks):
         self._build.run()
         rebuild.check_memory(self, config, config.news)
         self._tell_built()
+
+    if not TYPE_CHECKING:  # for type checkers there are no more attributes than are written down
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(self, name, LEARNER_NAMES)
 
     # ------------------------------------------------------------------ training
 

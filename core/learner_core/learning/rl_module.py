@@ -73,7 +73,10 @@ class RLModule:
 
     def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Outputs for the loss. ``batch["obs"]``: [B, ...]; returns at least what the algorithm's loss reads."""
-        raise NotImplementedError(f"{type(self).__name__} must implement forward_train(params, batch)")
+        hint = ""
+        if any(hasattr(self, name) for name in ("_forward", "_forward_train", "forward")):
+            hint = ": _forward_train(batch) of RLlib and forward(obs) of Torch have no parameters; here they come in"
+        raise NotImplementedError(f"{type(self).__name__} must implement forward_train(params, batch){hint}")
 
     def forward_exploration(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Outputs to sample training actions from; by default ``forward_train``.

@@ -72,7 +72,7 @@ def _forward(learner: Learner, step: UpdateStep, inputs: Mapping[str, Any], mid:
     module, prefix = step.plans[mid].module, f"data/{mid}/"
     columns = {key.removeprefix(prefix): value[rows] for key, value in inputs.items() if key.startswith(prefix)}
     with step.context() as context:
-        step._bind(learner._carry, context, step.lines(inputs, 0)[0])
+        step._bind(learner._carry, context, *step.lines(inputs, 0))
         context.batch[mid] = nested_columns(columns)
         holds = isinstance(module, FrameworkModule)
         if holds:

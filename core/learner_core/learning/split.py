@@ -69,7 +69,7 @@ class SplitStep:
         with step.context() as context:
             context.reads_values = eager and step.learner.backend.reads_are_free
             floats, ints = step.lines(inputs, s)
-            step._bind(carry, context, floats)
+            step._bind(carry, context, floats, ints)
             sizes = [o.layout.size for plan in step.plans.values() for o in plan.optimizers.values()]
             sizes += [math.prod(shape) for _, _, shape in self._tail]
             pieces = iter(xp.split(flat, sizes, 0))

@@ -238,7 +238,7 @@ class UpdateStep:
             noise = {key: value[: max(sizes[key.split("/", 1)[0]], 1)] for key, value in noise.items()}
         # One row that does not count is padding, too.
         padded = {mid: masked or (sizes is not None and not sizes[mid]) for mid in self.plans}
-        trainable = self._bind(carry, context, floats)
+        trainable = self._bind(carry, context, floats, ints)
         if only is not None:
             trainable = {mid: {name: arrays[name] for name in only[mid]} for mid, arrays in trainable.items()}
         gradients: dict[str, dict[str, Any]] = {}
@@ -260,7 +260,9 @@ class UpdateStep:
 
     # ------------------------------------------------------------------ the parts, in order
 
-    def _bind(self, carry: Mapping[str, Any], context: StepContext, floats: Any) -> dict[str, dict[str, Any]]:
+    def _bind(
+        self, carry: Mapping[str, Any], context: StepContext, floats: Any, ints: Any
+    ) -> dict[str, dict[str, Any]]:
         """Give the context its parameters, targets, settings and variables; returns the trainable parameters."""
         xp, config = self.xp, self.learner.config
         trainable: dict[str, dict[str, Any]] = {}
@@ -277,6 +279,7 @@ class UpdateStep:
             traced = {column[2]: floats[i] for column, i in self.table.floats.items() if column[:2] == ("config", mid)}
             context.config[mid] = ConfigView(config.for_module(mid), traced)
             context.variables[mid] = {n: floats[self.table.floats["var", mid, n]] for n in plan.host_variables}
+            context.steps[mid] = ints[self.table.ints["step", mid]]
         return trainable
 
     def _gradients(

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..errors import SpaceError, StateError
 
-__all__ = ["ActionMask", "split_mask"]
+__all__ = ["MASK", "ActionMask", "split_mask"]
 
-_KEY = "action_mask"
+MASK = "action_mask"
 #: Names of an observation that stands alone beside its mask: it is taken out of the Dict.
 _ALONE = ("observation", "observations", "obs")
 
@@ -35,18 +35,18 @@ def split_mask(observation_space: Any, action_space: Any) -> tuple[Any, ActionMa
     Raises:
         SpaceError: the mask does not fit the actions, or nothing is left beside it.
     """
-    if type(observation_space).__name__ != "Dict" or _KEY not in observation_space.spaces or action_space is None:
+    if type(observation_space).__name__ != "Dict" or MASK not in observation_space.spaces or action_space is None:
         return observation_space, None
     from gymnasium import spaces
 
-    rest = {key: space for key, space in observation_space.spaces.items() if key != _KEY}
+    rest = {key: space for key, space in observation_space.spaces.items() if key != MASK}
     if not rest:
-        raise SpaceError(f"observation space {observation_space}: there is nothing to observe beside {_KEY!r}")
+        raise SpaceError(f"observation space {observation_space}: there is nothing to observe beside {MASK!r}")
     alone = next(iter(rest)) if len(rest) == 1 else None
     if alone not in _ALONE:
         alone = None
     mask = ActionMask(action_space, alone)
-    mask.check_space(observation_space.spaces[_KEY])
+    mask.check_space(observation_space.spaces[MASK])
     return (rest[alone] if alone is not None else spaces.Dict(rest)), mask
 
 
@@ -64,7 +64,7 @@ class ActionMask:
     def __init__(self, action_space: Any, alone: str | None = None) -> None:
         kind = type(action_space).__name__
         if kind not in ("Discrete", "MultiDiscrete", "MultiBinary"):
-            raise SpaceError(f"{_KEY}: actions of {action_space} cannot be masked, only discrete ones")
+            raise SpaceError(f"{MASK}: actions of {action_space} cannot be masked, only discrete ones")
         self._alone = alone
         self._action_space = action_space
         if kind == "Discrete":
@@ -90,17 +90,17 @@ class ActionMask:
         parts = mask_space.spaces if type(mask_space).__name__ == "Tuple" else (mask_space,)
         sizes = [int(np.prod(part.shape)) for part in parts]
         if sum(sizes) != self.size or (len(sizes) > 1 and tuple(sizes) != self.choices):
-            raise SpaceError(f"{_KEY}: {mask_space} does not fit {self._action_space}, which needs {self.size} entries")
+            raise SpaceError(f"{MASK}: {mask_space} does not fit {self._action_space}, which needs {self.size} entries")
 
     def observation(self, columns: Any) -> Any:
         """What a network sees of observations [..., *shape] in the form of columns."""
         if self._alone is not None:
             return columns[self._alone]
-        return {key: value for key, value in columns.items() if key != _KEY}
+        return {key: value for key, value in columns.items() if key != MASK}
 
     def mask(self, columns: Any) -> np.ndarray:
         """bool[N, K] of observations [N, *shape] in the form of columns."""
-        given = columns[_KEY]
+        given = columns[MASK]
         parts = list(given.values()) if isinstance(given, Mapping) else [given]
         masks = [np.asarray(part).reshape(len(part), -1) != 0 for part in parts]
         return masks[0] if len(masks) == 1 else np.concatenate(masks, axis=-1)

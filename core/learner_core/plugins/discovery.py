@@ -13,6 +13,7 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import json
+import sys
 import urllib.parse
 import warnings
 from dataclasses import dataclass, field
@@ -224,6 +225,8 @@ def list_plugins(group: str, *, only: str | None = None, try_loading: bool = Fal
         error = str(entry.error) if entry.error else None
         if entry.error:
             status = "not installed" if isinstance(entry.error, BackendNotInstalledError) else "broken"
+        elif missing := _missing(entry):
+            status, error = "not installed", _not_installed(entry, missing)
         if len(twins) > 1:
             status, error = "duplicate", str(_duplicate(group, twins))
         infos.append(
@@ -545,10 +548,8 @@ def _blame(entry: _Entry, error: Exception, doing: str) -> PluginError:
     missing = name.partition(".")[0] if type(name) is str else ""
     own = entry.value.partition(":")[0].partition(".")[0]
     if entry.group == "learner_core.backends" and missing and missing != own:
-        extra = _EXTRAS.get(missing)
-        command = f'pip install "learner-core[{extra}]"' if extra else f"pip install {missing}"
         return BackendNotInstalledError(
-            f"The backend {entry.name!r} needs {missing}, which is not installed: {command}.",
+            _not_installed(entry, missing),
             plugin=entry.name,
             distribution=entry.distribution,
         )
@@ -564,8 +565,36 @@ def _check_api(entry: _Entry, declared: Any) -> None:
         )
 
 
+def _missing(entry: _Entry) -> str:
+    """The first module that a plugin says it needs (``REQUIRES = ("torch",)``) and that is not installed, or ""."""
+    declared = _declared(entry.value, "REQUIRES") if entry.value else None
+    names = declared if isinstance(declared, (tuple, list)) else ()
+    for name in names:
+        top = name.partition(".")[0] if isinstance(name, str) else ""
+        if top.isidentifier() and top not in sys.modules:
+            try:
+                found = importlib.util.find_spec(top)
+            except (ImportError, ValueError):
+                found = None
+            if found is None:
+                return top
+    return ""
+
+
+def _not_installed(entry: _Entry, missing: str) -> str:
+    extra = _EXTRAS.get(missing)
+    command = f'pip install "learner-core[{extra}]"' if extra else f"pip install {missing}"
+    kind = entry.group.partition(".")[2].removesuffix("s")
+    return f"The {kind} {entry.name!r} needs {missing}, which is not installed: {command}."
+
+
 def _declared_api(value: str) -> Any:
-    """Read ``PLUGIN_API = <number>`` from a module's source without importing it; None if it does not say."""
+    """``PLUGIN_API = <number>`` of a plugin; None if it does not say."""
+    return _declared(value, "PLUGIN_API")
+
+
+def _declared(value: str, name: str) -> Any:
+    """Read ``name = <literal>`` from a module's source without importing it; None if it does not say."""
     parts = value.partition(":")[0].strip().split(".")
     try:
         spec = importlib.util.find_spec(parts[0])
@@ -589,7 +618,9 @@ def _declared_api(value: str) -> Any:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
-        if any(isinstance(target, ast.Name) and target.id == "PLUGIN_API" for target in targets):
-            literal = getattr(node, "value", None)
-            return literal.value if isinstance(literal, ast.Constant) else None
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            try:
+                return ast.literal_eval(getattr(node, "value", None) or "")
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                return None
     return None

@@ -65,7 +65,7 @@ class APPOLearner(IMPALALearner):
                 continue
             variables = self.variables[module_id]
             variables["updates_since_target"] = variables["updates_since_target"] + 1.0
-            if variables["updates_since_target"] >= self.config.target_network_update_freq:
+            if variables["updates_since_target"] >= self.config.updates_per_target:
                 variables["updates_since_target"] = 0.0
                 due.add(module_id)
                 self._adapt_kl(variables, metrics)
@@ -84,7 +84,7 @@ class APPOLearner(IMPALALearner):
 
     def _adapt_kl(self, variables: Any, metrics: dict[str, float]) -> None:
         """PPO's rule, at the end of a target network's life: right after a move the KL says nothing."""
-        if "mean_kl" not in metrics:
+        if "mean_kl" not in metrics or self.config.kl_target is None:
             return
         variables["kl_coeff"] = adapted_kl_coeff(
             variables["kl_coeff"], mean_kl=metrics["mean_kl"], kl_target=self.config.kl_target

@@ -50,7 +50,8 @@ class PPOConfig(AlgorithmConfig):
     """Bound on the squared value error of a row, as RLlib has it (10 there). None: no bound."""
 
     vf_clip_range: Annotated[float, Range(above=0)] | None = None
-    """Clip the new value to this distance from the old one and take the larger error, as SB3's clip_range_vf."""
+    """Clip the new value to this distance from the old one and take the larger of both errors, as CleanRL's clip_vloss
+    does; SB3's clip_range_vf takes the clipped one's alone, without a gradient beyond the range. None: no clipping."""
 
     entropy_coeff: Annotated[FloatOrSchedule, Range(0)] = 0.0
     """Weight of the entropy bonus. Typical: 0 to 0.02."""
@@ -59,13 +60,15 @@ class PPOConfig(AlgorithmConfig):
     """Add kl_coeff * KL(old || new) to the loss and adapt kl_coeff to kl_target after every update."""
 
     kl_coeff: Annotated[float, Range(0)] = 0.2
-    """Initial weight of the KL term; it is learned, part of the state, from then on."""
+    """Initial weight of the KL term; from then on it follows kl_target and is part of the state."""
 
-    kl_target: Annotated[float, Range(above=0)] = 0.01
-    """KL per update that kl_coeff is steered to."""
+    kl_target: Annotated[float, Range(above=0)] | None = 0.01
+    """KL that kl_coeff is steered to: the mean over an update's minibatches, the results' mean_kl. RLlib compares the
+    last minibatch's, about 1.5 times as large. None: kl_coeff is held."""
 
     target_kl: Annotated[float, Range(above=0)] | None = None
-    """Stop an update at the minibatch whose KL estimate exceeds 1.5 times this (SB3, CleanRL). None: never."""
+    """Stop an update at the minibatch whose KL estimate exceeds 1.5 times this, as SB3 does; CleanRL stops after the
+    epoch whose last minibatch exceeds it itself. None: never."""
 
     normalize_advantages: Literal["batch", "minibatch", "off"] = "batch"
     """Standardise advantages over the whole batch, over each minibatch (SB3, CleanRL), or not."""

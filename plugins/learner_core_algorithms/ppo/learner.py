@@ -98,7 +98,8 @@ class PPOLearner(Learner):
                 continue
             variables = self.variables[module_id]
             kl_target = self.config.for_module(module_id).kl_target
-            variables["kl_coeff"] = adapted_kl_coeff(
-                variables["kl_coeff"], mean_kl=metrics["mean_kl"], kl_target=kl_target
-            )
+            if kl_target is not None:
+                variables["kl_coeff"] = adapted_kl_coeff(
+                    variables["kl_coeff"], mean_kl=metrics["mean_kl"], kl_target=kl_target
+                )
             metrics["kl_coeff"] = variables["kl_coeff"]

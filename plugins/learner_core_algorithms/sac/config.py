@@ -58,7 +58,12 @@ class SACConfig(OffPolicyConfig):
     """Two Q networks and the smaller of their values, against overestimation."""
 
     tau: Annotated[FloatOrSchedule, Range(0, 1)] = 5e-3
-    """Share of the new parameters in the target networks per step: target = tau * q + (1 - tau) * target."""
+    """Share of the new parameters in the target networks when they move: target = tau * q + (1 - tau) * target."""
+
+    target_network_update_interval: Annotated[int, Range(1)] = 1
+    """Gradient steps from one move of the target networks to the next, counted over the run; the first step moves them.
+    1: every step does. SB3's target_update_interval; RLlib's target_network_update_freq counts environment steps.
+    Typical: 1, with tau 5e-3; 1000, with tau 1."""
 
     q_loss: Literal["mse", "huber"] = "mse"
     """Error of the Q networks: squares (halved), or Huber with its knee at 1."""

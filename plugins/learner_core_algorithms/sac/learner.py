@@ -136,8 +136,12 @@ class SACLearner(Learner):
         return found
 
     def after_step(self, *, module_id: str, params: dict[str, Any], targets: dict[str, Any], config: Any) -> None:
+        interval = config.target_network_update_interval
+        # The first of all steps moves them, as in Stable-Baselines3.
+        due = None if interval == 1 else self.steps_before(module_id) % interval == 0
         for name, target in targets.items():
-            targets[name] = config.tau * params[name] + (1.0 - config.tau) * target
+            moved = config.tau * params[name] + (1.0 - config.tau) * target
+            targets[name] = moved if due is None else self.xp.where(due, moved, target)
 
 
 def _q(module: Any, obs: Any, actions: Any) -> list[Any]:

@@ -29,7 +29,7 @@ def impala(backend: str) -> Any:
 
 def appo(backend: str) -> Any:
     return small(
-        APPOConfig(), backend, circular_buffer_num_batches=3, use_kl_loss=True, target_network_update_freq=3, tau=0.5
+        APPOConfig(), backend, circular_buffer_num_batches=3, use_kl_loss=True, target_network_update_freq=0.5, tau=0.5
     )
 
 

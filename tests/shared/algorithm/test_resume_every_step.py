@@ -70,7 +70,7 @@ def _impala(folder: Path) -> Any:
 
 
 def _appo(folder: Path) -> Any:
-    settings = {"circular_buffer_num_batches": 3, "use_kl_loss": True, "target_network_update_freq": 3, "tau": 0.5}
+    settings = {"circular_buffer_num_batches": 3, "use_kl_loss": True, "target_network_update_freq": 0.5, "tau": 0.5}
     return _asynchronous(APPOConfig(), **settings)
 
 

@@ -127,6 +127,12 @@ def test_sac_step_by_step(training_backend_name: str) -> None:
     _train(one, ring, [sac_batch(rows, seed=rows) for rows in (8, 8, 5, 1)])
 
 
+def test_targets_that_move_now_and_then(training_backend_name: str) -> None:
+    config = tiny(SACConfig(), training_backend_name, target_network_update_interval=3, tau=0.5)
+    one, ring = _group(2, config, OBS, BOX)
+    _train(one, ring, [sac_batch(8, seed=seed) for seed in range(5)])
+
+
 def test_masked_rows_and_micro_batches(training_backend_name: str) -> None:
     config = tiny(PPOConfig(), training_backend_name, lr=0.01, accumulate=2, normalize_advantages="minibatch")
     one, ring = _group(2, config, OBS, TWO)

@@ -138,6 +138,44 @@ def test_kl_coefficient_follows_the_rule(backend: str) -> None:
     assert coefficient == pytest.approx(0.2 * 1.5 * 1.5 * 0.5 * 1.5)
 
 
+def test_without_a_target_the_coefficient_is_held(backend: str) -> None:
+    """It still weighs the KL term, is reported and is restored; a target that is set later moves it."""
+    far = ppo_batch(16, SPACES["discrete"], spread=2.0)
+    learner = build(backend, SPACES["discrete"], kl_coeff=0.7, kl_target=None)
+    for _ in range(3):
+        results = learner.update_from_batch(batch=far)[MID]
+        assert results["kl_coeff"] == 0.7 and results["mean_kl"] > 0.1
+    again = build(backend, SPACES["discrete"], kl_coeff=0.1, kl_target=None)
+    again.set_state(learner.get_state())
+    assert again.update_from_batch(batch=far)[MID]["kl_coeff"] == 0.7
+    again.variables[MID]["kl_coeff"] = 0.3
+    assert again.update_from_batch(batch=far)[MID]["kl_coeff"] == 0.3
+
+
+@pytest.mark.slow
+def test_a_target_that_is_set_in_a_run_moves_the_coefficient_until_it_is_taken_away(backend: str) -> None:
+    far = ppo_batch(16, SPACES["discrete"], spread=2.0)
+    learner = build(backend, SPACES["discrete"], kl_coeff=0.3, kl_target=None)
+    for kl_target, coefficient in ((None, 0.3), (0.01, 0.45), (None, 0.45)):
+        learner.set_config(kl_target=kl_target)
+        assert learner.update_from_batch(batch=far)[MID]["kl_coeff"] == pytest.approx(coefficient)
+
+
+def test_what_the_coefficient_is_steered_by(backend: str) -> None:
+    """The mean over the minibatches of the update: of all of them, where RLlib takes the last one's."""
+    batch = ppo_batch(16, SPACES["discrete"])
+    settings = {"minibatch_size": 8, "shuffle_batch_per_epoch": False, "normalize_advantages": "minibatch"}
+    apart = build(backend, SPACES["discrete"], kl_target=None, **settings)
+    one = build(backend, SPACES["discrete"], kl_target=1e-7, **settings)
+    kls = [
+        apart.update_from_batch(batch={name: column[rows] for name, column in batch.items()})[MID]["mean_kl"]
+        for rows in (slice(0, 8), slice(8, 16))
+    ]
+    results = one.update_from_batch(batch=batch)[MID]
+    assert results["mean_kl"] == pytest.approx(sum(kls) / 2, rel=1e-12)
+    assert kls[0] != pytest.approx(kls[1], rel=1e-3)
+
+
 def test_the_kl_coefficient_has_two_ends(backend: str) -> None:
     """Without an upper one the loss overflows, after 220 updates far from the target, and no step is taken again."""
     assert adapted_kl_coeff(9e9, mean_kl=1.0, kl_target=0.01) == 1e10

@@ -166,6 +166,67 @@ def test_four_optimizers_each_at_its_own_rate_and_targets_after_them(backend: st
         np.testing.assert_allclose(after["targets"][MID][name], 0.1 * new[name] + 0.9 * value, rtol=0, atol=1e-15)
 
 
+EVERY_THIRD = {"tau": 0.25, "target_network_update_interval": 3, "train_batch_size": 24, "minibatch_size": 8}
+
+
+@pytest.mark.parametrize("restored_after", [0, 1, 2])
+def test_targets_move_every_so_many_gradient_steps(backend: str, restored_after: int) -> None:
+    """Counted over the run, through a restore in the middle of an interval as well; the first step moves them."""
+    learner, batch = build(backend, **EVERY_THIRD), sac_batch(8)
+    expected = learner.get_state()["targets"][MID]
+    for step in range(7):
+        learner.update_from_batch(batch=batch)
+        if step in (0, 3, 6):
+            new = learner.get_module_state()[MID]
+            expected = {name: 0.25 * new[name] + 0.75 * old for name, old in expected.items()}
+        found = learner.get_state()["targets"][MID]
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-15, err_msg=f"{step} {name}")
+        if step + 1 == restored_after:
+            state = learner.get_state()
+            learner = build(backend, **EVERY_THIRD)
+            learner.set_state(state)
+
+
+def test_steps_of_one_call_count_as_those_of_several(backend: str) -> None:
+    batch = sac_batch(24)
+    apart, together = build(backend, **EVERY_THIRD), build(backend, **EVERY_THIRD)
+    for _ in range(2):
+        for start in (0, 8, 16):
+            apart.update_from_batch(batch={name: column[start : start + 8] for name, column in batch.items()})
+        together.update_from_batch(batch=batch)
+    for part in ("rl_module", "targets"):
+        for name, value in apart.get_state()[part][MID].items():
+            np.testing.assert_allclose(together.get_state()[part][MID][name], value, rtol=0, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_compiled_loop_counts_alike(backend: str) -> None:
+    states = []
+    for compile_ in (False, True):
+        config = SACConfig().framework(backend, compile=compile_, precision="float64").training(**EVERY_THIRD)
+        learner = build_on_spaces(config.rl_module(model={"hidden": [4]}), OBS, ACTIONS)
+        for seed in range(3):
+            results = learner.update_from_batch(batch=sac_batch(24, seed=seed))
+        assert results["__all__"]["compiled"] == float(compile_)
+        states.append(learner.get_state()["targets"][MID])
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, rtol=0, atol=1e-12, err_msg=name)
+
+
+def test_an_interval_of_one_is_the_rule_of_the_paper(backend: str) -> None:
+    states = []
+    for interval in (1, 2):
+        learner = build(backend, tau=0.25, target_network_update_interval=interval)
+        learner.update_from_batch(batch=sac_batch(8))
+        states.append(learner.get_state())
+        learner.update_from_batch(batch=sac_batch(8))
+        states.append(learner.get_state())
+    assert not states_differ(states[0]["targets"], states[2]["targets"])
+    assert states_differ(states[1]["targets"], states[3]["targets"])
+    assert not states_differ(states[2]["targets"], states[3]["targets"])
+
+
 def test_a_single_q_network_has_no_twin(backend: str) -> None:
     learner = build(backend, twin_q=False)
     state = learner.get_state()

@@ -109,6 +109,25 @@ def test_rates_schedules_and_names(toy: Any) -> None:
     assert metrics["learning_rate/v"] == pytest.approx(0.5)
 
 
+def test_jumps_forms_and_functions_in_a_run(backend: str) -> None:
+    """Each at its value in every update, changed in a run, and the same after a restore."""
+    half = lc.schedule(lambda progress: 0.5 * progress, timesteps=200, of="progress_remaining")
+    learner = build(backend, lr=[[100, 0.25], [100, 0.125]], scale=half)
+    batch = regression_batch(8)
+
+    def rate(of: Any, timestep: int) -> float:
+        timesteps = {"num_env_steps_sampled_lifetime": timestep}
+        return of.update_from_batch(batch=batch, timesteps=timesteps)["default_policy"]["learning_rate/v"]
+
+    assert [rate(learner, timestep) for timestep in (0, 99, 100, 5000)] == [0.25, 0.25, 0.125, 0.125]
+    learner.set_config(lr={"kind": "exponential", "start": 0.1, "end": 0.001, "timesteps": 200})
+    again = build(backend, lr=learner.config.lr, scale=half)
+    again.set_state(learner.get_state())
+    for one in (learner, again):
+        assert [rate(one, t) for t in (0, 100, 200)] == pytest.approx([0.1, 0.01, 0.001], rel=1e-6)
+    assert_states_equal(learner.get_state(), again.get_state())
+
+
 def test_a_rate_of_zero_moves_nothing(toy: Any) -> None:
     before = toy.get_module_state()["default_policy"]["q.weight"]
     toy.update_from_batch(batch=regression_batch(4), timesteps={"num_env_steps_sampled_lifetime": 100})

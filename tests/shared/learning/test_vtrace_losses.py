@@ -214,7 +214,7 @@ def test_rows_that_do_not_count_do_not_count(backend: str) -> None:
 
 @pytest.mark.parametrize("tau", [1.0, 0.25])
 def test_the_target_moves_every_so_many_updates(backend: str, tau: float) -> None:
-    learner = build(APPOConfig(), backend, SPACES["discrete"], APPOLearner, tau=tau, target_network_update_freq=3)
+    learner = build(APPOConfig(), backend, SPACES["discrete"], APPOLearner, tau=tau, target_network_update_freq=3 / 16)
     expected = learner.get_state()["targets"][MID]
     for update in range(1, 8):
         learner.update_from_batch(batch=sequence_batch(4, SPACES["discrete"], seed=update))
@@ -238,6 +238,45 @@ def test_the_kl_coefficient_is_adapted_when_the_target_moves(backend: str, targe
     again = build(APPOConfig(), backend, SPACES["discrete"], APPOLearner, use_kl_loss=True, kl_target=target)
     again.set_state(learner.get_state())
     assert again.variables[MID]["kl_coeff"] == factor**2
+
+
+def test_without_a_target_the_coefficient_is_held(backend: str) -> None:
+    learner = build(APPOConfig(), backend, SPACES["discrete"], APPOLearner, use_kl_loss=True, kl_target=None)
+    for update in range(4):
+        batch = sequence_batch(4, SPACES["discrete"], seed=update)
+        assert learner.update_from_batch(batch=batch)[MID]["kl_coeff"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("freq", "batches", "uses", "updates"),
+    [
+        (None, 8, 2, 2),
+        (None, 1, 1, 2),
+        (2, 8, 2, 32),
+        (0.125, 8, 2, 2),
+        (0.25, 4, 4, 4),
+        (0.7, 10, 1, 7),
+        (0.01, 8, 2, 1),
+        (1.1, 1, 1, 2),
+    ],
+)
+def test_the_unit_of_the_frequency_is_that_of_rllib(freq: float | None, batches: int, uses: int, updates: int) -> None:
+    """There: freq * circular_buffer_num_batches * circular_buffer_iterations_per_batch * train_batch_size timesteps."""
+    config = APPOConfig().training(
+        target_network_update_freq=freq,
+        circular_buffer_num_batches=batches,
+        circular_buffer_iterations_per_batch=uses,
+    )
+    assert config.updates_per_target == updates
+
+
+def test_a_frequency_of_an_earlier_version_was_a_number_of_updates() -> None:
+    data = APPOConfig().to_dict()
+    assert APPOConfig.from_dict(data).updates_per_target == 2
+    data["settings"] |= {"target_network_update_freq": 5, "circular_buffer_num_batches": 4}
+    old = APPOConfig.from_dict(data)
+    assert (old.target_network_update_freq, old.updates_per_target) == (0.625, 5)
+    assert APPOConfig.from_dict(old.to_dict()).updates_per_target == 5
 
 
 def test_settings_that_do_not_fit() -> None:

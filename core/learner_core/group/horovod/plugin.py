@@ -22,6 +22,8 @@ from .tools import find_target, framework_of
 __all__ = ["HorovodPlugin", "HorovodRendezvous", "learner_core_collective"]
 
 PLUGIN_API = 1
+#: Read without importing this: `learner-core plugins list` says what is not installed.
+REQUIRES = ("horovod",)
 
 _HOST = "localhost"
 #: For a question about the way to a machine, which sends nothing.

@@ -15,6 +15,8 @@ from .fleet import RayFleet
 __all__ = ["RayLauncher", "learner_core_launcher"]
 
 PLUGIN_API = 1
+#: Read without importing this: `learner-core plugins list` says what is not installed.
+REQUIRES = ("ray",)
 
 
 class RayLauncher:
