@@ -17,6 +17,7 @@ from ..config.agents import AgentMapping, is_multi_agent
 from ..config.values import same
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
+from ..learning.rl_module import acting
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
 from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules
@@ -168,7 +169,7 @@ class AgentModules:
         )
 
     def _check_mapping(self, runners: EnvRunnerGroup, config: Any) -> None:
-        mapping = AgentMapping(config.policy_mapping_fn, list(config.policies))
+        mapping = AgentMapping(config.policy_mapping_fn, list(acting(config.policies)))
         for agent in runners.local.lanes.possible_agents():
             mapping.module_of(agent, 0)
 

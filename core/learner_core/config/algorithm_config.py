@@ -173,9 +173,11 @@ class AlgorithmConfig(CommonSettings):
         if self.policies is not None and not self.policies:
             raise ConfigError("multi_agent(policies=...): at least one module id; None is the single default_policy.")
         for keyword, named in (("policies_to_train", self.policies_to_train), ("settings", self.policy_settings)):
-            unknown = sorted(set(named or ()) - set(self.policies or ()))
+            # Those that learn from the rows of others stand in rl_module_spec alone.
+            known = {*(self.policies or ()), *getattr(self.rl_module_spec, "rl_module_specs", ())}
+            unknown = sorted(set(named or ()) - known)
             if self.policies and unknown:
-                nearest = did_you_mean(unknown[0], self.policies)
+                nearest = did_you_mean(unknown[0], known)
                 raise ConfigError(f"multi_agent({keyword}=...): {unknown[0]!r} is not a policy.{nearest}")
         for module_id, settings in self.policy_settings.items():
             for name, value in settings.items():

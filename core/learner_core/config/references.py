@@ -292,6 +292,7 @@ def _wrong_in(fields: Mapping[str, Any], one: type) -> str:
         "module_class": fields.get("module_class") is None or callable(fields["module_class"]),
         "model": isinstance(model, dict) and all(isinstance(key, str) for key in model),
         "masked": isinstance(fields.get("masked", False), bool),
+        "rows_of": fields.get("rows_of") is None or isinstance(fields["rows_of"], str),
         **{name: fields.get(name) is None or _is_space(fields[name]) for name in ("observation_space", "action_space")},
     }
     return next((name for name, is_good in good.items() if not is_good), "")

@@ -25,10 +25,10 @@ from ..schedules import parse as parse_schedule
 from ..state.memory import trim
 from .batch import ColumnSpec, standard_columns
 from .executor import Executor
-from .explore import explore_step, pads_safely
+from .explore import Found, explore_step, pads_safely
 from .hook_answers import refuse_answer
 from .parameters import FlatLayout, match_names
-from .rl_module import RLModule
+from .rl_module import RLModule, check_rows_of
 from .row_coupling import check_rows_apart
 from .row_totals import check_row_layers
 from .sequences import Sequences, obs_leaf
@@ -50,10 +50,10 @@ class LearnerBuild:
 
     Attributes:
         modules: module id -> module over the backend's namespace.
-        plans: module id -> layouts and optimizers.
+        plans: module id -> layouts and optimizers, of all modules.
         groups: module id -> optimizer -> names of its parameters.
         columns: module id -> column -> specification, of the columns the step reads.
-        minibatch: module id -> rows of a full minibatch.
+        minibatch: module id -> rows of a full minibatch, of the modules that have rows in the step.
         traced: module id -> settings that are arrays in a step.
         step, executor: what runs.
     """
@@ -207,17 +207,31 @@ class LearnerBuild:
                 host_variables=tuple(self._host_variables[mid]),
                 sequences=self._sequences(mid),
                 masked=learner.module_specs[mid].masked,
+                learns=self._learns(mid, bool(shapes or buffers)),
+                rows_from=learner.module_specs[mid].rows_of or mid,
             )
-            size = learner.config.minibatch_size or learner.config.train_batch_size
-            self.minibatch[mid] = self.minibatch_rows(mid, size, ConfigError)
+        learning = {mid: plan for mid, plan in self.plans.items() if plan.learns}
+        feeds = list(dict.fromkeys(plan.rows_from for plan in learning.values()))
+        size = learner.config.minibatch_size or learner.config.train_batch_size
+        self.minibatch = {mid: self.minibatch_rows(mid, size, ConfigError) for mid in feeds}
         floats = [("config", mid, name) for mid in self.plans for name in self.traced[mid]]
-        floats += [("lr", mid, name) for mid, plan in self.plans.items() for name in plan.optimizers]
+        floats += [("lr", mid, name) for mid, plan in learning.items() for name in plan.optimizers]
         floats += [("var", mid, name) for mid, plan in self.plans.items() for name in plan.host_variables]
-        ints = [(kind, mid) for kind in ("rows", "count", "step") for mid in self.plans]
+        ints = [(kind, mid) for kind in ("rows", "count", "step") for mid in feeds]
+        followed = {plan.rows_from for mid, plan in learning.items() if plan.rows_from != mid}
+        ints += [("updated", mid) for mid, plan in learning.items() if plan.rows_from in followed]
         self._table = TableLayout(floats, ints)
-        self._corrections = CorrectionTable(optimizers)
+        self._corrections = CorrectionTable({key: spec for key, spec in optimizers.items() if key[0] in learning})
         learner._optimizer_steps = dict.fromkeys(optimizers, 0)
         learner._carry = carry
+
+    def _learns(self, module_id: str, has_arrays: bool) -> bool:
+        """Whether the step has the module: it has something to learn, and ``policies_to_train`` does not leave it out.
+
+        Others are not traced: a scripted opponent has neither the outputs nor the columns that the loss reads.
+        """
+        chosen = self._learner.config.policies_to_train
+        return has_arrays and (chosen is None or module_id in chosen)
 
     def _sequences(self, module_id: str) -> Sequences | None:
         """What a row of the module is: a sequence where the algorithm takes them, or the module carries a state."""
@@ -261,22 +275,34 @@ class LearnerBuild:
                 length=None if sequences is None else sequences.length,
                 state=self.modules[mid].initial_state(),
             )
-        declared = {mid: learner.batch_spec(mid) for mid in self.plans}
+        check_rows_of(learner.module_specs)
+        declared = self._declared()
         accumulate = learner.config.accumulate
         self.step = UpdateStep(learner, self.plans, self._table, self._corrections, accumulate=accumulate)
-        found = explore_step(learner, self.step, declared, self.standard)
+        found = explore_step(learner, self.step, declared, self.standard) if self.step.plans else Found({})
+        self.columns = {mid: {} for mid in self.plans}
         for mid, names in found.columns.items():
             self.columns[mid] = {name: declared[mid][name] for name in names if name != "loss_mask"}
         self.noise = found.noise
         self._clear_up()
-        self.mask_safe = pads_safely(learner, self.step, self._specs())
+        self.mask_safe = not self.step.plans or pads_safely(learner, self.step, self._specs())
         self._clear_up()
         self._uncompilable = ""
-        if learner._ring.size > 1:
+        if learner._ring.size > 1 and self.step.plans:
             check_rows_apart(learner, self.step, self._specs())
             self._uncompilable = check_row_layers(self.step)
         self._value_reads = found.value_reads
         self._make_executor()
+
+    def _declared(self) -> dict[str, dict[str, ColumnSpec]]:
+        """module id -> columns that may be read of its rows, by itself or by modules that learn from them."""
+        learner = self._learner
+        declared = {mid: learner.batch_spec(mid) for mid in self.plans}
+        for mid, plan in self.plans.items():
+            if plan.rows_from != mid:
+                extra = {name: spec for name, spec in declared[mid].items() if name not in self.standard[mid]}
+                declared[plan.rows_from] = {**extra, **declared[plan.rows_from]}
+        return declared
 
     def _clear_up(self) -> None:
         """Give back what trying the step out has left with malloc, where that is much."""
@@ -305,7 +331,8 @@ class LearnerBuild:
         self._make_executor()
 
     def _specs(self) -> dict[str, dict[str, ColumnSpec]]:
-        return {mid: {**specs, "loss_mask": self.mask_spec(mid)} for mid, specs in self.columns.items()}
+        columns = {mid: self.columns[mid] for mid in self.step.feeds}
+        return {mid: {**specs, "loss_mask": self.mask_spec(mid)} for mid, specs in columns.items()}
 
     def mask_spec(self, module_id: str) -> ColumnSpec:
         """The column ``loss_mask`` of the module: [B], or [B, T]."""

@@ -31,7 +31,7 @@ def load_batch(
     xp = step.xp
     weights: dict[str, Any] = {}
     chunk: dict[str, slice] = {}
-    for mid, plan in step.plans.items():
+    for mid, plan in step.feeds.items():
         rows = indices[mid]
         size = xp.shape(rows)[0]
         take = slice(part * size // step.accumulate, (part + 1) * size // step.accumulate)
@@ -55,15 +55,18 @@ def load_batch(
         context.batch[mid] = step.learner._wrap_batch(mid, nested_columns(columns))
         whole = xp.astype(ints[step.table.ints["count", mid]], step.learner.float_dtype)
         weights[mid] = None if step.num_parts == 1 else count / xp.maximum(whole, xp.ones_like(whole))
+    for mid, plan in step.plans.items():
+        for of in (context.batch, context.mask, context.count, weights, chunk):
+            of[mid] = of[plan.rows_from]
 
     def draw(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
         return noise[f"{module_id}/{name}"][chunk[module_id]]
 
     def statistics(module_id: str, column: str) -> tuple[Any, Any]:
         if step.learner._noise_requests is None:
-            line = table_line(xp, inputs[f"statistics/{module_id}/{column}"], s)
+            line = table_line(xp, inputs[f"statistics/{step.feed_of(module_id)}/{column}"], s)
             return line[0], line[1]
-        step.statistics.add((module_id, column))
+        step.statistics.add((step.feed_of(module_id), column))
         values = context.batch[module_id]
         for key in column.split("/"):
             values = values[key]

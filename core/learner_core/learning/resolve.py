@@ -17,7 +17,7 @@ from ..errors import ConfigError, SpaceError
 from ..spaces import is_image, parts
 from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
-from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec
+from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec, check_rows_of
 
 __all__ = ["resolve_backend", "resolve_modules"]
 
@@ -76,6 +76,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     for module_id, one in specs.items():
         if not isinstance(one, RLModuleSpec):
             raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")
+    check_rows_of({**(like or {}), **specs})
     complete = all(one.observation_space is not None and one.action_space is not None for one in specs.values())
     masks = config.action_mask_in_info and env is None and not like
     if not complete and (masks or None in spaces):

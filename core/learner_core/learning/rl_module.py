@@ -9,16 +9,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ..errors import ConfigError, SpaceError, did_you_mean
 from ..maths.action_masks import split_mask
 
-__all__ = ["DEFAULT_MODULE_ID", "MultiRLModuleSpec", "RLModule", "RLModuleSpec"]
+__all__ = ["DEFAULT_MODULE_ID", "MultiRLModuleSpec", "RLModule", "RLModuleSpec", "acting", "check_module_id", "check_rows_of"]
 
 DEFAULT_MODULE_ID = "default_policy"
+_Spec = TypeVar("_Spec", "RLModuleSpec", "RLModuleSpec | None")
 
 
 class RLModule:
@@ -118,6 +119,8 @@ class RLModuleSpec:
         model: plain settings of the networks; merged over the algorithm's.
         masked: whether batches say which actions are allowed (column ``action_mask``); found in the observation space,
             out of which the mask is taken (``maths.action_masks``).
+        rows_of: id of the module whose rows this one learns from. It then plays nobody and has no rows of its own: a
+            model of the environment, a reward model, a critic of its own. ``None``: it acts, and learns from its rows.
     """
 
     module_class: Any = None
@@ -125,6 +128,7 @@ class RLModuleSpec:
     action_space: Any = None
     model: Mapping[str, Any] = field(default_factory=dict)
     masked: bool = False
+    rows_of: str | None = None
 
     def filled(self, *, module_class: Any, observation_space: Any, action_space: Any, model: Any) -> RLModuleSpec:
         """A copy in which every missing part comes from the arguments."""
@@ -143,6 +147,7 @@ class RLModuleSpec:
             action_space=actions,
             model={**dict(model or {}), **dict(self.model)},
             masked=self.masked or mask is not None,
+            rows_of=self.rows_of,
         )
 
     def build(self, xp: Any, backend: Any = None) -> RLModule:
@@ -235,3 +240,29 @@ def check_module_id(module_id: object) -> None:
     """Refuse ids that could not name a folder in a state tree."""
     if not isinstance(module_id, str) or not module_id or "/" in module_id or module_id == "__all__":
         raise ConfigError(f"module id {module_id!r}: must be a non-empty string without '/', and not '__all__'")
+
+
+def acting(specs: Mapping[str, _Spec]) -> dict[str, _Spec]:
+    """The modules that act, without those that learn from the rows of others (``rows_of``)."""
+    return {module_id: spec for module_id, spec in specs.items() if spec is None or spec.rows_of is None}
+
+
+def check_rows_of(specs: Mapping[str, RLModuleSpec]) -> None:
+    """Refuse modules that learn from the rows of a module that there is not, or that has none of its own.
+
+    Raises:
+        ConfigError: names both.
+    """
+    own = acting(specs)
+    for module_id, spec in specs.items():
+        if spec.rows_of is not None and spec.rows_of not in own:
+            why = "has no rows of its own" if spec.rows_of in specs else "is no module"
+            raise ConfigError(
+                f"module {module_id!r}: rows_of={spec.rows_of!r} {why}; expected one of those that act: "
+                f"{', '.join(own) or 'there is none'}.{did_you_mean(str(spec.rows_of), own)}"
+            )
+        if spec.rows_of is not None and spec.module_class is None:
+            raise ConfigError(
+                f"module {module_id!r} learns from the rows of {spec.rows_of!r} (rows_of) and is no policy: say what it "
+                "is by RLModuleSpec(module_class=...)"
+            )

@@ -69,7 +69,7 @@ def check_rows_apart(learner: Learner, step: UpdateStep, specs: Mapping[str, Map
 
 def _forward(learner: Learner, step: UpdateStep, inputs: Mapping[str, Any], mid: str, rows: slice) -> Outputs:
     """Name -> array of what ``forward_train`` answers for these rows; new buffers under "buffers/"."""
-    module, prefix = step.plans[mid].module, f"data/{mid}/"
+    module, prefix = step.plans[mid].module, f"data/{step.feed_of(mid)}/"
     columns = {key.removeprefix(prefix): value[rows] for key, value in inputs.items() if key.startswith(prefix)}
     with step.context() as context:
         step._bind(learner._carry, context, step.lines(inputs, 0)[0])

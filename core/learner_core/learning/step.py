@@ -56,6 +56,10 @@ class ModulePlan:
     sequences: Sequences | None = None
     #: Whether every batch says which actions are allowed.
     masked: bool = False
+    #: Whether the step has its forward pass and its loss; otherwise it is there for other modules' hooks to compute with.
+    learns: bool = True
+    #: The module whose rows it learns from: its own id, unless its specification has ``rows_of``.
+    rows_from: str = ""
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -72,11 +76,16 @@ class UpdateStep:
 
     Args:
         learner: whose hooks are traced.
-        plans: module id -> plan.
+        plans: module id -> plan, of all modules.
         table: columns of the per-step tables.
         corrections: the optimizers' bias corrections.
         metrics: the metrics that the hooks log, in carry order; ``None`` while they are still being found out.
         accumulate: micro-batches that a minibatch is split into.
+
+    Attributes:
+        plans: module id -> plan of the modules that learn, which have a forward pass and a loss here.
+        resting: module id -> plan of the others, whose parameters hooks may compute with.
+        feeds: module id -> plan of the modules that have rows in a minibatch.
     """
 
     def __init__(
@@ -90,10 +99,12 @@ class UpdateStep:
         accumulate: int = 1,
     ) -> None:
         self.learner = learner
-        self.plans = dict(plans)
+        self.plans = {mid: plan for mid, plan in plans.items() if plan.learns}
+        self.resting = {mid: plan for mid, plan in plans.items() if not plan.learns}
+        self.feeds = {mid: plans[mid] for mid in dict.fromkeys(plan.rows_from for plan in self.plans.values())}
         #: Which arrays the vectors of the carry hold, but for the slots, which are laid out as their parameters.
         self.layouts: dict[str, FlatLayout] = {}
-        for mid, plan in self.plans.items():
+        for mid, plan in plans.items():
             self.layouts.update({f"params/{mid}/{name}": one.layout for name, one in plan.optimizers.items()})
             own = {f"frozen/{mid}": plan.frozen, f"targets/{mid}": plan.targets}
             self.layouts.update({key: layout for key, layout in own.items() if layout.names})
@@ -141,6 +152,11 @@ class UpdateStep:
             gradients, losses = self.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
             raw = {mid: self._join(context, mid, gradients[mid]) for mid in self.plans}
             return self.apply_half(carry, inputs, context, floats, ints, gradients, raw, losses)
+
+    def feed_of(self, path: str) -> str:
+        """The module whose rows the module that a path begins with learns from."""
+        module_id = path.split("/", 1)[0]
+        return self.plans[module_id].rows_from if module_id in self.plans else module_id
 
     @contextlib.contextmanager
     def context(self) -> Iterator[StepContext]:
@@ -230,14 +246,14 @@ class UpdateStep:
         ``only``: module id -> parameters whose gradients are wanted; ``None``: all.
         """
         xp = self.xp
-        indices = {mid: table_line(xp, inputs[f"idx/{mid}"], s) for mid in self.plans}
+        indices = {mid: table_line(xp, inputs[f"idx/{mid}"], s) for mid in self.feeds}
         noise = {key[6:]: table_line(xp, value, s) for key, value in inputs.items() if key.startswith("noise/")}
         if sizes is not None:
             # A module without rows still takes one, which its gate then ignores.
             indices = {mid: rows[: max(sizes[mid], 1)] for mid, rows in indices.items()}
-            noise = {key: value[: max(sizes[key.split("/", 1)[0]], 1)] for key, value in noise.items()}
+            noise = {key: value[: max(sizes[self.feed_of(key)], 1)] for key, value in noise.items()}
         # One row that does not count is padding, too.
-        padded = {mid: masked or (sizes is not None and not sizes[mid]) for mid in self.plans}
+        padded = {mid: masked or (sizes is not None and not sizes[mid]) for mid in self.feeds}
         trainable = self._bind(carry, context, floats)
         if only is not None:
             trainable = {mid: {name: arrays[name] for name in only[mid]} for mid, arrays in trainable.items()}
@@ -264,11 +280,12 @@ class UpdateStep:
         """Give the context its parameters, targets, settings and variables; returns the trainable parameters."""
         xp, config = self.xp, self.learner.config
         trainable: dict[str, dict[str, Any]] = {}
-        for mid, plan in self.plans.items():
+        for mid, plan in {**self.plans, **self.resting}.items():
             live: dict[str, Any] = {}
             for name, optimizer in plan.optimizers.items():
                 live.update(optimizer.layout.split(xp, carry[f"params/{mid}/{name}"]))
-            trainable[mid] = live
+            if plan.learns:
+                trainable[mid] = live
             frozen = plan.frozen.split(xp, carry[f"frozen/{mid}"]) if plan.frozen.names else {}
             context.params[mid] = {**live, **frozen}
             context.targets[mid] = plan.targets.split(xp, carry[f"targets/{mid}"]) if plan.targets.names else {}
@@ -333,8 +350,10 @@ class UpdateStep:
         """module id -> {"rows", "go"}: the module has rows here; and has not stopped early and its loss is finite."""
         xp = self.xp
         gate: dict[str, Any] = {}
-        for position, mid in enumerate(self.plans):
-            has_rows = ints[self.table.ints["count", mid]] > 0
+        for position, (mid, plan) in enumerate(self.plans.items()):
+            has_rows = ints[self.table.ints["count", plan.rows_from]] > 0
+            if ("updated", mid) in self.table.ints:
+                has_rows = xp.logical_and(has_rows, ints[self.table.ints["updated", mid]] > 0)
             stopped = carry["stopped"][position]
             if mid in context.stop:
                 stopped = xp.logical_or(stopped, xp.logical_and(context.stop[mid] > 0, has_rows))
