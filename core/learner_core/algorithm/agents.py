@@ -18,6 +18,7 @@ from ..config.values import same
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
 from ..learning.rl_module import acting
+from ..learning.shared_parameters import completed
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
 from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules
@@ -82,7 +83,9 @@ class AgentModules:
         self._check_mapping(runners, config)
         group.add_module(module_id=module_id, module_spec=spec, settings=settings)
         try:
-            first = group.get_weights()[like] if weights is None and like is not None else weights
+            first = weights
+            if weights is None and like is not None:
+                first = completed(before, group.get_weights())[like]
             if first is not None:
                 group.set_weights({module_id: dict(first)})
             self._take_over(config, {} if like is None else {module_id: like})

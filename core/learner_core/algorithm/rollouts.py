@@ -13,6 +13,7 @@ import numpy as np
 from ..config.agents import ONLY_MODULE
 from ..errors import ConfigError, did_you_mean
 from ..group.learner_group import LearnerGroup
+from ..learning.shared_parameters import completed
 from ..plugins.containment import shown
 from ..sampling.rollout import Rollout, per_module
 from .policies import ModuleFunction
@@ -62,7 +63,7 @@ class RolloutHooks:
         specs = self.learner_group.module_specs
         if module_id not in specs:
             raise ConfigError(f"there is no module {module_id!r}.{did_you_mean(module_id, specs)}")
-        weights = self.learner_group.get_weights()[module_id]
+        weights = completed(specs, self.learner_group.get_weights())[module_id]
         return ModuleFunction(self.config, specs[module_id])(weights, batch)
 
     def processed(self, rollout: Any) -> Any:

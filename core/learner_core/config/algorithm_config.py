@@ -24,6 +24,7 @@ from learner_core.plugins.manager import OURS
 
 from . import references
 from .agents import is_multi_agent
+from .central_observations import OWN
 from .common_settings import CommonSettings
 from .needs import ENVIRONMENT, MEMORY, SEQUENCES, Needs, needs, refuse_idle, refuse_idle_of_module
 from .settings import Setting
@@ -73,6 +74,10 @@ class AlgorithmConfig(CommonSettings):
         "vectorization": Needs(
             "an environment of one agent (those of several are stepped one after the other)",
             lambda config: not is_multi_agent(config),
+        ),
+        "critic_observes": Needs(
+            "several agents, by .multi_agent(policies=...), and a value function",
+            lambda config: is_multi_agent(config) and getattr(config, "use_critic", True),
         ),
         "grad_clip_by": needs("grad_clip", "0.5"),
         "max_seq_len": SEQUENCES,
@@ -255,8 +260,8 @@ class AlgorithmConfig(CommonSettings):
     # ---- what is built from it -----------------------------------------------------------------------------------
 
     def module_settings(self) -> dict[str, Any]:
-        """What modules are built with: ``model``, and what an algorithm's own settings add to it."""
-        return self.model
+        """What modules are built with: ``model``, and what other settings add to it."""
+        return self.model if self.critic_observes == "own" else {"policy_reads": [OWN], **self.model}
 
     def optimizer_spec(self) -> OptimizerSpec:
         """The ``optimizer`` setting as an OptimizerSpec."""

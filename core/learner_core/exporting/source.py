@@ -13,6 +13,7 @@ import numpy as np
 from .. import numpy_xp
 from ..errors import ConfigError, LearnerCoreError, StateError
 from ..learning.resolve import resolve_modules
+from ..learning.shared_parameters import completed
 from ..sampling.normalize import MOMENTS, RunningNormalizer
 from ..state.files import load_state
 from ..state.folder import CheckpointFolder
@@ -149,7 +150,8 @@ def _of(specs: Mapping[str, Any], weights: Mapping[str, Any], normalizer: Any = 
         for path, moments in normalizer.moments.items():
             scale = 1.0 / np.sqrt(moments.variance + normalizer.epsilon)
             found[path] = (np.asarray(moments.mean), scale, float(normalizer.clip))
-    return [ExportedPolicy(mid, specs.get(mid), dict(params), found) for mid, params in weights.items()]
+    full = completed(specs, weights)
+    return [ExportedPolicy(mid, specs.get(mid), params, found) for mid, params in full.items()]
 
 
 def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy]:

@@ -8,7 +8,7 @@ networks of their own (``learner_core.maths.space_encoder``); ``recurrent`` give
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,6 +68,7 @@ class Trunk:
         output_size: size of the head; ``None``: features only.
         output_gain: scale of the head's initial weights.
         extra: further inputs, concatenated to vector observations (actions of a Q network).
+        reads: entries of a Dict observation that it is shown; ``None``: all.
     """
 
     def __init__(
@@ -79,7 +80,10 @@ class Trunk:
         *,
         output_gain: float = 1.0,
         extra: int = 0,
+        reads: Sequence[str] | None = None,
     ) -> None:
+        self._reads = reads
+        space = _shown(space, reads)
         self.is_image = spaces.is_image(space)
         _refuse_convolutions_of_nothing(name, space, model)
         self.parts = DictEncoder(name, space, model) if needs_encoders(space, model) else None
@@ -119,6 +123,7 @@ class Trunk:
 
     def apply(self, xp: Any, params: Mapping[str, Any], obs: Any, extra: Any = None) -> Any:
         """float[B, output_size] from observations (and ``extra`` float[B, n])."""
+        obs = _shown(obs, self._reads)
         if self.is_image:
             x = obs
         else:
@@ -131,16 +136,33 @@ class Trunk:
         return x if self.head is None else self.head.apply(xp, params, x)
 
 
+def _shown(observation: Any, reads: Sequence[str] | None) -> Any:
+    """A Dict observation, or its space, with these entries; one entry stands for itself."""
+    if reads is None:
+        return observation
+    if len(reads) == 1:
+        return observation[reads[0]]
+    parts = {name: observation[name] for name in reads}
+    return type(observation)(parts) if hasattr(observation, "spaces") else parts
+
+
 class PolicyModule(RLModule):
     """A policy alone: ``action_dist_inputs`` from observations.
 
     Settings (``model``): ``hidden``, ``activation``, ``conv_filters``, ``conv_activation``, ``encoders``, ``init``; for
     continuous actions ``free_log_std`` (True: one learned log standard deviation per action dimension, ``log_std``;
     False: the network gives it) and ``log_std_init``; for a memory ``recurrent`` ("lstm" or "gru"; None: none) and
-    ``recurrent_size`` (64).
+    ``recurrent_size`` (64). ``policy_reads``: entries of a Dict observation that the policy's network is shown; value
+    networks are shown all of it (an asymmetric actor and critic). By default all.
     """
 
-    model_keys: ClassVar[tuple[str, ...]] = (*_NETWORK_KEYS, *RECURRENT_KEYS, "free_log_std", "log_std_init")
+    model_keys: ClassVar[tuple[str, ...]] = (
+        *_NETWORK_KEYS,
+        *RECURRENT_KEYS,
+        "free_log_std",
+        "log_std_init",
+        "policy_reads",
+    )
 
     def setup(self) -> None:
         check_model(self.model, self.model_keys, type(self).__name__)
@@ -161,16 +183,34 @@ class PolicyModule(RLModule):
             raise ConfigError("model={'log_std_init': ...} needs 'free_log_std': True, and continuous actions")
         if model.get("recurrent_size") is not None and model.get("recurrent") is None:
             raise ConfigError("model={'recurrent_size': ...} needs 'recurrent': 'lstm' or 'gru'")
+        reads = model.get("policy_reads")
+        if reads is None:
+            return
+        if not isinstance(reads, (list, tuple)) or not reads or not all(isinstance(name, str) for name in reads):
+            raise ConfigError(f"model={{'policy_reads': {reads!r}}}: expected a list of entries of the observation")
+        entries = getattr(self.observation_space, "spaces", None)
+        if not isinstance(entries, Mapping):
+            raise ConfigError(f"model={{'policy_reads': {reads!r}}} needs a Dict observation, got {self.observation_space}")
+        for name in reads:
+            if name not in entries:
+                raise ConfigError(
+                    f"model={{'policy_reads': {reads!r}}}: the observation has no {name!r}.{did_you_mean(name, entries)}"
+                )
+        if model.get("vf_share_layers"):
+            raise ConfigError("model={'policy_reads': ...} is for networks apart, and 'vf_share_layers' makes them one")
 
     def _setup_networks(self) -> None:
-        self.pi = self._trunk("pi", self.num_policy_outputs, output_gain=0.01)
+        reads = self.model.get("policy_reads")
+        self.pi = self._trunk("pi", self.num_policy_outputs, output_gain=0.01, reads=reads)
 
-    def _trunk(self, name: str, output_size: int | None, *, output_gain: float = 1.0) -> Trunk | Memory:
+    def _trunk(
+        self, name: str, output_size: int | None, *, output_gain: float = 1.0, reads: Sequence[str] | None = None
+    ) -> Trunk | Memory:
         """A network over observations, with a memory if the settings say so."""
         space, model = self.observation_space, self.model
         if model.get("recurrent") is None:
-            return Trunk(name, space, model, output_size, output_gain=output_gain)
-        encoder = Trunk(name, space, model, None)
+            return Trunk(name, space, model, output_size, output_gain=output_gain, reads=reads)
+        encoder = Trunk(name, space, model, None, reads=reads)
         return Memory(name, space, model, encoder, output_size, output_gain=output_gain)
 
     def _answer(

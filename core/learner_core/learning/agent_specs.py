@@ -12,7 +12,7 @@ from typing import Any
 from ..config.agents import ONLY_MODULE, AgentMapping, check_agents
 from ..config.foreign import closed
 from ..errors import ConfigError, SpaceError
-from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id, check_rows_of
+from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id, check_references
 
 __all__ = ["agent_specs"]
 
@@ -33,7 +33,7 @@ def agent_specs(config: Any, env: Any = None) -> dict[str, RLModuleSpec]:
         SpaceError: spaces that do not fit, or that are not known.
     """
     specs = _named(config)
-    check_rows_of(specs)
+    check_references(specs)
     if all(spec.observation_space is not None and spec.action_space is not None for spec in specs.values()):
         return specs
     if config.observation_space is not None and config.action_space is not None and env is None:
@@ -69,7 +69,7 @@ def _named(config: Any) -> dict[str, RLModuleSpec]:
     if policies is None:
         policies = several or {ONLY_MODULE: None}
     given = dict(policies) if isinstance(policies, dict) else dict.fromkeys(policies)
-    given.update({mid: spec for mid, spec in several.items() if mid not in given and spec.rows_of is not None})
+    given.update({mid: spec for mid, spec in several.items() if mid not in given and not spec.acts})
     unknown = sorted(set(several) - set(given))
     if unknown:
         raise ConfigError(f"rl_module_spec has a module {unknown[0]!r}, which is not among the policies {list(given)}")
@@ -117,9 +117,8 @@ def _from_env(config: Any, specs: dict[str, RLModuleSpec], env: Any) -> dict[str
                     )
         out[module_id] = _filled(spec, *spaces[played[0]])
     for module_id, spec in specs.items():
-        if spec.rows_of is not None:
-            whose = out[spec.rows_of]
-            out[module_id] = _filled(spec, whose.observation_space, whose.action_space)
+        if spec.spaces_of is not None:
+            out[module_id] = _filled(spec, out[spec.spaces_of].observation_space, out[spec.spaces_of].action_space)
     return {module_id: out[module_id] for module_id in specs}
 
 

@@ -131,13 +131,13 @@ def split_modules(batch: Any, specs: Mapping[str, Any]) -> dict[str, dict[str, A
         raise BatchError(f"a batch is a dict of numpy arrays, got {type(batch).__name__}")
     if not batch:
         raise BatchError("the batch is empty: it has no column")
-    module_ids = [mid for mid, spec in specs.items() if spec.rows_of is None]
+    module_ids = [mid for mid, spec in specs.items() if spec.acts]
     if all(key in specs for key in batch):
         for mid, columns in batch.items():
-            if specs[mid].rows_of is not None:
+            if mid not in module_ids:
+                whose = specs[mid].rows_of or " and ".join(specs[mid].shared_by)
                 raise BatchError(
-                    f"it has no rows of its own, and learns from those of {specs[mid].rows_of!r} (rows_of): leave it "
-                    "out of the batch",
+                    f"it has no rows of its own, and learns from those of {whose}: leave it out of the batch",
                     module_id=mid,
                 )
             if not isinstance(columns, Mapping):

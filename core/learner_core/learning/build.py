@@ -28,10 +28,11 @@ from .executor import Executor
 from .explore import Found, explore_step, pads_safely
 from .hook_answers import refuse_answer
 from .parameters import FlatLayout, match_names
-from .rl_module import RLModule, check_rows_of
+from .rl_module import RLModule, check_references
 from .row_coupling import check_rows_apart
 from .row_totals import check_row_layers
 from .sequences import Sequences, obs_leaf
+from .shared_parameters import take_shared
 from .step import ModulePlan, OptimizerPlan, UpdateStep
 from .tables import CorrectionTable, TableLayout
 
@@ -71,6 +72,8 @@ class LearnerBuild:
         self._host_variables: dict[str, dict[str, float]] = {}
         self.bounds: dict[str, dict[str, tuple[float, float]]] = {}
         self._registered: dict[str, dict[str, tuple[OptimizerSpec, list[str], Any]]] = {}
+        #: module id -> parameter -> module that holds it for several.
+        self.borrowed: dict[str, dict[str, str]] = {}
         self._values: dict[str, dict[str, np.ndarray]] = {}
         self._open: str | None = None
         # Asked for in every update.
@@ -93,6 +96,7 @@ class LearnerBuild:
             self._host_variables[module_id] = {}
             self.bounds[module_id] = {}
             self._registered[module_id] = {}
+        self.borrowed = take_shared(learner.module_specs, self._values)
         learner._host_variables = self._host_variables
         answer: Any = learner.build()  # type: ignore[func-returns-value]
         refuse_answer("build", answer, "register_variable() makes variables")
@@ -111,7 +115,8 @@ class LearnerBuild:
     ) -> None:
         """See ``Learner.register_variable``."""
         self.known(module_id)
-        if name in self._values[module_id] or name in self._host_variables[module_id]:
+        taken = (self._values[module_id], self._host_variables[module_id], self.borrowed[module_id])
+        if any(name in names for names in taken):
             raise ConfigError(f"register_variable: module {module_id!r} has {name!r} already")
         try:
             array = np.asarray(value, np.float64)
@@ -141,8 +146,10 @@ class LearnerBuild:
             raise ConfigError(f"{where}: there is an optimizer of that name already")
         if not isinstance(optimizer, OptimizerSpec):
             raise ConfigError(f"{where}: optimizer={optimizer!r} is not an OptimizerSpec")
-        chosen = match_names(params, list(self._values[module_id]), what=where)
-        frozen = set(self.modules[module_id].frozen_parameters)
+        if params == ["*"] and not self._values[module_id]:
+            return  # a module without parameters
+        chosen = match_names(params, [*self._values[module_id], *self.borrowed[module_id]], what=where)
+        frozen = {*self.modules[module_id].frozen_parameters, *self.borrowed[module_id]}
         chosen = [parameter for parameter in chosen if parameter not in frozen]
         if not chosen:
             return
@@ -168,8 +175,10 @@ class LearnerBuild:
         learner, dtype = self._learner, self._learner.backend.numpy_float_dtype
         backend, carry = learner.backend, dict[str, Any]()
         optimizers: dict[tuple[str, str], OptimizerSpec] = {}
+        held = {holder: dict(self._values[holder]) for mid in self.modules for holder in self.borrowed[mid].values()}
         for mid, module in self.modules.items():
             values = self._values.pop(mid)  # each array goes as soon as it is in a vector
+            borrowed = {name: held[holder][name] for name, holder in self.borrowed[mid].items()}
             shapes = {name: value.shape for name, value in values.items()}
             plans: dict[str, OptimizerPlan] = {}
             self.groups[mid] = {}
@@ -187,10 +196,13 @@ class LearnerBuild:
             if frozen.names:
                 vector = frozen.from_host({n: values[n] for n in frozen.names}, dtype)
                 carry[f"frozen/{mid}"] = backend.adopt_numpy(vector)
-            copied = match_names(module.targets, list(shapes), what=f"{type(module).__name__}.targets")
-            targets = FlatLayout({n: shapes[n] for n in copied})
+            all_values = {**values, **borrowed}
+            copied = match_names(module.targets, list(all_values), what=f"{type(module).__name__}.targets")
+            targets = FlatLayout({n: all_values[n].shape for n in copied})
             if targets.names:
-                carry[f"targets/{mid}"] = backend.adopt_numpy(targets.from_host({n: values[n] for n in copied}, dtype))
+                vector = targets.from_host({n: all_values[n] for n in copied}, dtype)
+                carry[f"targets/{mid}"] = backend.adopt_numpy(vector)
+            del all_values
             del values
             buffers = module.init_buffers()
             for name, value in buffers.items():
@@ -207,18 +219,20 @@ class LearnerBuild:
                 host_variables=tuple(self._host_variables[mid]),
                 sequences=self._sequences(mid),
                 masked=learner.module_specs[mid].masked,
-                learns=self._learns(mid, bool(shapes or buffers)),
-                rows_from=learner.module_specs[mid].rows_of or mid,
+                learns=self._learns(mid, bool(shapes or buffers or borrowed)),
+                rows_from="" if learner.module_specs[mid].shares else learner.module_specs[mid].rows_of or mid,
+                borrowed=self.borrowed[mid],
+                shared_by=tuple(learner.module_specs[mid].shared_by),
             )
         learning = {mid: plan for mid, plan in self.plans.items() if plan.learns}
-        feeds = list(dict.fromkeys(plan.rows_from for plan in learning.values()))
+        feeds = list(dict.fromkeys(plan.rows_from for plan in learning.values() if plan.rows_from))
         size = learner.config.minibatch_size or learner.config.train_batch_size
         self.minibatch = {mid: self.minibatch_rows(mid, size, ConfigError) for mid in feeds}
         floats = [("config", mid, name) for mid in self.plans for name in self.traced[mid]]
         floats += [("lr", mid, name) for mid, plan in learning.items() for name in plan.optimizers]
         floats += [("var", mid, name) for mid, plan in self.plans.items() for name in plan.host_variables]
         ints = [(kind, mid) for kind in ("rows", "count", "step") for mid in feeds]
-        followed = {plan.rows_from for mid, plan in learning.items() if plan.rows_from != mid}
+        followed = {plan.rows_from for mid, plan in learning.items() if plan.rows_from not in ("", mid)}
         ints += [("updated", mid) for mid, plan in learning.items() if plan.rows_from in followed]
         self._table = TableLayout(floats, ints)
         self._corrections = CorrectionTable({key: spec for key, spec in optimizers.items() if key[0] in learning})
@@ -231,7 +245,8 @@ class LearnerBuild:
         Others are not traced: a scripted opponent has neither the outputs nor the columns that the loss reads.
         """
         chosen = self._learner.config.policies_to_train
-        return has_arrays and (chosen is None or module_id in chosen)
+        users = self._learner.module_specs[module_id].shared_by or (module_id,)
+        return has_arrays and (chosen is None or any(user in chosen for user in users))
 
     def _sequences(self, module_id: str) -> Sequences | None:
         """What a row of the module is: a sequence where the algorithm takes them, or the module carries a state."""
@@ -275,7 +290,7 @@ class LearnerBuild:
                 length=None if sequences is None else sequences.length,
                 state=self.modules[mid].initial_state(),
             )
-        check_rows_of(learner.module_specs)
+        check_references(learner.module_specs)
         declared = self._declared()
         accumulate = learner.config.accumulate
         self.step = UpdateStep(learner, self.plans, self._table, self._corrections, accumulate=accumulate)
@@ -299,7 +314,7 @@ class LearnerBuild:
         learner = self._learner
         declared = {mid: learner.batch_spec(mid) for mid in self.plans}
         for mid, plan in self.plans.items():
-            if plan.rows_from != mid:
+            if plan.rows_from not in ("", mid):
                 extra = {name: spec for name, spec in declared[mid].items() if name not in self.standard[mid]}
                 declared[plan.rows_from] = {**extra, **declared[plan.rows_from]}
         return declared

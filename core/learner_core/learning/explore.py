@@ -324,7 +324,7 @@ def _probe(
         with step.context() as context:
             floats, ints = step.lines(inputs, 0)
             gradients, losses = step.gradient_half(
-                0, learner._carry, inputs, context, floats, ints, sizes is None, sizes, only
+                0, _carry(learner, step), inputs, context, floats, ints, sizes is None, sizes, only
             )
             flat = {f"{mid}/{name}": value for mid, arrays in gradients.items() for name, value in arrays.items()}
             flat.update({f"loss/{mid}": value for mid, value in losses.items()})

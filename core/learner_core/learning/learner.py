@@ -284,7 +284,8 @@ class Learner(LearnerHooks):
         self._num_steps += steps
         self.results = reduce_metrics(sums, self._build.step.metrics or [], self.module_specs)
         step = self._build.step
-        trained = [mid for mid, plan in step.plans.items() if plan.rows_from in ready and updated.get(mid, True)]
+        trained = {mid for mid, plan in step.plans.items() if plan.rows_from in ready and updated.get(mid, True)}
+        trained |= {mid for mid, plan in step.plans.items() if trained.intersection(plan.shared_by)}
         for module_id in trained:
             optimizers = step.plans[module_id].optimizers
             rate = {name: self._rate(module_id, plan.lr) for name, plan in optimizers.items()}

@@ -5,6 +5,8 @@ Needs the step's line of the index plan. Changes nothing but the context that it
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +58,15 @@ def load_batch(
         whole = xp.astype(ints[step.table.ints["count", mid]], step.learner.float_dtype)
         weights[mid] = None if step.num_parts == 1 else count / xp.maximum(whole, xp.ones_like(whole))
     for mid, plan in step.plans.items():
-        for of in (context.batch, context.mask, context.count, weights, chunk):
-            of[mid] = of[plan.rows_from]
+        if plan.rows_from:
+            for of in (context.batch, context.mask, context.count, weights, chunk):
+                of[mid] = of[plan.rows_from]
+    for mid, plan in step.plans.items():
+        if plan.shared_by:
+            # What a module without rows computes on does not count.
+            counts = [(context.count[one], step.total_count(ints, one)) for one in plan.shared_by if one in step.plans]
+            own = [xp.where(total > 0, count, xp.zeros_like(count)) for count, total in counts]
+            context.count[mid] = functools.reduce(operator.add, own)
 
     def draw(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
         return noise[f"{module_id}/{name}"][chunk[module_id]]

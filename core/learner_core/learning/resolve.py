@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..config.agents import has_agents, is_multi_agent
+from ..config.environments import make_env, wrapped
 from ..config.foreign import closed
-from ..config.info_masks import with_info_masks
 from ..errors import ConfigError, SpaceError
 from ..spaces import is_image, parts
 from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
-from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec, check_rows_of
+from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec, check_references
 
 __all__ = ["resolve_backend", "resolve_modules"]
 
@@ -54,8 +54,8 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         module_spec: RLModuleSpec, MultiRLModuleSpec or ``None``.
         like: specifications to take missing spaces from.
     """
-    if env is not None and getattr(config, "action_mask_in_info", False):
-        env = with_info_masks(env)
+    if env is not None:
+        env = wrapped(env, config)
     if module_spec is None and (is_multi_agent(config) or has_agents(env)):
         module_spec = MultiRLModuleSpec(agent_specs(config, env))
         env = None
@@ -76,7 +76,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     for module_id, one in specs.items():
         if not isinstance(one, RLModuleSpec):
             raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")
-    check_rows_of({**(like or {}), **specs})
+    check_references({**(like or {}), **specs})
     complete = all(one.observation_space is not None and one.action_space is not None for one in specs.values())
     masks = config.action_mask_in_info and env is None and not like
     if not complete and (masks or None in spaces):
@@ -90,8 +90,6 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
                 "the spaces are not known: pass env= to the build call, set .environment(...), or give "
                 "observation_space and action_space"
             )
-        from ..config.environments import make_env
-
         made = make_env(config)
         try:
             if has_agents(made):

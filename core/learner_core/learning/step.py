@@ -12,7 +12,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ConfigError
@@ -58,8 +58,12 @@ class ModulePlan:
     masked: bool = False
     #: Whether the step has its forward pass and its loss; otherwise it is there for other modules' hooks to compute with.
     learns: bool = True
-    #: The module whose rows it learns from: its own id, unless its specification has ``rows_of``.
+    #: The module whose rows it learns from: its own id, unless its specification has ``rows_of``; "": it has no loss.
     rows_from: str = ""
+    #: Parameters that other modules hold for it: name -> module.
+    borrowed: dict[str, str] = field(default_factory=dict)
+    #: Modules whose losses move its parameters, where it holds them for these.
+    shared_by: tuple[str, ...] = ()
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -101,7 +105,7 @@ class UpdateStep:
         self.learner = learner
         self.plans = {mid: plan for mid, plan in plans.items() if plan.learns}
         self.resting = {mid: plan for mid, plan in plans.items() if not plan.learns}
-        self.feeds = {mid: plans[mid] for mid in dict.fromkeys(plan.rows_from for plan in self.plans.values())}
+        self.feeds = {mid: plans[mid] for mid in dict.fromkeys(p.rows_from for p in self.plans.values() if p.rows_from)}
         #: Which arrays the vectors of the carry hold, but for the slots, which are laid out as their parameters.
         self.layouts: dict[str, FlatLayout] = {}
         for mid, plan in plans.items():
@@ -263,6 +267,7 @@ class UpdateStep:
         for part in range(self.accumulate):
             context.metrics, context.stop = {}, {}
             weights = load_batch(self, s, context, inputs, indices, noise, ints, padded, part)
+            self._leave_out(carry, ints, weights)
             new_gradients, new_losses = self._gradients(context, trainable, weights)
             gradients = _add(gradients, new_gradients)
             losses = _add(losses, new_losses)
@@ -273,6 +278,30 @@ class UpdateStep:
         if self.num_parts > 1:
             merge_parts(self, context, ints, parts)
         return gradients, losses
+
+    def _leave_out(self, carry: Mapping[str, Any], ints: Any, weights: dict[str, Any]) -> None:
+        """Modules that share parameters have no part in their gradient where they have no rows or have stopped."""
+        xp = self.xp
+        sharers = {sharer for plan in self.plans.values() for sharer in plan.shared_by}
+        for position, (mid, plan) in enumerate(self.plans.items()):
+            if mid in sharers:
+                goes_on = xp.logical_not(carry["stopped"][position])
+                part = xp.astype(xp.logical_and(self._has_rows(ints, mid, plan), goes_on), self.learner.float_dtype)
+                weights[mid] = part if weights[mid] is None else weights[mid] * part
+
+    def _has_rows(self, ints: Any, mid: str, plan: ModulePlan) -> Any:
+        """bool[]: the module has rows in this step that it is to learn from."""
+        has_rows = ints[self.table.ints["count", plan.rows_from]] > 0
+        if ("updated", mid) not in self.table.ints:
+            return has_rows
+        return self.xp.logical_and(has_rows, ints[self.table.ints["updated", mid]] > 0)
+
+    def total_count(self, ints: Any, module_id: str) -> Any:
+        """float[]: rows (timesteps) of the whole minibatch that count for a module, over all learners."""
+        plan = self.plans.get(module_id) or self.feeds[module_id]
+        own = [self.plans[mid].rows_from for mid in plan.shared_by if mid in self.plans] or [plan.rows_from]
+        counts = [self.xp.astype(ints[self.table.ints["count", mid]], self.learner.float_dtype) for mid in own]
+        return functools.reduce(operator.add, counts)
 
     # ------------------------------------------------------------------ the parts, in order
 
@@ -294,7 +323,13 @@ class UpdateStep:
             traced = {column[2]: floats[i] for column, i in self.table.floats.items() if column[:2] == ("config", mid)}
             context.config[mid] = ConfigView(config.for_module(mid), traced)
             context.variables[mid] = {n: floats[self.table.floats["var", mid, n]] for n in plan.host_variables}
+        self._lend(context)
         return trainable
+
+    def _lend(self, context: StepContext) -> None:
+        """Modules that share parameters have those of the module that holds them."""
+        for mid, plan in {**self.plans, **self.resting}.items():
+            context.params[mid].update({name: context.params[holder][name] for name, holder in plan.borrowed.items()})
 
     def _gradients(
         self, context: StepContext, trainable: dict[str, dict[str, Any]], weights: Mapping[str, Any]
@@ -305,8 +340,11 @@ class UpdateStep:
         def loss_fn(params: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
             for mid, arrays in params.items():
                 context.params[mid] = {**context.params[mid], **arrays}
+            self._lend(context)
             fwd_out: dict[str, Any] = {}
-            for mid in self.plans:
+            for mid, plan in self.plans.items():
+                if plan.shared_by:
+                    continue
                 outputs = learner.module[mid].forward_train(context.batch[mid])
                 if isinstance(outputs, Mapping) and "buffers" in outputs:
                     context.new_buffers[mid] = dict(outputs["buffers"])
@@ -321,7 +359,7 @@ class UpdateStep:
                 "stop": context.stop,
                 "buffers": context.new_buffers,
             }
-            return losses, aux
+            return {**losses, **self._shared_losses(losses)}, aux
 
         if context.trial:
             gradients, aux = gradients_that_reach(learner, context, loss_fn, trainable)
@@ -335,6 +373,7 @@ class UpdateStep:
         # The trainable entries of context.params may still be the gradient's leaves: rebind them to plain arrays.
         for mid, arrays in trainable.items():
             context.params[mid] = {**context.params[mid], **arrays}
+        self._lend(context)
         totals: dict[str, Any] = {}
         for mid, loss in aux["losses"].items():
             parts = list(loss.values()) if isinstance(loss, Mapping) else [loss]
@@ -344,6 +383,17 @@ class UpdateStep:
             totals[mid] = xp.reshape(xp.astype(total, learner.float_dtype), ())
         return gradients, totals
 
+    def _shared_losses(self, losses: Mapping[str, Any]) -> dict[str, Any]:
+        """What else moves shared parameters than the sum of all modules' scalar losses, which does anyway."""
+        found = {}
+        for mid, plan in self.plans.items():
+            if plan.shared_by:
+                found[mid] = self.xp.zeros((), dtype=self.learner.float_dtype)
+                for loss in (losses[sharer] for sharer in plan.shared_by if sharer in losses):
+                    for part in loss.values() if isinstance(loss, Mapping) else ():
+                        found[mid] = found[mid] + self.xp.reshape(part, ())
+        return found
+
     def _gate(
         self, carry: Mapping[str, Any], context: StepContext, losses: Mapping[str, Any], ints: Any
     ) -> dict[str, Any]:
@@ -351,9 +401,9 @@ class UpdateStep:
         xp = self.xp
         gate: dict[str, Any] = {}
         for position, (mid, plan) in enumerate(self.plans.items()):
-            has_rows = ints[self.table.ints["count", plan.rows_from]] > 0
-            if ("updated", mid) in self.table.ints:
-                has_rows = xp.logical_and(has_rows, ints[self.table.ints["updated", mid]] > 0)
+            if plan.shared_by:
+                continue
+            has_rows = self._has_rows(ints, mid, plan)
             stopped = carry["stopped"][position]
             if mid in context.stop:
                 stopped = xp.logical_or(stopped, xp.logical_and(context.stop[mid] > 0, has_rows))
@@ -366,6 +416,15 @@ class UpdateStep:
                 "loss": losses.get(mid),
                 "norms": {},
             }
+        for mid, plan in self.plans.items():
+            if plan.shared_by:
+                sharers = [gate[sharer] for sharer in plan.shared_by if sharer in gate]
+                # Those that do not go have no part in its gradient, but for a loss that is not finite.
+                active, stopped = (
+                    functools.reduce(combine, [one[key] for one in sharers])
+                    for key, combine in (("active", xp.logical_or), ("stopped", xp.logical_and))
+                )
+                gate[mid] = {"active": active, "go": active, "stopped": stopped, "loss": None, "norms": {}}
         return gate
 
     def _measure(self, context: StepContext, flat: Mapping[str, Mapping[str, Any]], gate: dict[str, Any]) -> None:
@@ -445,6 +504,7 @@ class UpdateStep:
                     slot_key = f"slots/{mid}/{name}/{slot}"
                     out[slot_key] = self._choose(context, go, value, carry[slot_key])
                 context.params[mid].update(optimizer.layout.split(xp, out[key]))
+        self._lend(context)
         go_all = [gate[mid]["go"] for mid, plan in self.plans.items() for _ in plan.optimizers]
         if go_all:
             out["applied"] = carry["applied"] + xp.astype(xp.stack(go_all, 0), xp.int64)
