@@ -74,7 +74,7 @@ class RolloutHooks:
         for module_id, part in per_module(rollout).items():
             if not isinstance(parts[module_id], Rollout) or parts[module_id].num_steps != part.num_steps:
                 raise ConfigError(
-                    f"{type(self).__name__}.process_rollout returned {shown(parts[module_id])} for {module_id!r}: expected "
-                    f"a Rollout of {part.num_steps} steps, the one that it was given for instance"
+                    f"{type(self).__name__}.process_rollout returned {shown(parts[module_id])} for {module_id!r}: "
+                    f"expected a Rollout of {part.num_steps} steps, the one that it was given for instance"
                 )
         return parts[ONLY_MODULE] if isinstance(rollout, Rollout) else parts

@@ -42,8 +42,8 @@ def with_central_observations(env: Any, kind: str) -> Any:
         )
     if kind == "state" and getattr(env, "state_space", None) is None:
         raise ConfigError(
-            f"multi_agent(critic_observes='state'): {type(env).__name__} has no state_space; critic_observes='all' shows "
-            "the observations of all agents"
+            f"multi_agent(critic_observes='state'): {type(env).__name__} has no state_space; critic_observes='all' "
+            "shows the observations of all agents"
         )
     return TurnCentralObservations(env, kind) if is_turn_based(env) else ParallelCentralObservations(env, kind)
 
@@ -84,7 +84,9 @@ class _Central(Forwards):
     def _shown(self, agent: Any, obs: Any, added: Mapping[str, Any]) -> Any:
         seen, mask = _parts(obs)
         if (mask is None) != (_parts(self.env.observation_space(agent))[1] is None):
-            raise EnvOutputError(f"agent {agent!r}: an observation with {_MASK!r} and one without, or a space like that")
+            raise EnvOutputError(
+                f"agent {agent!r}: its space has {_MASK!r} and its observation has not, or the other way"
+            )
         central = {OWN: seen, **added}
         return central if mask is None else {"observation": central, _MASK: mask}
 

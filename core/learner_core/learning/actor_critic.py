@@ -190,11 +190,14 @@ class PolicyModule(RLModule):
             raise ConfigError(f"model={{'policy_reads': {reads!r}}}: expected a list of entries of the observation")
         entries = getattr(self.observation_space, "spaces", None)
         if not isinstance(entries, Mapping):
-            raise ConfigError(f"model={{'policy_reads': {reads!r}}} needs a Dict observation, got {self.observation_space}")
+            raise ConfigError(
+                f"model={{'policy_reads': {reads!r}}} needs a Dict observation, got {self.observation_space}"
+            )
         for name in reads:
             if name not in entries:
                 raise ConfigError(
-                    f"model={{'policy_reads': {reads!r}}}: the observation has no {name!r}.{did_you_mean(name, entries)}"
+                    f"model={{'policy_reads': {reads!r}}}: the observation has no {name!r}."
+                    f"{did_you_mean(name, entries)}"
                 )
         if model.get("vf_share_layers"):
             raise ConfigError("model={'policy_reads': ...} is for networks apart, and 'vf_share_layers' makes them one")

@@ -138,8 +138,10 @@ class LearnerHooks:
     # ------------------------------------------------------------------ hooks: an update (H)
 
     def should_module_be_updated(self, module_id: str, batch: Mapping[str, Any]) -> bool:
-        """H. Whether the module trains on this batch; by default always. Those that rest (``policies_to_train``) are not
-        asked about. ``batch``: its checked columns, or those of the module whose rows it learns from."""
+        """H. Whether the module trains on this batch; by default always. ``batch``: the columns that it learns from.
+
+        Modules that ``policies_to_train`` leaves out are not asked about.
+        """
         return True
 
     def preprocess_batch(self, *, module_id: str, batch: dict[str, Any]) -> dict[str, Any]:

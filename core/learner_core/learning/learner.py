@@ -259,12 +259,12 @@ class Learner(LearnerHooks):
         self._build.make_room_for(minibatch)
         executor = self._build.executor
         plans: dict[str, MinibatchPlan] = {}
-        for module_id in minibatch:
+        for module_id, width in minibatch.items():
             shard_rows = shards.get(module_id, [0] * self._num_shards)
             rows = sum(shard_rows)
             plan = make_plan(
                 num_rows=rows,
-                minibatch=minibatch[module_id],
+                minibatch=width,
                 num_epochs=(config.num_epochs if num_epochs is None else int(num_epochs)) if rows else 0,
                 shuffle=config.shuffle_batch_per_epoch if shuffle is None else bool(shuffle),
                 seed=self._seed,
@@ -421,7 +421,7 @@ class Learner(LearnerHooks):
         return ""
 
     def batch_rules(self) -> dict[str, BatchRule]:
-        """{module_id: what a batch of it must be}, to check one elsewhere; of the modules that have rows of their own."""
+        """{module_id: what a batch of it must be}, to check one elsewhere; of the modules with rows of their own."""
         return {mid: self._batch_rule(mid) for mid in acting(self.module_specs)}
 
     def _batch_rule(self, module_id: str) -> BatchRule:

@@ -16,7 +16,15 @@ import numpy as np
 from ..errors import ConfigError, SpaceError, did_you_mean
 from ..maths.action_masks import split_mask
 
-__all__ = ["DEFAULT_MODULE_ID", "MultiRLModuleSpec", "RLModule", "RLModuleSpec", "acting", "check_module_id", "check_references"]
+__all__ = [
+    "DEFAULT_MODULE_ID",
+    "MultiRLModuleSpec",
+    "RLModule",
+    "RLModuleSpec",
+    "acting",
+    "check_module_id",
+    "check_references",
+]
 
 DEFAULT_MODULE_ID = "default_policy"
 _Spec = TypeVar("_Spec", "RLModuleSpec", "RLModuleSpec | None")
@@ -287,8 +295,8 @@ def check_references(specs: Mapping[str, RLModuleSpec]) -> None:
             )
         if spec.rows_of is not None and spec.module_class is None:
             raise ConfigError(
-                f"module {module_id!r} learns from the rows of {spec.rows_of!r} (rows_of) and is no policy: say what it "
-                "is by RLModuleSpec(module_class=...)"
+                f"module {module_id!r} learns from the rows of {spec.rows_of!r} (rows_of) and is no policy: say what "
+                "it is by RLModuleSpec(module_class=...)"
             )
 
 
@@ -301,7 +309,7 @@ def _check_sharing(module_id: str, spec: RLModuleSpec, specs: Mapping[str, RLMod
                 f"{'patterns over parameter names' if name == 'shares' else 'module ids'}; shares and shared_by belong "
                 "together"
             )
-    if spec.module_class is not None and spec.module_class.__name__ != "SharedParameters" or spec.rows_of is not None:
+    if (spec.module_class is not None and spec.module_class.__name__ != "SharedParameters") or spec.rows_of is not None:
         raise ConfigError(
             f"module {module_id!r} holds parameters for others (shares=...): it has no module_class and no rows_of"
         )

@@ -93,8 +93,8 @@ def meet(
     Args:
         learner: this one; it has rows of its own.
         prepare: ``prepare() -> (columns, shards)`` of the rows here; what it raises ends the update on all ranks.
-        updated: module id -> whether it learns from the rows here, filled in by ``prepare``; afterwards, of modules that
-            share rows, whether it learns from those of any rank.
+        updated: module id -> whether it learns from the rows here, filled in by ``prepare``; afterwards, of modules
+            that share rows, whether it learns from those of any rank.
         said: what every rank must have said alike, by name.
 
     Returns:
@@ -108,7 +108,11 @@ def meet(
     assert meeting is not None
     modules = sorted(learner._build.step.feeds)
     each = learner._num_shards // learner._ring.size
-    said = {"the set of modules": sorted(learner._build.plans), "the number of updates so far": learner._num_updates, **said}
+    said = {
+        "the set of modules": sorted(learner._build.plans),
+        "the number of updates so far": learner._num_updates,
+        **said,
+    }
     sharing = [mid for kind, mid in learner._build.step.table.ints if kind == "updated"]
     columns: Columns = {}
     words: list[float] = []
@@ -124,7 +128,7 @@ def meet(
     answers = meeting.gather("update_from_batch", np.array(words), error=error)
     meeting.compare("update_from_batch", said, answers)
     heads, tails = np.split(np.stack(answers)[:, len(said) :], [len(sharing)], axis=1)
-    updated.update(zip(sharing, heads.any(axis=0).tolist(), strict=True))
+    updated.update({mid: bool(said_so) for mid, said_so in zip(sharing, np.any(heads, axis=0), strict=True)})
     table = tails.reshape(learner._ring.size, len(modules), 1 + each)
     shards: dict[str, list[int]] = {}
     full: Columns = {}

@@ -56,7 +56,7 @@ class ModulePlan:
     sequences: Sequences | None = None
     #: Whether every batch says which actions are allowed.
     masked: bool = False
-    #: Whether the step has its forward pass and its loss; otherwise it is there for other modules' hooks to compute with.
+    #: Whether the step has its forward pass and loss; otherwise it is there for hooks of other modules to compute with.
     learns: bool = True
     #: The module whose rows it learns from: its own id, unless its specification has ``rows_of``; "": it has no loss.
     rows_from: str = ""

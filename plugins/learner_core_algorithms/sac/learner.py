@@ -10,8 +10,8 @@ import numpy as np
 from learner_core.learning.batch import ColumnSpec
 from learner_core.learning.hooks import optimizer_from
 from learner_core.learning.learner import Learner
-from learner_core.learning.rl_module import acting
 from learner_core.learning.minibatch import nested_columns
+from learner_core.learning.rl_module import acting
 
 from .module import SACModule
 
