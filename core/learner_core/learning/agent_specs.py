@@ -12,7 +12,7 @@ from typing import Any
 from ..config.agents import ONLY_MODULE, AgentMapping, check_agents
 from ..config.foreign import closed
 from ..errors import ConfigError, SpaceError
-from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id, check_references
+from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id, check_references, with_spaces_of
 
 __all__ = ["agent_specs"]
 
@@ -34,6 +34,7 @@ def agent_specs(config: Any, env: Any = None) -> dict[str, RLModuleSpec]:
     """
     specs = _named(config)
     check_references(specs)
+    specs = with_spaces_of(specs)
     if all(spec.observation_space is not None and spec.action_space is not None for spec in specs.values()):
         return specs
     if config.observation_space is not None and config.action_space is not None and env is None:
@@ -116,10 +117,7 @@ def _from_env(config: Any, specs: dict[str, RLModuleSpec], env: Any) -> dict[str
                         f"differ: {ours} and {theirs}; give them modules of their own"
                     )
         out[module_id] = _filled(spec, *spaces[played[0]])
-    for module_id, spec in specs.items():
-        if spec.spaces_of is not None:
-            out[module_id] = _filled(spec, out[spec.spaces_of].observation_space, out[spec.spaces_of].action_space)
-    return {module_id: out[module_id] for module_id in specs}
+    return with_spaces_of({**specs, **out})
 
 
 def _filled(spec: RLModuleSpec, observation_space: Any, action_space: Any) -> RLModuleSpec:

@@ -88,6 +88,7 @@ class LearnerBuild:
         learner, config = self._learner, self._learner.config
         learner._build = self
         learner._context = None
+        check_references(learner.module_specs)
         for module_id, spec in learner.module_specs.items():
             module = self.modules[module_id] = spec.build(learner.xp, learner.backend)
             rng = np.random.Generator(np.random.Philox(key=[learner._seed, noise_maths.stream_id(f"init/{module_id}")]))
@@ -290,7 +291,6 @@ class LearnerBuild:
                 length=None if sequences is None else sequences.length,
                 state=self.modules[mid].initial_state(),
             )
-        check_references(learner.module_specs)
         declared = self._declared()
         accumulate = learner.config.accumulate
         self.step = UpdateStep(learner, self.plans, self._table, self._corrections, accumulate=accumulate)

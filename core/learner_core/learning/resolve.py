@@ -17,7 +17,7 @@ from ..errors import ConfigError, SpaceError
 from ..spaces import is_image, parts
 from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
-from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec, check_references
+from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec, check_references, with_spaces_of
 
 __all__ = ["resolve_backend", "resolve_modules"]
 
@@ -77,6 +77,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         if not isinstance(one, RLModuleSpec):
             raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")
     check_references({**(like or {}), **specs})
+    specs = {module_id: with_spaces_of({**(like or {}), **specs})[module_id] for module_id in specs}
     complete = all(one.observation_space is not None and one.action_space is not None for one in specs.values())
     masks = config.action_mask_in_info and env is None and not like
     if not complete and (masks or None in spaces):
@@ -104,7 +105,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
     full = {
         module_id: one.filled(
-            module_class=None if one.module_class is not None else config.get_module_class(),
+            module_class=config.get_module_class() if one.module_class is None and one.acts else None,
             observation_space=spaces[0],
             action_space=spaces[1],
             model=config.module_settings(),

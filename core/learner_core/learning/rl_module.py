@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "acting",
     "check_module_id",
     "check_references",
+    "with_spaces_of",
 ]
 
 DEFAULT_MODULE_ID = "default_policy"
@@ -298,6 +299,19 @@ def check_references(specs: Mapping[str, RLModuleSpec]) -> None:
                 f"module {module_id!r} learns from the rows of {spec.rows_of!r} (rows_of) and is no policy: say what "
                 "it is by RLModuleSpec(module_class=...)"
             )
+
+
+def with_spaces_of(specs: Mapping[str, RLModuleSpec]) -> dict[str, RLModuleSpec]:
+    """The same; modules that are there for others have the spaces of these, where they have none of their own."""
+    out = {}
+    for module_id, spec in specs.items():
+        whose = spec if spec.spaces_of is None else specs[spec.spaces_of]
+        out[module_id] = replace(
+            spec,
+            observation_space=whose.observation_space if spec.observation_space is None else spec.observation_space,
+            action_space=whose.action_space if spec.action_space is None else spec.action_space,
+        )
+    return out
 
 
 def _check_sharing(module_id: str, spec: RLModuleSpec, specs: Mapping[str, RLModuleSpec]) -> None:
