@@ -128,7 +128,7 @@ class TurnCentralObservations(_Central):
 
     def last(self, observe: bool = True) -> tuple[Any, Any, Any, Any, Any]:
         """As the environment's, with more in the observation."""
-        obs, reward, terminated, truncated, info = self.env.last(observe)
+        obs, reward, terminated, truncated, info = self.env.last(observe=observe)
         if obs is not None:
             obs = self._shown(self.env.agent_selection, obs, self._added(self._seen()))
         return obs, reward, terminated, truncated, info

@@ -147,8 +147,6 @@ class LearnerBuild:
             raise ConfigError(f"{where}: there is an optimizer of that name already")
         if not isinstance(optimizer, OptimizerSpec):
             raise ConfigError(f"{where}: optimizer={optimizer!r} is not an OptimizerSpec")
-        if params == ["*"] and not self._values[module_id]:
-            return  # a module without parameters
         chosen = match_names(params, [*self._values[module_id], *self.borrowed[module_id]], what=where)
         frozen = {*self.modules[module_id].frozen_parameters, *self.borrowed[module_id]}
         chosen = [parameter for parameter in chosen if parameter not in frozen]

@@ -51,7 +51,8 @@ class SACModule(PolicyModule):
 
     def _setup_networks(self) -> None:
         num_actions = int(np.prod(self.action_space.shape))
-        self.pi = Trunk("pi", self.observation_space, self.model, self.num_policy_outputs)
+        reads = self.model.get("policy_reads")
+        self.pi = Trunk("pi", self.observation_space, self.model, self.num_policy_outputs, reads=reads)
         names = ("qf", "qf_twin") if self.model.get("twin_q", True) else ("qf",)
         self.critics = [Trunk(name, self.observation_space, self.model, 1, extra=num_actions) for name in names]
 

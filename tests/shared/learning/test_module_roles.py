@@ -19,7 +19,6 @@ from support.learners import (
     TWO_ACTIONS,
     LinearModule,
     ToyConfig,
-    ToyLearner,
     build,
     regression_batch,
     states_differ,
@@ -120,6 +119,7 @@ def test_a_module_that_does_not_learn_is_not_traced(backend: str, module_class: 
     assert learner.batch_spec("scripted") == {} and set(learner.batch_spec("left")) == {"obs", "value_targets"}
 
 
+@pytest.mark.fast_on_torch
 def test_who_rests_is_changed_between_updates(backend: str) -> None:
     spec = MultiRLModuleSpec({"left": _spec(), "right": _spec()})
     learner = build(backend, Squares, module_spec=spec)
@@ -137,6 +137,7 @@ def test_who_rests_is_changed_between_updates(backend: str) -> None:
     assert {mid: entry["default"]["step"] for mid, entry in state.items()} == {"left": 2, "right": 2}
 
 
+@pytest.mark.fast_on_torch
 def test_hooks_compute_with_the_parameters_of_a_module_that_rests(backend: str) -> None:
     """As constants: it does not move."""
 
@@ -178,6 +179,7 @@ def test_a_module_learns_from_the_rows_of_another(backend: str) -> None:
     assert results["model"]["squares"] > 0 and results["model"]["num_minibatch_steps"] == 4.0
 
 
+@pytest.mark.fast_on_torch
 def test_its_columns_are_those_that_either_reads(backend: str) -> None:
     class Reads(Squares):
         def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
@@ -220,6 +222,7 @@ def test_a_hook_says_who_is_updated_where_rows_are_shared(backend: str) -> None:
         assert [mid for mid in ("policy", "model") if "learning_rate" in results[mid]] == [expected]
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(
     ("specs", "words"),
     [
@@ -246,6 +249,7 @@ def test_what_is_not_there_is_refused(backend: str, specs: Any, words: str) -> N
         build(backend, Squares, module_spec=MultiRLModuleSpec(specs))
 
 
+@pytest.mark.fast_on_torch
 def test_rows_of_a_module_without_rows_are_refused(backend: str) -> None:
     spec = MultiRLModuleSpec({"policy": _spec(), "model": _spec(LinearModule, rows_of="policy")})
     learner = build(backend, Squares, module_spec=spec)
@@ -320,6 +324,7 @@ def test_a_module_that_has_stopped_has_no_part_in_them(backend: str) -> None:
             np.testing.assert_allclose(_of(learner, mid)[name], value, atol=1e-12)
 
 
+@pytest.mark.fast_on_torch
 def test_losses_by_optimizer_move_them_as_well(backend: str) -> None:
     class ByOptimizer(Squares):
         def compute_loss_for_module(self, **arguments: Any) -> Any:
@@ -336,9 +341,7 @@ def test_losses_by_optimizer_move_them_as_well(backend: str) -> None:
 
 def test_accumulated_and_shared_among_learners_alike(training_backend_name: str) -> None:
     """Two learners, and a minibatch in parts, compute what one learner does of it whole."""
-    spec = MultiRLModuleSpec(
-        {"left": _spec(), "right": _spec(), "encoder": SHARED, "model": _spec(rows_of="left")}
-    )
+    spec = MultiRLModuleSpec({"left": _spec(), "right": _spec(), "encoder": SHARED, "model": _spec(rows_of="left")})
     batches = [
         {"left": regression_batch(8), "right": regression_batch(3, 1)},
         {"left": regression_batch(7, 2)},
@@ -366,6 +369,7 @@ def test_accumulated_and_shared_among_learners_alike(training_backend_name: str)
                 np.testing.assert_allclose(_of(other, mid)[name], value, atol=1e-10)
 
 
+@pytest.mark.fast_on_torch
 def test_shared_parameters_stand_once_in_the_state(backend: str) -> None:
     learner = _sharing(backend)
     learner.update_from_batch(batch={"left": regression_batch(8), "right": regression_batch(8, 1)})
@@ -380,6 +384,7 @@ def test_shared_parameters_stand_once_in_the_state(backend: str) -> None:
     assert not states_differ(state, other.get_state())
 
 
+@pytest.mark.fast_on_torch
 def test_targets_of_shared_parameters_are_each_modules_own(backend: str) -> None:
     class WithTarget(TwoLayers):
         targets = ("*",)
@@ -395,9 +400,3 @@ def test_targets_of_shared_parameters_are_each_modules_own(backend: str) -> None
     learner.update_from_batch(batch={"left": regression_batch(8), "right": regression_batch(8, 1)})
     target = learner.get_state()["targets"]["left"]["encoder.weight"]
     np.testing.assert_allclose(target, 0.5 * start + 0.5 * _of(learner, "encoder")["encoder.weight"], atol=1e-12)
-
-
-def test_the_toy_learner_has_a_variable_for_modules_that_compute(backend: str) -> None:
-    """A hook may go through ``module_specs``; the one that holds parameters is among them, under its own id."""
-    spec = MultiRLModuleSpec({"left": _spec(LinearModule), "right": _spec(LinearModule)})
-    assert set(build(backend, ToyLearner, module_spec=spec).get_state()["variables"]) == {"left", "right"}
