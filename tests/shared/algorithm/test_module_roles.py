@@ -98,7 +98,7 @@ def test_a_model_learns_beside_the_policy_of_a_single_agent(backend: str, num_en
         resumed = again.train()
         assert resumed["learners"]["forecast"] == pytest.approx(results["learners"]["forecast"], rel=1e-6)
         weights = again.learner_group.get_weights()["forecast"]["weight"]
-        with pytest.raises(ConfigError, match="there is no module 'forecasts'.* mean 'forecast'"):
+        with pytest.raises(ConfigError, match=r"there is no module 'forecasts'.* mean 'forecast'"):
             again.module_outputs("forecasts", {})
     assert weights.shape == (4, 4)
 
