@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import BatchError, ConfigError, NonFiniteError
+from ..errors import BatchError, ConfigError, NonFiniteError, did_you_mean
 from ..maths import noise as noise_maths
 from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
 from ..schedules import value_at
@@ -36,6 +36,9 @@ from .sharding import meet, num_shards_of, shards_of
 from .state_fitting import Skipped
 
 __all__ = ["Learner"]
+
+#: The counter that schedules move by.
+_COUNTER = "num_env_steps_sampled_lifetime"
 
 
 class Learner(LearnerHooks):
@@ -72,7 +75,7 @@ class Learner(LearnerHooks):
         self.module_specs: dict[str, RLModuleSpec] = resolve_modules(config, env, module_spec)
         rebuild.check_module_ids(self, config, config.news)
         self.results: dict[str, dict[str, float]] = {}
-        self.timesteps: dict[str, int] = {"num_env_steps_sampled_lifetime": 0}
+        self.timesteps: dict[str, int] = {_COUNTER: 0}
         self._context: StepContext | None = None
         self._host_variables: dict[str, dict[str, float]] = {}
         self._carry = {}
@@ -243,6 +246,13 @@ class Learner(LearnerHooks):
         for name, value in (timesteps or {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise BatchError(f"timesteps[{name!r}] must be a non-negative int, got {value!r}")
+        if timesteps and _COUNTER not in timesteps:
+            near = next((name for name in timesteps if did_you_mean(name, [_COUNTER], nearest_only=True)), None)
+            if near is not None:
+                raise BatchError(
+                    f"timesteps[{near!r}]: schedules move by {_COUNTER!r}, which is not among the counters: give that, "
+                    "or {} to leave them where they are"
+                )
 
     def _train(
         self,
@@ -507,11 +517,11 @@ class Learner(LearnerHooks):
     def _rate(self, module_id: str, lr: Any) -> float:
         """The learning rate now: of a setting's name, a number or a schedule."""
         value = getattr(self.config.for_module(module_id), lr) if isinstance(lr, str) else lr
-        return value_at(value, self.timesteps["num_env_steps_sampled_lifetime"])
+        return value_at(value, self.timesteps[_COUNTER])
 
     def _float_values(self) -> dict[tuple[str, ...], float]:
         """Values of every float column of the step's table, now."""
-        position = self.timesteps["num_env_steps_sampled_lifetime"]
+        position = self.timesteps[_COUNTER]
         values: dict[tuple[str, ...], float] = {}
         for module_id, plan in self._build.plans.items():
             own = self.config.for_module(module_id)
