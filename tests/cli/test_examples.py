@@ -18,6 +18,17 @@ COVERED = {
     "read_state",  # tests/core/state
     "self_play",
     "tictactoe",
+    # tests/parity/test_ported_programs.py
+    "action_mask",
+    "autoregressive_actions",
+    "central_critic",
+    "curiosity",
+    "curriculum",
+    "features_extractor",
+    "imitation_then_ppo",
+    "scripted_opponent",
+    "shared_encoder",
+    "two_optimizers",
 }
 
 

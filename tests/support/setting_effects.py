@@ -311,6 +311,20 @@ def _modules(backend: str, folder: Path) -> None:
     assert learned == [{"one"}, {"one"}, {"one", "two"}]
 
 
+@shows("critic_observes")
+def _critics(backend: str, folder: Path) -> None:
+    from .parallel_envs import PARTS
+
+    inputs = {}
+    for kind in ("own", "all"):
+        with _two(backend, policies=["one"], policy_mapping_fn=_first_module, critic_observes=kind).build() as algo:
+            weights = algo.learner_group.get_weights()["one"]
+            inputs[kind] = (weights["pi.0.weight"].shape[1], weights["vf.0.weight"].shape[1])
+    seen, _ = inputs["own"]
+    everything = seen + len(PARTS) * (seen + 1)  # its own, all agents' and who of them is there
+    assert inputs == {"own": (seen, seen), "all": (seen, everything)}
+
+
 # ---- sequences of behaviour cloning ----------------------------------------------------------------------------------
 
 

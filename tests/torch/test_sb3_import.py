@@ -112,6 +112,7 @@ def test_layers_behind_the_features_of_images() -> None:
     import torch
     from torch import nn
 
+    from learner_core.exporting.foreign_arrays import ForeignArrays
     from learner_core.exporting.sb3 import convert_ppo
     from learner_core.learning.actor_critic import ActorCriticModule
 
@@ -140,9 +141,9 @@ def test_layers_behind_the_features_of_images() -> None:
         for prefix, network in prefixes.items()
         for name, parameter in network.named_parameters()
     }
-    used: set[str] = set()
-    params = convert_ppo(tensors, used)
-    assert used == set(tensors)
+    given = ForeignArrays(tensors, "the model")
+    params = convert_ppo(given)
+    assert not given.leftovers(())
     images = np.random.default_rng(0).integers(0, 256, (3, 44, 52, 2)).astype(np.uint8)
     features = linear(cnn(torch.from_numpy(images).permute(0, 3, 1, 2) / 255))
     model = {

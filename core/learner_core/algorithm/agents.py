@@ -17,6 +17,8 @@ from ..config.agents import AgentMapping, is_multi_agent
 from ..config.values import same
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
+from ..learning.rl_module import acting
+from ..learning.shared_parameters import completed
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
 from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules
@@ -81,7 +83,9 @@ class AgentModules:
         self._check_mapping(runners, config)
         group.add_module(module_id=module_id, module_spec=spec, settings=settings)
         try:
-            first = group.get_weights()[like] if weights is None and like is not None else weights
+            first = weights
+            if weights is None and like is not None:
+                first = completed(before, group.get_weights())[like]
             if first is not None:
                 group.set_weights({module_id: dict(first)})
             self._take_over(config, {} if like is None else {module_id: like})
@@ -168,7 +172,7 @@ class AgentModules:
         )
 
     def _check_mapping(self, runners: EnvRunnerGroup, config: Any) -> None:
-        mapping = AgentMapping(config.policy_mapping_fn, list(config.policies))
+        mapping = AgentMapping(config.policy_mapping_fn, list(acting(config.policies)))
         for agent in runners.local.lanes.possible_agents():
             mapping.module_of(agent, 0)
 

@@ -24,6 +24,7 @@ from ..config.foreign_table import ALGORITHM as ALGORITHM_NAMES
 from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
+from ..learning.rl_module import acting
 from ..maths.initialisers import placeholders
 from ..plugins.discovery import load
 from ..plugins.manager import get_manager, notify
@@ -38,6 +39,7 @@ from .own_checkpoints import OwnCheckpoints, folder_of
 from .policies import make_policy
 from .ranks import RankedRun
 from .restoring import check_outline, take_state
+from .rollouts import RolloutHooks
 from .stored_modules import KEEP, Opening, named_by, settle_modules
 from .stored_spaces import spaces_state
 
@@ -50,7 +52,7 @@ _WINDOW = 100
 _LARGE_PARTS = re.compile(r"state/(learner/|extra/(.*/)?storage/columns/)")
 
 
-class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
+class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
     """A run: samples, learns, evaluates, saves.
 
     Args:
@@ -365,7 +367,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         group, theirs = self.learner_group, self.learner_group.learner_settings()
         theirs.update({name: getattr(group.config, name) for name in QUEUE_SETTINGS})
         new = {name: value for name, value in theirs.items() if value != getattr(self.config, name)}
-        if self.env_runners is not None and self.env_runners.module_ids not in (None, set(group.module_specs)):
+        if self.env_runners is not None and self.env_runners.module_ids not in (None, set(acting(group.module_specs))):
             new["policies"] = group.module_specs
         if not new:
             return

@@ -64,9 +64,8 @@ class AsynchronousAlgorithm(Algorithm):
 
     def _learn_modules(self) -> None:
         """Sequences wait for the modules that learn now, with the columns that their updates read."""
-        trained = self.config.policies_to_train
-        columns = {mid: _columns(rule) for mid, rule in self.learner_group.batch_rules().items()}
-        self._wanted = {mid: names for mid, names in columns.items() if trained is None or mid in trained}
+        rules = self.learner_group.batch_rules()
+        self._wanted = {mid: _columns(rule) for mid, rule in rules.items() if rule.is_read}
         waiting = self._waiting
         self._waiting = {mid: waiting[mid] if mid in waiting else WaitingSequences() for mid in self._wanted}
 
@@ -114,7 +113,7 @@ class AsynchronousAlgorithm(Algorithm):
 
     def _take(self, rollout: Any, version: int) -> None:
         """Cut a fragment into sequences, which wait for their batch."""
-        for module_id, part in per_module(rollout).items():
+        for module_id, part in per_module(self.processed(rollout)).items():
             if module_id in self._wanted:
                 sequences = fragment_to_sequences(part, self._wanted[module_id])
                 if sequences["loss_mask"].any():

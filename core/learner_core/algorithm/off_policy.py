@@ -12,7 +12,7 @@ from ..config.off_policy_config import OffPolicyConfig
 from ..errors import ConfigError
 from ..group.results import merge_results
 from ..sampling.replay import ReplayBuffer, row_columns
-from ..sampling.rollout import join_lanes
+from ..sampling.rollout import join_lanes, per_module
 from ..sampling.runner_group import EnvRunnerGroup
 from ..schedules import value_at
 from ..state.schema import COUNT, Also, Real, Record
@@ -86,7 +86,8 @@ class OffPolicyAlgorithm(Algorithm):
             with self.timed("sample"):
                 rollout = join_lanes(self._runners.sample(length, random_actions=warming_up))
                 self.count_episodes()
-                self.replay.add_rollout(rollout)
+                (processed,) = per_module(self.processed(rollout)).values()
+                self.replay.add_rollout(processed)
             empty = self.ranks is None and not len(self.replay)  # where there are others, they may have rows
             if self.num_env_steps_sampled_lifetime < config.learning_starts or empty:
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,16 @@ __all__ = ["OnPolicyAlgorithm", "on_policy_batch", "with_advantages"]
 class OnPolicyAlgorithm(Algorithm):
     """Samples ``train_batch_size`` steps, computes advantages, updates once."""
 
+    #: Modules whose rows need ``next_obs``, which is as large as the observations and seldom read.
+    _kept: frozenset[str] = frozenset()
+
+    def setup(self) -> None:
+        self.settings_changed()
+
+    def settings_changed(self) -> None:
+        rules = self.learner_group.batch_rules()
+        self._kept = frozenset(mid for mid, rule in rules.items() if rule.is_read and rule.reads("next_obs"))
+
     def training_step(self) -> dict[str, Any]:
         config = self.config
         length = fragment_length(config, self.num_ranks)
@@ -29,7 +39,8 @@ class OnPolicyAlgorithm(Algorithm):
             rollouts = [rollout for _ in range(count) for rollout in self._runners.sample(length)]
             self.count_episodes()
         with self.timed("advantages"):
-            batch = on_policy_batch(rollouts, config)
+            parts = [self.processed(rollout) for rollout in rollouts]
+            batch = on_policy_batch(parts, config, keep=self._kept)
         if not batch and self.ranks is None:
             return {"__all__": {"num_modules_updated": 0.0}}  # every episode was given up
         with self.timed("learn"):
@@ -38,12 +49,15 @@ class OnPolicyAlgorithm(Algorithm):
         return results
 
 
-def on_policy_batch(rollouts: Sequence[Rollout | Mapping[str, Rollout]], config: Any) -> dict[str, Any]:
+def on_policy_batch(
+    rollouts: Sequence[Rollout | Mapping[str, Rollout]], config: Any, *, keep: Collection[str] = ()
+) -> dict[str, Any]:
     """The rows of fragments with their advantages, as one batch.
 
     Args:
         rollouts: what runners handed over, of one agent or of several.
         config: the settings; those of each module count for its rows.
+        keep: modules whose rows keep ``next_obs``.
 
     Returns:
         Columns [B, ...], or {module_id: columns} of the modules that have rows.
@@ -51,7 +65,10 @@ def on_policy_batch(rollouts: Sequence[Rollout | Mapping[str, Rollout]], config:
     parts: dict[str, list[dict[str, Any]]] = {}
     for rollout in rollouts:
         for module_id, part in per_module(rollout).items():
-            parts.setdefault(module_id, []).append(with_advantages(part, config.for_module(module_id)))
+            rows = with_advantages(part, config.for_module(module_id))
+            if module_id not in keep:
+                rows.pop("next_obs", None)
+            parts.setdefault(module_id, []).append(rows)
     batch = {module_id: found[0] if len(found) == 1 else _joined(found) for module_id, found in parts.items()}
     if all(isinstance(rollout, Rollout) for rollout in rollouts):
         return next(iter(batch.values()))
@@ -84,7 +101,6 @@ def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
         rows = rollout_to_sequences(rollout, config.sequence_length, extra, burn_in=config.burn_in)
     else:
         rows = rollout.rows(extra)
-    rows.pop("next_obs", None)
     return rows
 
 

@@ -11,7 +11,7 @@ from .. import numpy_xp
 from ..plugins.discovery import load
 from ..sampling.numpy_backend import ForwardPolicy, NumpyPolicy, choose_inference
 
-__all__ = ["BackendPolicy", "make_policy"]
+__all__ = ["BackendPolicy", "ModuleFunction", "make_policy"]
 
 
 def make_policy(config: Any, spec: Any) -> ForwardPolicy:
@@ -53,4 +53,28 @@ class BackendPolicy(ForwardPolicy):
         forward = self._explore if explore else self._infer
         outputs = forward(self._params, self._backend.from_numpy(batch))
         answer: Mapping[str, Any] = self._backend.to_numpy(dict(outputs))
+        return answer
+
+
+class ModuleFunction:
+    """A module's ``forward_train`` on numpy arrays: in numpy, or on its framework's backend.
+
+    Args:
+        config: frozen configuration.
+        spec: complete RLModuleSpec.
+    """
+
+    def __init__(self, config: Any, spec: Any) -> None:
+        self._backend = None
+        if not spec.is_neutral:
+            backend_class = load("learner_core.backends", config.framework_name)
+            self._backend = backend_class(device=config.device, precision="float32")
+        self._module = spec.build(numpy_xp if self._backend is None else self._backend.xp, self._backend)
+
+    def __call__(self, params: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Outputs for columns [B, ...]; parameters and buffers by name."""
+        if self._backend is None:
+            return {name: np.asarray(value) for name, value in self._module.forward_train(params, batch).items()}
+        outputs = self._module.forward_train(self._backend.from_numpy(dict(params)), self._backend.from_numpy(batch))
+        answer: dict[str, np.ndarray] = self._backend.to_numpy(dict(outputs))
         return answer

@@ -24,6 +24,7 @@ from learner_core.plugins.manager import OURS
 
 from . import references
 from .agents import is_multi_agent
+from .central_observations import OWN
 from .common_settings import CommonSettings
 from .needs import ENVIRONMENT, MEMORY, SEQUENCES, Needs, needs, refuse_idle, refuse_idle_of_module
 from .settings import Setting
@@ -73,6 +74,10 @@ class AlgorithmConfig(CommonSettings):
         "vectorization": Needs(
             "an environment of one agent (those of several are stepped one after the other)",
             lambda config: not is_multi_agent(config),
+        ),
+        "critic_observes": Needs(
+            "several agents, by .multi_agent(policies=...), and a value function",
+            lambda config: is_multi_agent(config) and getattr(config, "use_critic", True),
         ),
         "grad_clip_by": needs("grad_clip", "0.5"),
         "max_seq_len": SEQUENCES,
@@ -192,9 +197,11 @@ class AlgorithmConfig(CommonSettings):
         if self.policies is not None and not self.policies:
             raise ConfigError("multi_agent(policies=...): at least one module id; None is the single default_policy.")
         for keyword, named in (("policies_to_train", self.policies_to_train), ("settings", self.policy_settings)):
-            unknown = sorted(set(named or ()) - set(self.policies or ()))
+            # Those that learn from the rows of others stand in rl_module_spec alone.
+            known = {*(self.policies or ()), *getattr(self.rl_module_spec, "rl_module_specs", ())}
+            unknown = sorted(set(named or ()) - known)
             if self.policies and unknown:
-                nearest = did_you_mean(unknown[0], self.policies)
+                nearest = did_you_mean(unknown[0], known)
                 raise ConfigError(f"multi_agent({keyword}=...): {unknown[0]!r} is not a policy.{nearest}")
         for module_id, settings in self.policy_settings.items():
             for name, value in settings.items():
@@ -272,8 +279,8 @@ class AlgorithmConfig(CommonSettings):
     # ---- what is built from it -----------------------------------------------------------------------------------
 
     def module_settings(self) -> dict[str, Any]:
-        """What modules are built with: ``model``, and what an algorithm's own settings add to it."""
-        return self.model
+        """What modules are built with: ``model``, and what other settings add to it."""
+        return self.model if self.critic_observes == "own" else {"policy_reads": [OWN], **self.model}
 
     def optimizer_spec(self) -> OptimizerSpec:
         """The ``optimizer`` setting as an OptimizerSpec."""

@@ -57,6 +57,7 @@ class CommonSettings(Settings):
             "policy_mapping_fn": "policy_mapping_fn",
             "policies_to_train": "policies_to_train",
             "settings": "policy_settings",
+            "critic_observes": "critic_observes",
         },
         "evaluation": {"interval": "evaluation_interval", "num_episodes": "evaluation_num_episodes"},
         "checkpointing": {"every": "checkpoint_every", "keep": "checkpoint_keep", "folder": "checkpoint_folder"},
@@ -242,6 +243,10 @@ class CommonSettings(Settings):
     policy_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """{module_id: {setting: value}}: training settings of one module alone, lr for instance; the others keep those of
     .training()."""
+
+    critic_observes: Literal["own", "all", "state"] = "own"
+    """What value functions see of an environment of several agents: what the module's agent does; "all": what all of
+    them do; "state": what env.state() says. Policies see their own agent's observation."""
 
     # ---- evaluation, checkpoints, seed ---------------------------------------------------------------------------
     evaluation_interval: Annotated[int, Range(0)] = 0

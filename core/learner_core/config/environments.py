@@ -10,7 +10,7 @@ from learner_core.plugins.containment import said
 
 from .agents import PETTINGZOO
 
-__all__ = ["make_env"]
+__all__ = ["make_env", "wrapped"]
 
 # What an environment's module path or namespace needs -> the extra that brings it.
 _EXTRAS = {"ale": "atari", "atari": "atari", "mujoco": "mujoco", "box2d": "box2d", "pettingzoo": "multi-agent"}
@@ -31,12 +31,28 @@ def make_env(config: Any, **kwargs: Any) -> Any:
         ConfigError: No environment was configured.
         EnvError: It does not exist, needs an extra, or raised.
     """
-    made = _make(config, **kwargs)
-    if not getattr(config, "action_mask_in_info", False):
-        return made
-    from .info_masks import with_info_masks
+    return wrapped(_make(config, **kwargs), config)
 
-    return with_info_masks(made)
+
+def wrapped(env: Any, config: Any) -> Any:
+    """An environment with what the config adds to its observations: masks of actions, what the critic sees.
+
+    Args:
+        env: As it was made, or given.
+        config: An AlgorithmConfig, or anything with some of its fields.
+
+    Raises:
+        ConfigError: It cannot have them.
+    """
+    if getattr(config, "action_mask_in_info", False):
+        from .info_masks import with_info_masks
+
+        env = with_info_masks(env)
+    if getattr(config, "critic_observes", None) not in (None, "own"):
+        from .central_observations import with_central_observations
+
+        env = with_central_observations(env, config.critic_observes)
+    return env
 
 
 def _make(config: Any, **kwargs: Any) -> Any:

@@ -19,7 +19,7 @@ from learner_core.maths.action_masks import ActionMask
 
 from .agents import has_agents, is_turn_based
 
-__all__ = ["AgentInfoMasks", "InfoMasks", "TurnInfoMasks", "with_info_masks"]
+__all__ = ["AgentInfoMasks", "Forwards", "InfoMasks", "TurnInfoMasks", "with_info_masks"]
 
 _KEY = "action_mask"
 
@@ -46,7 +46,7 @@ def with_info_masks(env: Any) -> Any:
     return env if _has_mask(env.observation_space) else InfoMasks(env)
 
 
-class _Forwards:
+class Forwards:
     """Everything else is the inner environment's."""
 
     def __init__(self, env: Any) -> None:
@@ -58,7 +58,7 @@ class _Forwards:
         return getattr(self.env, name)
 
 
-class InfoMasks(_Forwards):
+class InfoMasks(Forwards):
     """A gymnasium environment.
 
     Args:
@@ -87,7 +87,7 @@ class InfoMasks(_Forwards):
         return _with_mask(obs, given, self.action_space, whose=type(self.env.unwrapped).__name__, ended=ended)
 
 
-class _AgentMasks(_Forwards):
+class _AgentMasks(Forwards):
     """An environment of PettingZoo's; agents whose actions cannot be masked are shown what they were."""
 
     def observation_space(self, agent: Any) -> Any:

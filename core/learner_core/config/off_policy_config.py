@@ -38,6 +38,7 @@ class OffPolicyConfig(AlgorithmConfig):
         **AlgorithmConfig.unused_settings,
         "max_seq_len": "batches are single steps out of the replay buffer",
         "burn_in": "batches are single steps out of the replay buffer",
+        "critic_observes": "the replay buffer holds one agent's experience",
         "max_requests_in_flight_per_env_runner": "all runners sample together, and none gets ahead",
     }
     needed_settings: ClassVar[Mapping[str, Needs]] = {

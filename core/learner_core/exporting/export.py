@@ -74,6 +74,9 @@ def export(
     file_format = export_formats()[kind]
     whole_policy = not file_format.weights or target.suffix in file_format.policies
     if whole_policy and len(policies) > 1:
+        # The others are there to train with.
+        policies = [policy for policy in policies if policy.spec is None or policy.spec.acts]
+    if whole_policy and len(policies) > 1:
         raise ConfigError(
             f"to={kind!r} writes one policy; say which by module_id=: {', '.join(p.module_id for p in policies)}"
         )

@@ -15,6 +15,7 @@ from ..algorithm.stored_policies import stored_specs, stored_weights
 from ..algorithm.stored_spaces import SPACES
 from ..errors import ConfigError, LearnerCoreError, StateError
 from ..learning.resolve import resolve_modules
+from ..learning.shared_parameters import completed
 from ..maths.action_inputs import PREV_ACTION, PREV_REWARD, ActionInputs
 from ..sampling.normalize import MOMENTS, RunningNormalizer
 from ..state.files import load_state
@@ -164,7 +165,8 @@ def _of(specs: Mapping[str, Any], weights: Mapping[str, Any], normalizer: Any = 
         for path, moments in normalizer.moments.items():
             scale = 1.0 / np.sqrt(moments.variance + normalizer.epsilon)
             found[path] = (np.asarray(moments.mean), scale, float(normalizer.clip))
-    return [ExportedPolicy(mid, specs.get(mid), dict(params), found) for mid, params in weights.items()]
+    full = completed(specs, weights)
+    return [ExportedPolicy(mid, specs.get(mid), params, found) for mid, params in full.items()]
 
 
 def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy]:

@@ -9,7 +9,7 @@ docs/networks.md has a table of all settings; those without a use are refused (`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..maths.space_encoder import DictEncoder, needs_encoders
 from .network_settings import NETWORK_KEYS, NetworkSettings, check_kinds, check_model, given
 from .recurrent import RECURRENT_KEYS, Memory
 from .rl_module import RLModule
+from .shown_parts import ShownParts, policy_reads
 
 __all__ = ["ActorCriticModule", "PolicyModule", "Trunk", "check_model"]
 
@@ -41,6 +42,7 @@ class Trunk:
         output_size: size of the head; ``None``: features only.
         output_gain: scale of the head's initial weights.
         extra: further inputs, concatenated to vector observations (actions of a Q network).
+        reads: entries of a Dict observation that it is shown; ``None``: all.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class Trunk:
         *,
         output_gain: float = 1.0,
         extra: int = 0,
+        reads: Sequence[str] | None = None,
     ) -> None:
-        settings = {key: value for key, value in given(model).items() if key in NETWORK_KEYS}
+        self.shown = ShownParts(reads, {key: value for key, value in given(model).items() if key in NETWORK_KEYS})
+        settings, space = given(self.shown.settings), self.shown.of(space)
         layout = image_layouts(space, settings).get("")
         # With conv_filters=[], bytes of three axes lie flat and have a head beside the hidden layers, as an image has.
         self.is_image = layout is not None or (byte_image(space) and settings.get("image_layout") is None)
@@ -103,6 +107,7 @@ class Trunk:
 
     def apply(self, xp: Any, params: Mapping[str, Any], obs: Any, extra: Any = None) -> Any:
         """float[B, output_size] from observations (and ``extra`` float[B, n])."""
+        obs = self.shown.of(obs)
         if self.is_image:
             x = obs
         else:
@@ -122,11 +127,12 @@ class PolicyModule(RLModule):
     ``image_layout``, ``encoders``; for continuous actions ``free_log_std`` (True: one learned log standard deviation
     per action dimension, ``log_std``; False: the network gives it), ``log_std_init`` and ``log_std_range``; for a
     memory ``recurrent`` ("lstm" or "gru"; None: none), ``recurrent_size`` (64), ``use_prev_action`` and
-    ``use_prev_reward``.
+    ``use_prev_reward``. ``policy_reads``: entries of a Dict observation that the policy's network is shown; value
+    networks are shown all of it (an asymmetric actor and critic). By default all.
     """
 
     model_keys: ClassVar[tuple[str, ...]] = (
-        *NETWORK_KEYS, *RECURRENT_KEYS, "free_log_std", "log_std_init", "log_std_range"
+        *NETWORK_KEYS, *RECURRENT_KEYS, "free_log_std", "log_std_init", "log_std_range", "policy_reads"
     )  # fmt: skip
 
     def setup(self) -> None:
@@ -175,14 +181,17 @@ class PolicyModule(RLModule):
         return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
     def _setup_networks(self) -> None:
-        self.pi = self._trunk("pi", self.num_policy_outputs, output_gain=0.01)
+        reads = policy_reads(self.model, self.observation_space)
+        self.pi = self._trunk("pi", self.num_policy_outputs, output_gain=0.01, reads=reads)
 
-    def _trunk(self, name: str, output_size: int | None, *, output_gain: float = 1.0) -> Trunk | Memory:
+    def _trunk(
+        self, name: str, output_size: int | None, *, output_gain: float = 1.0, reads: Sequence[str] | None = None
+    ) -> Trunk | Memory:
         """A network over observations, with a memory if the settings say so."""
         space, model = self.observation_space, self.networks.of(name)
         if model.get("recurrent") is None:
-            return Trunk(name, space, model, output_size, output_gain=output_gain)
-        encoder = Trunk(name, space, model, None)
+            return Trunk(name, space, model, output_size, output_gain=output_gain, reads=reads)
+        encoder = Trunk(name, space, model, None, reads=reads)
         actions = self.action_space
         return Memory(name, space, model, encoder, output_size, output_gain=output_gain, action_space=actions)
 

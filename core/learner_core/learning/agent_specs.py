@@ -12,7 +12,7 @@ from typing import Any
 from ..config.agents import ONLY_MODULE, AgentMapping, check_agents
 from ..config.foreign import closed
 from ..errors import ConfigError, SpaceError
-from .rl_module import MultiRLModuleSpec, RLModuleSpec, check_module_id
+from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id, check_references, with_spaces_of
 
 __all__ = ["agent_specs"]
 
@@ -33,6 +33,8 @@ def agent_specs(config: Any, env: Any = None) -> dict[str, RLModuleSpec]:
         SpaceError: spaces that do not fit, or that are not known.
     """
     specs = _named(config)
+    check_references(specs)
+    specs = with_spaces_of(specs)
     if all(spec.observation_space is not None and spec.action_space is not None for spec in specs.values()):
         return specs
     if config.observation_space is not None and config.action_space is not None and env is None:
@@ -68,6 +70,7 @@ def _named(config: Any) -> dict[str, RLModuleSpec]:
     if policies is None:
         policies = several or {ONLY_MODULE: None}
     given = dict(policies) if isinstance(policies, dict) else dict.fromkeys(policies)
+    given.update({mid: spec for mid, spec in several.items() if mid not in given and not spec.acts})
     unknown = sorted(set(several) - set(given))
     if unknown:
         raise ConfigError(f"rl_module_spec has a module {unknown[0]!r}, which is not among the policies {list(given)}")
@@ -87,15 +90,16 @@ def _named(config: Any) -> dict[str, RLModuleSpec]:
 def _from_env(config: Any, specs: dict[str, RLModuleSpec], env: Any) -> dict[str, RLModuleSpec]:
     check_agents(env)
     agents = list(getattr(env, "possible_agents", ()))
-    mapping = AgentMapping(config.policy_mapping_fn, list(specs))
+    players = acting(specs)
+    mapping = AgentMapping(config.policy_mapping_fn, list(players))
     spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in agents}
-    plays: dict[str, list[Any]] = {module_id: [] for module_id in specs}
+    plays: dict[str, list[Any]] = {module_id: [] for module_id in players}
     for agent in agents:
         for module_id in {mapping.module_of(agent, episode) for episode in _EPISODES}:
             plays[module_id].append(agent)
     alike = len(agents) > 0 and all(pair == spaces[agents[0]] for pair in spaces.values())
     out = {}
-    for module_id, spec in specs.items():
+    for module_id, spec in players.items():
         if not plays[module_id] and not alike:
             if spec.observation_space is None or spec.action_space is None:
                 raise SpaceError(
@@ -104,16 +108,16 @@ def _from_env(config: Any, specs: dict[str, RLModuleSpec], env: Any) -> dict[str
                 )
             out[module_id] = spec
             continue
-        players = plays[module_id] or agents
-        for agent in players[1:]:
-            for kind, ours, theirs in zip(("observation", "action"), spaces[players[0]], spaces[agent], strict=True):
+        played = plays[module_id] or agents
+        for agent in played[1:]:
+            for kind, ours, theirs in zip(("observation", "action"), spaces[played[0]], spaces[agent], strict=True):
                 if ours != theirs:
                     raise SpaceError(
-                        f"module {module_id!r} is to play the agents {players[0]!r} and {agent!r}, whose {kind} spaces "
+                        f"module {module_id!r} is to play the agents {played[0]!r} and {agent!r}, whose {kind} spaces "
                         f"differ: {ours} and {theirs}; give them modules of their own"
                     )
-        out[module_id] = _filled(spec, *spaces[players[0]])
-    return out
+        out[module_id] = _filled(spec, *spaces[played[0]])
+    return with_spaces_of({**specs, **out})
 
 
 def _filled(spec: RLModuleSpec, observation_space: Any, action_space: Any) -> RLModuleSpec:

@@ -113,20 +113,33 @@ def flatten_columns(batch: Mapping[Any, Any], prefix: str = "") -> dict[str, Any
     return out
 
 
-def split_modules(batch: Any, module_ids: list[str]) -> dict[str, dict[str, Any]]:
+def split_modules(batch: Any, specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """module id -> flat columns.
 
-    A batch is multi-module when every key is a known module id; a plain batch belongs to the only module.
+    A batch is multi-module when every key is a known module id; a plain batch belongs to the only module that has rows
+    of its own.
+
+    Args:
+        batch: what came.
+        specs: module id -> RLModuleSpec.
 
     Raises:
-        BatchError: no dict, an empty one, or a plain batch where there are several modules.
+        BatchError: no dict, an empty one, a plain batch where there are several modules, or rows of a module that
+            learns from those of another.
     """
     if not isinstance(batch, Mapping):
         raise BatchError(f"a batch is a dict of numpy arrays, got {type(batch).__name__}")
     if not batch:
         raise BatchError("the batch is empty: it has no column")
-    if all(key in module_ids for key in batch):
+    module_ids = [mid for mid, spec in specs.items() if spec.acts]
+    if all(key in specs for key in batch):
         for mid, columns in batch.items():
+            if mid not in module_ids:
+                whose = specs[mid].rows_of or " and ".join(specs[mid].shared_by)
+                raise BatchError(
+                    f"it has no rows of its own, and learns from those of {whose}: leave it out of the batch",
+                    module_id=mid,
+                )
             if not isinstance(columns, Mapping):
                 raise BatchError(f"expected a dict of columns, got {type(columns).__name__}", module_id=mid)
         return {mid: flatten_columns(columns) for mid, columns in batch.items()}

@@ -28,12 +28,18 @@ class BatchRule:
         specs: column -> what the update reads.
         action_space: that actions must lie in; ``None``: any value.
         float_dtype: of "float" columns.
+        is_read: whether the update reads rows of the module; it may rest now.
     """
 
     module_id: str
     specs: Mapping[str, ColumnSpec]
     action_space: Any
     float_dtype: Any
+    is_read: bool = True
+
+    def reads(self, column: str) -> bool:
+        """Whether the update reads a column, or a part of it."""
+        return any(name.split("/", 1)[0] == column for name in self.specs)
 
     def check(self, batch: Any, path: str) -> None:
         """Refuse columns [B, ...] that the learner would refuse.

@@ -25,13 +25,14 @@ from ..schedules import parse as parse_schedule
 from ..state.memory import trim
 from .batch import ColumnSpec, standard_columns
 from .executor import Executor
-from .explore import explore_step, pads_safely
+from .explore import Found, explore_step, pads_safely
 from .hook_answers import refuse_answer
 from .parameters import FlatLayout, match_names
-from .rl_module import RLModule
+from .rl_module import RLModule, check_references
 from .row_coupling import check_rows_apart
 from .row_totals import check_row_layers
 from .sequences import Sequences, obs_leaf
+from .shared_parameters import take_shared
 from .step import ModulePlan, OptimizerPlan, UpdateStep
 from .tables import CorrectionTable, TableLayout
 
@@ -50,10 +51,10 @@ class LearnerBuild:
 
     Attributes:
         modules: module id -> module over the backend's namespace.
-        plans: module id -> layouts and optimizers.
+        plans: module id -> layouts and optimizers, of all modules.
         groups: module id -> optimizer -> names of its parameters.
         columns: module id -> column -> specification, of the columns the step reads.
-        minibatch: module id -> rows of a full minibatch.
+        minibatch: module id -> rows of a full minibatch, of the modules that have rows in the step.
         traced: module id -> settings that are arrays in a step.
         step, executor: what runs.
     """
@@ -71,6 +72,8 @@ class LearnerBuild:
         self._host_variables: dict[str, dict[str, float]] = {}
         self.bounds: dict[str, dict[str, tuple[float, float]]] = {}
         self._registered: dict[str, dict[str, tuple[OptimizerSpec, list[str], Any]]] = {}
+        #: module id -> parameter -> module that holds it for several.
+        self.borrowed: dict[str, dict[str, str]] = {}
         self._values: dict[str, dict[str, np.ndarray]] = {}
         self._open: str | None = None
         # Asked for in every update.
@@ -85,6 +88,7 @@ class LearnerBuild:
         learner, config = self._learner, self._learner.config
         learner._build = self
         learner._context = None
+        check_references(learner.module_specs)
         for module_id, spec in learner.module_specs.items():
             module = self.modules[module_id] = spec.build(learner.xp, learner.backend)
             rng = np.random.Generator(np.random.Philox(key=[learner._seed, noise_maths.stream_id(f"init/{module_id}")]))
@@ -93,6 +97,7 @@ class LearnerBuild:
             self._host_variables[module_id] = {}
             self.bounds[module_id] = {}
             self._registered[module_id] = {}
+        self.borrowed = take_shared(learner.module_specs, self._values)
         learner._host_variables = self._host_variables
         answer: Any = learner.build()  # type: ignore[func-returns-value]
         refuse_answer("build", answer, "register_variable() makes variables")
@@ -111,7 +116,8 @@ class LearnerBuild:
     ) -> None:
         """See ``Learner.register_variable``."""
         self.known(module_id)
-        if name in self._values[module_id] or name in self._host_variables[module_id]:
+        taken = (self._values[module_id], self._host_variables[module_id], self.borrowed[module_id])
+        if any(name in names for names in taken):
             raise ConfigError(f"register_variable: module {module_id!r} has {name!r} already")
         try:
             array = np.asarray(value, np.float64)
@@ -141,8 +147,8 @@ class LearnerBuild:
             raise ConfigError(f"{where}: there is an optimizer of that name already")
         if not isinstance(optimizer, OptimizerSpec):
             raise ConfigError(f"{where}: optimizer={optimizer!r} is not an OptimizerSpec")
-        chosen = match_names(params, list(self._values[module_id]), what=where)
-        frozen = set(self.modules[module_id].frozen_parameters)
+        chosen = match_names(params, [*self._values[module_id], *self.borrowed[module_id]], what=where)
+        frozen = {*self.modules[module_id].frozen_parameters, *self.borrowed[module_id]}
         chosen = [parameter for parameter in chosen if parameter not in frozen]
         if not chosen:
             return
@@ -168,8 +174,10 @@ class LearnerBuild:
         learner, dtype = self._learner, self._learner.backend.numpy_float_dtype
         backend, carry = learner.backend, dict[str, Any]()
         optimizers: dict[tuple[str, str], OptimizerSpec] = {}
+        held = {holder: dict(self._values[holder]) for mid in self.modules for holder in self.borrowed[mid].values()}
         for mid, module in self.modules.items():
             values = self._values.pop(mid)  # each array goes as soon as it is in a vector
+            borrowed = {name: held[holder][name] for name, holder in self.borrowed[mid].items()}
             shapes = {name: value.shape for name, value in values.items()}
             plans: dict[str, OptimizerPlan] = {}
             self.groups[mid] = {}
@@ -187,10 +195,13 @@ class LearnerBuild:
             if frozen.names:
                 vector = frozen.from_host({n: values[n] for n in frozen.names}, dtype)
                 carry[f"frozen/{mid}"] = backend.adopt_numpy(vector)
-            copied = match_names(module.targets, list(shapes), what=f"{type(module).__name__}.targets")
-            targets = FlatLayout({n: shapes[n] for n in copied})
+            all_values = {**values, **borrowed}
+            copied = match_names(module.targets, list(all_values), what=f"{type(module).__name__}.targets")
+            targets = FlatLayout({n: all_values[n].shape for n in copied})
             if targets.names:
-                carry[f"targets/{mid}"] = backend.adopt_numpy(targets.from_host({n: values[n] for n in copied}, dtype))
+                vector = targets.from_host({n: all_values[n] for n in copied}, dtype)
+                carry[f"targets/{mid}"] = backend.adopt_numpy(vector)
+            del all_values
             del values
             buffers = module.init_buffers()
             for name, value in buffers.items():
@@ -207,17 +218,34 @@ class LearnerBuild:
                 host_variables=tuple(self._host_variables[mid]),
                 sequences=self._sequences(mid),
                 masked=learner.module_specs[mid].masked,
+                learns=self._learns(mid, bool(shapes or buffers or borrowed)),
+                rows_from="" if learner.module_specs[mid].shares else learner.module_specs[mid].rows_of or mid,
+                borrowed=self.borrowed[mid],
+                shared_by=tuple(learner.module_specs[mid].shared_by),
             )
-            size = learner.config.minibatch_size or learner.config.train_batch_size
-            self.minibatch[mid] = self.minibatch_rows(mid, size, ConfigError)
+        learning = {mid: plan for mid, plan in self.plans.items() if plan.learns}
+        feeds = list(dict.fromkeys(plan.rows_from for plan in learning.values() if plan.rows_from))
+        size = learner.config.minibatch_size or learner.config.train_batch_size
+        self.minibatch = {mid: self.minibatch_rows(mid, size, ConfigError) for mid in feeds}
         floats = [("config", mid, name) for mid in self.plans for name in self.traced[mid]]
-        floats += [("lr", mid, name) for mid, plan in self.plans.items() for name in plan.optimizers]
+        floats += [("lr", mid, name) for mid, plan in learning.items() for name in plan.optimizers]
         floats += [("var", mid, name) for mid, plan in self.plans.items() for name in plan.host_variables]
-        ints = [(kind, mid) for kind in ("rows", "count", "step") for mid in self.plans]
+        ints = [(kind, mid) for kind in ("rows", "count", "step") for mid in feeds]
+        followed = {plan.rows_from for mid, plan in learning.items() if plan.rows_from not in ("", mid)}
+        ints += [("updated", mid) for mid, plan in learning.items() if plan.rows_from in followed]
         self._table = TableLayout(floats, ints)
-        self._corrections = CorrectionTable(optimizers)
+        self._corrections = CorrectionTable({key: spec for key, spec in optimizers.items() if key[0] in learning})
         learner._optimizer_steps = dict.fromkeys(optimizers, 0)
         learner._carry = carry
+
+    def _learns(self, module_id: str, has_arrays: bool) -> bool:
+        """Whether the step has the module: it has something to learn, and ``policies_to_train`` does not leave it out.
+
+        Others are not traced: a scripted opponent has neither the outputs nor the columns that the loss reads.
+        """
+        chosen = self._learner.config.policies_to_train
+        users = self._learner.module_specs[module_id].shared_by or (module_id,)
+        return has_arrays and (chosen is None or any(user in chosen for user in users))
 
     def _sequences(self, module_id: str) -> Sequences | None:
         """What a row of the module is: a sequence where the algorithm takes them, or the module carries a state."""
@@ -261,22 +289,33 @@ class LearnerBuild:
                 length=None if sequences is None else sequences.length,
                 state=self.modules[mid].initial_state(),
             )
-        declared = {mid: learner.batch_spec(mid) for mid in self.plans}
+        declared = self._declared()
         accumulate = learner.config.accumulate
         self.step = UpdateStep(learner, self.plans, self._table, self._corrections, accumulate=accumulate)
-        found = explore_step(learner, self.step, declared, self.standard)
+        found = explore_step(learner, self.step, declared, self.standard) if self.step.plans else Found({})
+        self.columns = {mid: {} for mid in self.plans}
         for mid, names in found.columns.items():
             self.columns[mid] = {name: declared[mid][name] for name in names if name != "loss_mask"}
         self.noise = found.noise
         self._clear_up()
-        self.mask_safe = pads_safely(learner, self.step, self._specs())
+        self.mask_safe = not self.step.plans or pads_safely(learner, self.step, self._specs())
         self._clear_up()
         self._uncompilable = ""
-        if learner._ring.size > 1:
+        if learner._ring.size > 1 and self.step.plans:
             check_rows_apart(learner, self.step, self._specs())
             self._uncompilable = check_row_layers(self.step)
         self._value_reads = found.value_reads
         self._make_executor()
+
+    def _declared(self) -> dict[str, dict[str, ColumnSpec]]:
+        """module id -> columns that may be read of its rows, by itself or by modules that learn from them."""
+        learner = self._learner
+        declared = {mid: learner.batch_spec(mid) for mid in self.plans}
+        for mid, plan in self.plans.items():
+            if plan.rows_from not in ("", mid):
+                extra = {name: spec for name, spec in declared[mid].items() if name not in self.standard[mid]}
+                declared[plan.rows_from] = {**extra, **declared[plan.rows_from]}
+        return declared
 
     def _clear_up(self) -> None:
         """Give back what trying the step out has left with malloc, where that is much."""
@@ -305,7 +344,8 @@ class LearnerBuild:
         self._make_executor()
 
     def _specs(self) -> dict[str, dict[str, ColumnSpec]]:
-        return {mid: {**specs, "loss_mask": self.mask_spec(mid)} for mid, specs in self.columns.items()}
+        columns = {mid: self.columns[mid] for mid in self.step.feeds}
+        return {mid: {**specs, "loss_mask": self.mask_spec(mid)} for mid, specs in columns.items()}
 
     def mask_spec(self, module_id: str) -> ColumnSpec:
         """The column ``loss_mask`` of the module: [B], or [B, T]."""

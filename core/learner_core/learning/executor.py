@@ -77,7 +77,7 @@ class Executor:
         self._uncompilable = uncompilable
         config = learner.config
         # A row is a timestep, or a sequence of them.
-        batch = {mid: plan.rows(config.rows_per_update) for mid, plan in step.plans.items()}
+        batch = {mid: plan.rows(config.rows_per_update) for mid, plan in step.feeds.items()}
         epochs = config.num_epochs or 1
         # Learners with rows of their own hold a part of the batch.
         held = {mid: ring.room(rows) if ring.meeting else rows for mid, rows in batch.items()}
@@ -85,7 +85,7 @@ class Executor:
             "full": Shapes(
                 minibatch=self._minibatch,
                 capacity={mid: max(1, math.ceil(held[mid] / m)) * m for mid, m in self._minibatch.items()},
-                steps=max(max(1, math.ceil(batch[mid] / m)) for mid, m in minibatch.items()) * epochs,
+                steps=max((max(1, math.ceil(batch[mid] / m)) for mid, m in minibatch.items()), default=1) * epochs,
             )
         }
         self._largest = dict(minibatch)
@@ -114,7 +114,7 @@ class Executor:
             CompileError: ``compile=True`` and the step cannot be traced.
         """
         config = self._learner.config
-        if self.compiled or self._failed or config.compile is False or config.debug:
+        if self.compiled or self._failed or config.compile is False or config.debug or not self._step.plans:
             return
         if self._value_reads and not config.compile:
             self._give_up(self._value_reads[0])
@@ -195,6 +195,7 @@ class Executor:
         whole: Mapping[str, MinibatchPlan],
         first_step: int,
         most_rows: Mapping[str, int] | None = None,
+        updated: Mapping[str, bool] | None = None,
     ) -> np.ndarray:
         """All steps of the plans, in order; returns the metric sums float64[2, metrics].
 
@@ -203,8 +204,9 @@ class Executor:
             whole: module id -> plan, all of one length; lines without rows for absent modules.
             first_step: lifetime minibatch step of the first line, which keys the noise.
             most_rows: module id -> most rows of data that any learner holds; ``None``: all hold the same.
+            updated: as in ``Segment``.
         """
-        update = self._inputs.segment(data, whole, first_step)
+        update = self._inputs.segment(data, whole, first_step, updated or {})
         most = most_rows or {mid: len(next(iter(columns.values()))) for mid, columns in data.items()}
         totals: np.ndarray | None = None
         start = 0

@@ -86,11 +86,11 @@ def explore_step(
     Raises:
         BatchError: the step reads a column that is neither standard nor declared.
     """
-    seen: dict[str, set[str]] = {mid: set() for mid in step.plans}
+    seen: dict[str, set[str]] = {mid: set() for mid in step.feeds}
     learner._wrap_batch = lambda mid, batch: _Recorder(batch, seen[mid])
     learner._noise_requests = {}
     try:
-        for mid, plan in step.plans.items():
+        for mid, plan in step.feeds.items():
             # The loss mask is only there when a batch has it, or sequences; the action mask where actions have one.
             absent = {"loss_mask"} if plan.sequences is None else set()
             absent |= set() if plan.masked else {"action_mask"}
@@ -100,7 +100,7 @@ def explore_step(
                 _run(learner, step, declared)
             except _NoColumnError as error:
                 # Whoever insists on the action mask makes it a column that every batch must have.
-                for mid, plan in step.plans.items():
+                for mid, plan in step.feeds.items():
                     wanted = {"action_mask"} & {error.args[0]} & set(declared[mid])
                     plan.columns += tuple(wanted - set(plan.columns))
                 _run(learner, step, declared)
@@ -109,13 +109,13 @@ def explore_step(
         del learner._wrap_batch, learner._noise_requests
         learner._wrap_batch = _same
         learner._noise_requests = None
-    for mid, plan in step.plans.items():
+    for mid, plan in step.feeds.items():
         own = {name for name in declared[mid] if name not in standard[mid]}
         read = [name for name in declared[mid] if name.split("/", 1)[0] in seen[mid] or name in own]
         plan.columns = (*(name for name in read if name != "loss_mask"), "loss_mask")
     with _by_name(learner, step, learner.backend):
         _verify(learner, step, declared)
-    return Found({mid: plan.columns for mid, plan in step.plans.items()}, noise, value_reads)
+    return Found({mid: plan.columns for mid, plan in step.feeds.items()}, noise, value_reads)
 
 
 def _verify(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[str, ColumnSpec]]) -> None:
@@ -128,10 +128,10 @@ def _verify(learner: Learner, step: UpdateStep, declared: Mapping[str, Mapping[s
                 return
             except KeyError as error:
                 missing = str(error.args[0]) if error.args else ""
-                users = [mid for mid, specs in declared.items() if _leaves(missing, specs)]
+                users = [mid for mid in step.feeds if _leaves(missing, declared[mid])]
                 added = False
                 for mid in users:
-                    plan = step.plans[mid]
+                    plan = step.feeds[mid]
                     new = [name for name in _leaves(missing, declared[mid]) if name not in plan.columns]
                     plan.columns = (*new, *plan.columns)
                     added = added or bool(new)
@@ -184,7 +184,7 @@ def dummy_inputs(
     real = rows if real is None else real
     arrays: dict[str, np.ndarray] = {}
     ints: dict[tuple[str, ...], np.ndarray] = {}
-    for mid, plan in step.plans.items():
+    for mid, plan in step.feeds.items():
         space = learner.module_specs[mid].action_space
         for name in plan.columns:
             spec = declared[mid].get(name) or ColumnSpec(plan.row_shape, "float")
@@ -193,6 +193,7 @@ def dummy_inputs(
         ints["rows", mid] = np.array([real])
         ints["count", mid] = ints["rows", mid] * (1 if plan.sequences is None else plan.sequences.length)
         ints["step", mid] = np.array([0])
+    ints.update({column: np.array([1]) for column in step.table.ints if column[0] == "updated"})
     arrays["floats"] = step.table.float_table(1, learner._float_values(), dtype)
     arrays["ints"] = step.table.int_table(1, ints)
     arrays["corrections"] = step.corrections.table(2, dict.fromkeys(step.corrections.index, 0), dtype)
@@ -297,7 +298,7 @@ def _pads(
 ) -> bool:
     """Whether losses, new buffers and the gradients of some parameters are the same with padding and without."""
     padded = learner.backend.to_numpy(_probe(learner, step, specs, None, only))
-    exact = learner.backend.view_numpy(_probe(learner, step, specs, dict.fromkeys(step.plans, _REAL_ROWS), only))
+    exact = learner.backend.view_numpy(_probe(learner, step, specs, dict.fromkeys(step.feeds, _REAL_ROWS), only))
     for key, value in exact.items():
         size = max(1.0, float(value.max(initial=0)), -float(value.min(initial=0)))
         difference = padded.pop(key)
@@ -323,7 +324,7 @@ def _probe(
         with step.context() as context:
             floats, ints = step.lines(inputs, 0)
             gradients, losses = step.gradient_half(
-                0, learner._carry, inputs, context, floats, ints, sizes is None, sizes, only
+                0, _carry(learner, step), inputs, context, floats, ints, sizes is None, sizes, only
             )
             flat = {f"{mid}/{name}": value for mid, arrays in gradients.items() for name, value in arrays.items()}
             flat.update({f"loss/{mid}": value for mid, value in losses.items()})

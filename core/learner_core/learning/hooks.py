@@ -138,9 +138,11 @@ class LearnerHooks:
     # ------------------------------------------------------------------ hooks: an update (H)
 
     def should_module_be_updated(self, module_id: str, batch: Mapping[str, Any]) -> bool:
-        """H. Whether the module trains on this batch; by default if ``policies_to_train`` has it."""
-        chosen = self.config.policies_to_train
-        return chosen is None or module_id in chosen
+        """H. Whether the module trains on this batch; by default always. ``batch``: the columns that it learns from.
+
+        Modules that ``policies_to_train`` leaves out are not asked about.
+        """
+        return True
 
     def preprocess_batch(self, *, module_id: str, batch: dict[str, Any]) -> dict[str, Any]:
         """H. Whole-batch work on checked numpy columns, standardisation for instance; returns the columns."""

@@ -35,6 +35,8 @@ def host_context(learner: LearnerHooks) -> StepContext:
         context.batch[mid] = {}
         context.config[mid] = ConfigView(learner.config.for_module(mid), {})
         context.sequences[mid] = plan.sequences
+    for mid, plan in learner._build.plans.items():
+        context.params[mid].update({name: context.params[holder][name] for name, holder in plan.borrowed.items()})
     return context
 
 
@@ -44,7 +46,8 @@ def update_parameters(learner: LearnerHooks, fn: Callable[[str, dict[str, Any]],
     context = host_context(learner)
     changed: dict[str, Any] = {}
     for mid, plan in learner._build.plans.items():
-        before = context.params[mid]
+        # What others hold for a module is changed where it is held.
+        before = {name: value for name, value in context.params[mid].items() if name not in plan.borrowed}
         after = fn(mid, dict(before))
         if not isinstance(after, Mapping) or set(after) != set(before):
             raise StateError("update_parameters: fn must return the same parameter names", path=f"rl_module/{mid}")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..config.foreign_names import unknown_attribute
 from ..config.foreign_table import LEARNER as LEARNER_NAMES
-from ..errors import BatchError, ConfigError, NonFiniteError
+from ..errors import BatchError, ConfigError, NonFiniteError, did_you_mean
 from ..maths import noise as noise_maths
 from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
 from ..schedules import value_at
@@ -32,11 +33,14 @@ from .plan import MinibatchPlan, make_plan
 from .resolve import resolve_backend, resolve_modules
 from .results import reduce_metrics
 from .ring import ALONE, Ring
-from .rl_module import RLModuleSpec, check_module_id
+from .rl_module import RLModuleSpec, acting, check_module_id
 from .sharding import meet, num_shards_of, shards_of
 from .state_fitting import Skipped
 
 __all__ = ["Learner"]
+
+#: The counter that schedules move by.
+_COUNTER = "num_env_steps_sampled_lifetime"
 
 
 class Learner(LearnerHooks):
@@ -73,7 +77,7 @@ class Learner(LearnerHooks):
         self.module_specs: dict[str, RLModuleSpec] = resolve_modules(config, env, module_spec)
         rebuild.check_module_ids(self, config, config.news)
         self.results: dict[str, dict[str, float]] = {}
-        self.timesteps: dict[str, int] = {"num_env_steps_sampled_lifetime": 0}
+        self.timesteps: dict[str, int] = {_COUNTER: 0}
         self._context: StepContext | None = None
         self._host_variables: dict[str, dict[str, float]] = {}
         self._carry = {}
@@ -130,6 +134,7 @@ class Learner(LearnerHooks):
             NonFiniteError: with ``nonfinite_gradients="raise"``; the steps concerned were not applied.
         """
         rows: dict[str, int] = {}
+        updated: dict[str, bool] = {}
 
         def prepare() -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[int]]]:
             self._check_recording()
@@ -138,20 +143,22 @@ class Learner(LearnerHooks):
             self._check_timesteps(timesteps)
             rows.update({module_id: len(next(iter(columns.values()))) for module_id, columns in checked.items()})
             shards = shards_of(checked, self._num_shards // (self._ring.size if self._ring.meeting else 1), shard_rows)
-            wanted = {
-                mid: columns
-                for mid, columns in checked.items()
-                if yes_or_no("should_module_be_updated", self.should_module_be_updated(module_id=mid, batch=columns))
-            }
+            updated.update(self._to_be_updated(checked))
+            fed = {plan.rows_from for mid, plan in self._build.step.plans.items() if updated.get(mid)}
+            wanted = {mid: columns for mid, columns in checked.items() if mid in fed}
             return wanted, {module_id: shards[module_id] for module_id in wanted}
 
         if self._ring.meeting is None:
             wanted, shards = prepare()
         else:
             said = {"num_epochs": num_epochs, "minibatch_size": minibatch_size, "shuffle": shuffle_batch_per_epoch}
-            wanted, shards = meet(self, prepare, {**said, "timesteps": dict(timesteps or {})})
+            wanted, shards = meet(self, prepare, updated, {**said, "timesteps": dict(timesteps or {})})
         self.timesteps.update({name: int(value) for name, value in (timesteps or {}).items()})
-        ready = {mid: self.preprocess_batch(module_id=mid, batch=columns) for mid, columns in wanted.items()}
+        learning = self._build.step.plans  # rows of a module that rests are there for others, in the columns they read
+        ready = {
+            mid: self.preprocess_batch(module_id=mid, batch=columns) if mid in learning else columns
+            for mid, columns in wanted.items()
+        }
         update, rank = self._num_updates, self._ring.rank
         manager = get_manager()
         notify(manager, "learner_update_begin", update=update, timesteps=self.timesteps, num_rows=rows, rank=rank)
@@ -159,7 +166,7 @@ class Learner(LearnerHooks):
         refuse_answer("before_gradient_based_update", answer, "self.update_parameters(fn) changes parameters")
         self.results = {module_id: {} for module_id in (*self.module_specs, "__all__")}
         if ready:
-            self._train(ready, shards, num_epochs, minibatch_size, shuffle_batch_per_epoch)
+            self._train(ready, shards, updated, num_epochs, minibatch_size, shuffle_batch_per_epoch)
         else:
             self.results["__all__"]["num_modules_updated"] = 0.0
         answer = self.after_gradient_based_update(timesteps=dict(self.timesteps))  # type: ignore[func-returns-value]
@@ -183,8 +190,10 @@ class Learner(LearnerHooks):
         out = {}
         own_rows = self._ring.meeting is not None
         nothing = own_rows and isinstance(batch, Mapping) and not batch
-        parts = {} if nothing else split_modules(batch, list(self.module_specs))
+        parts = {} if nothing else split_modules(batch, self.module_specs)
         for module_id, columns in parts.items():
+            if module_id not in self._build.step.feeds:
+                continue  # nothing is learned from its rows
             if own_rows and columns and not any(map(has_elements, columns.values())):
                 continue  # others may have some
             specs = self._build.columns[module_id]
@@ -199,6 +208,16 @@ class Learner(LearnerHooks):
             )
             self._mask_sequences(module_id, out[module_id])
         return out
+
+    def _to_be_updated(self, checked: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, bool]:
+        """module id -> whether it learns from these rows, of the modules that have some."""
+        asked = {mid: plan.rows_from for mid, plan in self._build.step.plans.items() if plan.rows_from in checked}
+        return {
+            mid: yes_or_no(
+                "should_module_be_updated", self.should_module_be_updated(module_id=mid, batch=checked[feed])
+            )
+            for mid, feed in asked.items()
+        }
 
     def _mask_sequences(self, module_id: str, columns: dict[str, np.ndarray]) -> None:
         """Batches of sequences always have a mask, and steps of a burn-in never count."""
@@ -216,7 +235,7 @@ class Learner(LearnerHooks):
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
                 raise BatchError(f"{name}={value!r}: expected an int of at least 1, or None")
         if minibatch_size is not None:
-            for module_id in self._build.plans:
+            for module_id in self._build.minibatch:
                 self._build.minibatch_rows(module_id, int(minibatch_size), BatchError)
 
     def _check_recording(self) -> None:
@@ -234,27 +253,35 @@ class Learner(LearnerHooks):
         for name, value in (timesteps or {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise BatchError(f"timesteps[{name!r}] must be a non-negative int, got {value!r}")
+        if timesteps and _COUNTER not in timesteps:
+            near = next((name for name in timesteps if did_you_mean(name, [_COUNTER], nearest_only=True)), None)
+            if near is not None:
+                raise BatchError(
+                    f"timesteps[{near!r}]: schedules move by {_COUNTER!r}, which is not among the counters: give that, "
+                    "or {} to leave them where they are"
+                )
 
     def _train(
         self,
         ready: dict[str, dict[str, np.ndarray]],
         shards: Mapping[str, list[int]],
+        updated: Mapping[str, bool],
         num_epochs: int | None,
         minibatch_size: int | None,
         shuffle: bool | None,
     ) -> None:
         config = self.config
         size = int(minibatch_size or config.minibatch_size or config.train_batch_size)
-        minibatch = {mid: self._build.minibatch_rows(mid, size, BatchError) for mid in self._build.plans}
+        minibatch = {mid: self._build.minibatch_rows(mid, size, BatchError) for mid in self._build.minibatch}
         self._build.make_room_for(minibatch)
         executor = self._build.executor
         plans: dict[str, MinibatchPlan] = {}
-        for module_id in self._build.plans:
+        for module_id, width in minibatch.items():
             shard_rows = shards.get(module_id, [0] * self._num_shards)
             rows = sum(shard_rows)
             plan = make_plan(
                 num_rows=rows,
-                minibatch=minibatch[module_id],
+                minibatch=width,
                 num_epochs=(config.num_epochs if num_epochs is None else int(num_epochs)) if rows else 0,
                 shuffle=config.shuffle_batch_per_epoch if shuffle is None else bool(shuffle),
                 seed=self._seed,
@@ -269,18 +296,21 @@ class Learner(LearnerHooks):
         if self._ring.meeting is not None:
             executor.make_room_for_shares(plans)
         executor.choose(self._num_steps)
-        sums = executor.run(ready, plans, self._num_steps, self._most_rows(shards))
+        sums = executor.run(ready, plans, self._num_steps, self._most_rows(shards), updated)
         self._num_updates += 1
         self._num_steps += steps
         self.results = reduce_metrics(sums, self._build.step.metrics or [], self.module_specs)
-        for module_id in ready:
-            optimizers = self._build.plans[module_id].optimizers
+        step = self._build.step
+        trained = {mid for mid, plan in step.plans.items() if plan.rows_from in ready and updated.get(mid, True)}
+        trained |= {mid for mid, plan in step.plans.items() if trained.intersection(plan.shared_by)}
+        for module_id in trained:
+            optimizers = step.plans[module_id].optimizers
             rate = {name: self._rate(module_id, plan.lr) for name, plan in optimizers.items()}
             for name, value in rate.items():
                 label = "learning_rate" if len(rate) == 1 else f"learning_rate/{name}"
                 self.results[module_id][label] = value
         self.results["__all__"].update(
-            num_modules_updated=float(len(ready)),
+            num_modules_updated=float(len(trained)),
             compiled=float(executor.compiled),
             num_updates=float(self._num_updates),
         )
@@ -408,16 +438,22 @@ class Learner(LearnerHooks):
         return ""
 
     def batch_rules(self) -> dict[str, BatchRule]:
-        """{module_id: what a batch of it must be}, to check one elsewhere."""
-        return {
-            mid: BatchRule(
-                mid,
-                {**specs, "loss_mask": self._build.mask_spec(mid)},
-                self._build.checked_space(mid),
-                self.backend.numpy_float_dtype,
-            )
-            for mid, specs in self._build.columns.items()
-        }
+        """{module_id: what a batch of it must be}, to check one elsewhere; of the modules with rows of their own."""
+        return {mid: self._batch_rule(mid) for mid in acting(self.module_specs)}
+
+    def _batch_rule(self, module_id: str) -> BatchRule:
+        build = self._build
+        is_read = module_id in build.step.feeds
+        # Of one that rests now no column is read; those that there are must be what they may be.
+        standard = {name: replace(spec, required=False) for name, spec in build.standard[module_id].items()}
+        columns = build.columns[module_id] if is_read else standard
+        return BatchRule(
+            module_id,
+            {**columns, "loss_mask": build.mask_spec(module_id)},
+            build.checked_space(module_id),
+            self.backend.numpy_float_dtype,
+            is_read=is_read,
+        )
 
     def get_module_state(self) -> dict[str, dict[str, np.ndarray]]:
         """The weights alone: module id -> name -> array."""
@@ -488,17 +524,18 @@ class Learner(LearnerHooks):
     def _rate(self, module_id: str, lr: Any) -> float:
         """The learning rate now: of a setting's name, a number or a schedule."""
         value = getattr(self.config.for_module(module_id), lr) if isinstance(lr, str) else lr
-        return value_at(value, self.timesteps["num_env_steps_sampled_lifetime"])
+        return value_at(value, self.timesteps[_COUNTER])
 
     def _float_values(self) -> dict[tuple[str, ...], float]:
         """Values of every float column of the step's table, now."""
-        position = self.timesteps["num_env_steps_sampled_lifetime"]
+        position = self.timesteps[_COUNTER]
         values: dict[tuple[str, ...], float] = {}
         for module_id, plan in self._build.plans.items():
             own = self.config.for_module(module_id)
             for name in self._build.traced[module_id]:
                 values["config", module_id, name] = value_at(getattr(own, name), position)
-            values.update({("lr", module_id, n): self._rate(module_id, o.lr) for n, o in plan.optimizers.items()})
+            if plan.learns:
+                values.update({("lr", module_id, n): self._rate(module_id, o.lr) for n, o in plan.optimizers.items()})
             values.update({("var", module_id, n): self._host_variables[module_id][n] for n in plan.host_variables})
         return values
 

@@ -5,6 +5,8 @@ Needs the step's line of the index plan. Changes nothing but the context that it
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ def load_batch(
     xp = step.xp
     weights: dict[str, Any] = {}
     chunk: dict[str, slice] = {}
-    for mid, plan in step.plans.items():
+    for mid, plan in step.feeds.items():
         rows = indices[mid]
         size = xp.shape(rows)[0]
         take = slice(part * size // step.accumulate, (part + 1) * size // step.accumulate)
@@ -55,15 +57,25 @@ def load_batch(
         context.batch[mid] = step.learner._wrap_batch(mid, nested_columns(columns))
         whole = xp.astype(ints[step.table.ints["count", mid]], step.learner.float_dtype)
         weights[mid] = None if step.num_parts == 1 else count / xp.maximum(whole, xp.ones_like(whole))
+    for mid, plan in step.plans.items():
+        if plan.rows_from:
+            for of in (context.batch, context.mask, context.count, weights, chunk):
+                of[mid] = of[plan.rows_from]
+    for mid, plan in step.plans.items():
+        if plan.shared_by:
+            # What a module without rows computes on does not count.
+            counts = [(context.count[one], step.total_count(ints, one)) for one in plan.shared_by if one in step.plans]
+            own = [xp.where(total > 0, count, xp.zeros_like(count)) for count, total in counts]
+            context.count[mid] = functools.reduce(operator.add, own)
 
     def draw(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
         return noise[f"{module_id}/{name}"][chunk[module_id]]
 
     def statistics(module_id: str, column: str) -> tuple[Any, Any]:
         if step.learner._noise_requests is None:
-            line = table_line(xp, inputs[f"statistics/{module_id}/{column}"], s)
+            line = table_line(xp, inputs[f"statistics/{step.feed_of(module_id)}/{column}"], s)
             return line[0], line[1]
-        step.statistics.add((module_id, column))
+        step.statistics.add((step.feed_of(module_id), column))
         values = context.batch[module_id]
         for key in column.split("/"):
             values = values[key]

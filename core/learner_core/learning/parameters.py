@@ -161,7 +161,7 @@ def match_names(patterns: Iterable[str], names: Sequence[str], *, what: str) -> 
     chosen: set[str] = set()
     for pattern in patterns:
         hits = fnmatch.filter(names, pattern)
-        if not hits:
+        if not hits and (names or pattern != "*"):  # all of none is none
             raise ConfigError(f"{what}: {pattern!r} matches no parameter.{did_you_mean(pattern, names)}")
         chosen.update(hits)
     return [name for name in names if name in chosen]

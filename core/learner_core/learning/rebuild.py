@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["change_modules", "check_memory", "check_module_ids", "set_config"]
 
-#: What no step reads by itself.
-_HOST_SETTINGS = frozenset({"policies_to_train", "policy_settings"})
+#: What no step reads by itself. Not ``policies_to_train``: modules that do not learn are not in the step.
+_HOST_SETTINGS = frozenset({"policy_settings"})
 
 
 def set_config(learner: Learner, settings: Mapping[str, Any]) -> None:

@@ -11,15 +11,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..config.agents import has_agents, is_multi_agent
+from ..config.environments import make_env, wrapped
 from ..config.foreign import closed
-from ..config.info_masks import with_info_masks
 from ..errors import ConfigError, SpaceError
 from ..maths.images import could_be_image, has_image, image_layouts
 from ..spaces import parts
 from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
 from .earlier_models import as_it_was_built
-from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec
+from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec, check_references, with_spaces_of
 
 __all__ = ["resolve_backend", "resolve_modules"]
 
@@ -56,8 +56,8 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         module_spec: RLModuleSpec, MultiRLModuleSpec or ``None``.
         like: specifications to take missing spaces from.
     """
-    if env is not None and getattr(config, "action_mask_in_info", False):
-        env = with_info_masks(env)
+    if env is not None:
+        env = wrapped(env, config)
     if module_spec is None and (is_multi_agent(config) or has_agents(env)):
         module_spec = MultiRLModuleSpec(agent_specs(config, env))
         env = None
@@ -78,6 +78,8 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     for module_id, one in specs.items():
         if not isinstance(one, RLModuleSpec):
             raise ConfigError(f"module {module_id!r}: {one!r} is not an RLModuleSpec")
+    check_references({**(like or {}), **specs})
+    specs = {module_id: with_spaces_of({**(like or {}), **specs})[module_id] for module_id in specs}
     complete = all(one.observation_space is not None and one.action_space is not None for one in specs.values())
     masks = config.action_mask_in_info and env is None and not like
     if not complete and (masks or None in spaces):
@@ -91,8 +93,6 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
                 "the spaces are not known: pass env= to the build call, set .environment(...), or give "
                 "observation_space and action_space"
             )
-        from ..config.environments import make_env
-
         made = make_env(config)
         try:
             if has_agents(made):
@@ -107,7 +107,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
     full = {
         module_id: one.filled(
-            module_class=None if one.module_class is not None else config.get_module_class(),
+            module_class=config.get_module_class() if one.module_class is None and one.acts else None,
             observation_space=spaces[0],
             action_space=spaces[1],
             model=_common_model(config),

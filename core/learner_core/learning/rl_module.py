@@ -7,18 +7,28 @@ specs without spaces. A module object holds structure only; its parameters are p
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ..errors import ConfigError, SpaceError, did_you_mean
 from ..maths.action_masks import split_mask
 
-__all__ = ["DEFAULT_MODULE_ID", "MultiRLModuleSpec", "RLModule", "RLModuleSpec"]
+__all__ = [
+    "DEFAULT_MODULE_ID",
+    "MultiRLModuleSpec",
+    "RLModule",
+    "RLModuleSpec",
+    "acting",
+    "check_module_id",
+    "check_references",
+    "with_spaces_of",
+]
 
 DEFAULT_MODULE_ID = "default_policy"
+_Spec = TypeVar("_Spec", "RLModuleSpec", "RLModuleSpec | None")
 
 
 class RLModule:
@@ -125,6 +135,11 @@ class RLModuleSpec:
         model: plain settings of the networks; merged over the algorithm's.
         masked: whether batches say which actions are allowed (column ``action_mask``); found in the observation space,
             out of which the mask is taken (``maths.action_masks``).
+        rows_of: id of the module whose rows this one learns from. It then plays nobody and has no rows of its own: a
+            model of the environment, a reward model, a critic of its own. ``None``: it acts, and learns from its rows.
+        shares: patterns over parameter names that the modules of ``shared_by`` have in common: one set of weights,
+            which this module holds for them. It computes nothing, and learns from the gradients of all their losses.
+        shared_by: ids of these modules, two at least.
     """
 
     module_class: Any = None
@@ -132,10 +147,27 @@ class RLModuleSpec:
     action_space: Any = None
     model: Mapping[str, Any] = field(default_factory=dict)
     masked: bool = False
+    rows_of: str | None = None
+    shares: Sequence[str] = ()
+    shared_by: Sequence[str] = ()
+
+    @property
+    def acts(self) -> bool:
+        """Whether it plays, and has rows of its own."""
+        return self.rows_of is None and not self.shares
+
+    @property
+    def spaces_of(self) -> str | None:
+        """The module whose spaces it has, where it does not play."""
+        return self.shared_by[0] if self.shares and self.shared_by else self.rows_of
 
     def filled(self, *, module_class: Any, observation_space: Any, action_space: Any, model: Any) -> RLModuleSpec:
         """A copy in which every missing part comes from the arguments."""
         chosen = self.module_class if self.module_class is not None else module_class
+        if self.shares:
+            from .shared_parameters import SharedParameters
+
+            chosen, model = SharedParameters, None
         if not _is_neutral(chosen):
             # The algorithm's settings are of its own networks; a user's may mean something else by the same names.
             model = None
@@ -150,6 +182,9 @@ class RLModuleSpec:
             action_space=actions,
             model={**dict(model or {}), **dict(self.model)},
             masked=self.masked or mask is not None,
+            rows_of=self.rows_of,
+            shares=tuple(self.shares),
+            shared_by=tuple(self.shared_by),
         )
 
     def build(self, xp: Any, backend: Any = None) -> RLModule:
@@ -242,3 +277,70 @@ def check_module_id(module_id: object) -> None:
     """Refuse ids that could not name a folder in a state tree."""
     if not isinstance(module_id, str) or not module_id or "/" in module_id or module_id == "__all__":
         raise ConfigError(f"module id {module_id!r}: must be a non-empty string without '/', and not '__all__'")
+
+
+def acting(specs: Mapping[str, _Spec]) -> dict[str, _Spec]:
+    """The modules that act, without those that are there for others (``rows_of``, ``shares``)."""
+    return {module_id: spec for module_id, spec in specs.items() if spec is None or spec.acts}
+
+
+def check_references(specs: Mapping[str, RLModuleSpec]) -> None:
+    """Refuse modules that are there for modules that there are not: ``rows_of`` and ``shared_by``.
+
+    Raises:
+        ConfigError: names both.
+    """
+    own = acting(specs)
+    for module_id, spec in specs.items():
+        if spec.shares or spec.shared_by:
+            _check_sharing(module_id, spec, specs)
+            continue
+        if spec.rows_of is not None and spec.rows_of not in own:
+            why = "has no rows of its own" if spec.rows_of in specs else "is no module"
+            raise ConfigError(
+                f"module {module_id!r}: rows_of={spec.rows_of!r} {why}; expected one of those that act: "
+                f"{', '.join(own) or 'there is none'}.{did_you_mean(str(spec.rows_of), own)}"
+            )
+        if spec.rows_of is not None and spec.module_class is None:
+            raise ConfigError(
+                f"module {module_id!r} learns from the rows of {spec.rows_of!r} (rows_of) and is no policy: say what "
+                "it is by RLModuleSpec(module_class=...)"
+            )
+
+
+def with_spaces_of(specs: Mapping[str, RLModuleSpec]) -> dict[str, RLModuleSpec]:
+    """The same; modules that are there for others have the spaces of these, where they have none of their own."""
+    out = {}
+    for module_id, spec in specs.items():
+        whose = spec if spec.spaces_of is None else specs[spec.spaces_of]
+        out[module_id] = replace(
+            spec,
+            observation_space=whose.observation_space if spec.observation_space is None else spec.observation_space,
+            action_space=whose.action_space if spec.action_space is None else spec.action_space,
+        )
+    return out
+
+
+def _check_sharing(module_id: str, spec: RLModuleSpec, specs: Mapping[str, RLModuleSpec]) -> None:
+    for name, values in (("shares", spec.shares), ("shared_by", spec.shared_by)):
+        listed = isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
+        if not listed or not values:
+            raise ConfigError(
+                f"module {module_id!r}: {name}={values!r}: expected a list of "
+                f"{'patterns over parameter names' if name == 'shares' else 'module ids'}; shares and shared_by belong "
+                "together"
+            )
+    if (spec.module_class is not None and spec.module_class.__name__ != "SharedParameters") or spec.rows_of is not None:
+        raise ConfigError(
+            f"module {module_id!r} holds parameters for others (shares=...): it has no module_class and no rows_of"
+        )
+    if len(set(spec.shared_by)) < 2 or len(set(spec.shared_by)) < len(spec.shared_by):
+        raise ConfigError(
+            f"module {module_id!r}: shared_by={list(spec.shared_by)!r}: expected two modules at least, each once"
+        )
+    for other in spec.shared_by:
+        if other not in specs or specs[other].shares:
+            raise ConfigError(
+                f"module {module_id!r}: shared_by names {other!r}, which is no module that computes."
+                f"{did_you_mean(other, [mid for mid, one in specs.items() if not one.shares])}"
+            )

@@ -44,7 +44,9 @@ def check_rows_apart(learner: Learner, step: UpdateStep, specs: Mapping[str, Map
     """
     inputs = dummy_inputs(learner, step, specs, _ROWS)
     tolerance = _TOLERANCE[learner.config.precision]
-    for mid in step.plans:
+    for mid, plan in step.plans.items():
+        if plan.shared_by:
+            continue  # it computes nothing
         whole = _forward(learner, step, inputs, mid, slice(0, _ROWS))
         again = _forward(learner, step, inputs, mid, slice(0, _ROWS))
         if any(not _close(whole[name], again[name], 0.0) for name in whole):
@@ -69,7 +71,7 @@ def check_rows_apart(learner: Learner, step: UpdateStep, specs: Mapping[str, Map
 
 def _forward(learner: Learner, step: UpdateStep, inputs: Mapping[str, Any], mid: str, rows: slice) -> Outputs:
     """Name -> array of what ``forward_train`` answers for these rows; new buffers under "buffers/"."""
-    module, prefix = step.plans[mid].module, f"data/{mid}/"
+    module, prefix = step.plans[mid].module, f"data/{step.feed_of(mid)}/"
     columns = {key.removeprefix(prefix): value[rows] for key, value in inputs.items() if key.startswith(prefix)}
     with step.context() as context:
         step._bind(learner._carry, context, *step.lines(inputs, 0))

@@ -80,7 +80,7 @@ def totals_over_learners(step: UpdateStep, sizes: Mapping[str, int] | None) -> I
     try:
         for mid in layers:
             assert sizes is not None
-            step.plans[mid].module.rows = RowTotals(sizes[mid] > 0, step.learner._ring.total)
+            step.plans[mid].module.rows = RowTotals(sizes[step.feed_of(mid)] > 0, step.learner._ring.total)
         yield
     finally:
         for mid in layers:

@@ -6,7 +6,7 @@ Holds numpy arrays alone; a traced step never sees it, only the arrays that ``St
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Segment:
         counts: module id -> int64[steps], rows (timesteps) of every whole minibatch that count.
         statistics: "statistics/module/column" -> float[steps, 2], mean and standard deviation over every whole one.
         first_step: lifetime minibatch step of the first line, which keys the noise.
+        updated: module id -> whether it is, of those that share rows with others; one that is not named is.
     """
 
     data: Mapping[str, Mapping[str, np.ndarray]]
@@ -34,6 +35,7 @@ class Segment:
     counts: Mapping[str, np.ndarray]
     statistics: Mapping[str, np.ndarray]
     first_step: int = 0
+    updated: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:

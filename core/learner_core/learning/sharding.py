@@ -83,13 +83,18 @@ def _checked(given: Any, module_id: str, count: int, num_shards: int) -> list[in
 
 
 def meet(
-    learner: Learner, prepare: Callable[[], tuple[Columns, dict[str, list[int]]]], said: Mapping[str, object]
+    learner: Learner,
+    prepare: Callable[[], tuple[Columns, dict[str, list[int]]]],
+    updated: dict[str, bool],
+    said: Mapping[str, object],
 ) -> tuple[Columns, dict[str, list[int]]]:
     """Find out what all learners have to train on.
 
     Args:
         learner: this one; it has rows of its own.
         prepare: ``prepare() -> (columns, shards)`` of the rows here; what it raises ends the update on all ranks.
+        updated: module id -> whether it learns from the rows here, filled in by ``prepare``; afterwards, of modules
+            that share rows, whether it learns from those of any rank.
         said: what every rank must have said alike, by name.
 
     Returns:
@@ -101,22 +106,30 @@ def meet(
     """
     meeting = learner._ring.meeting
     assert meeting is not None
-    modules = sorted(learner._build.plans)
+    modules = sorted(learner._build.step.feeds)
     each = learner._num_shards // learner._ring.size
-    said = {"the set of modules": modules, "the number of updates so far": learner._num_updates, **said}
+    said = {
+        "the set of modules": sorted(learner._build.plans),
+        "the number of updates so far": learner._num_updates,
+        **said,
+    }
+    sharing = [mid for kind, mid in learner._build.step.table.ints if kind == "updated"]
     columns: Columns = {}
     words: list[float] = []
     error: Exception | None = None
     try:
         columns, own = prepare()
         words = [number_of(value) for value in said.values()]
+        words += [float(updated.get(mid, False)) for mid in sharing]
         for mid in modules:
             words += [float("loss_mask" in columns.get(mid, {})), *own.get(mid, [0] * each)]
     except Exception as problem:
         error = problem
     answers = meeting.gather("update_from_batch", np.array(words), error=error)
     meeting.compare("update_from_batch", said, answers)
-    table = np.stack(answers)[:, len(said) :].reshape(learner._ring.size, len(modules), 1 + each)
+    heads, tails = np.split(np.stack(answers)[:, len(said) :], [len(sharing)], axis=1)
+    updated.update({mid: bool(said_so) for mid, said_so in zip(sharing, np.any(heads, axis=0), strict=True)})
+    table = tails.reshape(learner._ring.size, len(modules), 1 + each)
     shards: dict[str, list[int]] = {}
     full: Columns = {}
     for position, mid in enumerate(modules):

@@ -75,9 +75,10 @@ class SplitStep:
             pieces = iter(xp.split(flat, sizes, 0))
             raw: dict[str, dict[str, Any]] = {}
             gradients: dict[str, dict[str, Any]] = {}
-            for mid, plan in step.plans.items():
+            for mid in {**step.feeds, **step.plans}:
                 context.batch[mid], context.mask[mid] = {}, None
-                context.count[mid] = xp.astype(ints[step.table.ints["count", mid]], step.learner.float_dtype)
+                context.count[mid] = step.total_count(ints, mid)
+            for mid, plan in step.plans.items():
                 raw[mid], gradients[mid] = {}, {}
                 for name, optimizer in plan.optimizers.items():
                     raw[mid][name] = next(pieces)

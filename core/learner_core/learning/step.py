@@ -12,7 +12,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ConfigError
@@ -56,6 +56,14 @@ class ModulePlan:
     sequences: Sequences | None = None
     #: Whether every batch says which actions are allowed.
     masked: bool = False
+    #: Whether the step has its forward pass and loss; otherwise it is there for hooks of other modules to compute with.
+    learns: bool = True
+    #: The module whose rows it learns from: its own id, unless its specification has ``rows_of``; "": it has no loss.
+    rows_from: str = ""
+    #: Parameters that other modules hold for it: name -> module.
+    borrowed: dict[str, str] = field(default_factory=dict)
+    #: Modules whose losses move its parameters, where it holds them for these.
+    shared_by: tuple[str, ...] = ()
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -72,11 +80,16 @@ class UpdateStep:
 
     Args:
         learner: whose hooks are traced.
-        plans: module id -> plan.
+        plans: module id -> plan, of all modules.
         table: columns of the per-step tables.
         corrections: the optimizers' bias corrections.
         metrics: the metrics that the hooks log, in carry order; ``None`` while they are still being found out.
         accumulate: micro-batches that a minibatch is split into.
+
+    Attributes:
+        plans: module id -> plan of the modules that learn, which have a forward pass and a loss here.
+        resting: module id -> plan of the others, whose parameters hooks may compute with.
+        feeds: module id -> plan of the modules that have rows in a minibatch.
     """
 
     def __init__(
@@ -90,10 +103,12 @@ class UpdateStep:
         accumulate: int = 1,
     ) -> None:
         self.learner = learner
-        self.plans = dict(plans)
+        self.plans = {mid: plan for mid, plan in plans.items() if plan.learns}
+        self.resting = {mid: plan for mid, plan in plans.items() if not plan.learns}
+        self.feeds = {mid: plans[mid] for mid in dict.fromkeys(p.rows_from for p in self.plans.values() if p.rows_from)}
         #: Which arrays the vectors of the carry hold, but for the slots, which are laid out as their parameters.
         self.layouts: dict[str, FlatLayout] = {}
-        for mid, plan in self.plans.items():
+        for mid, plan in plans.items():
             self.layouts.update({f"params/{mid}/{name}": one.layout for name, one in plan.optimizers.items()})
             own = {f"frozen/{mid}": plan.frozen, f"targets/{mid}": plan.targets}
             self.layouts.update({key: layout for key, layout in own.items() if layout.names})
@@ -141,6 +156,11 @@ class UpdateStep:
             gradients, losses = self.gradient_half(s, carry, inputs, context, floats, ints, masked, sizes)
             raw = {mid: self._join(context, mid, gradients[mid]) for mid in self.plans}
             return self.apply_half(carry, inputs, context, floats, ints, gradients, raw, losses)
+
+    def feed_of(self, path: str) -> str:
+        """The module whose rows the module that a path begins with learns from."""
+        module_id = path.split("/", 1)[0]
+        return self.plans[module_id].rows_from if module_id in self.plans else module_id
 
     @contextlib.contextmanager
     def context(self) -> Iterator[StepContext]:
@@ -230,14 +250,14 @@ class UpdateStep:
         ``only``: module id -> parameters whose gradients are wanted; ``None``: all.
         """
         xp = self.xp
-        indices = {mid: table_line(xp, inputs[f"idx/{mid}"], s) for mid in self.plans}
+        indices = {mid: table_line(xp, inputs[f"idx/{mid}"], s) for mid in self.feeds}
         noise = {key[6:]: table_line(xp, value, s) for key, value in inputs.items() if key.startswith("noise/")}
         if sizes is not None:
             # A module without rows still takes one, which its gate then ignores.
             indices = {mid: rows[: max(sizes[mid], 1)] for mid, rows in indices.items()}
-            noise = {key: value[: max(sizes[key.split("/", 1)[0]], 1)] for key, value in noise.items()}
+            noise = {key: value[: max(sizes[self.feed_of(key)], 1)] for key, value in noise.items()}
         # One row that does not count is padding, too.
-        padded = {mid: masked or (sizes is not None and not sizes[mid]) for mid in self.plans}
+        padded = {mid: masked or (sizes is not None and not sizes[mid]) for mid in self.feeds}
         trainable = self._bind(carry, context, floats, ints)
         if only is not None:
             trainable = {mid: {name: arrays[name] for name in only[mid]} for mid, arrays in trainable.items()}
@@ -247,6 +267,7 @@ class UpdateStep:
         for part in range(self.accumulate):
             context.metrics, context.stop = {}, {}
             weights = load_batch(self, s, context, inputs, indices, noise, ints, padded, part)
+            self._leave_out(carry, ints, weights)
             new_gradients, new_losses = self._gradients(context, trainable, weights)
             gradients = _add(gradients, new_gradients)
             losses = _add(losses, new_losses)
@@ -258,6 +279,30 @@ class UpdateStep:
             merge_parts(self, context, ints, parts)
         return gradients, losses
 
+    def _leave_out(self, carry: Mapping[str, Any], ints: Any, weights: dict[str, Any]) -> None:
+        """Modules that share parameters have no part in their gradient where they have no rows or have stopped."""
+        xp = self.xp
+        sharers = {sharer for plan in self.plans.values() for sharer in plan.shared_by}
+        for position, (mid, plan) in enumerate(self.plans.items()):
+            if mid in sharers:
+                goes_on = xp.logical_not(carry["stopped"][position])
+                part = xp.astype(xp.logical_and(self._has_rows(ints, mid, plan), goes_on), self.learner.float_dtype)
+                weights[mid] = part if weights[mid] is None else weights[mid] * part
+
+    def _has_rows(self, ints: Any, mid: str, plan: ModulePlan) -> Any:
+        """bool[]: the module has rows in this step that it is to learn from."""
+        has_rows = ints[self.table.ints["count", plan.rows_from]] > 0
+        if ("updated", mid) not in self.table.ints:
+            return has_rows
+        return self.xp.logical_and(has_rows, ints[self.table.ints["updated", mid]] > 0)
+
+    def total_count(self, ints: Any, module_id: str) -> Any:
+        """float[]: rows (timesteps) of the whole minibatch that count for a module, over all learners."""
+        plan = self.plans.get(module_id) or self.feeds[module_id]
+        own = [self.plans[mid].rows_from for mid in plan.shared_by if mid in self.plans] or [plan.rows_from]
+        counts = [self.xp.astype(ints[self.table.ints["count", mid]], self.learner.float_dtype) for mid in own]
+        return functools.reduce(operator.add, counts)
+
     # ------------------------------------------------------------------ the parts, in order
 
     def _bind(
@@ -266,11 +311,12 @@ class UpdateStep:
         """Give the context its parameters, targets, settings and variables; returns the trainable parameters."""
         xp, config = self.xp, self.learner.config
         trainable: dict[str, dict[str, Any]] = {}
-        for mid, plan in self.plans.items():
+        for mid, plan in {**self.plans, **self.resting}.items():
             live: dict[str, Any] = {}
             for name, optimizer in plan.optimizers.items():
                 live.update(optimizer.layout.split(xp, carry[f"params/{mid}/{name}"]))
-            trainable[mid] = live
+            if plan.learns:
+                trainable[mid] = live
             frozen = plan.frozen.split(xp, carry[f"frozen/{mid}"]) if plan.frozen.names else {}
             context.params[mid] = {**live, **frozen}
             context.targets[mid] = plan.targets.split(xp, carry[f"targets/{mid}"]) if plan.targets.names else {}
@@ -279,8 +325,15 @@ class UpdateStep:
             traced = {column[2]: floats[i] for column, i in self.table.floats.items() if column[:2] == ("config", mid)}
             context.config[mid] = ConfigView(config.for_module(mid), traced)
             context.variables[mid] = {n: floats[self.table.floats["var", mid, n]] for n in plan.host_variables}
-            context.steps[mid] = ints[self.table.ints["step", mid]]
+            # The same for all modules: lifetime minibatch steps.
+            context.steps[mid] = ints[self.table.ints["step", next(iter(self.feeds))]]
+        self._lend(context)
         return trainable
+
+    def _lend(self, context: StepContext) -> None:
+        """Modules that share parameters have those of the module that holds them."""
+        for mid, plan in {**self.plans, **self.resting}.items():
+            context.params[mid].update({name: context.params[holder][name] for name, holder in plan.borrowed.items()})
 
     def _gradients(
         self, context: StepContext, trainable: dict[str, dict[str, Any]], weights: Mapping[str, Any]
@@ -291,8 +344,11 @@ class UpdateStep:
         def loss_fn(params: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
             for mid, arrays in params.items():
                 context.params[mid] = {**context.params[mid], **arrays}
+            self._lend(context)
             fwd_out: dict[str, Any] = {}
-            for mid in self.plans:
+            for mid, plan in self.plans.items():
+                if plan.shared_by:
+                    continue
                 outputs = learner.module[mid].forward_train(context.batch[mid])
                 if isinstance(outputs, Mapping) and "buffers" in outputs:
                     context.new_buffers[mid] = dict(outputs["buffers"])
@@ -307,7 +363,7 @@ class UpdateStep:
                 "stop": context.stop,
                 "buffers": context.new_buffers,
             }
-            return losses, aux
+            return {**losses, **self._shared_losses(losses)}, aux
 
         if context.trial:
             gradients, aux = gradients_that_reach(learner, context, loss_fn, trainable)
@@ -321,6 +377,7 @@ class UpdateStep:
         # The trainable entries of context.params may still be the gradient's leaves: rebind them to plain arrays.
         for mid, arrays in trainable.items():
             context.params[mid] = {**context.params[mid], **arrays}
+        self._lend(context)
         totals: dict[str, Any] = {}
         for mid, loss in aux["losses"].items():
             parts = list(loss.values()) if isinstance(loss, Mapping) else [loss]
@@ -330,14 +387,27 @@ class UpdateStep:
             totals[mid] = xp.reshape(xp.astype(total, learner.float_dtype), ())
         return gradients, totals
 
+    def _shared_losses(self, losses: Mapping[str, Any]) -> dict[str, Any]:
+        """What else moves shared parameters than the sum of all modules' scalar losses, which does anyway."""
+        found = {}
+        for mid, plan in self.plans.items():
+            if plan.shared_by:
+                found[mid] = self.xp.zeros((), dtype=self.learner.float_dtype)
+                for loss in (losses[sharer] for sharer in plan.shared_by if sharer in losses):
+                    for part in loss.values() if isinstance(loss, Mapping) else ():
+                        found[mid] = found[mid] + self.xp.reshape(part, ())
+        return found
+
     def _gate(
         self, carry: Mapping[str, Any], context: StepContext, losses: Mapping[str, Any], ints: Any
     ) -> dict[str, Any]:
         """module id -> {"rows", "go"}: the module has rows here; and has not stopped early and its loss is finite."""
         xp = self.xp
         gate: dict[str, Any] = {}
-        for position, mid in enumerate(self.plans):
-            has_rows = ints[self.table.ints["count", mid]] > 0
+        for position, (mid, plan) in enumerate(self.plans.items()):
+            if plan.shared_by:
+                continue
+            has_rows = self._has_rows(ints, mid, plan)
             stopped = carry["stopped"][position]
             if mid in context.stop:
                 stopped = xp.logical_or(stopped, xp.logical_and(context.stop[mid] > 0, has_rows))
@@ -350,6 +420,15 @@ class UpdateStep:
                 "loss": losses.get(mid),
                 "norms": {},
             }
+        for mid, plan in self.plans.items():
+            if plan.shared_by:
+                sharers = [gate[sharer] for sharer in plan.shared_by if sharer in gate]
+                # Those that do not go have no part in its gradient, but for a loss that is not finite.
+                active, stopped = (
+                    functools.reduce(combine, [one[key] for one in sharers])
+                    for key, combine in (("active", xp.logical_or), ("stopped", xp.logical_and))
+                )
+                gate[mid] = {"active": active, "go": active, "stopped": stopped, "loss": None, "norms": {}}
         return gate
 
     def _measure(self, context: StepContext, flat: Mapping[str, Mapping[str, Any]], gate: dict[str, Any]) -> None:
@@ -429,6 +508,7 @@ class UpdateStep:
                     slot_key = f"slots/{mid}/{name}/{slot}"
                     out[slot_key] = self._choose(context, go, value, carry[slot_key])
                 context.params[mid].update(optimizer.layout.split(xp, out[key]))
+        self._lend(context)
         go_all = [gate[mid]["go"] for mid, plan in self.plans.items() for _ in plan.optimizers]
         if go_all:
             out["applied"] = carry["applied"] + xp.astype(xp.stack(go_all, 0), xp.int64)

@@ -68,18 +68,22 @@ class StepInputs:
         self._buffers = {}
 
     def segment(
-        self, data: Mapping[str, Mapping[str, np.ndarray]], whole: Mapping[str, MinibatchPlan], first_step: int
+        self,
+        data: Mapping[str, Mapping[str, np.ndarray]],
+        whole: Mapping[str, MinibatchPlan],
+        first_step: int,
+        updated: Mapping[str, bool],
     ) -> Segment:
         """All steps of an update; with several learners each tells the others of its rows what must be known of all.
 
         Args:
             data: as in ``Segment``.
             whole: as in ``Segment``; lines without rows for absent modules.
-            first_step: as in ``Segment``.
+            first_step, updated: as in ``Segment``.
         """
         plans = {mid: self._ring.share(plan) for mid, plan in whole.items()}
         counts = {mid: self._counts(data.get(mid), plans[mid], whole[mid]) for mid in plans}
-        return Segment(data, plans, whole, counts, self._statistics(data, plans, whole), first_step)
+        return Segment(data, plans, whole, counts, self._statistics(data, plans, whole), first_step, updated)
 
     def dummy(self, shapes: Shapes) -> Segment:
         """Full minibatches of blank rows, for tracing."""
@@ -99,6 +103,9 @@ class StepInputs:
             ints["rows", mid] = plan.rows
             ints["count", mid] = segment.counts[mid]
             ints["step", mid] = segment.first_step + np.arange(plan.num_steps, dtype=np.int64)
+        for kind, mid in self._step.table.ints:
+            if kind == "updated":
+                ints[kind, mid] = np.full(segment.num_steps, segment.updated.get(mid, True), np.int64)
         steps = {key: learner._optimizer_steps[key] for key in self._step.corrections.index}
         return {
             "floats": self._step.table.float_table(capacity, learner._float_values(), dtype),
@@ -125,7 +132,7 @@ class StepInputs:
             else:
                 lines[:, : indices.shape[1]] = indices
             arrays[f"idx/{mid}"] = idx
-            for name in self._step.plans[mid].columns:
+            for name in self._step.feeds[mid].columns:
                 spec = self._specs[mid][name]
                 buffer = self._buffer(f"{kind}/data/{mid}/{name}", (capacity, *spec.shape), self.dtype_of(spec))
                 source = columns.get(name)
@@ -137,7 +144,7 @@ class StepInputs:
                     buffer[:rows] = source
                 arrays[f"data/{mid}/{name}"] = buffer
         for key, shape in self._noise.items():
-            mid = key.split("/", 1)[0]
+            mid = self._step.feed_of(key)
             buffer = self._buffer(
                 f"{kind}/noise/{key}",
                 (shapes.steps, shapes.minibatch[mid], *shape),
@@ -197,12 +204,12 @@ class StepInputs:
             if not columns or not len(next(iter(columns.values()))):
                 columns = self._blank(mid, 1)
             arrays[f"idx/{mid}"] = plan.indices
-            for name in self._step.plans[mid].columns:
+            for name in self._step.feeds[mid].columns:
                 if name in columns:
                     arrays[f"data/{mid}/{name}"] = columns[name]
             sizes[mid] = plan.rows.tolist()
         for key, shape in self._noise.items():
-            mid = key.split("/", 1)[0]
+            mid = self._step.feed_of(key)
             width = segment.plans[mid].indices.shape[1]
             buffer = np.zeros((steps, width, *shape), self._learner.backend.numpy_float_dtype)
             self._draw_noise(buffer, key, segment.whole[mid], segment.first_step)
@@ -225,7 +232,7 @@ class StepInputs:
         """Rows of one module that are all zeros, and count."""
         return {
             name: np.full((rows, *spec.shape), 1 if name == "loss_mask" else 0, self.dtype_of(spec))
-            for name, spec in ((name, self._specs[mid][name]) for name in self._step.plans[mid].columns)
+            for name, spec in ((name, self._specs[mid][name]) for name in self._step.feeds[mid].columns)
         }
 
 

@@ -29,9 +29,9 @@ def merge_parts(
     xp = step.xp
     even = xp.asarray(1.0 / step.num_parts, dtype=step.learner.float_dtype)
     shares: list[dict[str, Any]] = []
-    for mid in step.plans:
+    for mid in {**step.feeds, **step.plans}:
         context.share[mid] = sum(counts[mid] for counts, _, _ in parts)
-        context.count[mid] = xp.astype(ints[step.table.ints["count", mid]], step.learner.float_dtype)
+        context.count[mid] = step.total_count(ints, mid)
     for counts, _, _ in parts:
         share = {mid: counts[mid] / xp.maximum(total, xp.ones_like(total)) for mid, total in context.count.items()}
         shares.append({**share, "__all__": even})

@@ -20,7 +20,8 @@ class TableLayout:
 
     Float columns: ``("config", module, field)``, ``("lr", module, optimizer)``, ``("var", module, name)``.
     Integer columns: ``("rows", module)`` valid rows on this learner, ``("count", module)`` rows (timesteps) that count
-    over all learners, ``("step", module)`` lifetime minibatch steps before this one.
+    over all learners, ``("step", module)`` lifetime minibatch steps before this one; and where modules share rows
+    ``("updated", module)``, 0 for one that this update leaves alone.
     """
 
     def __init__(self, floats: Sequence[tuple[str, ...]], ints: Sequence[tuple[str, ...]]) -> None:

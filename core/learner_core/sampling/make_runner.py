@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from ..config.agents import is_multi_agent
+from ..config.agents import ONLY_MODULE, is_multi_agent
+from ..errors import ConfigError
 from .env_runner import EnvRunner
 from .evaluation import Watch
 from .multi_agent_env_runner import MultiAgentEnvRunner
@@ -83,13 +84,28 @@ def make_runner(
 
     Returns:
         The runner; it needs weights before it samples.
+
+    Raises:
+        ConfigError: several modules act where there is one agent, or the one that does has another name than
+            "default_policy".
     """
     seed = int(getattr(config, "seed", 0))
     if is_multi_agent(config):
         return MultiAgentEnvRunner(
             config, module_specs, seed=seed, env=env, worker_index=worker_index, make_policy=make_policy
         )
-    (spec,) = module_specs.values()
+    if len(module_specs) > 1:
+        raise ConfigError(
+            f"{len(module_specs)} modules act ({', '.join(module_specs)}), and the environment has one agent: name the "
+            "module whose rows the others learn from, by RLModuleSpec(rows_of=...), or say who plays whom, by "
+            ".multi_agent(policies=..., policy_mapping_fn=...)"
+        )
+    ((module_id, spec),) = module_specs.items()
+    if module_id != ONLY_MODULE:
+        raise ConfigError(
+            f"an environment of one agent is played by the module {ONLY_MODULE!r}, and the only one that acts is "
+            f"{module_id!r}: give it that name"
+        )
     policy = None if make_policy is None else make_policy(config, spec)
     return EnvRunner(config, spec, seed=seed, env=env, worker_index=worker_index, policy=policy, raw=config.samples_raw)
 

@@ -378,8 +378,8 @@ class MultiAgentEnvRunner(RunnerBase):
                 return env
             config = self._config
             env_config = dict(getattr(config, "env_config", None) or {})
-            masked = bool(getattr(config, "action_mask_in_info", False))
-            return make_env(SimpleNamespace(env=env, env_config=env_config, action_mask_in_info=masked))
+            added = {name: getattr(config, name, None) for name in ("action_mask_in_info", "critic_observes")}
+            return make_env(SimpleNamespace(env=env, env_config=env_config, **added))
 
         lanes = AgentLanes(make, num_envs, max_restarts=self._max_restarts, whose=whose or self._whose)
         return AgentGame(lanes, self.players, self._mapping, first=first, stride=runners * num_envs)

@@ -189,7 +189,7 @@ class NumpyPolicy(ForwardPolicy):
 
     def __init__(self, module_spec: Any, weights: Mapping[str, np.ndarray] | None = None) -> None:
         self.module = module_spec.build(numpy_xp)
-        self._params: dict[str, np.ndarray] = {}
+        self._params: dict[str, np.ndarray] | None = None  # a scripted policy has weights, and they are {}
         super().__init__(
             self._module_forward,
             self.module.action_space,
@@ -215,7 +215,7 @@ class NumpyPolicy(ForwardPolicy):
         self._params = params
 
     def _module_forward(self, batch: dict[str, Columns], explore: bool) -> Mapping[str, Any]:
-        if not self._params:
+        if self._params is None:
             raise StateError("the policy has no weights yet: call set_weights(weights) first")
         forward = self.module.forward_exploration if explore else self.module.forward_inference
         outputs: Mapping[str, Any] = forward(self._params, batch)

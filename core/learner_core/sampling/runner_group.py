@@ -17,6 +17,8 @@ from typing import Any
 
 import cloudpickle
 
+from ..learning.rl_module import acting
+from ..learning.shared_parameters import completed
 from ..state.schema import COUNT, SEED, Anything, Int, ListOf, MapOf, Nullable, Record, Schema, refuse
 from ..state.tree import join
 from .env_runner import EnvRunner
@@ -38,7 +40,7 @@ class EnvRunnerGroup:
 
     Args:
         config: frozen configuration; ``num_env_runners`` says how many processes, 0 samples in this one.
-        module_specs: {module_id: RLModuleSpec}, complete.
+        module_specs: {module_id: RLModuleSpec}, complete; those with ``rows_of`` are left aside here and elsewhere.
         make_policy: who answers observations, in this process and in the others; by default the modules in numpy.
         before_sampling: called before fragments are asked for; may set newer weights.
 
@@ -62,6 +64,8 @@ class EnvRunnerGroup:
         self._make_policy = make_policy
         self._before_sampling = before_sampling or _nothing
         self._limit = int(getattr(config, "max_requests_in_flight_per_env_runner", 1))
+        self._specs = dict(module_specs)
+        module_specs = acting(module_specs)
         number = int(getattr(config, "num_env_runners", 0))
         self.num_runners = max(1, number)
         self._local: Any = make_runner(config, module_specs, make_policy=make_policy)
@@ -115,6 +119,7 @@ class EnvRunnerGroup:
             weights: {module_id: {name: array}}; must not change afterwards.
             version: their number, which fragments will carry.
         """
+        weights = _of_players(self._specs, weights)
         self._version = int(version)
         self._weights = weights
         if self._launcher is not None:
@@ -126,7 +131,7 @@ class EnvRunnerGroup:
 
     def set_local_weights(self, weights: Weights) -> None:
         """Give weights to the runner in this process alone, to evaluate them."""
-        self._weights = weights
+        self._weights = _of_players(self._specs, weights)
 
     def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> list[Any]:
         """Sample together: every runner steps its environments with the newest weights.
@@ -251,9 +256,11 @@ class EnvRunnerGroup:
         Raises:
             ConfigError: a possible agent maps to no module; nothing has changed.
         """
+        specs, module_specs = dict(module_specs), acting(module_specs)
+        weights = _of_players(specs, weights)
         arguments = {"weights": weights, "statistics_of": dict(statistics_of or {})}
         self._local.set_modules(config, module_specs, **arguments)
-        self._weights = None
+        self._weights, self._specs = None, specs
         for new, known in arguments["statistics_of"].items():
             parts = {name: part for name, part in self._statistics.items() if name.startswith(f"observations/{known}/")}
             for name, part in parts.items():
@@ -269,6 +276,7 @@ class EnvRunnerGroup:
 
         Fragments under way are waited for and handed out by ``ready``. Runners that start anew know the new settings.
         """
+        module_specs = acting(module_specs)
         self._local.set_config(config)
         if self._launcher is not None:
             self._launcher.renew(make_setup(config, module_specs, self._make_policy))
@@ -533,3 +541,9 @@ def _fragment(plain: Mapping[str, Any]) -> Fragment:
     else:
         rollout = {name: Rollout.from_plain(part) for name, part in plain["modules"].items()}
     return Fragment(int(plain["worker_index"]), int(plain["weights_version"]), rollout)
+
+
+def _of_players(specs: Mapping[str, Any], weights: Weights) -> Weights:
+    """The weights of the modules that act, with what others hold for them."""
+    full, players = completed(specs, weights), acting(specs)
+    return {module_id: arrays for module_id, arrays in full.items() if module_id in players}

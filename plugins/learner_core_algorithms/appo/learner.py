@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from learner_core.learning.rl_module import acting
 from learner_core_algorithms.impala.learner import IMPALALearner
 from learner_core_algorithms.ppo.kl import adapted_kl_coeff
 
@@ -18,7 +19,7 @@ class APPOLearner(IMPALALearner):
     """V-trace by the target policy, PPO's surrogate, value loss, entropy bonus and an optional adaptive KL penalty."""
 
     def build(self) -> None:
-        for module_id in self.module_specs:
+        for module_id in acting(self.module_specs):
             module = self.module[module_id].unwrapped
             if not module.targets:
                 module.targets = ("*",)

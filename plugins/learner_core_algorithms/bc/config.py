@@ -35,6 +35,7 @@ class BCConfig(AlgorithmConfig):
         ),
         **dict.fromkeys(("normalize_observations", "normalize_rewards"), "a recording is learned from as it is"),
         "gamma": "the loss is the likelihood of single actions",
+        "critic_observes": "no value function is learned",
     }
     needed_settings: ClassVar[Mapping[str, Needs]] = {
         **AlgorithmConfig.needed_settings,

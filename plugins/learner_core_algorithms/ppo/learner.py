@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from learner_core.learning.learner import Learner
+from learner_core.learning.rl_module import acting
 
 from .kl import adapted_kl_coeff
 
@@ -21,7 +22,7 @@ class PPOLearner(Learner):
     """Clipped surrogate objective, value loss, entropy bonus and an adaptive KL penalty."""
 
     def build(self) -> None:
-        for module_id in self.module_specs:
+        for module_id in acting(self.module_specs):
             config = self.config.for_module(module_id)
             if config.use_kl_loss:
                 self.register_variable(

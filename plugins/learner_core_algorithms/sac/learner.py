@@ -11,6 +11,7 @@ from learner_core.learning.batch import ColumnSpec
 from learner_core.learning.hooks import optimizer_from
 from learner_core.learning.learner import Learner
 from learner_core.learning.minibatch import nested_columns
+from learner_core.learning.rl_module import acting
 
 from .module import SACModule
 
@@ -27,13 +28,16 @@ class SACLearner(Learner):
     state_version = 2
 
     def build(self) -> None:
-        for module_id in self.module_specs:
+        for module_id in acting(self.module_specs):
             value = math.log(self.config.initial_alpha)
             self.register_variable(
                 module_id=module_id, name="log_alpha", value=value, trainable=True, bounds=_LOG_ALPHA
             )
 
     def configure_optimizers_for_module(self, module_id: str, config: Any) -> None:
+        if module_id not in acting(self.module_specs):
+            super().configure_optimizers_for_module(module_id, config)
+            return
         patterns = {"policy": ["pi*"], "qf": ["qf.*", "qf_head.*"], "alpha": ["log_alpha"]}
         if config.twin_q:
             patterns["qf_twin"] = ["qf_twin*"]

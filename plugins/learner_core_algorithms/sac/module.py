@@ -10,6 +10,7 @@ import numpy as np
 from learner_core.errors import ConfigError, SpaceError
 from learner_core.learning.actor_critic import PolicyModule, Trunk
 from learner_core.learning.recurrent import RECURRENT_KEYS
+from learner_core.learning.shown_parts import policy_reads
 from learner_core.maths.distributions import distribution_for
 from learner_core.maths.unit_box import UnitBox
 
@@ -59,7 +60,8 @@ class SACModule(PolicyModule):
 
     def _setup_networks(self) -> None:
         num_actions, space = int(np.prod(self.action_space.shape)), self.observation_space
-        self.pi = Trunk("pi", space, self.networks.of("pi"), self.num_policy_outputs)
+        reads = policy_reads(self.model, space)
+        self.pi = Trunk("pi", space, self.networks.of("pi"), self.num_policy_outputs, reads=reads)
         names, own = ("qf", "qf_twin") if self._chosen("twin_q", True) else ("qf",), self.networks.of("qf")
         self.critics = [Trunk(name, space, own, 1, extra=num_actions) for name in names]
 

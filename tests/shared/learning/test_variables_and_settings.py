@@ -308,3 +308,17 @@ def test_values_beyond_a_variables_bounds_are_refused_in_states_and_assignments(
         ppo.variables["default_policy"]["kl_coeff"] = -0.25
     with pytest.raises(ConfigError, match=r"'log_alpha'.*not within bounds=\(-80.0, 80.0\)"):
         build_on_spaces(tiny(SACConfig(), backend, initial_alpha=1e40), OBS, box)
+
+
+@pytest.mark.fast_on_torch
+@pytest.mark.parametrize("name", ["num_env_steps_sampled", "num_env_steps_sampled_lifetme"])
+def test_a_counter_that_schedules_do_not_move_by_is_refused(backend: str, name: str) -> None:
+    learner = build(backend, lr=[[0, 0.1], [100, 0.2]])
+    before = learner.get_state()
+    with pytest.raises(
+        BatchError, match=f"timesteps\\['{name}'\\]: schedules move by 'num_env_steps_sampled_lifetime'"
+    ):
+        learner.update_from_batch(batch=regression_batch(4), timesteps={name: 50})
+    assert not states_differ(before, learner.get_state())
+    learner.update_from_batch(batch=regression_batch(4), timesteps={"rounds": 3})
+    learner.update_from_batch(batch=regression_batch(4), timesteps={"num_env_steps_sampled_lifetime": 50, name: 50})
