@@ -168,7 +168,7 @@ def test_layers_behind_the_features_of_images() -> None:
         ("sac", {"activation": {"pi": "relu", "qf": "tanh"}}, "learner's module 'tanh'"),
         ("ppo_discrete", {"layer_norm": True}, "pi.norm.0"),
         ("ppo_image", {"hidden": [8, 8]}, "encoder.1"),
-        ("ppo_image", {"vf_share_layers": None}, "encoder.conv.0.weight"),
+        ("ppo_image", {"vf_share_layers": None}, "vf_share_layers"),
         (
             "ppo_image",
             {"image_layout": "flat", "conv_filters": None, "activation": None},

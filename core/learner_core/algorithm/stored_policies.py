@@ -50,8 +50,8 @@ def stored_specs(tree: Mapping[str, Any], *, import_modules: Iterable[str] = ())
     own = config.rl_module_spec
     named = dict(own.rl_module_specs) if isinstance(own, MultiRLModuleSpec) else {}
     for module_id in stored:
-        given = config.policies.get(module_id) if isinstance(config.policies, Mapping) else None
-        named.setdefault(module_id, given or (own if isinstance(own, RLModuleSpec) else RLModuleSpec()))
+        own_spec = config.policies.get(module_id) if isinstance(config.policies, Mapping) else None
+        named.setdefault(module_id, own_spec or (own if isinstance(own, RLModuleSpec) else RLModuleSpec()))
     with under("state/algorithm/spaces"):
         specs = {
             module_id: replace(
@@ -62,7 +62,11 @@ def stored_specs(tree: Mapping[str, Any], *, import_modules: Iterable[str] = ())
             )
             for module_id, pair in stored.items()
         }
-    return resolve_modules(config, None, MultiRLModuleSpec(specs))
+    policies = config.policies if isinstance(config.policies, Mapping) else {}
+    given = {**{mid: spec for mid, spec in policies.items() if spec is not None}, **named}
+    # Those that play nobody have the spaces of the modules that they are there for.
+    others = {mid: spec for mid, spec in given.items() if mid not in specs and not spec.acts}
+    return resolve_modules(config, None, MultiRLModuleSpec({**specs, **others}))
 
 
 def stored_weights(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

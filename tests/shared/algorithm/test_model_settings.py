@@ -73,6 +73,7 @@ EFFECTS: dict[str, tuple[Any, Any]] = {
     "use_prev_action": (shapes(recurrent="gru"), shapes(recurrent="gru", use_prev_action=True)),
     "use_prev_reward": (shapes(recurrent="gru"), shapes(recurrent="gru", use_prev_reward=True)),
     "vf_share_layers": (shapes(), shapes(vf_share_layers=True)),
+    "policy_reads": (shapes(space=PARTS), shapes(space=PARTS, policy_reads=["goal"])),
     "twin_q": (shapes(SACModule), shapes(SACModule, twin_q=False)),
 }
 
