@@ -191,6 +191,13 @@ def test_acting_evaluation_and_checkpoints(training_backend_name: str, layout: s
         assert again.train()["learners"][MID]["policy_loss"] == after["learners"][MID]["policy_loss"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["CHW", "SHWC"])
+def test_compiled_is_eager(training_backend_name: str, layout: str) -> None:
+    eager = trained(ppo(training_backend_name, {"layer_norm": True}, layout=layout))
+    same(eager, trained(ppo(training_backend_name, {"layer_norm": True}, layout=layout).framework(compile=True)), 1e-4)
+
+
 # ---- what is recognised ----------------------------------------------------------------------------------------------
 
 
