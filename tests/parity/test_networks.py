@@ -22,7 +22,6 @@ NETWORKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "layer norm": ((9,), {"hidden": [16, 8], "layer_norm": True, "init": "kaiming_uniform"}),
     "CHW": ((4, 20, 18), {"hidden": [8], "conv_filters": [(3, 4, 2)]}),
     "SCHW": ((2, 3, 9, 8), {"hidden": [8], "conv_filters": [(3, 4, 2)], "layer_norm": True}),
-    "HW": ((9, 8), {"hidden": [8], "conv_filters": [(3, 4, 2)]}),
 }
 MODES = {"torch": ("eager", "traced"), "tf": ("eager", "xla")}
 

@@ -191,6 +191,52 @@ def test_acting_evaluation_and_checkpoints(training_backend_name: str, layout: s
         assert again.train()["learners"][MID]["policy_loss"] == after["learners"][MID]["policy_loss"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["CHW", "SHWC"])
+def test_compiled_is_eager(training_backend_name: str, layout: str) -> None:
+    eager = trained(ppo(training_backend_name, {"layer_norm": True}, layout=layout))
+    same(eager, trained(ppo(training_backend_name, {"layer_norm": True}, layout=layout).framework(compile=True)), 1e-4)
+
+
+class Coloured(gym.Env[Any, Any]):
+    """Random colour pictures."""
+
+    observation_space = spaces.Box(0, 255, (12, 10, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.clock = 0
+        return self._obs(), {}
+
+    def _obs(self) -> Any:
+        return self.np_random.integers(0, 256, (12, 10, 3)).astype(np.uint8)
+
+    def step(self, action: Any) -> Any:
+        self.clock += 1
+        return self._obs(), float(action), self.clock == 4, False, {}
+
+
+@pytest.mark.fast_on_torch
+@pytest.mark.parametrize(
+    ("grey", "keep_dim", "shape", "channels"),
+    [(True, False, (2, 12, 10), 2), (True, True, (2, 12, 10, 1), 2), (False, False, (2, 12, 10, 3), 6)],
+)
+def test_gymnasiums_own_frame_stacks(
+    training_backend_name: str, grey: bool, keep_dim: bool, shape: tuple[int, ...], channels: int
+) -> None:
+    def make(env_config: dict[str, Any]) -> Any:
+        env: Any = Coloured()
+        if grey:
+            env = gym.wrappers.GrayscaleObservation(env, keep_dim=keep_dim)
+        return gym.wrappers.FrameStackObservation(env, 2)
+
+    with ppo(training_backend_name).environment(make, env_config={}).build() as algo:
+        assert algo.runner.observation_space.shape == shape
+        algo.train()
+        assert algo.learner_group.get_weights()[MID]["pi.conv.0.weight"].shape == (3, channels, 3, 3)
+
+
 # ---- what is recognised ----------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from learner_core.learning.actor_critic import ActorCriticModule, PolicyModule
 from learner_core_algorithms import BCConfig, PPOConfig, SACConfig
 from learner_core_algorithms.sac.module import SACModule
 
-from support.told import Watched, told
+from support.told import Watched, make_wander, told
 
 MID = "default_policy"
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
@@ -217,6 +218,53 @@ def test_normalised_layers_train(training_backend_name: str) -> None:
         algo.train()
         got = algo.learner_group.get_weights()[MID]
     assert got["vf.norm.0.weight"].shape == (4,) and not (got["vf.norm.0.weight"] == 1).all()
+
+
+@pytest.mark.fast_on_torch
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        (
+            "sac",
+            {
+                "hidden": {"pi": [4], "qf": [5, 3]},
+                "activation": {"pi": "tanh", "qf": "relu"},
+                "layer_norm": {"qf": True},
+                "init": {"pi": "xavier_uniform"},
+                "log_std_range": [-5, 1],
+            },
+        ),
+        (
+            "ppo",
+            {"vf_share_layers": True, "hidden": {"encoder": [4], "pi": [3], "vf": [5]}, "layer_norm": {"vf": True}},
+        ),
+        ("appo", {"hidden": {"pi": [3], "vf": [5]}, "init": "kaiming_uniform", "layer_norm": True}),
+    ],
+)
+def test_a_run_with_them_goes_on_from_its_checkpoint(
+    training_backend_name: str, kind: str, model: dict[str, Any], tmp_path: Path
+) -> None:
+    """Every layer learns, numpy and the backend act alike, and a checkpoint has it all."""
+    rates = {"actor_lr": 0.01, "critic_lr": 0.01} if kind == "sac" else {"lr": 0.01}
+    config = told(kind, training_backend_name, **rates).rl_module(model=model)
+    config.environment(make_wander, env_config={"continuous": kind == "sac"})
+    actions = []
+    for inference in ("numpy", "backend"):
+        with config.env_runners(inference=inference).build() as algo:
+            before = algo.learner_group.get_weights()[MID]
+            watched = Watched(algo)
+            algo.train()
+            actions.append(watched.take())
+            after = algo.learner_group.get_weights()[MID]
+            assert all(np.abs(after[name] - before[name]).max() > 0 for name in before if name.endswith("weight"))
+            algo.save(tmp_path / inference)
+            algo.train()
+            expected = algo.learner_group.get_weights()[MID]
+        with lc.Algorithm.from_checkpoint(tmp_path / inference, env=make_wander) as again:
+            again.train()
+            for name, value in again.learner_group.get_weights()[MID].items():
+                np.testing.assert_array_equal(value, expected[name])
+    np.testing.assert_allclose(actions[0], actions[1], atol=1e-5)
 
 
 # ---- log_std ---------------------------------------------------------------------------------------------------------

@@ -13,13 +13,9 @@ import learner_core as lc
 from learner_core_algorithms import APPOConfig, IMPALAConfig, PPOConfig
 
 from support.sampling import same_tree
-from support.told import Wander
+from support.told import Wander, make_wander
 
 MID = "default_policy"
-
-
-def make_wander(env_config: dict[str, Any]) -> Wander:
-    return Wander(bool(env_config.get("continuous", False)))
 
 
 def _config(backend: str, kind: str = "lstm", **training: Any) -> Any:
@@ -76,6 +72,18 @@ def test_numpy_and_the_backend_answer_alike(training_backend_name: str) -> None:
     np.testing.assert_array_equal(columns[0]["actions"], columns[1]["actions"])
     for leaf in ("prev_action", "prev_reward", "pi_h"):
         np.testing.assert_allclose(columns[0]["state_in"][leaf], columns[1]["state_in"][leaf], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_compiled_is_eager(training_backend_name: str) -> None:
+    weights = []
+    for compile_ in (False, True):
+        with _config(training_backend_name, burn_in=1).framework(compile=compile_).build() as algo:
+            results = [algo.train()["learners"], algo.train()["learners"]]
+            assert all(result["__all__"]["compiled"] == float(compile_) for result in results)
+            weights.append(algo.learner_group.get_weights()[MID])
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], value, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
