@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import spaces
+from ..config.foreign_names import known_in_model
 from ..errors import ConfigError, did_you_mean
 from ..maths.distributions import DiagGaussian
 from ..maths.networks import MLP, Encoder, make_encoder
@@ -34,7 +35,8 @@ def check_model(model: Mapping[str, Any], known: tuple[str, ...], owner: str) ->
     """
     for key in model:
         if key not in known:
-            raise ConfigError(f"{owner}: model={{{key!r}: ...}} is no setting of it.{did_you_mean(key, known)}")
+            hint = known_in_model(str(key)) or did_you_mean(key, known)
+            raise ConfigError(f"{owner}: model={{{key!r}: ...}} is no setting of it.{hint}")
 
 
 def _refuse_convolutions_of_nothing(name: str, space: Any, model: Mapping[str, Any]) -> None:
