@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gymnasium.spaces import Box, Discrete
 
 import learner_core as lc
 import learner_core_algorithms
+from learner_core import numpy_xp
 from learner_core.algorithm.algorithm import Algorithm
 from learner_core.cli import main as cli
 from learner_core.config import foreign_table as table
@@ -102,6 +104,22 @@ def test_the_words_of_an_answer(kind: Any, name: str, answer: str) -> None:
     with pytest.raises(ConfigError) as refused:
         kind().training(**{name: 1})
     assert str(refused.value).endswith(f"; here: {answer}")
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        ("fcnet_hiddens", "RLlib: fcnet_hiddens; here: 'hidden'."),
+        ("net_arch", "SB3: net_arch; here: 'hidden'."),
+        ("use_lstm", 'RLlib: use_lstm; here: \'recurrent\': "lstm" or "gru".'),
+        ("hiden", "Did you mean 'hidden'?"),
+    ],
+)
+def test_a_setting_of_a_network_is_answered(key: str, answer: str) -> None:
+    spec = lc.RLModuleSpec(ActorCriticModule, Box(-1, 1, (3,)), Discrete(2), model={key: [8]})
+    with pytest.raises(ConfigError) as refused:
+        spec.build(numpy_xp)
+    assert str(refused.value).endswith(answer)
 
 
 @pytest.mark.parametrize("name", list(table.METHODS))

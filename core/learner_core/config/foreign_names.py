@@ -19,6 +19,7 @@ __all__ = [
     "elsewhere",
     "known",
     "known_command",
+    "known_in_model",
     "known_option",
     "unknown_attribute",
 ]
@@ -34,6 +35,15 @@ def known(name: str, config: Any) -> str:
     entry = SETTINGS.get(name)
     answer = "" if entry is None else entry.here(config)
     return f" {entry.library}: {name}; here: {answer}." if entry is not None and answer else ""
+
+
+def known_in_model(key: str) -> str:
+    """What a setting of another library's networks is in ``model``, as a sentence; "" of one that none has."""
+    entry = SETTINGS.get(key)
+    keys = [] if entry is None else [name[6:] for name in entry.settings if name.startswith("model.")]
+    if entry is None or not keys:
+        return ""
+    return f" {entry.library}: {key}; here: {' and '.join(map(repr, keys))}{': ' + entry.words if entry.words else ''}."
 
 
 def known_option(option: str, config: Any, value: str) -> str:

@@ -98,6 +98,7 @@ SETTINGS: Final[Mapping[str, Known]] = {
     "log_level": _is("RLlib", words="Python's logging, logger \"learner_core\""),
     "lr_schedule": _is("RLlib", "lr", off="actor_lr critic_lr alpha_lr", words="takes [[timestep, value], ...] itself"),
     "lstm_cell_size": _is("RLlib", "model.recurrent_size"),
+    "lstm_hidden_size": _is("SB3", "model.recurrent_size"),
     "max_grad_norm": _is("SB3, CleanRL", "grad_clip"),
     "metrics_num_episodes_for_smoothing": _is("RLlib", words="means are over the last 100 episodes"),
     "min_sample_timesteps_per_iteration": _is("RLlib", "timesteps_per_iteration"),

@@ -37,6 +37,7 @@ def _saved(config: Any, path: Path, *, iterations: int = 1) -> Any:
 # ---- exports ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_a_policy_of_a_function_is_exported(training_backend_name: str, algorithm: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -60,6 +61,7 @@ def test_a_policy_of_a_function_is_exported(training_backend_name: str, algorith
     assert lc.export(path, tmp_path / "policy.safetensors").stat().st_size > 100
 
 
+@pytest.mark.fast_on_torch
 def test_masks_and_modules_of_functions(training_backend_name: str, tmp_path: Path) -> None:
     config = told("ppo", training_backend_name).environment(lambda settings: Masked(), action_mask_in_info=True)
     _saved(config, tmp_path / "masked")
@@ -74,6 +76,7 @@ def test_masks_and_modules_of_functions(training_backend_name: str, tmp_path: Pa
     lc.export(tmp_path / "several", tmp_path / "two.onnx", module_id="two")
 
 
+@pytest.mark.fast_on_torch
 def test_the_environment_is_not_made_for_an_export(training_backend_name: str, tmp_path: Path) -> None:
     """Its package may be missing where a policy is put to use."""
     _saved(told("ppo", training_backend_name), tmp_path / "run")
@@ -119,6 +122,7 @@ def test_evaluate_with_numpy_imports_no_framework(cartpole: tuple[Path, Any]) ->
         assert results[name] == expected[name]
 
 
+@pytest.mark.fast_on_torch
 def test_a_player_plays_and_nothing_else(cartpole: tuple[Path, Any], tmp_path: Path) -> None:
     path, expected = cartpole
     with Player.from_checkpoint(path) as player:
@@ -133,12 +137,14 @@ def test_a_player_plays_and_nothing_else(cartpole: tuple[Path, Any], tmp_path: P
         Player.from_checkpoint(path, env="Acrobot-v1", override_spaces=True)
 
 
+@pytest.mark.fast_on_torch
 def test_recording_with_numpy(cartpole: tuple[Path, Any], tmp_path: Path) -> None:
     out = tmp_path / "episodes.lcstate"
     assert main(["record", str(cartpole[0]), "--backend", "numpy", "--episodes", "2", "--out", str(out)]) == 0
     assert len(lc.load_state(out)["columns"]["actions"]) > 10
 
 
+@pytest.mark.fast_on_torch
 def test_several_agents_play_with_numpy(training_backend_name: str, tmp_path: Path) -> None:
     config = told("ppo", training_backend_name).environment(make_crossing, env_config={})
     config.multi_agent(policies=["shared"])

@@ -30,6 +30,7 @@ def test_an_attribute_is_answered(training_backend_name: str) -> None:
         assert getattr(algo, "learn", None) is None
 
 
+@pytest.mark.fast_on_torch
 def test_an_attribute_of_a_learner_is_answered(training_backend_name: str) -> None:
     group = told("ppo", training_backend_name).build_learner_group()
     learner = told("ppo", training_backend_name).build_learner()
@@ -51,6 +52,7 @@ class Ported(PPOLearner):
         return loss
 
 
+@pytest.mark.fast_on_torch
 def test_a_name_that_a_hook_types_is_answered(training_backend_name: str) -> None:
     config = told("ppo", training_backend_name).learners(learner_class=Ported)
     with pytest.raises(LearnerCoreError, match=r"RLlib: metrics; here: `self\.log\(name, value\)`"):
@@ -67,6 +69,7 @@ class NoForward(lc.RLModule):
         return batch
 
 
+@pytest.mark.fast_on_torch
 def test_a_forward_without_parameters_is_named(training_backend_name: str) -> None:
     config = told("ppo", training_backend_name).rl_module(rl_module_spec=lc.RLModuleSpec(NoForward))
     with pytest.raises(
@@ -75,6 +78,7 @@ def test_a_forward_without_parameters_is_named(training_backend_name: str) -> No
         config.build_learner()
 
 
+@pytest.mark.fast_on_torch
 def test_an_error_inside_a_property_is_its_own(training_backend_name: str) -> None:
     config = told("ppo", training_backend_name)
     kind: Any = config._class_of("algorithm_class", None)
