@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from .. import spaces
+from ..config.foreign_names import known_in_model
 from ..errors import ConfigError, did_you_mean
 from ..maths.images import could_be_image, image_layouts
 
@@ -24,23 +25,10 @@ NETWORK_KEYS: Final = (
 
 #: Settings that may differ by network: {"pi": ..., "vf": ...}.
 _BY_NETWORK: Final = ("hidden", "activation", "init", "layer_norm")
+#: Names of networks, which some take for settings.
+_NETWORKS: Final = ("pi", "policy", "qf", "vf", "critic")
 #: Settings that are True or False.
 _SWITCHES: Final = ("free_log_std", "layer_norm", "twin_q", "use_prev_action", "use_prev_reward", "vf_share_layers")
-
-#: Words of RLlib and Stable-Baselines3, and ours for the same.
-_ELSEWHERE: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("fcnet_hiddens", "net_arch", "hidden_sizes", "hiddens"), "hidden"),
-    "head_fcnet_hiddens": "hidden={'encoder': [...], 'pi': [...], 'vf': [...]}",
-    **dict.fromkeys(("policy", "pi", "qf", "vf", "critic"), "hidden={'pi': [...], ...}"),
-    **dict.fromkeys(("fcnet_activation", "activation_fn"), "activation"),
-    **dict.fromkeys(("fcnet_kernel_initializer", "ortho_init"), "init"),
-    "fcnet_use_layernorm": "layer_norm",
-    "log_std_clip_param": "log_std_range",
-    "use_lstm": "recurrent='lstm'",
-    "lstm_cell_size": "recurrent_size",
-    "lstm_use_prev_action": "use_prev_action",
-    "lstm_use_prev_reward": "use_prev_reward",
-}
 
 
 def check_model(model: Mapping[str, Any], known: Collection[str], owner: str) -> None:
@@ -51,9 +39,9 @@ def check_model(model: Mapping[str, Any], known: Collection[str], owner: str) ->
     """
     for key in model:
         if key not in known:
-            ours = _ELSEWHERE.get(key) if isinstance(key, str) else None
-            here = ours is not None and ours.partition("=")[0] in known
-            near = f" Here it is {ours}." if here else did_you_mean(key, known)
+            near = known_in_model(str(key)) or did_you_mean(key, known)
+            if key in _NETWORKS and "hidden" in known:
+                near = f" Sizes of one network are hidden={{{key!r}: [...], ...}}."
             raise ConfigError(f"{owner}: model={{{key!r}: ...}} is no setting of it.{near}")
 
 
