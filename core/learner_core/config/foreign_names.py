@@ -5,7 +5,7 @@ Needs ``foreign_table``, which has the names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from learner_core.errors import ConfigError, UnknownNameError, did_you_mean
@@ -37,10 +37,11 @@ def known(name: str, config: Any) -> str:
     return f" {entry.library}: {name}; here: {answer}." if entry is not None and answer else ""
 
 
-def known_in_model(key: str) -> str:
-    """What a setting of another library's networks is in ``model``, as a sentence; "" of one that none has."""
+def known_in_model(key: str, known: Collection[str]) -> str:
+    """What a setting of another library's networks is among these of ``model``, as a sentence; "": it is none."""
     entry = SETTINGS.get(key)
-    keys = [] if entry is None else [name[6:] for name in entry.settings if name.startswith("model.")]
+    named = [] if entry is None else [name[6:] for name in entry.settings if name.startswith("model.")]
+    keys = [name for name in named if name in known]
     if entry is None or not keys:
         return ""
     return f" {entry.library}: {key}; here: {' and '.join(map(repr, keys))}{': ' + entry.words if entry.words else ''}."

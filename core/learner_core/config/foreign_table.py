@@ -87,7 +87,7 @@ SETTINGS: Final[Mapping[str, Known]] = {
     "explore": _is("RLlib", words="training explores, evaluation does not"),
     "fcnet_activation": _is("RLlib", "model.activation"),
     "fcnet_hiddens": _is("RLlib", "model.hidden"),
-    "fcnet_kernel_initializer": _is("RLlib", "model.init", words='"orthogonal", "uniform", "xavier_uniform" or "kaiming_uniform"'),
+    "fcnet_kernel_initializer": _is("RLlib", "model.init", words='"xavier_uniform", "orthogonal", ...'),
     "fcnet_use_layernorm": _is("RLlib", "model.layer_norm"),
     "features_extractor_class": _is("SB3", "rl_module_spec", words="a network of your own"),
     "gae_lambda": _is("SB3, CleanRL", "lambda_"),

@@ -39,7 +39,7 @@ def check_model(model: Mapping[str, Any], known: Collection[str], owner: str) ->
     """
     for key in model:
         if key not in known:
-            near = known_in_model(str(key)) or did_you_mean(key, known)
+            near = known_in_model(str(key), known) or did_you_mean(key, known)
             if key in _NETWORKS and "hidden" in known:
                 near = f" Sizes of one network are hidden={{{key!r}: [...], ...}}."
             raise ConfigError(f"{owner}: model={{{key!r}: ...}} is no setting of it.{near}")

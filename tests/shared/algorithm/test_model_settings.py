@@ -315,7 +315,7 @@ def test_log_std_of_sac() -> None:
         (PPOConfig, VECTOR, DISCRETE, {"hidden": {"pi": [], "vf": []}, "vf_share_layers": True}, "'encoder', 'pi'"),
         (PPOConfig, VECTOR, DISCRETE, {"hidden": {"encoder": [4], "pi": [4], "vf": [4]}}, "networks are 'pi', 'vf'"),
         (SACConfig, VECTOR, BOX, {"hidden": {"pi": [4], "vf": [4]}}, "networks are 'pi', 'qf'"),
-        (SACConfig, VECTOR, BOX, {"policy": {"hidden": [4]}}, r"no setting.*Sizes of one network are hidden=\{'policy'"),
+        (SACConfig, VECTOR, BOX, {"policy": {"hidden": [4]}}, r"Sizes of one network are hidden=\{'policy'"),
         (PPOConfig, VECTOR, DISCRETE, {"net_arch": [4]}, "'net_arch'.*no setting of it. SB3: net_arch; here: 'hidden'"),
         (SACConfig, VECTOR, BOX, {"use_lstm": True}, "'use_lstm'.*no setting of it. There is"),
         (PPOConfig, VECTOR, DISCRETE, {"hidden": 64}, r"hidden=64.*such as \[64, 64\]"),
