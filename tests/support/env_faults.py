@@ -57,6 +57,7 @@ class EnvFault:
         step: how many steps or resets before that.
         agents: several of them, by PettingZoo's interface.
         runners: "here", "processes", "async" (gymnasium's vector of processes) or "native" (a vector environment).
+        restarts: ``max_env_restarts``.
     """
 
     backend: str
@@ -68,6 +69,7 @@ class EnvFault:
     step: int
     agents: bool
     runners: str
+    restarts: int = 3
 
 
 @dataclass
@@ -281,7 +283,8 @@ def _config(fault: EnvFault, once: str) -> Any:
     driver = os.getpid()
     config = PPOConfig().framework(fault.backend, compile=False).environment(lambda settings: kind(fault, once, driver))
     config.training(train_batch_size=32, minibatch_size=16, num_epochs=1).rl_module(model={"hidden": [4]})
-    config.env_runners(num_envs_per_env_runner=2, max_env_restarts=3, max_env_runner_restarts=3)
+    config.environment(max_env_restarts=fault.restarts)
+    config.env_runners(num_envs_per_env_runner=2, max_env_runner_restarts=3)
     config.env_runners(env_runner_timeout_s=8, env_step_timeout_s=4)
     if fault.runners == "processes":
         config.env_runners(num_env_runners=2)

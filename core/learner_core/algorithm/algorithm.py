@@ -17,11 +17,15 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..config.agents import is_multi_agent
 from ..config.algorithm_config import AlgorithmConfig
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
+from ..config.environments import check_name, opened
+from ..config.given_environments import with_num_envs
 from ..config.trust import Trust
-from ..errors import ConfigError, StateError
+from ..errors import ConfigError, EnvError, StateError
 from ..group.learner_group import LearnerGroup
+from ..learning.resolve import refuse_agents
 from ..maths.initialisers import placeholders
 from ..plugins.discovery import load
 from ..plugins.manager import get_manager, notify
@@ -59,6 +63,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
     """
 
     def __init__(self, config: AlgorithmConfig) -> None:
+        check_name(config)
         self.config = config
         self.check_config()
         self.iteration = 0
@@ -74,12 +79,9 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         self._trains = False
         self.env_runners: EnvRunnerGroup | None = None
         self._group: LearnerGroup | None = None
-        if not config.num_learners:
-            # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
-            # processes of their own, this one may do without the framework.
-            load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
         try:
-            self._group = LearnerGroup(config)
+            with self._environment_seen() as env:
+                self._group = self._make_group(env)
             self.ranks = self._group.ranks
             if config.env is not None:
                 specs = self._group.module_specs
@@ -92,6 +94,33 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         except BaseException:
             self.stop()
             raise
+
+    @contextlib.contextmanager
+    def _environment_seen(self) -> Iterator[Any]:
+        """The environment of one agent, to take the spaces from, seen before a framework is imported; what it decides
+        among the settings is settled. ``None``: there is none, or several agents' modules say what they need."""
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            env = None
+            if config.env is not None and not is_multi_agent(config):
+                try:
+                    env = stack.enter_context(opened(config))
+                except EnvError:
+                    if config.launcher != "spmd":
+                        raise
+                    # Ranks that have met tell each other what happened on one of them.
+            if env is not None:
+                refuse_agents(env)
+            self.config = with_num_envs(config, config.env if env is None else env)
+            yield env
+
+    def _make_group(self, env: Any) -> LearnerGroup:
+        config = self.config
+        if not config.num_learners:
+            # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
+            # processes of their own, this one may do without the framework.
+            load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
+        return LearnerGroup(config, env)
 
     # ------------------------------------------------------------------ what an algorithm overrides
 
@@ -191,14 +220,22 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
             self._trains = False
             self._known_changes = (self._known_changes[0], self.learner_group.num_updates_asked)
 
-    def evaluate(self, num_episodes: int | None = None) -> dict[str, Any]:
+    def evaluate(self, num_episodes: int | None = None, *, max_episode_steps: int | None = None) -> dict[str, Any]:
         """Play whole episodes greedily in environments of their own; training is not disturbed.
 
         Args:
             num_episodes: how many; ``None``: the setting.
+            max_episode_steps: an episode that is longer is cut after so many steps, and counts with the return that it
+                has by then; ``None``: the setting, and without it what :class:`~..sampling.evaluation.StepLimit` says.
 
         Returns:
-            ``episode_return_mean _std _min _max``, ``episode_len_mean``, ``num_episodes``; returns are of raw rewards.
+            ``episode_return_mean _std _min _max`` and ``episode_len_mean`` over all episodes, those that were cut
+            included, ``num_episodes``, and ``num_episodes_unfinished``, how many of them were cut; returns are of raw
+            rewards.
+
+        Raises:
+            ConfigError: there is no environment, or it is an object and nobody knows how to make another.
+            EnvError: the environment failed.
         """
         runners = self._runners
         self.notice_changes()
@@ -206,8 +243,9 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         runner = runners.local
         with self.timed("evaluate"):
             wanted = num_episodes or self.config.evaluation_num_episodes
-            plain = self.on_first(lambda: [episode.to_plain() for episode in runner.evaluate(wanted)])
-            episodes = [Episode.from_plain(episode) for episode in plain]
+            most = max_episode_steps or self.config.evaluation_max_episode_steps
+            played = self.on_first(lambda: _plain(runner.evaluate(wanted, max_episode_steps=most)))
+            episodes = [Episode.from_plain(episode) for episode in played["episodes"]]
         returns = np.array([episode.episode_return for episode in episodes], np.float64)
         return {
             "episode_return_mean": float(returns.mean()),
@@ -216,6 +254,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
             "episode_return_max": float(returns.max()),
             "episode_len_mean": float(np.mean([episode.episode_length for episode in episodes])),
             "num_episodes": len(episodes),
+            "num_episodes_unfinished": played["num_unfinished"],
             **agent_means(episodes),
         }
 
@@ -594,6 +633,12 @@ def _read(path: Any, *, mapped: bool) -> dict[str, Any]:
         raise StateError(f"{path}: schema {tree.get('schema')!r:.60}, this version reads {_SCHEMA}", path="schema")
     Record({"format": TEXT, "schema": COUNT, "config": MapOf(Anything()), "state": MapOf(Anything())}).check(tree, "")
     return dict(tree)
+
+
+def _plain(episodes: list[Episode]) -> dict[str, Any]:
+    """Episodes of an evaluation as plain data, and how many of them were cut."""
+    plain = [episode.to_plain() for episode in episodes]
+    return {"episodes": plain, "num_unfinished": sum(episode.is_cut for episode in episodes)}
 
 
 def num_environments(config: Any) -> int:

@@ -300,7 +300,7 @@ class _Run:
                 self._checkpoints = _checkpoints_of(folder) if self._resumes else []
                 restored = self._restore(algorithm, report)
                 self._remember(restored)
-                _on_first(algorithm, self._write_folder)
+                _on_first(algorithm, lambda: self._write_folder(algorithm.config))
                 interrupt.at_once = False
                 done = self._loop(algorithm, report, interrupt, restored)
                 evaluation = None
@@ -358,9 +358,9 @@ class _Run:
             return make_report(title, self._stop, quiet=self._given.quiet)
         return make_report(title, self._stop, stream=io.StringIO(), quiet=True)
 
-    def _write_folder(self) -> None:
+    def _write_folder(self, config: Any) -> None:
         self._write_info()
-        self._write_settings(self._config)
+        self._write_settings(config)
 
     def _write_settings(self, config: Any) -> None:
         """``config.toml``, of which a change in the run makes a new one."""
@@ -501,7 +501,9 @@ class _Run:
         if evaluation is not None:
             spread = f" +- {number(evaluation.get('episode_return_std'))}"
             shown = number(evaluation["episode_return_mean"]) + spread
-            rows.append(("evaluation", f"{shown} over {evaluation['num_episodes']} episodes"))
+            cut = evaluation.get("num_episodes_unfinished")
+            unfinished = f", {cut} of them cut (evaluation.max_episode_steps)" if cut else ""
+            rows.append(("evaluation", f"{shown} over {evaluation['num_episodes']} episodes{unfinished}"))
         rows.append(("metrics", f"{self._folder.csv_file} {self._trouble}".rstrip()))
         if drawn:
             rows.append(("curve", self._folder.curve_file))

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..config.agents import has_agents, is_multi_agent
-from ..config.foreign import closed
 from ..config.info_masks import with_info_masks
 from ..errors import ConfigError, SpaceError
 from ..spaces import is_image, parts
@@ -19,7 +18,7 @@ from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
 from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec
 
-__all__ = ["resolve_backend", "resolve_modules"]
+__all__ = ["refuse_agents", "resolve_backend", "resolve_modules"]
 
 
 def resolve_backend(config: Any, learner_class: type) -> Any:
@@ -89,18 +88,11 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
                 "the spaces are not known: pass env= to the build call, set .environment(...), or give "
                 "observation_space and action_space"
             )
-        from ..config.environments import make_env
+        from ..config.environments import opened
 
-        made = make_env(config)
-        try:
-            if has_agents(made):
-                raise ConfigError(
-                    f"{type(made).__name__} is an environment of several agents: say who plays them, by "
-                    '.multi_agent(policies=["shared"]) for one module, or a module for each'
-                )
+        with opened(config) as made:
+            refuse_agents(made)
             spaces = _spaces_of(made)
-        finally:
-            closed(made.close, whose=lambda: f"the environment {type(made).__name__}")
     _refuse_others(given, spaces)
     specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
     full = {
@@ -115,6 +107,19 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     if like is None:
         _refuse_unused_model(config, full)
     return _each_its_own(specs, full)
+
+
+def refuse_agents(env: Any) -> None:
+    """Refuse an environment of several agents where nobody is said to play them.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if has_agents(env):
+        raise ConfigError(
+            f"{type(env).__name__} is an environment of several agents: say who plays them, by "
+            '.multi_agent(policies=["shared"]) for one module, or a module for each'
+        )
 
 
 def _refuse_others(given: Sequence[Any], spaces: Sequence[Any]) -> None:
