@@ -46,16 +46,17 @@ def on_policy_batch(rollouts: Sequence[Rollout | Mapping[str, Rollout]], config:
         config: the settings; those of each module count for its rows.
 
     Returns:
-        Columns [B, ...], or {module_id: columns} of the modules that have rows.
+        Columns [B, ...], or {module_id: columns} of the modules that have rows; {} if there are none at all.
     """
     parts: dict[str, list[dict[str, Any]]] = {}
     for rollout in rollouts:
         for module_id, part in per_module(rollout).items():
             parts.setdefault(module_id, []).append(with_advantages(part, config.for_module(module_id)))
     batch = {module_id: found[0] if len(found) == 1 else _joined(found) for module_id, found in parts.items()}
+    with_rows = {module_id: columns for module_id, columns in batch.items() if len(columns["advantages"])}
     if all(isinstance(rollout, Rollout) for rollout in rollouts):
-        return next(iter(batch.values()))
-    return {module_id: columns for module_id, columns in batch.items() if len(columns["advantages"])}
+        return next(iter(with_rows.values()), {})
+    return with_rows
 
 
 def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:

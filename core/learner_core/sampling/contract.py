@@ -8,6 +8,8 @@ mistake.
 
 from __future__ import annotations
 
+import traceback
+from types import FrameType
 from typing import Final
 
 from ..plugins.containment import said
@@ -16,9 +18,11 @@ __all__ = ["RETURNS", "broken_contract"]
 
 _KINDS: Final = (TypeError, ValueError, AssertionError)
 #: Modules of gymnasium that check, or take apart, what an environment returned.
-_CHECKS: Final = ("gymnasium.wrappers.", "gymnasium.utils.passive_env_checker", "gymnasium.core")
+_CHECKS: Final = ("gymnasium.wrappers.", "gymnasium.utils.passive_env_checker", "gymnasium.core", "gymnasium.vector.")
 #: Where environments are called from.
 _OURS: Final = ("learner_core.sampling.", "learner_core.config.")
+#: Functions, of ours too, in which an environment is asked for something -> what.
+_METHODS: Final = {"step": "step", "reset": "reset", "_begin": "reset", "_reset": "reset"}
 #: What each method returns, in words, and what to do where it does not.
 RETURNS: Final = {
     "reset": ("reset() must return (observation, info)", "Return `observation, {}` where there is nothing to say."),
@@ -42,21 +46,25 @@ def broken_contract(error: Exception) -> str:
     Returns:
         In words; "" if the exception is the environment's own affair.
     """
-    if not isinstance(error, _KINDS) or error.__traceback__ is None:
+    if not isinstance(error, _KINDS):
         return ""
-    trace, method = error.__traceback__, "step"
-    while True:
-        name = trace.tb_frame.f_code.co_name
-        method = "reset" if name in ("reset", "_begin", "_begin_anew", "_reset") else "step" if name == "step" else method
-        if trace.tb_next is None:
-            break
-        trace = trace.tb_next
-    module = str(trace.tb_frame.f_globals.get("__name__", ""))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while frames and _module(frames[-1]).startswith("numpy"):
+        frames.pop()  # whoever called it is meant
+    if not frames:
+        return ""
+    text, module = said(error), _module(frames[-1])
+    asked = [frame.f_code.co_name for frame in frames if frame.f_code.co_name in _METHODS]
+    method = "reset" if "reset()" in text or (asked and _METHODS[asked[-1]] == "reset") else "step"
     # Of ours a call that does not fit: reset(seed=...) of an environment that takes no seed.
-    called = isinstance(error, TypeError) and "argument" in str(error) and module.startswith(_OURS)
-    if not called and not module.startswith(_CHECKS):
+    misfits = isinstance(error, TypeError) and "argument" in text
+    if not module.startswith(_CHECKS) and not (misfits and module.startswith(_OURS)):
         return ""
-    if "argument" in str(error):
-        return f"{_TAKES[method]}; calling it raised {said(error)}."
+    if misfits:
+        return f"{_TAKES[method]}; calling it raised {text}."
     rule, remedy = RETURNS[method]
-    return f"{rule}; gymnasium, which checks that, raised {said(error)}. {remedy}"
+    return f"{rule}, as the spaces say; gymnasium, which takes that apart, raised {text}. {remedy}"
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

@@ -174,7 +174,7 @@ class GymLanes(Rebuilding):
             return self._begin_anew(seed)
 
         def whose() -> str:
-            return f"the vector environment of {self._whose(0)},"
+            return f"the vector environment of {self._whose(0)}"
 
         error = _inner(error)
         try:

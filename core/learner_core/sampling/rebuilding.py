@@ -77,10 +77,10 @@ class Rebuilding:
             if rule := broken_contract(error):
                 raise EnvOutputError(f"{whose()}: {rule}") from error
             if self.num_restarts >= self.max_restarts:
-                raise EnvError(f"{whose()} raised {said(error)}{self._place_of(error)}. {self._remedy}") from error
+                raise EnvError(f"{whose()}: raised {said(error)}{self._place_of(error)}. {self._remedy}") from error
             self.num_restarts += 1
             self._tell(
-                f"{whose()} raised {said(error)}{self._place_of(error)}. Its episode is given up and it is made anew, "
+                f"{whose()}: raised {said(error)}{self._place_of(error)}. Its episode is given up and it is made anew, "
                 f"{self.num_restarts} of {self.max_restarts} times (max_env_restarts)."
             )
             try:
@@ -169,7 +169,7 @@ class EnvList(Rebuilding):
 
     def _named(self, index: int) -> str:
         """Names an environment that raised, and when."""
-        return f"{self._whose(index)}, step {self._lengths[index]} of its episode,"
+        return f"{self._whose(index)}, step {self._lengths[index]} of its episode"
 
     def whose(self, index: int) -> str:
         """Names an environment in an error."""

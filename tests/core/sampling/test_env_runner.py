@@ -257,7 +257,7 @@ def test_an_environment_that_raises_is_rebuilt_and_its_episode_dropped() -> None
     runner = make_runner(make, max_env_restarts=1)
     first = runner.sample(2)
     assert first.columns["valid"].all()
-    place = r"environment 1 of runner 0 .*, vector step 3, step 4 of its episode, raised ValueError: boom \(at .*:\d+\)"
+    place = r"environment 1 of runner 0 .*, vector step 3, step 4 of its episode: raised ValueError: boom \(at .*:\d+\)"
     with pytest.warns(RuntimeWarning, match=rf"{place}.* 1 of 1 times \(max_env_restarts\)"):
         second = runner.sample(6)
     assert second.columns["valid"][:, 0].all()
@@ -282,7 +282,7 @@ def test_an_environment_that_raises_too_often_ends_the_run() -> None:
 
 def test_an_environment_that_raises_ends_the_run_at_once_by_default() -> None:
     runner = make_runner(lambda config: BadEnv("raise", 2))
-    words = r"environment 0 of runner 0 .*step 2 of its episode, raised ValueError: boom .*max_env_restarts=N"
+    words = r"environment 0 of runner 0 .*step 2 of its episode: raised ValueError: boom .*max_env_restarts=N"
     with pytest.raises(EnvError, match=words) as caught:
         runner.sample(20)
     trace = caught.value.__cause__.__traceback__ if caught.value.__cause__ else None

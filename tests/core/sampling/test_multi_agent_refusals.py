@@ -84,7 +84,7 @@ def test_an_environment_that_raises_is_rebuilt_and_its_episode_given_up() -> Non
         return Crossing(PARTS, raises=(1, 3), memory=memory)
 
     runner = make_agents_runner(falling, {"m": "a"}, 1, max_env_restarts=1)
-    with pytest.warns(RuntimeWarning, match=r"step 3 of its episode, raised RuntimeError: the scene fell over"):
+    with pytest.warns(RuntimeWarning, match=r"step 3 of its episode: raised RuntimeError: the scene fell over"):
         rollout = runner.sample(10)["m"]
     valid = rollout.columns["valid"]
     assert valid[:4, 0].all() and not valid[4:7].any() and valid[7:, 0].all()
