@@ -36,7 +36,7 @@ def make_vector(kind: str = "told", number: int = 3, mode: Any = MODE.SAME_STEP)
 
 
 class Endless(Told):
-    """Pays 1 a step; no episode ends, but those that ``ends`` says: of the episodes' numbers, from 1."""
+    """Shows halves, pays 1 a step; no episode ends, but those that ``ends`` says: of the episodes' numbers, from 1."""
 
     def __init__(self, ends: dict[int, int] | None = None) -> None:
         super().__init__()
@@ -44,11 +44,12 @@ class Endless(Told):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self.episode += 1
-        return super().reset(seed=seed)
+        super().reset(seed=seed)
+        return np.full(2, 0.5, np.float32), {}
 
     def step(self, action: Any) -> Any:
         self.clock += 1
-        return np.zeros(2, np.float32), 1.0, self.clock == self.ends.get(self.episode), False, {}
+        return np.full(2, 0.5, np.float32), 1.0, self.clock == self.ends.get(self.episode), False, {}
 
 
 class Masked(Told):

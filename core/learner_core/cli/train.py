@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import learner_core as lc
+from learner_core.config.environments import check_name
 from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
@@ -118,6 +119,7 @@ def _start(given: argparse.Namespace) -> int:
     _refuse_folder(config)
     if config.env is None and config.observation_space is None:
         raise ConfigError("Which environment? --env CartPole-v1, or env in the [environment] table of --config.")
+    check_name(config)
     stop = _stop_conditions(given)
     place = given.out or _default_folder(name, config.env)
     folder = RunFolder.new(place) if _is_first(config) else RunFolder(place)
@@ -136,6 +138,7 @@ def _resume(given: argparse.Namespace) -> int:
     stored = config.copy()
     _apply(config, given, read_file(given.config) if given.config is not None else {})
     _refuse_folder(config)
+    check_name(config)
     notes = [
         f"config.toml says {name}={value!r}; the checkpoint was saved with {getattr(stored, name)!r}, which counts. "
         f"To change it: --set {name}=..."

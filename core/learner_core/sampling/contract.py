@@ -16,7 +16,7 @@ from ..plugins.containment import said
 
 __all__ = ["RETURNS", "broken_contract"]
 
-_KINDS: Final = (TypeError, ValueError, AssertionError)
+_KINDS: Final = (TypeError, ValueError, AssertionError, AttributeError)
 #: Modules of gymnasium that check, or take apart, what an environment returned.
 _CHECKS: Final = ("gymnasium.wrappers.", "gymnasium.utils.passive_env_checker", "gymnasium.core", "gymnasium.vector.")
 #: Where environments are called from.
