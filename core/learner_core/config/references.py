@@ -231,8 +231,8 @@ def _read(value: Any, name: str, lookup: _Lookup) -> Any:
         raise ConfigError(f"{name}: what is stored beside {marks[0]!r} is not understood; give it again: {name}=...")
     if marks[0] == _UNPORTABLE:
         raise ConfigError(
-            f"{name}: its value {content} could not be stored: a file has no functions without a name and no objects. "
-            f"Give it again: {name}=... of from_checkpoint(path, {name}=...), or of what else reads the file."
+            f"{name}: its value {content} could not be stored (functions without a name and objects are in no file); "
+            f"give it again: {name}=... in from_checkpoint(path, {name}=...), or in what else reads the file."
         )
     if marks[0] == _SPACE:
         from learner_core import spaces
