@@ -42,7 +42,8 @@ def record(
         max_episode_steps: As for ``Algorithm.evaluate``; an episode that is cut ends with a truncated row.
 
     Returns:
-        ``num_episodes``, ``num_episodes_unfinished`` (those that were cut), ``num_rows``, ``episode_return_mean _std _min _max``.
+        ``num_episodes``, ``num_episodes_unfinished`` (those that were cut), ``num_rows``, ``episode_return_mean _std
+        _min _max``.
 
     Raises:
         ConfigError: The algorithm has no environment.

@@ -131,7 +131,7 @@ class AlgorithmConfig(CommonSettings):
         return self._set("multi_agent", settings)
 
     def evaluation(self, **settings: Any) -> Self:
-        """Set when and how to evaluate: ``interval``, ``num_episodes``, ``max_episode_steps``; see :meth:`environment`."""
+        """Set when to evaluate: ``interval``, ``num_episodes``, ``max_episode_steps``; see :meth:`environment`."""
         return self._set("evaluation", settings)
 
     def checkpointing(self, **settings: Any) -> Self:

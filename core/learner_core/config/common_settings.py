@@ -156,8 +156,8 @@ class CommonSettings(Settings):
     """0: sample in this process. N >= 1: N sampling processes."""
 
     num_envs_per_env_runner: Annotated[int, Range(1)] = 8
-    """Environments stepped together by each runner. Typical: 1 to 64; more makes inference cheaper per step. Where it is
-    not set, an environment object is 1, and a vector environment as many as it is."""
+    """Environments stepped together by each runner. Typical: 1 to 64; more makes inference cheaper per step. Where it
+    is not set, an environment object is 1, and a vector environment as many as it is."""
 
     rollout_fragment_length: Literal["auto"] | Annotated[int, Range(1)] = "auto"
     """Steps per environment and sample() call. "auto": what fills train_batch_size."""

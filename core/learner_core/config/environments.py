@@ -34,7 +34,7 @@ def check_name(config: Any) -> None:
         EnvError: There is no such environment; says the nearest name.
     """
     if isinstance(config.env, str) and not _is_known(config.env):
-        with opened(config):  # whoever makes it has the words; some names are not registered and can be made all the same
+        with opened(config):  # making it has the words; some names are in no registry and can be made all the same
             pass
 
 

@@ -241,7 +241,8 @@ class Settings:
     @property
     def given(self) -> frozenset[str]:
         """Names of the settings that were set, to whatever value: by a method, an attribute, a file or a run."""
-        return self.__dict__.get("_given", frozenset())
+        given: frozenset[str] = self.__dict__.get("_given", frozenset())
+        return given
 
     def remember(self) -> Self:
         """Take every value for one that a run had: it is no news, whatever else is set from here on.

@@ -1,7 +1,7 @@
 """Playing whole episodes to measure a policy.
 
-Needs lanes of its own and a policy. Refuses nothing; what the environments raise beyond their allowance comes out. Ends,
-whatever the environments do, as long as each step does: an episode that is longer than a limit is cut.
+Needs lanes of its own and a policy. Refuses nothing; what the environments raise beyond their allowance comes out. It
+ends, whatever the environments do, as long as each step does: an episode that is longer than a limit is cut.
 """
 
 from __future__ import annotations

@@ -80,12 +80,14 @@ class AgentLanes(EnvList):
 
     def begin_again(self, copy: int) -> dict[str, Columns]:
         """Give up one copy's running episode; {agent: observation} of a new one."""
+        shown: dict[str, Columns]
         try:
-            return self._begin(copy)
+            shown = self._begin(copy)
         except EnvError:
             raise
         except BaseException as error:
-            return self._rebuild(copy, failure(error))
+            shown = self._rebuild(copy, failure(error))
+        return shown
 
     def step(self, copy: int, actions: dict[str, Any], waiting: Iterable[str] = ()) -> AgentStep:
         """Step one copy.

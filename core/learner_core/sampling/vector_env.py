@@ -49,7 +49,7 @@ def make_lanes(
 
     Args:
         env: A gymnasium id; a callable ``env_config -> gymnasium.Env`` (or ``VectorEnv``); an ``Env`` (one lane, or
-            the pattern for more if it was made by its id) or a ``VectorEnv``, used as it is, whatever ``num_envs`` says.
+            the pattern for more if it was made by its id) or a ``VectorEnv``, as it is, whatever ``num_envs`` says.
         env_config: Passed to the callable, or as keywords to ``gymnasium.make``.
         num_envs: Number of lanes.
         vectorization: "auto" (native where there is one of the same spaces, else "sync"), "native" (whatever its

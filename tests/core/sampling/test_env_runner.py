@@ -273,7 +273,7 @@ def test_an_environment_that_raises_too_often_ends_the_run() -> None:
     runner = make_runner(lambda config: BadEnv("raise", 2), max_env_restarts=3)
     with (
         pytest.warns(RuntimeWarning) as told,
-        pytest.raises(EnvError, match="raised ValueError: boom .*max_env_restarts=3 rebuilds are used up") as caught,
+        pytest.raises(EnvError, match=r"raised ValueError: boom .*max_env_restarts=3 rebuilds are used up") as caught,
     ):
         runner.sample(20)
     assert isinstance(caught.value.__cause__, ValueError)
@@ -364,7 +364,7 @@ def test_evaluations_are_numbered_and_resume() -> None:
 
 
 def test_evaluation_leaves_a_given_environment_alone() -> None:
-    alone, disturbed = make_runner(gym.make("CartPole-v1"), num_envs=1), make_runner(gym.make("CartPole-v1"), num_envs=1)
+    alone, disturbed = (make_runner(gym.make("CartPole-v1"), num_envs=1) for _ in range(2))
     for runner in (alone, disturbed):
         runner.sample(2)
     assert len(disturbed.evaluate(2)) == 2

@@ -77,9 +77,9 @@ def test_it_ends_the_run_at_once_with_its_own_traceback(
 def test_by_choice_it_is_made_anew_told_and_counted(training_backend_name: str, how: str) -> None:
     config = told("ppo", training_backend_name).env_runners(**HOW[how])
     config.environment(make_falls, env_config={"always": True}, max_env_restarts=30)
-    with config.build() as algo:
-        with pytest.warns(RuntimeWarning, match=r"raised ValueError: the robot fell over.*of 30 times") as warned:
-            results = algo.train()["env_runners"]
+    words = r"raised ValueError: the robot fell over.*of 30 times"
+    with config.build() as algo, pytest.warns(RuntimeWarning, match=words) as warned:
+        results = algo.train()["env_runners"]
     assert results["num_env_restarts_lifetime"] == len([w for w in warned if "fell over" in str(w.message)]) > 1
     assert results["num_episodes_lost_lifetime"] >= results["num_env_restarts_lifetime"]
     with config.copy().environment(max_env_restarts=1).build() as algo, warnings.catch_warnings(record=True) as told_of:

@@ -228,7 +228,7 @@ def test_learners_alone_leave_an_object_open(training_backend_name: str) -> None
 @pytest.mark.parametrize("mode", own_reset_modes(), ids=lambda mode: mode.value)
 @pytest.mark.fast_on_torch
 def test_short_episodes_are_not_preferred(training_backend_name: str, mode: Any) -> None:
-    """Lanes of 3, 4 and 5 steps: each gives as many, whichever ends first; a width beyond the episodes does not show."""
+    """Lanes of 3, 4 and 5 steps: each gives as many, whichever ends first."""
 
     def make(env_config: Any) -> Any:
         lanes = [lambda n=n: Endless(ends=dict.fromkeys(range(1, 99), n)) for n in (3, 4, 5)]
@@ -332,5 +332,5 @@ def test_several_environments_that_are_no_vector_env_say_how_they_reset(training
     mode = gym.vector.AutoresetMode.SAME_STEP
     with _ppo(training_backend_name, lambda env_config: Simulator({"autoreset_mode": mode})).build() as algo:
         assert algo.runner.num_envs == 2 and algo.train()["env_runners"]["num_episodes"] > 0
-    with pytest.raises(EnvError, match='Simulator is 2 environments and no gymnasium VectorEnv: say what it does'):
+    with pytest.raises(EnvError, match="Simulator is 2 environments and no gymnasium VectorEnv: say what it does"):
         _ppo(training_backend_name, lambda env_config: Simulator({})).build()

@@ -42,9 +42,7 @@ with open("/proc/thread-self/children") as children:
 
 
 def _ask(given: Any) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(given)], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", ASK, json.dumps(given)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     code, said, modules, children = json.loads(done.stdout.splitlines()[-1])
     assert code == 2 and NEAREST in said, said
