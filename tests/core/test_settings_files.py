@@ -240,7 +240,7 @@ def test_objects_are_named_where_they_are_missing(value: Any) -> None:
 
 
 def test_a_setting_that_has_moved_is_found_in_a_runs_own_file() -> None:
-    """``max_env_restarts`` was one of ``env_runners`` in earlier versions; a file of the user's is told where it is now."""
+    """``max_env_restarts`` was one of ``env_runners`` in earlier versions; a user's file is told where it is now."""
     tables = parse_toml("[env_runners]\nmax_env_restarts = 7\nnum_env_runners = 2")
     config = PPOConfig()
     apply_file(config, tables, source="config.toml", skips_missing=True)

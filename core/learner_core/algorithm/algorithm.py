@@ -234,7 +234,8 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
             rewards.
 
         Raises:
-            ConfigError: there is no environment, or it is an object and nobody knows how to make another.
+            ConfigError: no such number; there is no environment, or it is an object and nobody knows how to make
+                another.
             EnvError: the environment failed.
         """
         runners = self._runners
@@ -242,8 +243,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         runners.set_local_weights(self.learner_group.get_weights())
         runner = runners.local
         with self.timed("evaluate"):
-            wanted = num_episodes or self.config.evaluation_num_episodes
-            most = max_episode_steps or self.config.evaluation_max_episode_steps
+            wanted, most = evaluation_size(self.config, num_episodes, max_episode_steps)
             played = self.on_first(lambda: _plain(runner.evaluate(wanted, max_episode_steps=most)))
             episodes = [Episode.from_plain(episode) for episode in played["episodes"]]
         returns = np.array([episode.episode_return for episode in episodes], np.float64)
@@ -633,6 +633,20 @@ def _read(path: Any, *, mapped: bool) -> dict[str, Any]:
         raise StateError(f"{path}: schema {tree.get('schema')!r:.60}, this version reads {_SCHEMA}", path="schema")
     Record({"format": TEXT, "schema": COUNT, "config": MapOf(Anything()), "state": MapOf(Anything())}).check(tree, "")
     return dict(tree)
+
+
+def evaluation_size(config: Any, num_episodes: int | None, max_episode_steps: int | None) -> tuple[int, int | None]:
+    """How many episodes, and how long at most: what is given, else the settings.
+
+    Raises:
+        ConfigError: What is given is no such number.
+    """
+    given = {"evaluation_num_episodes": num_episodes, "evaluation_max_episode_steps": max_episode_steps}
+    wanted, most = (
+        getattr(config, name) if value is None else config.validate_setting(name, value)
+        for name, value in given.items()
+    )
+    return int(wanted), most
 
 
 def _plain(episodes: list[Episode]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..config.agents import is_environment
 from ..sampling.recording import RECORDING_FORMAT, EpisodeRecorder
 from ..state.files import save_state
-from .algorithm import Algorithm
+from .algorithm import Algorithm, evaluation_size
 
 __all__ = ["record"]
 
@@ -51,8 +51,8 @@ def record(
     """
     recorder = EpisodeRecorder()
     algorithm.sync_weights()
-    most = max_episode_steps or algorithm.config.evaluation_max_episode_steps
-    episodes = algorithm.runner.evaluate(num_episodes, explore=explore, watch=recorder, max_episode_steps=most)
+    wanted, most = evaluation_size(algorithm.config, num_episodes, max_episode_steps)
+    episodes = algorithm.runner.evaluate(wanted, explore=explore, watch=recorder, max_episode_steps=most)
     returns = np.array([episode.episode_return for episode in episodes], np.float64)
     lengths = recorder.lengths
     summary: dict[str, Any] = {

@@ -80,6 +80,17 @@ class EnvRunner(RunnerBase):
         super().__init__(config, env=env, worker_index=worker_index, tell=tell)
         self._gives_raw = raw
         self.lanes: Lanes = self._make_lanes(self._env, int(getattr(config, "num_envs_per_env_runner", 1)), self._whose)
+        self._evaluation_lanes: Lanes | None = None
+        self._evaluation_width = 0
+        try:
+            self._prepare(module_spec, policy, int(seed))
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, module_spec: Any, policy: Policy | None, seed: int) -> None:
+        """All that comes after the environments, up to their first observations."""
+        config = self._config
         self.num_envs = self.lanes.num_envs
         self.action_space = self.lanes.action_space
         # What the environment shows may have a mask of actions in it; a network sees the rest.
@@ -98,9 +109,7 @@ class EnvRunner(RunnerBase):
         scaled = getattr(config, "normalize_rewards", False)
         self._scaler = RewardScaler(self.num_envs, float(config.gamma)) if scaled else None
         self._episodes = EpisodeTracker(self.num_envs)
-        self._evaluation_lanes: Lanes | None = None
-        self._evaluation_width = 0
-        self._set_seed(int(seed))
+        self._set_seed(seed)
         self._obs = self._empty((self.num_envs,))
         self._raw_obs = self._obs if self._normalizer is None else self._empty((self.num_envs,), example)
         self._start_episodes()

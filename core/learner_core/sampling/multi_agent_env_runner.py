@@ -102,7 +102,11 @@ class MultiAgentEnvRunner(RunnerBase):
         runners = 1 + int(getattr(config, "num_env_runners", 0))
         self._game = self._make_game(self._env, self.num_envs, first=worker_index * self.num_envs, runners=runners)
         self.lanes = self._game.lanes
-        self._start_episodes()
+        try:
+            self._start_episodes()
+        except BaseException:
+            self.close()
+            raise
 
     def set_weights(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Give the policies new parameters.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 import warnings
 from typing import Any
@@ -107,6 +108,19 @@ def test_an_evaluation_tells_it_as_well(training_backend_name: str) -> None:
         made.clear()
         with pytest.warns(RuntimeWarning, match="of an evaluation in runner 0 .*fell over"):
             assert algo.evaluate(1)["num_episodes"] == 1
+
+
+class Hangs(Told):
+    def step(self, action: Any) -> Any:
+        time.sleep(60)
+
+
+@pytest.mark.fast_on_torch
+def test_one_that_hangs_in_a_process_of_its_own_is_named(training_backend_name: str) -> None:
+    config = told("ppo", training_backend_name).environment(lambda env_config: Hangs(), env_config={})
+    config.env_runners(vectorization="async", env_step_timeout_s=1.0)
+    with config.build() as algo, pytest.raises(EnvError, match=r"the vector .*TimeoutError.*env_step_timeout_s=1\)"):
+        algo.train()
 
 
 @pytest.mark.fast_on_torch

@@ -12,6 +12,7 @@ import pytest
 import learner_core as lc
 from learner_core.algorithm.recording import record
 from learner_core.cli.main import main
+from learner_core.errors import ConfigError
 from learner_core.sampling import evaluation
 from learner_core.state.files import load_state
 
@@ -67,6 +68,14 @@ def test_without_a_limit_it_is_said_and_ends_all_the_same(
         with pytest.warns(RuntimeWarning, match=words) as told_of:
             found = algo.evaluate(4)
         assert len(told_of) == 1 and found["num_episodes_unfinished"] == 4 and found["episode_len_mean"] == 60
+
+
+@pytest.mark.fast_on_torch
+def test_what_is_no_number_is_refused(training_backend_name: str) -> None:
+    with _config(training_backend_name).build() as algo:
+        for given in ({"max_episode_steps": 0}, {"num_episodes": 0}, {"max_episode_steps": 2.5}):
+            with pytest.raises(ConfigError, match=r"PPOConfig.evaluation\((num_episodes|max_episode_steps)=\.\.\.\)"):
+                algo.evaluate(**given)
 
 
 @pytest.mark.fast_on_torch

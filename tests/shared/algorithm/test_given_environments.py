@@ -213,6 +213,19 @@ def test_several_agents_as_an_object(training_backend_name: str) -> None:
             algo.evaluate(1)
 
 
+class Stuck(Wander):
+    """Cannot be sent to another process."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a simulator's handle")
+
+
+@pytest.mark.fast_on_torch
+def test_learners_may_be_in_other_processes(training_backend_name: str) -> None:
+    with _ppo(training_backend_name, Stuck()).learners(num_learners=1, timeout_s=60.0).build() as algo:
+        assert np.isfinite(algo.train()["learners"]["default_policy"]["total_loss"])
+
+
 @pytest.mark.fast_on_torch
 def test_learners_alone_leave_an_object_open(training_backend_name: str) -> None:
     env = gym.make("CartPole-v1")
