@@ -102,7 +102,8 @@ def draw(seed: int, number: int, backend: str) -> EnvFault:
     step = rng.randrange(1, 6 if always else 12)
     if where == "reset":  # three iterations have few episodes, and a new environment counts from the beginning
         step = 1 if always or runners == "native" else rng.randrange(1, 4)
-    return EnvFault(backend, number, seed, what, where, always, step, agents, runners)
+    restarts = 0 if rng.random() < 0.25 else 3
+    return EnvFault(backend, number, seed, what, where, always, step, agents, runners, restarts)
 
 
 class _Trouble:
@@ -340,6 +341,7 @@ def _run(fault: EnvFault, once: Path, played: Played) -> None:
 
 def _check(fault: EnvFault, once: Path, played: Played) -> None:
     """Does the outcome fit the fault?"""
+    survives = fault.restarts > 0 or (fault.what in CRASHES and fault.runners == "processes")
     if not once.exists():
         if fault.where == "close" and fault.step > 1:
             return  # each environment is closed once
@@ -359,9 +361,11 @@ def _check(fault: EnvFault, once: Path, played: Played) -> None:
         if not named:
             raise LostError("the error does not name environment and runner")
         finite = fault.what.startswith(("nan", "inf", "none-reward"))
-        if not fault.always and fault.where != "init" and fault.what not in GARBAGE and not finite:
+        if survives and not fault.always and fault.where != "init" and fault.what not in GARBAGE and not finite:
             raise LostError("a fault that happened once ended the run")
     elif fault.always and fault.what not in GARBAGE:
         raise LostError("a fault that happens again and again did not end the run")
+    elif not survives and fault.what not in GARBAGE:
+        raise LostError("an environment was made anew, and nobody has asked for that")
     elif fault.what not in GARBAGE and (not played.restarts or not (played.lost or fault.where != "step")):
         raise LostError(f"{played.restarts} restarts and {played.lost} losses were counted")
