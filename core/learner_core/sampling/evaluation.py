@@ -1,7 +1,8 @@
 """Playing whole episodes to measure a policy.
 
 Needs lanes of its own and a policy. Refuses nothing; what the environments raise beyond their allowance comes out. It
-ends, whatever the environments do, as long as each step does: an episode that is longer than a limit is cut.
+ends, whatever the environments do, as long as each step does: an episode that is longer than a limit is cut
+(docs/decisions/0127-evaluations-end.md).
 """
 
 from __future__ import annotations
