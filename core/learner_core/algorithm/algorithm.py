@@ -20,7 +20,7 @@ import numpy as np
 from ..config.agents import is_multi_agent
 from ..config.algorithm_config import AlgorithmConfig
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
-from ..config.environments import check_name, opened
+from ..config.environments import opened
 from ..config.given_environments import with_num_envs
 from ..config.trust import Trust
 from ..errors import ConfigError, EnvError, StateError
@@ -63,7 +63,6 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
     """
 
     def __init__(self, config: AlgorithmConfig) -> None:
-        check_name(config)
         self.config = config
         self.check_config()
         self.iteration = 0

@@ -40,7 +40,9 @@ def run(arguments: list[str]) -> int:
     with without_startup_messages():
         path, algorithm = open_checkpoint(given.path, given)
     try:
-        result = algorithm.evaluate(given.episodes, max_episode_steps=given.max_episode_steps)
+        # Named only where it is asked for: an algorithm of a third party may have an evaluate() without it.
+        limit = {} if given.max_episode_steps is None else {"max_episode_steps": given.max_episode_steps}
+        result = algorithm.evaluate(given.episodes, **limit)
     finally:
         algorithm.stop()
     mean = float(result["episode_return_mean"])

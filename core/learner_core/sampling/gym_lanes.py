@@ -7,7 +7,6 @@ environment that is no ``VectorEnv`` and does not say its mode, and environments
 from __future__ import annotations
 
 import multiprocessing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +26,9 @@ from .rebuilding import Rebuilding, Tell
 from .space_generators import SpaceSeeds
 
 __all__ = ["GymLanes"]
+
+#: Above all levels of gymnasium's messages.
+_SILENT = 99
 
 
 class GymLanes(Rebuilding):
@@ -211,12 +213,16 @@ class GymLanes(Rebuilding):
 
     def _in_time(self, wait: Callable[..., Any]) -> Any:
         """The answer of environments in processes of their own."""
+        from gymnasium import logger
+
+        level = logger.min_level
+        logger.min_level = _SILENT  # it would warn of an exception over there, which is raised here
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # gymnasium tells of an exception, which we raise
-                return wait(timeout=self._step_timeout_s)
+            return wait(timeout=self._step_timeout_s)
         except multiprocessing.TimeoutError as error:
             raise TimeoutError(f"{error} (env_step_timeout_s={self._step_timeout_s:g})") from error
+        finally:
+            logger.min_level = level
 
     def _close_broken(self, error: Exception) -> None:
         """Close an environment that raised; whatever it says to that becomes a note of the error.
