@@ -157,7 +157,8 @@ class GymLanes(Rebuilding):
         if "final_obs" not in infos:
             raise EnvError(
                 f"environment {lane} ended its episode in autoreset mode {SAME_STEP} without infos['final_obs']: "
-                "the value of a truncated episode cannot be known"
+                "the value of a truncated episode cannot be known. Put the last observations there, as gymnasium's own "
+                "vectors do, or take the mode DISABLED, in which it is reset by reset_mask"
             )
         final = infos["final_obs"]
         if isinstance(final, np.ndarray) and final.dtype == object:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from learner_core.config.foreign_arrays import ArrayForm, as_numpy, is_foreign
+from learner_core.config.info_masks import with_info_masks
 from learner_core.sampling.multi_agent_env_runner import MultiAgentEnvRunner
 
 from support.parallel_envs import Crossing, specs_for
 from support.sampling import runner_config
+from support.told import Told
 from support.turn_envs import Duel
 from support.vector_envs import Tensor, fake_library
 
@@ -59,6 +61,18 @@ def test_steps_may_answer_otherwise_than_resets() -> None:
     assert form.read(np.zeros(2)).tolist() == [0, 0]
     assert form.read((np.zeros(2), Tensor(1.5), False, False))[1] == 1.5
     assert isinstance(form.give(np.ones(2)), Tensor) and form.give(np.ones(2)).device == "chip"
+
+
+def test_a_mask_in_info_may_be_one() -> None:
+    class Masked(Told):
+        def reset(self, **options: Any) -> Any:
+            return super().reset(**options)[0], {"action_mask": Tensor([0, 1])}
+
+        def step(self, action: Any) -> Any:
+            return *super().step(action)[:4], {"action_mask": Tensor([0, 1])}
+
+    env = with_info_masks(Masked())
+    assert env.reset()[0]["action_mask"].tolist() == env.step(1)[0]["action_mask"].tolist() == [0, 1]
 
 
 def test_an_array_that_numpy_cannot_take_is_left_for_who_reads_it() -> None:
