@@ -36,6 +36,7 @@ from ..state.kinds import ALGORITHM, ALGORITHM_FORMAT, kind_of, refuse_other_kin
 from ..state.schema import COUNT, TEXT, Anything, MapOf, Record, Schema, under
 from ..state.tree import copy_tree
 from .agents import AgentModules, agent_means
+from .evaluations import evaluation_results, evaluation_size, plain_episodes
 from .own_checkpoints import OwnCheckpoints, folder_of
 from .policies import make_policy
 from .ranks import RankedRun
@@ -243,19 +244,8 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints):
         runner = runners.local
         with self.timed("evaluate"):
             wanted, most = evaluation_size(self.config, num_episodes, max_episode_steps)
-            played = self.on_first(lambda: _plain(runner.evaluate(wanted, max_episode_steps=most)))
-            episodes = [Episode.from_plain(episode) for episode in played["episodes"]]
-        returns = np.array([episode.episode_return for episode in episodes], np.float64)
-        return {
-            "episode_return_mean": float(returns.mean()),
-            "episode_return_std": float(returns.std()),
-            "episode_return_min": float(returns.min()),
-            "episode_return_max": float(returns.max()),
-            "episode_len_mean": float(np.mean([episode.episode_length for episode in episodes])),
-            "num_episodes": len(episodes),
-            "num_episodes_unfinished": played["num_unfinished"],
-            **agent_means(episodes),
-        }
+            played = self.on_first(lambda: plain_episodes(runner.evaluate(wanted, max_episode_steps=most)))
+        return evaluation_results(played)
 
     def stop(self) -> None:
         """Release learners and environments. Safe to call twice."""
@@ -632,26 +622,6 @@ def _read(path: Any, *, mapped: bool) -> dict[str, Any]:
         raise StateError(f"{path}: schema {tree.get('schema')!r:.60}, this version reads {_SCHEMA}", path="schema")
     Record({"format": TEXT, "schema": COUNT, "config": MapOf(Anything()), "state": MapOf(Anything())}).check(tree, "")
     return dict(tree)
-
-
-def evaluation_size(config: Any, num_episodes: int | None, max_episode_steps: int | None) -> tuple[int, int | None]:
-    """How many episodes, and how long at most: what is given, else the settings.
-
-    Raises:
-        ConfigError: What is given is no such number.
-    """
-    given = {"evaluation_num_episodes": num_episodes, "evaluation_max_episode_steps": max_episode_steps}
-    wanted, most = (
-        getattr(config, name) if value is None else config.validate_setting(name, value)
-        for name, value in given.items()
-    )
-    return int(wanted), most
-
-
-def _plain(episodes: list[Episode]) -> dict[str, Any]:
-    """Episodes of an evaluation as plain data, and how many of them were cut."""
-    plain = [episode.to_plain() for episode in episodes]
-    return {"episodes": plain, "num_unfinished": sum(episode.is_cut for episode in episodes)}
 
 
 def num_environments(config: Any) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 from ..config.agents import is_environment
 from ..sampling.recording import RECORDING_FORMAT, EpisodeRecorder
 from ..state.files import save_state
-from .algorithm import Algorithm, evaluation_size
+from .algorithm import Algorithm
+from .evaluations import evaluation_size
 
 __all__ = ["record"]
 
