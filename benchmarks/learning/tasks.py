@@ -134,7 +134,7 @@ TASKS = {
             env="environments:MaskedGrid-v0",
             steps=25_000,
             target=0.7,
-            env_runners={"num_envs_per_env_runner": 8, "max_env_restarts": 0},
+            env_runners={"num_envs_per_env_runner": 8},
             training={
                 **_PPO, "lr": 1e-3, "gamma": 0.98, "lambda_": 0.95, "train_batch_size": 1024, "minibatch_size": 256,
                 "num_epochs": 10, "entropy_coeff": 0.01,

@@ -166,7 +166,8 @@ class NonFiniteError(LearnerCoreError, ArithmeticError):
 
 
 class EnvError(LearnerCoreError, RuntimeError):
-    """An environment that cannot be made, that raises too often, or that breaks its own spaces."""
+    """An environment that cannot be made, that raised (``max_env_restarts`` says how often it may), or that breaks its
+    own spaces. An exception of the environment's own is its ``__cause__``, or among its notes."""
 
 
 class EnvOutputError(EnvError):

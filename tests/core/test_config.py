@@ -108,7 +108,7 @@ def test_settings_are_set_by_method_attribute_or_constructor() -> None:
         ("learners", {"learner_class": "ToyLearner"}, "expected class or None"),
         ("rl_module", {"model": [64]}, "expected dict, got list"),
         ("multi_agent", {"policies_to_train": [1]}, "list of str or None"),
-        ("environment", {"env": 3}, "str or callable or None"),
+        ("environment", {"env": 3}, "str or callable or Environment or None"),
         ("framework", {"name": "trch"}, "no such plugin is registered. Did you mean 'torch'"),
         ("framework", {"compile": "yes"}, "bool or None"),
     ],
@@ -259,7 +259,7 @@ def test_module_specs_are_portable() -> None:
 
 def test_what_has_no_name_must_be_given_again() -> None:
     plain = ToyConfig().environment(lambda env_config: None).to_dict()
-    with pytest.raises(ConfigError, match=r"from_dict\(\.\.\., env=\.\.\.\)"):
+    with pytest.raises(ConfigError, match=r"from_checkpoint\(path, env=\.\.\.\)"):
         ToyConfig.from_dict(plain)
     assert ToyConfig.from_dict(plain, env="CartPole-v1").env == "CartPole-v1"
 

@@ -31,6 +31,7 @@ ENV = ({}, {"env": "CartPole-v1"})
 #: Setting -> (a value, settings that it has no effect with, settings that it has one with).
 EVERYWHERE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "evaluation_interval": (2, *ENV),
+    "evaluation_max_episode_steps": (7, *ENV),
     "evaluation_num_episodes": (3, *ENV),
     "vectorization": ("sync", {"env": "pettingzoo:classic/rps_v2"}, {"env": "CartPole-v1"}),
     "grad_clip_by": ("value", {"grad_clip": None}, {"grad_clip": 1.0}),

@@ -239,6 +239,16 @@ def test_objects_are_named_where_they_are_missing(value: Any) -> None:
     assert again.env == "CartPole-v1" and again.env_config == {}
 
 
+def test_a_setting_that_has_moved_is_found_in_a_runs_own_file() -> None:
+    """``max_env_restarts`` was one of ``env_runners`` in earlier versions; a user's file is told where it is now."""
+    tables = parse_toml("[env_runners]\nmax_env_restarts = 7\nnum_env_runners = 2")
+    config = PPOConfig()
+    apply_file(config, tables, source="config.toml", skips_missing=True)
+    assert (config.max_env_restarts, config.num_env_runners) == (7, 2)
+    with pytest.raises(ConfigError, match=r"mine.toml, \[env_runners\].*It belongs to \.environment\("):
+        apply_file(PPOConfig(), tables, source="mine.toml")
+
+
 def test_none_inside_a_table(tmp_path: Path) -> None:
     """One None made a comment of all of ``model``, and the run that was repeated trained another network."""
     config = PPOConfig().rl_module(model={"hidden": [8], "conv_filters": None, "activation": "none"})

@@ -175,6 +175,17 @@ def test_a_rank_that_ends_between_updates_is_named() -> None:
     assert "WorkerLostError: rank 1 of 2" in _said(first)["error"]
 
 
+@pytest.mark.parametrize("backend", ["torch", pytest.param("tf", marks=pytest.mark.slow)])
+def test_environments_of_ranks(backend: str) -> None:
+    """Two ranks with a vector of three each, with an object each, and with one that only rank 1 cannot make."""
+    collective = "torch" if backend == "torch" else "horovod"
+    script = str(TESTS / "support" / "rank_environments.py")
+    for answer in map(_said, wait_for(start_ranks(2, [script, backend, collective]), timeout_s=240)):
+        assert answer["vector"] == [3, 24, 3] and answer["object"] == [1, 24, 3]
+        assert "EnvError: The environment callable _broken_on_one" in answer["broken"]
+        assert "raised ValueError: only here" in answer["broken"]
+
+
 def test_a_rank_that_never_comes_is_named() -> None:
     (ended,) = wait_for(start_ranks(2, [SCRIPT, "alone", "torch", "torch"], only=[0]), timeout_s=120)
     assert "rank 0 of 2 waited for rank 1 for" in _said(ended)["error"]

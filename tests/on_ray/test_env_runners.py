@@ -21,7 +21,7 @@ from learner_core_algorithms import APPOConfig, IMPALAConfig, PPOConfig
 from support.env_answers import AnswerEnv, AnswerGame
 from support.parallel_envs import make_crossing
 from support.sampling import same_tree
-from support.told import Watched, told, told_to
+from support.told import Told, Watched, told, told_to
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -184,6 +184,29 @@ def test_what_an_environment_answers_wrongly_is_refused_over_there(several: bool
         config.multi_agent(policies=["m"])
     with config.build() as algo, pytest.raises(lc.EnvOutputError, match=r"of runner 1 .*observation\[1\] is 300"):
         algo.train()
+
+
+class Falls(Told):
+    """Raises in the third step of every episode."""
+
+    def step(self, action: Any) -> Any:
+        if self.clock == 2:
+            raise ValueError("the robot fell over")
+        return super().step(action)
+
+
+def test_an_exception_ends_the_run_or_is_told_and_counted() -> None:
+    config = told("ppo", "torch").environment(lambda env_config: Falls(), env_config={})
+    config.learners(num_learners=1, launcher="ray").env_runners(num_env_runners=1)
+    place = r"environment 0 of runner 1 .*step 3 of its episode: raised ValueError: the robot fell over"
+    with config.build() as algo, pytest.raises(lc.EnvError, match=rf"{place}.*max_env_restarts=N") as caught:
+        algo.train()
+    assert 'raise ValueError("the robot fell over")' in "".join(caught.value.__notes__)
+    words = "the robot fell over"
+    with config.environment(max_env_restarts=30).build() as algo, pytest.warns(RuntimeWarning, match=words) as warned:
+        results = algo.train()["env_runners"]
+    told_of = [one for one in warned if words in str(one.message)]
+    assert len(told_of) == results["num_env_restarts_lifetime"] > 1
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("tf", marks=pytest.mark.slow)])

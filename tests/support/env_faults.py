@@ -57,6 +57,7 @@ class EnvFault:
         step: how many steps or resets before that.
         agents: several of them, by PettingZoo's interface.
         runners: "here", "processes", "async" (gymnasium's vector of processes) or "native" (a vector environment).
+        restarts: ``max_env_restarts``.
     """
 
     backend: str
@@ -68,6 +69,7 @@ class EnvFault:
     step: int
     agents: bool
     runners: str
+    restarts: int = 3
 
 
 @dataclass
@@ -100,7 +102,8 @@ def draw(seed: int, number: int, backend: str) -> EnvFault:
     step = rng.randrange(1, 6 if always else 12)
     if where == "reset":  # three iterations have few episodes, and a new environment counts from the beginning
         step = 1 if always or runners == "native" else rng.randrange(1, 4)
-    return EnvFault(backend, number, seed, what, where, always, step, agents, runners)
+    restarts = 0 if rng.random() < 0.25 else 3
+    return EnvFault(backend, number, seed, what, where, always, step, agents, runners, restarts)
 
 
 class _Trouble:
@@ -281,7 +284,8 @@ def _config(fault: EnvFault, once: str) -> Any:
     driver = os.getpid()
     config = PPOConfig().framework(fault.backend, compile=False).environment(lambda settings: kind(fault, once, driver))
     config.training(train_batch_size=32, minibatch_size=16, num_epochs=1).rl_module(model={"hidden": [4]})
-    config.env_runners(num_envs_per_env_runner=2, max_env_restarts=3, max_env_runner_restarts=3)
+    config.environment(max_env_restarts=fault.restarts)
+    config.env_runners(num_envs_per_env_runner=2, max_env_runner_restarts=3)
     config.env_runners(env_runner_timeout_s=8, env_step_timeout_s=4)
     if fault.runners == "processes":
         config.env_runners(num_env_runners=2)
@@ -337,6 +341,7 @@ def _run(fault: EnvFault, once: Path, played: Played) -> None:
 
 def _check(fault: EnvFault, once: Path, played: Played) -> None:
     """Does the outcome fit the fault?"""
+    survives = fault.restarts > 0 or (fault.what in CRASHES and fault.runners == "processes")
     if not once.exists():
         if fault.where == "close" and fault.step > 1:
             return  # each environment is closed once
@@ -356,9 +361,11 @@ def _check(fault: EnvFault, once: Path, played: Played) -> None:
         if not named:
             raise LostError("the error does not name environment and runner")
         finite = fault.what.startswith(("nan", "inf", "none-reward"))
-        if not fault.always and fault.where != "init" and fault.what not in GARBAGE and not finite:
+        if survives and not fault.always and fault.where != "init" and fault.what not in GARBAGE and not finite:
             raise LostError("a fault that happened once ended the run")
     elif fault.always and fault.what not in GARBAGE:
         raise LostError("a fault that happens again and again did not end the run")
+    elif not survives and fault.what not in GARBAGE:
+        raise LostError("an environment was made anew, and nobody has asked for that")
     elif fault.what not in GARBAGE and (not played.restarts or not (played.lost or fault.where != "step")):
         raise LostError(f"{played.restarts} restarts and {played.lost} losses were counted")

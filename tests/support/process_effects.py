@@ -156,10 +156,10 @@ def make_faulty(env_config: dict[str, Any]) -> Faulty:
     return Faulty(**env_config)
 
 
-def _faulty(backend: str, folder: Path, fault: str, **env_runners: Any) -> Any:
+def _faulty(backend: str, folder: Path, fault: str, *, max_env_restarts: int = 0, **env_runners: Any) -> Any:
     once = str(folder / f"{len(os.listdir(folder))}")
     config = told("ppo", backend).environment(make_faulty, env_config={"fault": fault, "once": once})
-    return config.env_runners(**env_runners)
+    return config.environment(max_env_restarts=max_env_restarts).env_runners(**env_runners)
 
 
 @shows("max_env_restarts", neutral=True)

@@ -29,6 +29,7 @@ VALUES: dict[str, list[Any]] = {
     "grad_clip": [None, 0.5],
     "evaluation_num_episodes": [2, 3],
     "evaluation_interval": [0, 3],
+    "evaluation_max_episode_steps": [None, 2],
     "max_requests_in_flight_per_learner": [1, 2],
 }
 PPO_VALUES: dict[str, list[Any]] = {"lambda_": [0.5, 0.95], "num_epochs": [1, 2], "minibatch_size": [5, 10]}

@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ..config.agents import is_multi_agent
 from ..config.algorithm_config import AlgorithmConfig
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
+from ..config.environments import opened
 from ..config.foreign_names import unknown_attribute
 from ..config.foreign_table import ALGORITHM as ALGORITHM_NAMES
+from ..config.given_environments import with_num_envs
 from ..config.trust import Trust
-from ..errors import ConfigError, StateError
+from ..errors import ConfigError, EnvError, StateError
 from ..group.learner_group import LearnerGroup
+from ..learning.resolve import refuse_agents
 from ..learning.rl_module import acting
 from ..maths.initialisers import placeholders
 from ..plugins.discovery import load
@@ -35,6 +39,7 @@ from ..state.kinds import ALGORITHM, ALGORITHM_FORMAT, kind_of, refuse_other_kin
 from ..state.schema import COUNT, TEXT, Anything, MapOf, Record, Schema, under
 from ..state.tree import copy_tree
 from .agents import AgentModules, agent_means
+from .evaluations import evaluation_results, evaluation_size, plain_episodes
 from .own_checkpoints import OwnCheckpoints, folder_of
 from .policies import make_policy
 from .ranks import RankedRun
@@ -82,12 +87,9 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
     def __init__(self, config: AlgorithmConfig) -> None:
         self._begin(config)
         self.check_config()
-        if not config.num_learners:
-            # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
-            # processes of their own, this one may do without the framework.
-            load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
         try:
-            self._group = group = LearnerGroup(config)
+            with self._environment_seen() as env:
+                self._group = group = self._make_group(env)
             self.ranks = group.ranks
             if config.env is not None:
                 specs = group.module_specs
@@ -100,6 +102,33 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         except BaseException:
             self.stop()
             raise
+
+    @contextlib.contextmanager
+    def _environment_seen(self) -> Iterator[Any]:
+        """The environment of one agent, to take the spaces from, seen before a framework is imported; what it decides
+        among the settings is settled. ``None``: there is none, or several agents' modules say what they need."""
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            env = None
+            if config.env is not None and not is_multi_agent(config):
+                try:
+                    env = stack.enter_context(opened(config))
+                except EnvError:
+                    if config.launcher != "spmd":
+                        raise
+                    # Ranks that have met tell each other what happened on one of them.
+            if env is not None:
+                refuse_agents(env)
+            self.config = with_num_envs(config, config.env if env is None else env)
+            yield env
+
+    def _make_group(self, env: Any) -> LearnerGroup:
+        config = self.config
+        if not config.num_learners:
+            # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
+            # processes of their own, this one may do without the framework.
+            load("learner_core.backends", config.framework_name).limit_threads(config.num_cpus_per_learner)
+        return LearnerGroup(config, env)
 
     # ------------------------------------------------------------------ what an algorithm overrides
 
@@ -199,33 +228,32 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
             self._trains = False
             self._known_changes = (self._known_changes[0], self.learner_group.num_updates_asked)
 
-    def evaluate(self, num_episodes: int | None = None) -> dict[str, Any]:
+    def evaluate(self, num_episodes: int | None = None, *, max_episode_steps: int | None = None) -> dict[str, Any]:
         """Play whole episodes greedily in environments of their own; training is not disturbed.
 
         Args:
             num_episodes: how many; ``None``: the setting.
+            max_episode_steps: an episode that is longer is cut after so many steps, and counts with the return that it
+                has by then; ``None``: the setting, and without it what :class:`~..sampling.evaluation.StepLimit` says.
 
         Returns:
-            ``episode_return_mean _std _min _max``, ``episode_len_mean``, ``num_episodes``; returns are of raw rewards.
+            ``episode_return_mean _std _min _max`` and ``episode_len_mean`` over all episodes, those that were cut
+            included, ``num_episodes``, and ``num_episodes_unfinished``, how many of them were cut; returns are of raw
+            rewards.
+
+        Raises:
+            ConfigError: no such number; there is no environment, or it is an object and nobody knows how to make
+                another.
+            EnvError: the environment failed.
         """
         runners = self._runners
         self.notice_changes()
         runners.set_local_weights(self.learner_group.get_weights())
         runner = runners.local
         with self.timed("evaluate"):
-            wanted = num_episodes or self.config.evaluation_num_episodes
-            plain = self.on_first(lambda: [episode.to_plain() for episode in runner.evaluate(wanted)])
-            episodes = [Episode.from_plain(episode) for episode in plain]
-        returns = np.array([episode.episode_return for episode in episodes], np.float64)
-        return {
-            "episode_return_mean": float(returns.mean()),
-            "episode_return_std": float(returns.std()),
-            "episode_return_min": float(returns.min()),
-            "episode_return_max": float(returns.max()),
-            "episode_len_mean": float(np.mean([episode.episode_length for episode in episodes])),
-            "num_episodes": len(episodes),
-            **agent_means(episodes),
-        }
+            wanted, most = evaluation_size(self.config, num_episodes, max_episode_steps)
+            played = self.on_first(lambda: plain_episodes(runner.evaluate(wanted, max_episode_steps=most)))
+        return evaluation_results(played)
 
     def stop(self) -> None:
         """Release learners and environments. Safe to call twice."""

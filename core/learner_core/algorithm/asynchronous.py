@@ -216,8 +216,8 @@ class AsynchronousAlgorithm(Algorithm):
             self._sent = (self._throughput.num_updates_lifetime, weights)
             self.env_runners.set_weights(weights, version=self._sent[0])
 
-    def evaluate(self, num_episodes: int | None = None) -> dict[str, Any]:
-        results = super().evaluate(num_episodes)
+    def evaluate(self, num_episodes: int | None = None, *, max_episode_steps: int | None = None) -> dict[str, Any]:
+        results = super().evaluate(num_episodes, max_episode_steps=max_episode_steps)
         version, weights = self._sent
         if not self._asynchronous and version != self._throughput.num_updates_lifetime:
             # Between two broadcasts the runner goes on with the weights that it had.

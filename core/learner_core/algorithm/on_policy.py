@@ -60,7 +60,7 @@ def on_policy_batch(
         keep: modules whose rows keep ``next_obs``.
 
     Returns:
-        Columns [B, ...], or {module_id: columns} of the modules that have rows.
+        Columns [B, ...], or {module_id: columns} of the modules that have rows; {} if there are none at all.
     """
     parts: dict[str, list[dict[str, Any]]] = {}
     for rollout in rollouts:
@@ -70,9 +70,10 @@ def on_policy_batch(
                 rows.pop("next_obs", None)
             parts.setdefault(module_id, []).append(rows)
     batch = {module_id: found[0] if len(found) == 1 else _joined(found) for module_id, found in parts.items()}
+    with_rows = {module_id: columns for module_id, columns in batch.items() if len(columns["advantages"])}
     if all(isinstance(rollout, Rollout) for rollout in rollouts):
-        return next(iter(batch.values()))
-    return {module_id: columns for module_id, columns in batch.items() if len(columns["advantages"])}
+        return next(iter(with_rows.values()), {})
+    return with_rows
 
 
 def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:

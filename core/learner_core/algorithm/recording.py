@@ -10,16 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from ..config.agents import is_environment
 from ..sampling.recording import RECORDING_FORMAT, EpisodeRecorder
 from ..state.files import save_state
 from .algorithm import Algorithm
+from .evaluations import evaluation_size
 
 __all__ = ["record"]
 
 _SCHEMA = 1
 
 
-def record(algorithm: Algorithm, path: Any, *, num_episodes: int, explore: bool = False) -> dict[str, Any]:
+def record(
+    algorithm: Algorithm,
+    path: Any,
+    *,
+    num_episodes: int,
+    explore: bool = False,
+    max_episode_steps: int | None = None,
+) -> dict[str, Any]:
     """Play whole episodes with an algorithm's policy and write them to a file.
 
     Training is not disturbed. Columns: ``obs`` (not normalised), ``actions``, ``action_logp``,
@@ -31,9 +40,11 @@ def record(algorithm: Algorithm, path: Any, *, num_episodes: int, explore: bool 
         path: File to write, atomically; its folder must exist.
         num_episodes: How many.
         explore: Sample actions instead of taking the most likely ones.
+        max_episode_steps: As for ``Algorithm.evaluate``; an episode that is cut ends with a truncated row.
 
     Returns:
-        ``num_episodes``, ``num_rows``, ``episode_return_mean _std _min _max``.
+        ``num_episodes``, ``num_episodes_unfinished`` (those that were cut), ``num_rows``, ``episode_return_mean _std
+        _min _max``.
 
     Raises:
         ConfigError: The algorithm has no environment.
@@ -41,11 +52,13 @@ def record(algorithm: Algorithm, path: Any, *, num_episodes: int, explore: bool 
     """
     recorder = EpisodeRecorder()
     algorithm.sync_weights()
-    episodes = algorithm.runner.evaluate(num_episodes, explore=explore, watch=recorder)
+    wanted, most = evaluation_size(algorithm.config, num_episodes, max_episode_steps)
+    episodes = algorithm.runner.evaluate(wanted, explore=explore, watch=recorder, max_episode_steps=most)
     returns = np.array([episode.episode_return for episode in episodes], np.float64)
     lengths = recorder.lengths
     summary: dict[str, Any] = {
         "num_episodes": len(episodes),
+        "num_episodes_unfinished": sum(episode.is_cut for episode in episodes),
         "num_rows": int(lengths.sum()),
         "episode_return_mean": float(returns.mean()),
         "episode_return_std": float(returns.std()),
@@ -55,7 +68,7 @@ def record(algorithm: Algorithm, path: Any, *, num_episodes: int, explore: bool 
     config = algorithm.config
     info = {
         **summary,
-        "env": config.env if isinstance(config.env, str) else str(getattr(config.env, "__name__", config.env)),
+        "env": _name(config.env),
         "algorithm": str(config.algorithm_name),
         "explore": explore,
         "num_env_steps_sampled_lifetime": algorithm.num_env_steps_sampled_lifetime,
@@ -69,3 +82,10 @@ def record(algorithm: Algorithm, path: Any, *, num_episodes: int, explore: bool 
     }
     save_state(path, tree, info={"recording_of": info["algorithm"], "num_rows": summary["num_rows"]})
     return summary
+
+
+def _name(env: Any) -> str:
+    """Of an environment, for whoever reads the recording."""
+    if isinstance(env, str):
+        return env
+    return type(env).__name__ if is_environment(env) else str(getattr(env, "__name__", env))

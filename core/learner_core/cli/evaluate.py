@@ -17,7 +17,7 @@ from .quiet import without_startup_messages
 from .report import flatten
 from .run_folder import find_checkpoints
 
-__all__ = ["add_opening", "open_checkpoint", "run"]
+__all__ = ["add_limit", "add_opening", "open_checkpoint", "run"]
 
 
 def run(arguments: list[str]) -> int:
@@ -30,6 +30,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--episodes", type=parse_count, default=100, metavar="N", help="default 100")
     add_opening(parser)
+    add_limit(parser)
     parser.add_argument("--min-return", type=float, metavar="R", help="exit code 1 unless the mean return reaches R")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=parse_file, metavar="FILE", help="write that JSON object to a file, too")
@@ -40,7 +41,9 @@ def run(arguments: list[str]) -> int:
     with without_startup_messages():
         path, algorithm = open_checkpoint(given.path, given)
     try:
-        result = algorithm.evaluate(given.episodes)
+        # Named only where it is asked for: an algorithm of a third party may have an evaluate() without it.
+        limit = {} if given.max_episode_steps is None else {"max_episode_steps": given.max_episode_steps}
+        result = algorithm.evaluate(given.episodes, **limit)
     finally:
         algorithm.stop()
     mean = float(result["episode_return_mean"])
@@ -53,6 +56,16 @@ def run(arguments: list[str]) -> int:
         rows = [("checkpoint", path), *((name, _shown(value)) for name, value in flatten(result).items())]
         print(table(rows))
     return 1 if given.min_return is not None and not mean >= given.min_return else 0
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """Add the bound of an episode's steps."""
+    parser.add_argument(
+        "--max-episode-steps",
+        type=parse_count,
+        metavar="N",
+        help="cut longer episodes and count them as unfinished (default: the run's setting, else 100,000 steps)",
+    )
 
 
 def add_opening(parser: argparse.ArgumentParser) -> None:

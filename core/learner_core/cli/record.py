@@ -9,7 +9,7 @@ from learner_core.errors import ConfigError
 from learner_core.state.atomic import check_target
 
 from .console import number, parse_count, parse_file, table
-from .evaluate import add_opening, open_checkpoint
+from .evaluate import add_limit, add_opening, open_checkpoint
 from .quiet import without_startup_messages
 
 __all__ = ["run"]
@@ -28,6 +28,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", type=parse_file, required=True, metavar="FILE", help="the recording to write")
     parser.add_argument("--episodes", type=parse_count, default=20, metavar="N", help="default 20")
     parser.add_argument("--explore", action="store_true", help="sample actions instead of taking the most likely ones")
+    add_limit(parser)
     add_opening(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE where there is one")
     parser.add_argument("--debug", action="store_true", help="a traceback when something is refused")
@@ -43,7 +44,13 @@ def run(arguments: list[str]) -> int:
     with without_startup_messages():
         path, algorithm = open_checkpoint(given.path, given)
     try:
-        summary = record(algorithm, str(out), num_episodes=given.episodes, explore=given.explore)
+        summary = record(
+            algorithm,
+            str(out),
+            num_episodes=given.episodes,
+            explore=given.explore,
+            max_episode_steps=given.max_episode_steps,
+        )
     finally:
         algorithm.stop()
     rows = [("checkpoint", path), ("recording", out)]

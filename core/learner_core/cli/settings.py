@@ -115,7 +115,8 @@ def apply_file(
         source: The file's name, for errors.
         trust: What classes it may name.
         given: Settings by field name that are set otherwise: what cannot be read of them does not matter.
-        skips_missing: Leave settings as they are that no file can hold, or that name what is not trusted.
+        skips_missing: The file is a run's own: leave settings as they are that no file can hold, or that name what is
+            not trusted, and find those that earlier versions had in other tables.
 
     Raises:
         ConfigError: An unknown table or setting, a value that does not fit, or one that has to be given again.
@@ -140,7 +141,13 @@ def apply_file(
             continue
         if isinstance(table, Mapping) and name in methods:
             try:
-                _call(config, name, read(table, name))
+                here, moved = table, {}
+                if skips_missing:  # a run of an earlier version: some settings stood in other tables
+                    moved = {key: value for key, value in table.items() if _has_moved(config, key, name)}
+                    here = {key: value for key, value in table.items() if key not in moved}
+                _call(config, name, read(here, name))
+                for key, value in read(moved, name).items():
+                    _set(config, key, value)
             except ConfigError as error:
                 raise ConfigError(f"{source}, [{name}]: {error}") from None
         elif name in settings:
@@ -148,6 +155,12 @@ def apply_file(
         else:
             nearest = did_you_mean(name, [*methods, *config.settings()])
             raise ConfigError(f"{source}: no table or setting {name!r}.{nearest}")
+
+
+def _has_moved(config: Any, key: str, method: str) -> bool:
+    """Whether a key of a method's table is a setting of that very name, which another method has now."""
+    item = config.settings().get(key)
+    return item is not None and item.keyword == key and item.method != method
 
 
 def settle_file(config: Any, trust: Trust) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import learner_core as lc
+from learner_core.config.environments import check_name
 from learner_core.config.foreign_names import known_option
 from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, FormatError, StateError
@@ -132,6 +133,7 @@ def _start(given: argparse.Namespace) -> int:
     _refuse_folder(config)
     if config.env is None and config.observation_space is None:
         raise ConfigError("Which environment? --env CartPole-v1, or env in the [environment] table of --config.")
+    check_name(config)
     stop = _stop_conditions(given)
     place = given.out or _default_folder(name, config.env)
     folder = RunFolder.new(place) if _is_first(config) else RunFolder(place)
@@ -150,6 +152,7 @@ def _resume(given: argparse.Namespace) -> int:
     stored = config.copy()
     _apply(config, given, read_file(given.config) if given.config is not None else {})
     _refuse_folder(config)
+    check_name(config)
     notes = [
         f"config.toml says {name}={value!r}; the checkpoint was saved with {getattr(stored, name)!r}, which counts. "
         f"To change it: --set {name}=..."
@@ -314,7 +317,7 @@ class _Run:
                 self._checkpoints = _checkpoints_of(folder) if self._resumes else []
                 restored = self._restore(algorithm, report)
                 self._remember(restored)
-                _on_first(algorithm, self._write_folder)
+                _on_first(algorithm, lambda: self._write_folder(algorithm.config))
                 interrupt.at_once = False
                 done = self._loop(algorithm, report, interrupt, restored)
                 evaluation = None
@@ -372,9 +375,9 @@ class _Run:
             return make_report(title, self._stop, quiet=self._given.quiet)
         return make_report(title, self._stop, stream=io.StringIO(), quiet=True)
 
-    def _write_folder(self) -> None:
+    def _write_folder(self, config: Any) -> None:
         self._write_info()
-        self._write_settings(self._config)
+        self._write_settings(config)
 
     def _write_settings(self, config: Any) -> None:
         """``config.toml``, of which a change in the run makes a new one."""
@@ -515,7 +518,9 @@ class _Run:
         if evaluation is not None:
             spread = f" +- {number(evaluation.get('episode_return_std'))}"
             shown = number(evaluation["episode_return_mean"]) + spread
-            rows.append(("evaluation", f"{shown} over {evaluation['num_episodes']} episodes"))
+            cut = evaluation.get("num_episodes_unfinished")
+            unfinished = f", {cut} of them cut (evaluation.max_episode_steps)" if cut else ""
+            rows.append(("evaluation", f"{shown} over {evaluation['num_episodes']} episodes{unfinished}"))
         rows.append(("metrics", f"{self._folder.csv_file} {self._trouble}".rstrip()))
         if drawn:
             rows.append(("curve", self._folder.curve_file))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from learner_core.errors import ConfigError, EnvError, did_you_mean
 
@@ -16,17 +16,33 @@ __all__ = [
     "ONLY_MODULE",
     "PETTINGZOO",
     "AgentMapping",
+    "Environment",
     "check_agents",
     "has_agents",
     "is_environment",
     "is_multi_agent",
     "is_turn_based",
+    "is_vector",
 ]
 
 #: What environment names begin with that PettingZoo has: "pettingzoo:sisl/multiwalker-v9".
 PETTINGZOO = "pettingzoo:"
 #: The module of a config that names none.
 ONLY_MODULE = "default_policy"
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """An environment object: gymnasium's ``Env`` and ``VectorEnv``, PettingZoo's parallel and turn-based ones."""
+
+    def reset(self, **options: Any) -> Any:
+        """Begin an episode."""
+
+    def step(self, action: Any) -> Any:
+        """Act."""
+
+    def close(self) -> None:
+        """Release it."""
 
 
 def is_multi_agent(config: Any) -> bool:
@@ -45,6 +61,11 @@ def is_environment(env: Any) -> bool:
 def has_agents(env: Any) -> bool:
     """Whether an environment object has spaces per agent, as PettingZoo's have, parallel and turn-based."""
     return is_environment(env) and callable(getattr(env, "observation_space", None))
+
+
+def is_vector(env: Any) -> bool:
+    """Whether an environment object is several at once: gymnasium's ``VectorEnv``, or one with its attributes."""
+    return is_environment(env) and hasattr(env, "num_envs") and hasattr(env, "single_observation_space")
 
 
 def is_turn_based(env: Any) -> bool:

@@ -23,9 +23,11 @@ from learner_core.plugins import discovery
 from learner_core.plugins.manager import OURS
 
 from . import references
-from .agents import is_multi_agent
+from .agents import Environment, is_multi_agent
 from .central_observations import OWN
 from .common_settings import CommonSettings
+from .environments import check_name
+from .given_environments import check_object
 from .needs import ENVIRONMENT, MEMORY, SEQUENCES, Needs, needs, refuse_idle, refuse_idle_of_module
 from .settings import Setting
 from .trust import Trust
@@ -70,7 +72,9 @@ class AlgorithmConfig(CommonSettings):
     #: Settings that count beside another one alone -> what they need: setting one to another value than the default
     #: while that is off is refused, whatever the order of the calls. A subclass adds to its base's.
     needed_settings: ClassVar[Mapping[str, Needs]] = {
-        **dict.fromkeys(("evaluation_interval", "evaluation_num_episodes"), ENVIRONMENT),
+        **dict.fromkeys(
+            ("evaluation_interval", "evaluation_max_episode_steps", "evaluation_num_episodes"), ENVIRONMENT
+        ),
         "vectorization": Needs(
             "an environment of one agent (those of several are stepped one after the other)",
             lambda config: not is_multi_agent(config),
@@ -91,12 +95,13 @@ class AlgorithmConfig(CommonSettings):
 
     # ---- methods -------------------------------------------------------------------------------------------------
 
-    def environment(self, env: str | Callable[..., Any] | None = _UNSET, **settings: Any) -> Self:
+    def environment(self, env: str | Callable[..., Any] | Environment | None = _UNSET, **settings: Any) -> Self:
         """Say where experience comes from: ``env``, ``env_config``, or the two spaces alone.
 
         Args:
-            env: Name, or callable(env_config) -> environment.
-            settings: ``env_config observation_space action_space action_mask_in_info``.
+            env: Name; callable(env_config) -> environment or vector environment; or one of them itself, which stays
+                yours: it is sampled in this process alone, and not closed.
+            settings: ``env_config observation_space action_space action_mask_in_info max_env_restarts``.
 
         Returns:
             This config.
@@ -150,7 +155,7 @@ class AlgorithmConfig(CommonSettings):
         return self._set("multi_agent", settings)
 
     def evaluation(self, **settings: Any) -> Self:
-        """Set when to evaluate: ``interval``, ``num_episodes``; see :meth:`environment`."""
+        """Set when to evaluate: ``interval``, ``num_episodes``, ``max_episode_steps``; see :meth:`environment`."""
         return self._set("evaluation", settings)
 
     def checkpointing(self, **settings: Any) -> Self:
@@ -194,6 +199,7 @@ class AlgorithmConfig(CommonSettings):
                 f"checkpointing(folder={self.checkpoint_folder!r}) says where to save and not when: add every=..., in "
                 "iterations."
             )
+        check_object(self)
         if self.policies is not None and not self.policies:
             raise ConfigError("multi_agent(policies=...): at least one module id; None is the single default_policy.")
         for keyword, named in (("policies_to_train", self.policies_to_train), ("settings", self.policy_settings)):
@@ -307,8 +313,9 @@ class AlgorithmConfig(CommonSettings):
         Returns:
             The Learner, built.
         """
+        config = self._frozen_copy(env)
         learner_class: Any = self.get_learner_class()
-        return learner_class(config=self.copy().freeze(), env=env)
+        return learner_class(config=config, env=env)
 
     def build_learner_group(self, env: Any = None) -> Any:
         """Build a LearnerGroup of ``num_learners`` learners from a frozen copy of this config.
@@ -319,8 +326,9 @@ class AlgorithmConfig(CommonSettings):
         Returns:
             The LearnerGroup, ready.
         """
+        config = self._frozen_copy(env)
         group_class: Any = _load_class("learner_core.group.learner_group:LearnerGroup")
-        return group_class(config=self.copy().freeze(), env=env)
+        return group_class(config=config, env=env)
 
     def build(self) -> Any:
         """Build the Algorithm from a frozen copy of this config.
@@ -328,8 +336,16 @@ class AlgorithmConfig(CommonSettings):
         Returns:
             The Algorithm: ``train() evaluate() save(path) restore(path) stop()``.
         """
+        config = self._frozen_copy()
         algorithm_class: Any = self._class_of("algorithm_class", "learner_core.algorithm.algorithm:Algorithm")
-        return algorithm_class(config=self.copy().freeze())
+        return algorithm_class(config=config)
+
+    def _frozen_copy(self, env: Any = None) -> Self:
+        """What something is built from; a name that no environment has is answered before a framework is imported."""
+        config = self.copy().freeze()
+        if env is None:
+            check_name(config)
+        return config
 
     def _class_of(self, attribute: str, fallback: str | None) -> type:
         found = getattr(type(self), attribute) or fallback

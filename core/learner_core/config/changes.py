@@ -28,6 +28,7 @@ _RUN_SETTINGS: Final = (
     "checkpoint_folder",
     "checkpoint_keep",
     "evaluation_interval",
+    "evaluation_max_episode_steps",
     "evaluation_num_episodes",
     "policy_mapping_fn",
     "rollout_fragment_length",

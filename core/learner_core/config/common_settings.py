@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from .agents import Environment
 from .settings import Settings
 from .validation import FloatOrSchedule, Range
 
@@ -27,6 +28,7 @@ class CommonSettings(Settings):
             "observation_space": "observation_space",
             "action_space": "action_space",
             "action_mask_in_info": "action_mask_in_info",
+            "max_env_restarts": "max_env_restarts",
         },
         "framework": {
             "name": "framework_name",
@@ -47,7 +49,7 @@ class CommonSettings(Settings):
             name: name
             for name in (
                 "num_env_runners", "num_envs_per_env_runner", "rollout_fragment_length", "inference", "vectorization",
-                "max_env_restarts", "max_env_runner_restarts", "env_runner_timeout_s", "env_step_timeout_s",
+                "max_env_runner_restarts", "env_runner_timeout_s", "env_step_timeout_s",
                 "max_requests_in_flight_per_env_runner", "normalize_observations", "normalize_rewards",
             )
         },
@@ -59,15 +61,20 @@ class CommonSettings(Settings):
             "settings": "policy_settings",
             "critic_observes": "critic_observes",
         },
-        "evaluation": {"interval": "evaluation_interval", "num_episodes": "evaluation_num_episodes"},
+        "evaluation": {
+            "interval": "evaluation_interval",
+            "num_episodes": "evaluation_num_episodes",
+            "max_episode_steps": "evaluation_max_episode_steps",
+        },
         "checkpointing": {"every": "checkpoint_every", "keep": "checkpoint_keep", "folder": "checkpoint_folder"},
         "debugging": {"seed": "seed"},
     }  # fmt: skip
 
     # ---- environment ---------------------------------------------------------------------------------------------
-    env: str | Callable[..., Any] | None = None
-    """A Gymnasium id ("CartPole-v1"), a PettingZoo module ("pettingzoo:sisl/multiwalker-v9"), or a callable that takes
-    env_config and returns a gymnasium.Env (or, for multi-agent, a PettingZoo parallel environment)."""
+    env: str | Callable[..., Any] | Environment | None = None
+    """A Gymnasium id ("CartPole-v1"), a PettingZoo module ("pettingzoo:sisl/multiwalker-v9"), a callable that takes
+    env_config and returns a gymnasium.Env or VectorEnv (or, for several agents, a PettingZoo environment), or such an
+    environment itself: one copy, sampled in this process."""
 
     env_config: dict[str, Any] = field(default_factory=dict)
     """Handed to the callable, or as keywords to gymnasium.make or parallel_env for a named environment."""
@@ -81,6 +88,10 @@ class CommonSettings(Settings):
     action_mask_in_info: bool = False
     """The environment says which discrete actions it allows under info["action_mask"], as Taxi-v4 does, or by a method
     action_masks(); forbidden ones are never taken then. A mask in the observation needs no setting."""
+
+    max_env_restarts: Annotated[int, Range(0)] = 0
+    """How many times in a run each runner makes an environment that raised anew, its episode given up, with a warning
+    and a count in the results. 0: its exception ends the run at once."""
 
     # ---- framework -----------------------------------------------------------------------------------------------
     framework_name: str = "torch"
@@ -146,7 +157,8 @@ class CommonSettings(Settings):
     """0: sample in this process. N >= 1: N sampling processes."""
 
     num_envs_per_env_runner: Annotated[int, Range(1)] = 8
-    """Environments stepped together by each runner. Typical: 1 to 64; more makes inference cheaper per step."""
+    """Environments stepped together by each runner. Typical: 1 to 64; more makes inference cheaper per step. Where it
+    is not set, an environment object is 1, and a vector environment as many as it is."""
 
     rollout_fragment_length: Literal["auto"] | Annotated[int, Range(1)] = "auto"
     """Steps per environment and sample() call. "auto": what fills train_batch_size."""
@@ -156,9 +168,6 @@ class CommonSettings(Settings):
 
     vectorization: Literal["auto", "native", "sync", "async"] = "auto"
     """How environments are stepped together. "auto": native where the environment has it, else sync."""
-
-    max_env_restarts: Annotated[int, Range(0)] = 10
-    """How many times in a run an environment that raised is made anew, its episode given up, before the run ends."""
 
     max_env_runner_restarts: Annotated[int, Range(0)] = 10
     """How many times in a run an environment-runner process that died or hung is started anew, before the run ends."""
@@ -254,6 +263,10 @@ class CommonSettings(Settings):
 
     evaluation_num_episodes: Annotated[int, Range(1)] = 10
     """Episodes per evaluation."""
+
+    evaluation_max_episode_steps: Annotated[int, Range(1)] | None = None
+    """An evaluation cuts episodes that are longer, and reports them as unfinished. None: those of 100,000 steps, or of
+    the environment's own time limit if that is longer."""
 
     checkpoint_every: Annotated[int, Range(1)] | None = None
     """Save a checkpoint every so many iterations. None: only when asked."""

@@ -1,23 +1,60 @@
-"""Makes the environment a config names. Gymnasium is imported on the first call, not before."""
+"""Makes the environment a config names, and answers names that there are not. Gymnasium is imported on the first call.
+
+Needs a config with ``env``. Refuses environments that do not exist or cannot be made. An environment that is an object
+is handed out as it is; whoever only looks at one (``opened``) leaves it open.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 from learner_core.errors import ConfigError, EnvError, did_you_mean
 from learner_core.plugins.containment import said
 
-from .agents import PETTINGZOO
+from .agents import PETTINGZOO, is_environment
+from .foreign import closed
 
-__all__ = ["make_env", "wrapped"]
+__all__ = ["check_name", "make_env", "opened", "wrapped"]
 
 # What an environment's module path or namespace needs -> the extra that brings it.
 _EXTRAS = {"ale": "atari", "atari": "atari", "mujoco": "mujoco", "box2d": "box2d", "pettingzoo": "multi-agent"}
 
 
+def check_name(config: Any) -> None:
+    """Answer a name that no environment has, before anything costly is done: no environment of a known name is made.
+
+    Args:
+        config: As for ``make_env``; functions, objects and None are not looked at.
+
+    Raises:
+        EnvError: There is no such environment; says the nearest name.
+    """
+    if isinstance(config.env, str) and not _is_known(config.env):
+        with opened(config):  # making it has the words; some names are in no registry and can be made all the same
+            pass
+
+
+@contextlib.contextmanager
+def opened(config: Any) -> Iterator[Any]:
+    """The config's environment, to look at: made for a moment, or the object itself, which stays open.
+
+    Raises:
+        ConfigError, EnvError: As ``make_env`` raises them.
+    """
+    made = make_env(config)
+    try:
+        yield made
+    finally:
+        if not is_environment(config.env):
+            closed(made.close, whose=lambda: f"the environment {type(made).__name__}")
+
+
 def make_env(config: Any, **kwargs: Any) -> Any:
-    """Make one environment from ``config.env`` and ``config.env_config``.
+    """Make one environment from ``config.env`` and ``config.env_config``; one that is an object is that object.
 
     Args:
         config: An AlgorithmConfig, or anything with ``env`` and ``env_config``; with ``action_mask_in_info``, masks
@@ -59,6 +96,8 @@ def _make(config: Any, **kwargs: Any) -> Any:
     env, env_config = config.env, dict(config.env_config)
     if env is None:
         raise ConfigError("No environment: set .environment(env) with a name or a callable, or hand one over as env=.")
+    if is_environment(env):
+        return env
     if not isinstance(env, str):
         try:
             return env(env_config)
@@ -69,6 +108,36 @@ def _make(config: Any, **kwargs: Any) -> Any:
             raise EnvError(
                 f"The environment callable {name}(env_config={env_config!r}) raised {said(error)}."
             ) from error
+    return _make_named(env, env_config, **kwargs)
+
+
+def _is_known(env: str) -> bool:
+    """Whether an environment of this name is registered; False also where only making it can say."""
+    if env.startswith(PETTINGZOO):
+        return _is_known_to_pettingzoo(env.removeprefix(PETTINGZOO))
+    import gymnasium
+
+    module, _, name = env.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception:
+            return False  # making it says what is missing
+    _register_extensions(env)
+    return name in gymnasium.registry
+
+
+def _is_known_to_pettingzoo(name: str) -> bool:
+    try:
+        pettingzoo: Any = importlib.import_module("pettingzoo")
+        if ":" in name or "." not in name:
+            return ":" not in name and (_is_registered(pettingzoo, name) or name in pettingzoo.aec_registry)
+        return importlib.util.find_spec(name) is not None
+    except Exception:
+        return False  # making it says what is missing
+
+
+def _make_named(env: str, env_config: dict[str, Any], **kwargs: Any) -> Any:
     if env.startswith(PETTINGZOO):
         return _make_pettingzoo(env, {**env_config, **kwargs})
     import gymnasium

@@ -18,6 +18,7 @@ from learner_core.errors import ConfigError, EnvOutputError
 from learner_core.maths.action_masks import ActionMask
 
 from .agents import has_agents, is_turn_based
+from .foreign_arrays import as_numpy
 
 __all__ = ["AgentInfoMasks", "Forwards", "InfoMasks", "TurnInfoMasks", "with_info_masks"]
 
@@ -165,7 +166,7 @@ def _method(env: Any) -> Callable[[], Any] | None:
 
 
 def _with_mask(obs: Any, given: Any, action_space: Any, *, whose: str, ended: bool) -> Any:
-    size = ActionMask(action_space).size
+    size, given = ActionMask(action_space).size, as_numpy(given)
     if given is None:
         if not ended:
             raise EnvOutputError(

@@ -89,7 +89,7 @@ class OffPolicyConfig(AlgorithmConfig):
     """A sampled batch is in random order already."""
 
     num_envs_per_env_runner: Annotated[int, Range(1)] = 1
-    """Environments stepped together."""
+    """Environments stepped together. Where it is not set, a vector environment is as many as it is."""
 
     @property
     def rows_per_update(self) -> int:

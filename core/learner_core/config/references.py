@@ -16,6 +16,7 @@ from typing import Any, Final
 from learner_core.errors import ConfigError, PluginError
 from learner_core.plugins import discovery
 
+from .agents import is_environment
 from .trust import Kind, Trust, name_of
 from .values import MARKS, mark, storable, unmark
 
@@ -66,6 +67,8 @@ def to_plain(value: Any) -> Any:
         return {_UNPORTABLE: _shown(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if is_environment(value):
+        return {_UNPORTABLE: _shown(value)}
     marked = mark(value, to_plain)
     if marked is not NotImplemented:
         return marked
@@ -228,8 +231,8 @@ def _read(value: Any, name: str, lookup: _Lookup) -> Any:
         raise ConfigError(f"{name}: what is stored beside {marks[0]!r} is not understood; give it again: {name}=...")
     if marks[0] == _UNPORTABLE:
         raise ConfigError(
-            f"{name}: its value {content} could not be stored (only module-level functions and classes "
-            f"have a name); give it again: from_dict(..., {name}=...)."
+            f"{name}: its value {content} could not be stored (functions without a name and objects are in no file); "
+            f"give it again: {name}=... in from_checkpoint(path, {name}=...), or in what else reads the file."
         )
     if marks[0] == _SPACE:
         from learner_core import spaces

@@ -98,6 +98,9 @@ class Settings:
             raise ConfigError(
                 f"{type(self).__name__} declares {missing[0]!r} but is not a dataclass: write @dataclass above it."
             )
+        # The constructor has set every field; which of them are its arguments is seen by the values alone.
+        given = {name for name, item in self.settings().items() if not same(getattr(self, name), item.default)}
+        object.__setattr__(self, "_given", frozenset(given))
 
     # ---- what there is -------------------------------------------------------------------------------------------
 
@@ -189,6 +192,7 @@ class Settings:
                 "Numeric settings of a live learner change by learner.set_config(...); else start from config.copy()."
             )
         object.__setattr__(self, name, self.validate_setting(name, value))
+        object.__setattr__(self, "_given", self.given | {name})
         if name in (remembered := self.__dict__.get("_remembered", frozenset())):
             object.__setattr__(self, "_remembered", remembered - {name})
 
@@ -230,7 +234,14 @@ class Settings:
         for name in self.settings():
             object.__setattr__(twin, name, copy_containers(getattr(self, name)))
         object.__setattr__(twin, "_remembered", self.__dict__.get("_remembered", frozenset()))
+        object.__setattr__(twin, "_given", self.given)
         return twin
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the settings that were set, to whatever value: by a method, an attribute, a file or a run."""
+        given: frozenset[str] = self.__dict__.get("_given", frozenset())
+        return given
 
     def remember(self) -> Self:
         """Take every value for one that a run had: it is no news, whatever else is set from here on.

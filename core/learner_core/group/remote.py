@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
-from ..errors import LearnerCoreError, LearnerGroupError, NetworkError, WorkerLostError
+from ..config.agents import is_environment
+from ..errors import EnvError, LearnerCoreError, LearnerGroupError, NetworkError, WorkerLostError
 from ..learning.plain_arrays import shareable
 from ..learning.resolve import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec
@@ -467,10 +468,17 @@ def _setter(state: Mapping[str, Any]) -> Callable[[Any], None]:
     return set_state
 
 
+def _of_the_driver(env_config: Mapping[str, Any]) -> NoReturn:
+    """Stands for an environment object where it is not."""
+    raise EnvError("the environment is an object in the process that started this learner")
+
+
 def _pickled_config(config: Any, framework: str, collective: str) -> bytes:
     """The configuration for a learner: what only environments need stays here if it cannot be pickled."""
     config = config.replaced(collective=collective) if collective else config
     own = config if framework == config.framework_name else config.replaced(framework_name=framework)
+    if is_environment(own.env):
+        own = own.replaced(env=_of_the_driver)  # learners get the modules with their spaces
     try:
         return bytes(cloudpickle.dumps(own))
     except Exception as first:

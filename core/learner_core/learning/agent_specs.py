@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from ..config.agents import ONLY_MODULE, AgentMapping, check_agents
-from ..config.foreign import closed
 from ..errors import ConfigError, SpaceError
 from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id, check_references, with_spaces_of
 
@@ -53,13 +52,10 @@ def agent_specs(config: Any, env: Any = None) -> dict[str, RLModuleSpec]:
             "the spaces are not known: pass env= to the build call, set .environment(...), or give the policies specs "
             "with an observation_space and an action_space"
         )
-    from ..config.environments import make_env
+    from ..config.environments import opened
 
-    made = make_env(config)
-    try:
+    with opened(config) as made:
         return _from_env(config, specs, made)
-    finally:
-        closed(made.close, whose=lambda: f"the environment {type(made).__name__}")
 
 
 def _named(config: Any) -> dict[str, RLModuleSpec]:

@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..config.agents import has_agents, is_multi_agent
-from ..config.environments import make_env, wrapped
-from ..config.foreign import closed
+from ..config.environments import opened, wrapped
 from ..errors import ConfigError, SpaceError
 from ..maths.images import could_be_image, has_image, image_layouts
 from ..spaces import parts
@@ -21,7 +20,7 @@ from .agent_specs import agent_specs
 from .earlier_models import as_it_was_built
 from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec, check_references, with_spaces_of
 
-__all__ = ["resolve_backend", "resolve_modules"]
+__all__ = ["refuse_agents", "resolve_backend", "resolve_modules"]
 
 
 def resolve_backend(config: Any, learner_class: type) -> Any:
@@ -93,16 +92,9 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
                 "the spaces are not known: pass env= to the build call, set .environment(...), or give "
                 "observation_space and action_space"
             )
-        made = make_env(config)
-        try:
-            if has_agents(made):
-                raise ConfigError(
-                    f"{type(made).__name__} is an environment of several agents: say who plays them, by "
-                    '.multi_agent(policies=["shared"]) for one module, or a module for each'
-                )
+        with opened(config) as made:
+            refuse_agents(made)
             spaces = _spaces_of(made)
-        finally:
-            closed(made.close, whose=lambda: f"the environment {type(made).__name__}")
     _refuse_others(given, spaces)
     specs = {module_id: replace(one, masked=one.masked or masked) for module_id, one in specs.items()}
     full = {
@@ -127,6 +119,19 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
         else:
             _refuse_beside(config, module_id, one)
     return full
+
+
+def refuse_agents(env: Any) -> None:
+    """Refuse an environment of several agents where nobody is said to play them.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if has_agents(env):
+        raise ConfigError(
+            f"{type(env).__name__} is an environment of several agents: say who plays them, by "
+            '.multi_agent(policies=["shared"]) for one module, or a module for each'
+        )
 
 
 def _refuse_others(given: Sequence[Any], spaces: Sequence[Any]) -> None:

@@ -1,6 +1,7 @@
 """Playing whole episodes of several agents to measure their policies.
 
-Needs a game of its own. Refuses nothing; what the environments raise beyond their allowance comes out.
+Needs a game of its own. Refuses nothing; what the environments raise beyond their allowance comes out. An episode that
+is longer than a limit (``evaluation.StepLimit``) is cut.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from .agent_game import AgentGame, Lane
 from .agent_noise import AgentNoise
 from .columns import Columns
 from .episodes import Episode
-from .evaluation import EpisodeQuota
+from .evaluation import EpisodeQuota, StepLimit
+from .rebuilding import Tell
 
 __all__ = ["evaluate_agents"]
 
@@ -23,6 +25,8 @@ def evaluate_agents(
     observed: Callable[[str, Sequence[Lane]], Columns],
     seeds: Sequence[int],
     noise: AgentNoise | None,
+    max_episode_steps: int | None = None,
+    tell: Tell | None = None,
 ) -> list[Episode]:
     """Play a fixed number of episodes in each copy, its quota: the same ones, whatever was evaluated before.
 
@@ -32,6 +36,8 @@ def evaluate_agents(
         observed: (module, its lanes) -> what the module's policy sees.
         seeds: One per copy.
         noise: Samples actions; None takes the most likely ones.
+        max_episode_steps: Steps of an episode, at most.
+        tell: Told where no limit was set and an episode goes on and on; by default the user of this process.
 
     Returns:
         The episodes: every copy's first, then every copy's second, ...
@@ -39,6 +45,7 @@ def evaluate_agents(
     quota = EpisodeQuota(num_episodes, len(game.copies))
     game.renumber()
     game.reset(seeds)
+    limit = StepLimit(max_episode_steps, game.lanes.environments(), tell=tell)
     step_number = 0
     while quota.open.any():
         groups = game.groups()
@@ -54,6 +61,9 @@ def evaluate_agents(
             actions[module_id] = player.door.to_env(answer["actions"])
         step_number += 1
         for copy, step in enumerate(game.step(groups, actions)):
-            if step.episode is not None:
-                quota.add(copy, step.episode)
+            episode = step.episode
+            if episode is None and not step.lost and quota.open[copy] and limit.cuts(game.copies[copy].length):
+                episode = game.cut(copy)
+            if episode is not None:
+                quota.add(copy, episode)
     return quota.episodes()

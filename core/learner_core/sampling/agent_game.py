@@ -192,8 +192,7 @@ class AgentGame:
                 final, last = step.finals.get(agent), copy.obs.get(agent, copy.waiting.get(agent))
                 out.finals[agent] = last if final is None else self._take(index, agent, final)[0]
         if step.over:
-            agents = tuple(AgentReturn(a, s.module_id, s.result, s.length) for a, s in copy.agents.items())
-            out.episode = Episode(copy.result, copy.length, agents)
+            out.episode = _episode(copy)
             self.num_episodes += 1
             self._begin(index, step.obs)
         else:
@@ -203,6 +202,12 @@ class AgentGame:
             for agent in copy.agents.keys() - known:  # paid before it first acts
                 copy.agents[agent].result += step.rewards.get(agent, 0.0)
         return out
+
+    def cut(self, index: int) -> Episode:
+        """Give up a copy's running episode, and begin the next; what it was so far."""
+        episode = _episode(self.copies[index])._replace(is_cut=True)
+        self._begin(index, self.lanes.begin_again(index))
+        return episode
 
     def _begin(self, index: int, obs: Mapping[str, Any]) -> None:
         old = self.copies[index]
@@ -299,6 +304,11 @@ class AgentGame:
                 copy.obs = {agent: tree_map(np.array, obs) for agent, obs in saved["obs"]}
                 copy.waiting = {agent: tree_map(np.array, obs) for agent, obs in saved.get("waiting", ())}
             self.copies.append(copy)
+
+
+def _episode(copy: _Copy) -> Episode:
+    agents = tuple(AgentReturn(a, s.module_id, s.result, s.length) for a, s in copy.agents.items())
+    return Episode(copy.result, copy.length, agents)
 
 
 def _dtype(leaf: str) -> type[np.floating[Any]]:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import EnvOutputError
+from .contract import RETURNS
 from .observations import Whose, in_words
 
 __all__ = ["flag_of", "flags_of", "mapping_of", "reset_result", "reward_of", "rewards_of", "step_result"]
 
 _MOST = float(np.finfo(np.float32).max)
 _NUMBERS = (int, np.floating, np.integer, np.bool_)
-_STEP = "(observation, reward, terminated, truncated, info)"
 
 
 def reset_result(result: Any, index: int, whose: Whose) -> Any:
@@ -28,7 +28,8 @@ def reset_result(result: Any, index: int, whose: Whose) -> Any:
         EnvOutputError: It is something else.
     """
     if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], Mapping | None):
-        raise EnvOutputError(f"{whose(index)}: reset() must return (observation, info), got {_things(result)}")
+        rule, remedy = RETURNS["reset"]
+        raise EnvOutputError(f"{whose(index)}: {rule}, got {_things(result)}. {remedy}")
     return result[0]
 
 
@@ -39,7 +40,8 @@ def step_result(result: Any, index: int, whose: Whose, *, of: str = "step") -> t
         EnvOutputError: It is something else.
     """
     if not isinstance(result, tuple | list) or len(result) != 5:
-        raise EnvOutputError(f"{whose(index)}: {of}() must return {_STEP}, got {_things(result)}")
+        rule, remedy = RETURNS["step"]
+        raise EnvOutputError(f"{whose(index)}: {rule.replace('step', of)}, got {_things(result)}. {remedy}")
     obs, reward, terminated, truncated, info = result
     return obs, reward, terminated, truncated, info
 

@@ -3,19 +3,25 @@
 Needs a gymnasium environment. Gymnasium's ``AsyncVectorEnv`` casts observations into shared memory and resets at the
 end of an episode before it sends the final observation: by the time this process sees them, wrong values fit and an
 environment that reuses its array has lost its last one. So both are looked after where the environment is. What does
-not fit is said in ``info``: an exception over there would end the process and be told on the terminal, too.
+not fit is said in ``info``: an exception over there would end the process and be told on the terminal, too. One of the
+environment's own takes its traceback along.
 """
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ..errors import EnvOutputError
+from ..config.foreign_arrays import ArrayForm
+from ..errors import EnvError, EnvOutputError
+from ..plugins.containment import said
 from .answers import flag_of, reset_result, reward_of, step_result
 from .columns import Columns, tree_map
+from .contract import broken_contract
 from .env_state import layers_of
 from .observations import ObservationReader
 from .space_generators import SpaceSeeds
@@ -36,6 +42,7 @@ class CheckedEnv:
     def __init__(self, env: Any) -> None:
         self.env = env
         self._space_seeds = SpaceSeeds()
+        self._arrays = ArrayForm()
         self._reader = ObservationReader(env.observation_space, _whose)
 
     def __getattr__(self, name: str) -> Any:
@@ -48,15 +55,17 @@ class CheckedEnv:
         if options.get("seed") is not None:
             self._space_seeds.seed(layers_of(self.env), options["seed"])
         try:
-            result = self.env.reset(**options)
-            return self._as_given(self._reader.read(reset_result(result, 0, _whose), 0)), result[1] or {}
+            result = self._asked("reset", **options)
+            obs = self._arrays.read(reset_result(result, 0, _whose))
+            return self._as_given(self._reader.read(obs, 0)), result[1] or {}
         except EnvOutputError as error:
             return self._nothing(), _refused(error)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
         """As the environment's."""
         try:
-            obs, reward, terminated, truncated, info = step_result(self.env.step(action), 0, _whose)
+            *answer, info = step_result(self._asked("step", self._arrays.give(action)), 0, _whose)
+            obs, reward, terminated, truncated = self._arrays.read(answer)
             return (
                 self._as_given(self._reader.read(obs, 0)),
                 reward_of(reward, 0, _whose),
@@ -66,6 +75,23 @@ class CheckedEnv:
             )
         except EnvOutputError as error:
             return self._nothing(), 0.0, False, False, _refused(error)
+
+    def _asked(self, method: str, *given: Any, **options: Any) -> Any:
+        """What a method of the environment returns.
+
+        Raises:
+            EnvOutputError: Its exception says that it breaks the interface.
+            Exception: Of its own, with its traceback as a note; one that cannot be sent is told by another.
+        """
+        try:
+            return getattr(self.env, method)(*given, **options)
+        except Exception as error:
+            if rule := broken_contract(error):
+                raise EnvOutputError(f"{_NAME}: {rule}") from error
+            trace = "".join(traceback.format_exception(error))
+            sent = error if _travels(error) else EnvError(said(error))
+            sent.add_note(f"raised in the environment's process; its traceback:\n{trace}")
+            raise sent from None
 
     def _nothing(self) -> Any:
         return self._as_given(tree_map(lambda leaf: np.zeros_like(leaf[0]), self._reader.empty()))
@@ -87,6 +113,15 @@ def check_infos(infos: Mapping[str, Any], whose: Callable[[int], str]) -> None:
     if _KEY in infos:
         index = int(np.flatnonzero(infos[f"_{_KEY}"])[0])
         raise EnvOutputError(f"{whose(index)}: {infos[_KEY][index]}")
+
+
+def _travels(error: Exception) -> bool:
+    """Whether gymnasium can send an exception to the process that started this one, and raise it there."""
+    try:
+        again = type(error)(pickle.loads(pickle.dumps(error)))
+    except Exception:
+        return False
+    return type(again) is type(error)
 
 
 def _whose(_: int) -> str:

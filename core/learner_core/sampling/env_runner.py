@@ -34,6 +34,7 @@ from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
 from .normalize import NO_STATISTICS, RewardScaler, RunningMoments, RunningNormalizer
 from .numpy_backend import NumpyPolicy, Policy
+from .rebuilding import Tell
 from .recorder import Recorder
 from .rollout import Rollout, rollout_columns
 from .runner_base import RunnerBase
@@ -56,6 +57,7 @@ class EnvRunner(RunnerBase):
         policy: Answers observations; by default the module in numpy.
         raw: Rollouts hold observations and rewards as the environments gave them, for a replay buffer; where there are
             normalisers, ``normalized_obs`` and ``normalized_rewards`` are asked when rows are drawn.
+        tell: Told of every environment that is made anew; by default the user of this process.
 
     Raises:
         EnvError: The environment cannot be made.
@@ -73,10 +75,22 @@ class EnvRunner(RunnerBase):
         worker_index: int = 0,
         policy: Policy | None = None,
         raw: bool = False,
+        tell: Tell | None = None,
     ) -> None:
-        super().__init__(config, env=env, worker_index=worker_index)
+        super().__init__(config, env=env, worker_index=worker_index, tell=tell)
         self._gives_raw = raw
         self.lanes: Lanes = self._make_lanes(self._env, int(getattr(config, "num_envs_per_env_runner", 1)), self._whose)
+        self._evaluation_lanes: Lanes | None = None
+        self._evaluation_width = 0
+        try:
+            self._prepare(module_spec, policy, int(seed))
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, module_spec: Any, policy: Policy | None, seed: int) -> None:
+        """All that comes after the environments, up to their first observations."""
+        config = self._config
         self.num_envs = self.lanes.num_envs
         self.action_space = self.lanes.action_space
         # What the environment shows may have a mask of actions in it; a network sees the rest.
@@ -97,8 +111,7 @@ class EnvRunner(RunnerBase):
         scaled = getattr(config, "normalize_rewards", False)
         self._scaler = RewardScaler(self.num_envs, float(config.gamma)) if scaled else None
         self._episodes = EpisodeTracker(self.num_envs)
-        self._evaluation_lanes: Lanes | None = None
-        self._set_seed(int(seed))
+        self._set_seed(seed)
         self._obs = self._empty((self.num_envs,))
         self._raw_obs = self._obs if self._normalizer is None else self._empty((self.num_envs,), example)
         self._start_episodes()
@@ -205,7 +218,14 @@ class EnvRunner(RunnerBase):
         self._finished.extend(rollout.episodes)
         return rollout
 
-    def evaluate(self, num_episodes: int, *, explore: bool = False, watch: Watch | None = None) -> list[Episode]:
+    def evaluate(
+        self,
+        num_episodes: int,
+        *,
+        explore: bool = False,
+        watch: Watch | None = None,
+        max_episode_steps: int | None = None,
+    ) -> list[Episode]:
         """Play whole episodes in environments of their own; training is not disturbed.
 
         Each lane contributes its first episodes, as many as any other (give or take one), so that short episodes are
@@ -216,14 +236,16 @@ class EnvRunner(RunnerBase):
             num_episodes: How many.
             explore: Sample actions instead of taking the most likely ones.
             watch: Told of every step (``evaluation.Watch``): to record, to draw.
+            max_episode_steps: An episode that is longer is cut, and counts; None: see ``evaluation.StepLimit``.
 
         Returns:
             ``num_episodes`` episodes, each lane's first before the second ones.
         """
-        if self._evaluation_lanes is None or self._evaluation_lanes.num_envs != min(self.num_envs, num_episodes):
+        width = min(self.num_envs, num_episodes)  # a vector environment has its own
+        if self._evaluation_lanes is None or self._evaluation_width != width:
             self._close_evaluation()
-            whose = self._whose_in_evaluation
-            self._evaluation_lanes = self._make_lanes(self._env_apart(), min(self.num_envs, num_episodes), whose)
+            self._evaluation_lanes = self._make_lanes(self._env_apart(), width, self._whose_in_evaluation)
+            self._evaluation_width = width
         number, self._num_evaluations = self._num_evaluations, self._num_evaluations + 1
         return evaluate(
             self._evaluation_lanes,
@@ -239,6 +261,8 @@ class EnvRunner(RunnerBase):
             mask=self._mask,
             learned_rewards=self.normalized_rewards,
             watch=watch,
+            max_episode_steps=max_episode_steps,
+            tell=self._tell,
         )
 
     # ------------------------------------------------------------------------------------------------------- state
@@ -325,6 +349,7 @@ class EnvRunner(RunnerBase):
             action_mask_in_info=bool(getattr(self._config, "action_mask_in_info", False)),
             step_timeout_s=float(getattr(self._config, "env_step_timeout_s", 120.0)),
             whose=whose,
+            tell=self._tell,
         )
 
     def _played(self) -> int:

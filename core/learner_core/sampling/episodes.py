@@ -31,12 +31,14 @@ class AgentReturn(NamedTuple):
 class Episode(NamedTuple):
     """A finished episode: sum of its raw rewards (over all agents), number of its steps, and its agents if it had any.
 
-    ``agents`` is empty for environments of one agent.
+    ``agents`` is empty for environments of one agent. ``is_cut``: an evaluation gave it up at its limit of steps, with
+    the return that it had by then; no state has such a one.
     """
 
     episode_return: float
     episode_length: int
     agents: tuple[AgentReturn, ...] = ()
+    is_cut: bool = False
 
     def to_plain(self) -> list[Any]:
         """Plain data for a state: ``[return, length]``, with ``[[agent, module, return, length], ...]`` if several."""

@@ -1,11 +1,13 @@
 """Playing whole episodes to measure a policy.
 
-Needs lanes of its own and a policy. Refuses nothing; what the environments raise beyond their allowance comes out.
+Needs lanes of its own and a policy. Refuses nothing; what the environments raise beyond their allowance comes out. It
+ends, whatever the environments do, as long as each step does: an episode that is longer than a limit is cut
+(docs/decisions/0127-evaluations-end.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,58 @@ from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
 from .normalize import RunningNormalizer
 from .numpy_backend import Policy
+from .rebuilding import Tell, warn
 
-__all__ = ["EpisodeQuota", "Watch", "evaluate"]
+__all__ = ["DEFAULT_STEPS", "EpisodeQuota", "StepLimit", "Watch", "evaluate"]
+
+#: Steps of an episode that nobody has set a limit for: about 100 minutes of a console game, at four frames a step.
+DEFAULT_STEPS = 100_000
+#: Steps of such an episode after which the user is told.
+_NOTICED_STEPS = 10_000
 
 #: Called after every step with the observations [N, ...] before it (not normalised), the policy's answer, what the
 #: environments returned, the observations after it, and bool[N]: lanes whose step belongs to an episode that counts.
 #: The arrays are valid during the call alone.
 Watch = Callable[[Columns, Mapping[str, np.ndarray], Step, Columns, np.ndarray], None]
+
+
+class StepLimit:
+    """How long an episode of an evaluation may be.
+
+    Where no limit is given it is 100,000 steps, or the environments' own time limit if that is longer; the user is told
+    of it once in an evaluation, by a warning, when an episode has gone on for 10,000 steps.
+
+    Args:
+        given: The limit that was set; None: none.
+        environments: Objects whose ``spec.max_episode_steps`` is looked at.
+        tell: Takes the warning; by default the user of this process.
+    """
+
+    def __init__(self, given: int | None, environments: Iterable[Any] = (), *, tell: Tell | None = None) -> None:
+        own = [_own_limit(env) for env in environments] if given is None else []
+        self.steps = given if given is not None else max([DEFAULT_STEPS, *own])
+        self._tell = tell or warn
+        # An environment that ends by itself in time is nothing to be told of.
+        self._tells = given is None and not any(0 < one <= DEFAULT_STEPS for one in own)
+
+    def cuts(self, length: int) -> bool:
+        """Whether an episode that has not ended by now, after so many steps, is given up."""
+        if self._tells and length >= _NOTICED_STEPS:
+            self._tells = False
+            self._tell(
+                f"an episode of this evaluation has not ended in {_NOTICED_STEPS:,} steps; it is cut after "
+                f"{self.steps:,} and reported as unfinished. Set another limit by .evaluation(max_episode_steps=N), "
+                "evaluate(max_episode_steps=N) or --max-episode-steps N"
+            )
+        return length >= self.steps
+
+
+def _own_limit(env: Any) -> int:
+    """Steps after which the environment itself ends an episode; 0: it does not say."""
+    try:
+        return int(env.spec.max_episode_steps or 0)
+    except Exception:
+        return 0
 
 
 class EpisodeQuota:
@@ -75,8 +122,14 @@ def evaluate(
     mask: ActionMask | None = None,
     learned_rewards: Callable[[np.ndarray], np.ndarray] | None = None,
     watch: Watch | None = None,
+    max_episode_steps: int | None = None,
+    tell: Tell | None = None,
 ) -> list[Episode]:
     """Play a fixed number of episodes in each lane: its quota (``EpisodeQuota``).
+
+    An episode that reaches the limit (``StepLimit``) is cut and counts as one of them. Its lane begins the next one at
+    once where that can be done for one lane alone; else it waits until no other lane has anything to play, and all are
+    reset together.
 
     Args:
         lanes: Environments to play in; they are reset.
@@ -91,7 +144,9 @@ def evaluate(
         explore: Sample actions instead of taking the most likely ones.
         mask: Where observations say which actions are allowed.
         learned_rewards: Rewards float[N] as a learner gets them, which a memory may be told of; None: as they are.
-        watch: Told of every step.
+        watch: Told of every step; the last one of an episode that is cut is truncated.
+        max_episode_steps: Steps of an episode, at most.
+        tell: Told where no limit was set and an episode goes on and on; by default the user of this process.
 
     Returns:
         The episodes: every lane's first, then every lane's second, ...
@@ -109,8 +164,16 @@ def evaluate(
         whose=lambda lane: f"environment {lane} of an evaluation, step {lanes.num_steps}",
     )
     lanes.reset(seeds, obs)
-    step_number = 0
+    limit = StepLimit(max_episode_steps, lanes.environments(), tell=tell)
+    # Lanes whose episode was cut, and which cannot begin another one by themselves.
+    waits = np.zeros(count, np.bool_)
+    step_number = num_resets = 0
     while quota.open.any():
+        if not (quota.open & ~waits).any():
+            num_resets += 1
+            lanes.reset([_next_seed(seed, num_resets) for seed in seeds], obs)
+            memory.begin()
+            returns[:], lengths[:], waits[:] = 0.0, 0, False
         seen = memory.seen(obs)
         allowed = memory.allowed(obs)
         shown = seen if normalizer is None else normalizer.normalize(seen)
@@ -119,19 +182,34 @@ def evaluate(
         state_out = answer.pop("state_out", None)
         before = None if watch is None else tree_map(np.array, seen)
         step = lanes.step(door.to_env(answer["actions"]), obs)
-        paid = step.rewards if learned_rewards is None else learned_rewards(np.asarray(step.rewards, np.float64))
-        memory.advance(step, memory.after(state_out, answer["actions"], paid))
         step_number += 1
         stepped = np.ones(count, np.bool_) if step.valid is None else step.valid
+        counts = stepped & quota.open & ~waits
+        returns[stepped] += step.rewards[stepped]
+        lengths += stepped
+        ended = step.terminateds | step.truncateds
+        going = np.where(counts & ~ended, lengths, 0)
+        cut = [int(lane) for lane in np.flatnonzero(going >= limit.steps)] if limit.cuts(int(going.max())) else []
+        if cut:
+            step.truncateds[cut] = True
+            for lane in cut:
+                step.finals[lane] = tree_map(lambda leaf, lane=lane: np.array(leaf[lane]), obs)
         if watch is not None:
             if allowed is not None:
                 answer["action_mask"] = allowed
             step.finals = {lane: memory.seen(final) for lane, final in step.finals.items()}
-            watch(before, answer, step, memory.seen(obs), stepped & quota.open)
-        returns[stepped] += step.rewards[stepped]
-        lengths += stepped
-        for lane in np.flatnonzero(step.terminateds | step.truncateds):
-            if lane not in step.lost:
-                quota.add(int(lane), Episode(float(returns[lane]), int(lengths[lane])))
+            watch(before, answer, step, memory.seen(obs), counts)
+        for lane in map(int, np.flatnonzero(ended | step.truncateds)):
+            if lane not in step.lost and not waits[lane]:
+                quota.add(lane, Episode(float(returns[lane]), int(lengths[lane]), is_cut=lane in cut))
             returns[lane], lengths[lane] = 0.0, 0
+        if cut and not lanes.begin_again(cut, obs):
+            waits[cut] = True
+        paid = step.rewards if learned_rewards is None else learned_rewards(np.asarray(step.rewards, np.float64))
+        memory.advance(step, memory.after(state_out, answer["actions"], paid))
     return quota.episodes()
+
+
+def _next_seed(seed: int, number: int) -> int:
+    """A lane's seed after so many resets of all lanes."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -1,17 +1,19 @@
 """Any vector environment of gymnasium's as lanes, in any of its autoreset modes.
 
-Needs a maker of vector environments. Refuses an unknown autoreset mode, SAME_STEP without final observations, and
-environments that raise more often than allowed.
+Needs a maker of vector environments. Refuses an unknown autoreset mode, SAME_STEP without final observations, an
+environment that is no ``VectorEnv`` and does not say its mode, and environments that raise more often than allowed.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..config.foreign import closed, failure
+from ..config.foreign_arrays import ArrayForm
 from ..errors import EnvError, EnvOutputError
 from ..plugins.containment import said
 from .answers import flags_of, reset_result, rewards_of, step_result
@@ -20,10 +22,13 @@ from .columns import Columns, tree_map
 from .env_state import layers_of
 from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose
 from .observations import ObservationReader
-from .rebuilding import Rebuilding
+from .rebuilding import Rebuilding, Tell
 from .space_generators import SpaceSeeds
 
 __all__ = ["GymLanes"]
+
+#: Above all levels of gymnasium's messages.
+_SILENT = 99
 
 
 class GymLanes(Rebuilding):
@@ -35,6 +40,7 @@ class GymLanes(Rebuilding):
         step_timeout_s: Seconds that environments in processes of their own (AsyncVectorEnv) may take for a step or a
             reset; then they are ended and made anew.
         whose: Lane -> its name in an error.
+        tell: Told of every rebuild.
     """
 
     def __init__(
@@ -44,8 +50,9 @@ class GymLanes(Rebuilding):
         max_restarts: int,
         step_timeout_s: float | None = None,
         whose: Callable[[int], str] | None = None,
+        tell: Tell | None = None,
     ) -> None:
-        super().__init__(max_restarts=max_restarts)
+        super().__init__(max_restarts=max_restarts, tell=tell)
         self._step_timeout_s = step_timeout_s
         self._whose = whose or (lambda lane: f"environment {lane}")
         self._make = make
@@ -59,7 +66,14 @@ class GymLanes(Rebuilding):
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
         self._reader = ObservationReader(self.observation_space, self._whose)
-        mode = env.metadata.get("autoreset_mode")
+        self._arrays = ArrayForm()
+        mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
+        if mode is None and not _is_gymnasiums(env):
+            raise EnvError(
+                f"{type(env).__name__} is {self.num_envs} environments and no gymnasium VectorEnv: say what it does "
+                'where an episode ends, by metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP} '
+                "(reset in the same step, the last observations in infos['final_obs']), NEXT_STEP or DISABLED"
+            )
         # Vector environments without a word on it follow gymnasium's default.
         self.autoreset = str(getattr(mode, "value", mode or NEXT_STEP))
         if self.autoreset not in (NEXT_STEP, SAME_STEP, DISABLED):
@@ -96,8 +110,10 @@ class GymLanes(Rebuilding):
     def _step(self, actions: Any, out: Columns) -> Step:
         """One step, copied before the reset of what has ended: environments may write into what they returned."""
         whose, count = self._whose, self.num_envs
-        obs, rewards, terminateds, truncateds, infos = step_result(self._stepped(actions), 0, whose)
+        answer = step_result(self._stepped(self._arrays.give(actions)), 0, whose)
+        infos = answer[4]
         check_infos(infos, whose)
+        obs, rewards, terminateds, truncateds = self._arrays.read(answer[:4])
         step = Step(
             rewards_of(rewards, count, whose),
             flags_of(terminateds, "terminateds", count, whose),
@@ -116,18 +132,38 @@ class GymLanes(Rebuilding):
             else:
                 self._reader.check(out)
                 step.finals = {lane: _pick(out, lane) for lane in lanes}
-                self._reader.write_all(out, self._reset(options={"reset_mask": done}))
+                self._reader.write_all(out, self._reset_some(done))
         return step
+
+    def begin_again(self, lanes: Sequence[int], out: Columns) -> bool:
+        if self.autoreset != DISABLED:
+            return False
+        chosen = np.zeros(self.num_envs, np.bool_)
+        chosen[list(lanes)] = True
+        try:
+            self._reader.write_all(out, self._reset_some(chosen))
+        except EnvError:
+            raise
+        except BaseException as error:
+            self._reader.write_all(out, self._rebuild(failure(error)))
+        self._reader.check(out)
+        return True
+
+    def _reset_some(self, chosen: np.ndarray) -> Any:
+        """Reset the environments of a mask bool[N]; the observations of all."""
+        return self._reset(options={"reset_mask": self._arrays.give(chosen)})
 
     def _final(self, infos: Mapping[str, Any], lane: int) -> Columns:
         if "final_obs" not in infos:
             raise EnvError(
                 f"environment {lane} ended its episode in autoreset mode {SAME_STEP} without infos['final_obs']: "
-                "the value of a truncated episode cannot be known"
+                "the value of a truncated episode cannot be known. Put the last observations there, as gymnasium's own "
+                "vectors do, or take the mode DISABLED, in which it is reset by reset_mask"
             )
         final = infos["final_obs"]
         if isinstance(final, np.ndarray) and final.dtype == object:
-            return self._reader.read(final[lane], lane)
+            return self._reader.read(self._arrays.read(final[lane]), lane)
+        final = self._arrays.read(final)
         batch = self._reader.empty(self.num_envs)  # as some native environments give it
         self._reader.write_all(batch, final)
         picked = _pick(batch, lane)
@@ -135,16 +171,21 @@ class GymLanes(Rebuilding):
         return picked
 
     def _rebuild(self, error: Exception) -> Any:
-        def begin(_: Exception, seed: int) -> Any:
-            try:
-                self._adopt(self._make())
-                return self._begin_anew(seed)
-            except BaseException as next_error:
-                self._close_broken(failure(next_error))
-                raise
+        def begin(error: Exception, seed: int) -> Any:
+            self._close_broken(error)
+            self._adopt(self._make())
+            return self._begin_anew(seed)
 
-        self._close_broken(error)
-        return self._retry(error, begin, seed=self._seed, whose=lambda: f"the vector environment of {self._whose(0)}")
+        def whose() -> str:
+            return f"the vector environment of {self._whose(0)}"
+
+        error = _inner(error)
+        try:
+            return self._retry(error, begin, seed=self._seed, whose=whose)
+        except EnvError:
+            if hasattr(self.env, "processes"):
+                _end_processes(self.env)  # asked to close, it would wait for those that are dead or hang
+            raise
 
     def _begin_anew(self, seed: int) -> Any:
         """Seed the environments with their spaces, and reset them; their first observations."""
@@ -158,7 +199,7 @@ class GymLanes(Rebuilding):
         if self._step_timeout_s is None or not hasattr(self.env, "processes"):
             return self.env.step(actions)
         self.env.step_async(actions)
-        return self.env.step_wait(timeout=self._step_timeout_s)
+        return self._in_time(self.env.step_wait)
 
     def _reset(self, **arguments: Any) -> Any:
         """The first observations of the environments that are reset."""
@@ -166,10 +207,23 @@ class GymLanes(Rebuilding):
             result = self.env.reset(**arguments)
         else:
             self.env.reset_async(**arguments)
-            result = self.env.reset_wait(timeout=self._step_timeout_s)
-        obs = reset_result(result, 0, self._whose)
+            result = self._in_time(self.env.reset_wait)
+        obs = self._arrays.read(reset_result(result, 0, self._whose))
         check_infos(result[1] or {}, self._whose)
         return obs
+
+    def _in_time(self, wait: Callable[..., Any]) -> Any:
+        """The answer of environments in processes of their own."""
+        from gymnasium import logger
+
+        level = logger.min_level
+        logger.min_level = _SILENT  # it would warn of an exception over there, which is raised here
+        try:
+            return wait(timeout=self._step_timeout_s)
+        except multiprocessing.TimeoutError as error:
+            raise TimeoutError(f"{error} (env_step_timeout_s={self._step_timeout_s:g})") from error
+        finally:
+            logger.min_level = level
 
     def _close_broken(self, error: Exception) -> None:
         """Close an environment that raised; whatever it says to that becomes a note of the error.
@@ -210,8 +264,22 @@ class GymLanes(Rebuilding):
         closed(self.env.close, whose=lambda: f"the vector environment of {self._whose(0)}")
 
 
+def _is_gymnasiums(env: Any) -> bool:
+    import gymnasium as gym
+
+    return isinstance(env, gym.vector.VectorEnv)
+
+
+def _inner(error: Exception) -> Exception:
+    """What was raised in a process of gymnasium's, which raises it here inside of another of its kind."""
+    inner = error.args[0] if len(error.args) == 1 else None
+    return inner if isinstance(inner, Exception) and type(inner) is type(error) else error
+
+
 def _end_processes(env: Any) -> None:
-    """Let nothing be left of an AsyncVectorEnv, whatever its processes are doing."""
+    """Let nothing be left of an AsyncVectorEnv, whatever its processes are doing; may be called twice."""
+    if env.closed:
+        return
     for process in env.processes:
         process.kill()  # one that hangs in native code, or is stopped, hears nothing else
     for process in env.processes:

@@ -67,6 +67,14 @@ class Lanes(Protocol):
         """Step all lanes; the observations to act on next are written to ``out``."""
         ...
 
+    def begin_again(self, lanes: Sequence[int], out: Columns) -> bool:
+        """Give up the running episodes of some lanes, and begin new ones; their observations are written to ``out``.
+
+        Returns:
+            False, and nothing is done: these environments can only be reset all together.
+        """
+        ...
+
     def environments(self) -> list[Any]:
         """The Python objects whose state can be saved: N environments, one vector environment, or none."""
         ...

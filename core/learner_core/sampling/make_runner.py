@@ -16,6 +16,7 @@ from .env_runner import EnvRunner
 from .evaluation import Watch
 from .multi_agent_env_runner import MultiAgentEnvRunner
 from .numpy_backend import Policy
+from .rebuilding import Tell
 
 __all__ = ["MakePolicy", "Runner", "Weights", "give_weights", "make_runner"]
 
@@ -40,7 +41,14 @@ class Runner(Protocol):
     def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> Any:
         """A ``Rollout``, or {module_id: Rollout}."""
 
-    def evaluate(self, num_episodes: int, *, explore: bool = False, watch: Watch | None = None) -> list[Any]:
+    def evaluate(
+        self,
+        num_episodes: int,
+        *,
+        explore: bool = False,
+        watch: Watch | None = None,
+        max_episode_steps: int | None = None,
+    ) -> list[Any]:
         """Whole episodes in environments of their own."""
 
     def metrics(self) -> dict[str, Any]:
@@ -72,6 +80,7 @@ def make_runner(
     worker_index: int = 0,
     env: Any = None,
     make_policy: MakePolicy | None = None,
+    tell: Tell | None = None,
 ) -> Runner:
     """Make an environment runner.
 
@@ -81,6 +90,7 @@ def make_runner(
         worker_index: 0 for the one in the driver; those of other processes count from 1.
         env: takes the place of ``config.env``.
         make_policy: who answers observations; by default the modules in numpy.
+        tell: told of every environment that is made anew; by default the user of this process.
 
     Returns:
         The runner; it needs weights before it samples.
@@ -89,11 +99,14 @@ def make_runner(
         ConfigError: several modules act where there is one agent, or the one that does has another name than
             "default_policy".
     """
-    seed = int(getattr(config, "seed", 0))
+    given: dict[str, Any] = {
+        "seed": int(getattr(config, "seed", 0)),
+        "env": env,
+        "worker_index": worker_index,
+        "tell": tell,
+    }
     if is_multi_agent(config):
-        return MultiAgentEnvRunner(
-            config, module_specs, seed=seed, env=env, worker_index=worker_index, make_policy=make_policy
-        )
+        return MultiAgentEnvRunner(config, module_specs, make_policy=make_policy, **given)
     if len(module_specs) > 1:
         raise ConfigError(
             f"{len(module_specs)} modules act ({', '.join(module_specs)}), and the environment has one agent: name the "
@@ -107,7 +120,7 @@ def make_runner(
             f"{module_id!r}: give it that name"
         )
     policy = None if make_policy is None else make_policy(config, spec)
-    return EnvRunner(config, spec, seed=seed, env=env, worker_index=worker_index, policy=policy, raw=config.samples_raw)
+    return EnvRunner(config, spec, policy=policy, raw=config.samples_raw, **given)
 
 
 def give_weights(runner: Runner, weights: Weights) -> None:

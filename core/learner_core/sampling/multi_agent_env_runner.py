@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..config.agents import AgentMapping, is_environment
-from ..config.environments import make_env
+from ..config.environments import make_env, wrapped
 from ..errors import ConfigError
 from ..state.schema import COUNT, Record, Schema
 from ..state.tree import join
@@ -43,6 +43,7 @@ from .multi_agent_lanes import AgentLanes
 from .normalize import NO_STATISTICS, RunningMoments
 from .numpy_backend import NumpyPolicy
 from .open_rows import OpenRows, check_owners, open_rows_schema
+from .rebuilding import Tell
 from .rollout import Rollout
 from .runner_base import RunnerBase
 
@@ -61,6 +62,7 @@ class MultiAgentEnvRunner(RunnerBase):
         env: Takes the place of ``config.env``: a name, a callable, or an environment (one copy).
         worker_index: Which runner this is; runners of one seed have noise and environments of their own.
         make_policy: (config, spec) -> who answers observations; by default the modules in numpy.
+        tell: Told of every environment that is made anew; by default the user of this process.
 
     Raises:
         EnvError: The environment cannot be made, or is not one of several agents.
@@ -79,8 +81,9 @@ class MultiAgentEnvRunner(RunnerBase):
         env: Any = None,
         worker_index: int = 0,
         make_policy: Any = None,
+        tell: Tell | None = None,
     ) -> None:
-        super().__init__(config, env=env, worker_index=worker_index)
+        super().__init__(config, env=env, worker_index=worker_index, tell=tell)
         self._make_policy = make_policy
         self.num_envs = int(getattr(config, "num_envs_per_env_runner", 1))
         if getattr(config, "normalize_rewards", False):
@@ -98,7 +101,11 @@ class MultiAgentEnvRunner(RunnerBase):
         runners = 1 + int(getattr(config, "num_env_runners", 0))
         self._game = self._make_game(self._env, self.num_envs, first=worker_index * self.num_envs, runners=runners)
         self.lanes = self._game.lanes
-        self._start_episodes()
+        try:
+            self._start_episodes()
+        except BaseException:
+            self.close()
+            raise
 
     def set_weights(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Give the policies new parameters.
@@ -189,7 +196,14 @@ class MultiAgentEnvRunner(RunnerBase):
         self._num_agent_steps += rollout.num_env_steps
         return rollout
 
-    def evaluate(self, num_episodes: int, *, explore: bool = False, watch: Watch | None = None) -> list[Episode]:
+    def evaluate(
+        self,
+        num_episodes: int,
+        *,
+        explore: bool = False,
+        watch: Watch | None = None,
+        max_episode_steps: int | None = None,
+    ) -> list[Episode]:
         """Play whole episodes in environments of their own; training is not disturbed.
 
         Each copy contributes its first episodes, as many as any other (give or take one), so that short episodes are
@@ -199,6 +213,7 @@ class MultiAgentEnvRunner(RunnerBase):
             num_episodes: How many.
             explore: Sample actions instead of taking the most likely ones.
             watch: Must be None: episodes of several agents cannot be watched.
+            max_episode_steps: An episode that is longer is cut, and counts; None: see ``evaluation.StepLimit``.
 
         Returns:
             ``num_episodes`` episodes with their agents, each copy's first before the second ones.
@@ -217,6 +232,8 @@ class MultiAgentEnvRunner(RunnerBase):
             observed=lambda module_id, lanes: self._observed(game, module_id, lanes, learn=False),
             seeds=self._env_seeds("evaluation", number, count),
             noise=self._noise(f"evaluation/{number}") if explore else None,
+            max_episode_steps=max_episode_steps,
+            tell=self._tell,
         )
 
     # ------------------------------------------------------------------------------------------------------- modules
@@ -374,14 +391,15 @@ class MultiAgentEnvRunner(RunnerBase):
             )
 
         def make() -> Any:
-            if is_environment(env):
-                return env
             config = self._config
+            if is_environment(env):
+                return wrapped(env, config)
             env_config = dict(getattr(config, "env_config", None) or {})
             added = {name: getattr(config, name, None) for name in ("action_mask_in_info", "critic_observes")}
             return make_env(SimpleNamespace(env=env, env_config=env_config, **added))
 
-        lanes = AgentLanes(make, num_envs, max_restarts=self._max_restarts, whose=whose or self._whose)
+        named = whose or self._whose
+        lanes = AgentLanes(make, num_envs, max_restarts=self._max_restarts, whose=named, tell=self._tell)
         return AgentGame(lanes, self.players, self._mapping, first=first, stride=runners * num_envs)
 
     def _played(self) -> int:

@@ -24,7 +24,7 @@ from .agent_step import AgentStep
 from .answers import flag_of, mapping_of, reset_result, reward_of, step_result
 from .columns import Columns
 from .observations import ObservationReader
-from .rebuilding import EnvList
+from .rebuilding import EnvList, Tell
 from .turns import TurnChecks, begin_turns, take_turn
 
 __all__ = ["AgentLanes"]
@@ -38,20 +38,27 @@ class AgentLanes(EnvList):
         num_envs: How many copies.
         max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
         whose: Copy -> its name in an error.
+        tell: Told of every rebuild.
     """
 
     kind = "parallel"
     final_errors = (EnvError,)  # an environment against the interface: a new one would be no better
 
     def __init__(
-        self, make: Callable[[], Any], num_envs: int, *, max_restarts: int, whose: Callable[[int], str]
+        self,
+        make: Callable[[], Any],
+        num_envs: int,
+        *,
+        max_restarts: int,
+        whose: Callable[[int], str],
+        tell: Tell | None = None,
     ) -> None:
         def make_checked() -> Any:
             env = make()
             check_agents(env)
             return env
 
-        super().__init__(make_checked, num_envs, max_restarts=max_restarts, whose=whose)
+        super().__init__(make_checked, num_envs, max_restarts=max_restarts, whose=whose, tell=tell)
         self._readers: dict[str, ObservationReader] = {}
 
     def possible_agents(self) -> list[str]:
@@ -69,6 +76,17 @@ class AgentLanes(EnvList):
                 raise
             except BaseException as error:
                 shown.append(self._rebuild(copy, failure(error)))
+        return shown
+
+    def begin_again(self, copy: int) -> dict[str, Columns]:
+        """Give up one copy's running episode; {agent: observation} of a new one."""
+        shown: dict[str, Columns]
+        try:
+            shown = self._begin(copy)
+        except EnvError:
+            raise
+        except BaseException as error:
+            shown = self._rebuild(copy, failure(error))
         return shown
 
     def step(self, copy: int, actions: dict[str, Any], waiting: Iterable[str] = ()) -> AgentStep:
@@ -89,8 +107,9 @@ class AgentLanes(EnvList):
             return AgentStep(self._rebuild(copy, failure(error)), over=True, lost=True)
 
     def _step(self, copy: int, actions: dict[str, Any], waiting: Iterable[str]) -> AgentStep:
-        env, whose = self.envs[copy], self._whose
-        result = step_result(env.step(actions), copy, whose)
+        env, whose, arrays = self.envs[copy], self._whose, self._arrays[copy]
+        self._lengths[copy] += 1
+        result = arrays.read(step_result(env.step(arrays.give(actions)), copy, whose)[:4])
         names = ("observations", "rewards", "terminations", "truncations")
         obs, rewards, terminateds, truncateds = (
             mapping_of(values, name, copy, whose) for values, name in zip(result, names, strict=False)
@@ -117,16 +136,19 @@ class AgentLanes(EnvList):
 
     def _take_turn(self, copy: int, actions: dict[str, Any], waiting: Iterable[str]) -> AgentStep:
         (action,) = actions.values()
-        step = take_turn(self.envs[copy], action, waiting, self._checks(copy))
+        self._lengths[copy] += 1
+        step = take_turn(self.envs[copy], self._arrays[copy].give(action), waiting, self._checks(copy))
         if step.over:
             step.obs = self._begin(copy)
         return step
 
     def _begin(self, copy: int, /, **seed: int) -> dict[str, Columns]:
         env = self.envs[copy]
+        self._lengths[copy] = 0
         if is_turn_based(env):
             return begin_turns(env, seed, self._checks(copy))
-        obs = mapping_of(reset_result(env.reset(**seed), copy, self._whose), "observations", copy, self._whose)
+        answer = self._arrays[copy].read(reset_result(env.reset(**seed), copy, self._whose))
+        obs = mapping_of(answer, "observations", copy, self._whose)
         if not env.agents:
             raise EnvError(f"{self._whose(copy)}: there is no agent after reset()")
         return self._shown(copy, env.agents, obs)
@@ -138,6 +160,7 @@ class AgentLanes(EnvList):
             flags=functools.partial(self._flags, copy),
             read=functools.partial(self._read, copy),
             whose=functools.partial(self._whose, copy),
+            as_numpy=self._arrays[copy].read,
         )
 
     def _check_names(self, copy: int, agents: Iterable[Any]) -> None:

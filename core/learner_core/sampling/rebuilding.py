@@ -1,24 +1,37 @@
-"""Environments that raise are replaced by new ones, so many times and no more.
+"""Environments that raise end the run, or are replaced by new ones, so many times and no more.
 
-Needs a way to begin again with a seed. Refuses environments that raise more often than allowed. The seed of a new one
+Needs a way to begin again with a seed. Refuses environments that raise more often than allowed (never, by default), and
+those whose exception says that they break their interface, which a new one would do as well. The seed of a new one
 follows from the lane's first seed and the number of rebuilds, so that it is the same in every run.
 """
 
 from __future__ import annotations
 
 import functools
+import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..config.foreign import closed, failure
+from ..config.foreign_arrays import ArrayForm
 from ..errors import EnvError, EnvOutputError
 from ..plugins.containment import said
+from .contract import broken_contract
 from .env_state import layers_of
 from .space_generators import SpaceSeeds
 
-__all__ = ["EnvList", "Rebuilding"]
+__all__ = ["EnvList", "Rebuilding", "Tell", "warn"]
+
+#: Takes the text of a warning.
+Tell: TypeAlias = Callable[[str], None]
+
+
+def warn(text: str) -> None:
+    """Tell the user of this process."""
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 class Rebuilding:
@@ -26,6 +39,7 @@ class Rebuilding:
 
     Args:
         max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
+        tell: Told of every rebuild; by default the user of this process.
 
     Attributes:
         num_restarts: How many there have been.
@@ -35,8 +49,9 @@ class Rebuilding:
     #: Errors of a new environment that another one would not mend: they come out at once.
     final_errors: tuple[type[Exception], ...] = (EnvOutputError,)
 
-    def __init__(self, *, max_restarts: int) -> None:
+    def __init__(self, *, max_restarts: int, tell: Tell | None = None) -> None:
         self.max_restarts = max_restarts
+        self._tell = tell or warn
         self.num_restarts = 0
         self.num_steps = 0
 
@@ -55,20 +70,40 @@ class Rebuilding:
             What ``begin`` returned.
 
         Raises:
-            EnvError: No more rebuilds are allowed.
+            EnvOutputError: It breaks the interface of environments.
+            EnvError: No more rebuilds are allowed; its cause is the environment's exception.
         """
         while True:
+            if rule := broken_contract(error):
+                raise EnvOutputError(f"{whose()}: {rule}") from error
+            if self.num_restarts >= self.max_restarts:
+                raise EnvError(f"{whose()}: raised {said(error)}{self._place_of(error)}. {self._remedy}") from error
             self.num_restarts += 1
-            if self.num_restarts > self.max_restarts:
-                raise EnvError(
-                    f"{whose()} raised {said(error)}; max_env_restarts={self.max_restarts} rebuilds are used up"
-                ) from error
+            self._tell(
+                f"{whose()}: raised {said(error)}{self._place_of(error)}. Its episode is given up and it is made anew, "
+                f"{self.num_restarts} of {self.max_restarts} times (max_env_restarts)."
+            )
             try:
                 return begin(error, int(np.random.SeedSequence([seed, self.num_restarts]).generate_state(1)[0]))
             except self.final_errors:
                 raise
             except BaseException as next_error:
                 error = failure(next_error)
+
+    @property
+    def _remedy(self) -> str:
+        if self.max_restarts:
+            return f"max_env_restarts={self.max_restarts} rebuilds are used up"
+        return (
+            "To go on with a new environment instead, without that episode, N times at most: "
+            ".environment(..., max_env_restarts=N)"
+        )
+
+    @staticmethod
+    def _place_of(error: Exception) -> str:
+        """Where it was raised: the innermost line."""
+        frames = traceback.extract_tb(error.__traceback__)
+        return f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 class EnvList(Rebuilding):
@@ -79,19 +114,29 @@ class EnvList(Rebuilding):
         num_envs: How many.
         max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
         whose: Index -> the environment's name in an error.
+        tell: As for ``Rebuilding``.
     """
 
     #: What a state says it is of.
     kind: str
 
     def __init__(
-        self, make: Callable[[], Any], num_envs: int, *, max_restarts: int, whose: Callable[[int], str]
+        self,
+        make: Callable[[], Any],
+        num_envs: int,
+        *,
+        max_restarts: int,
+        whose: Callable[[int], str],
+        tell: Tell | None = None,
     ) -> None:
-        super().__init__(max_restarts=max_restarts)
+        super().__init__(max_restarts=max_restarts, tell=tell)
         self._make = make
         self._whose = whose
         self.num_envs = num_envs
         self.envs = [make() for _ in range(num_envs)]
+        self._arrays = [ArrayForm() for _ in range(num_envs)]
+        #: Steps of each one's running episode.
+        self._lengths = [0] * num_envs
         self._seeds = [0] * num_envs
         self._space_seeds = [SpaceSeeds() for _ in range(num_envs)]
 
@@ -117,10 +162,14 @@ class EnvList(Rebuilding):
                 self.envs[index].close()
             except BaseException as close_error:
                 error.add_note(f"closing it raised {said(failure(close_error))}")
-            self.envs[index] = self._make()
+            self.envs[index], self._arrays[index] = self._make(), ArrayForm()
             return self._begin_anew(index, seed)
 
-        return self._retry(error, begin, seed=self._seeds[index], whose=lambda: self._whose(index))
+        return self._retry(error, begin, seed=self._seeds[index], whose=lambda: self._named(index))
+
+    def _named(self, index: int) -> str:
+        """Names an environment that raised, and when."""
+        return f"{self._whose(index)}, step {self._lengths[index]} of its episode"
 
     def whose(self, index: int) -> str:
         """Names an environment in an error."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import EnvRunnerLostError, LearnerCoreError
 from ..plugins.manager import get_manager, notify
+from .rebuilding import warn
 from .runner_handle import RunnerHandle, RunnerLauncher
 
 __all__ = ["Remote", "RemoteRunners", "Request", "with_trace"]
@@ -199,6 +200,8 @@ class RemoteRunners:
         if request.operation == "sample":
             self.num_lost += request.abandoned
             self._sampled(remote, request)
+        for text in answer.get("warnings", ()) if isinstance(answer, dict) else ():
+            warn(text)
 
     def _replace(self, remote: Remote, what: str) -> None:
         """A new runner for one that is lost; what it had been asked for is asked again.

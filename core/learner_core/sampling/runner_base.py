@@ -7,7 +7,6 @@ continued from its state goes on as if it had never stopped, as far as its envir
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -15,18 +14,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..config.agents import is_environment
-from ..errors import EnvError
+from ..config.given_environments import maker_of
 from ..state.schema import COUNT, SEED, Anything, ListOf, Nullable, OneOf, Record, Schema, refuse
 from ..state.tree import describe, join
 from .env_state import check_env, restore_env, save_env
 from .episodes import EPISODE, Episode
 from .lanes import LanesSchema
 from .normalize import RunningMoments
+from .rebuilding import Tell
 
-__all__ = ["MAX_ENV_RESTARTS", "RunnerBase"]
-
-MAX_ENV_RESTARTS = 10
-"""Default of ``max_env_restarts``, for configs without such a setting."""
+__all__ = ["RunnerBase"]
 
 
 class RunnerBase(ABC):
@@ -36,6 +33,7 @@ class RunnerBase(ABC):
         config: An ``AlgorithmConfig``, or anything with its fields.
         env: Takes the place of ``config.env``.
         worker_index: Which runner this is; runners of one seed have noise and environments of their own.
+        tell: Told of every environment that is made anew; by default the user of this process.
     """
 
     lanes: Any
@@ -45,10 +43,11 @@ class RunnerBase(ABC):
     #: What a state of such a runner is called.
     _state_name: ClassVar[str]
 
-    def __init__(self, config: Any, *, env: Any, worker_index: int) -> None:
+    def __init__(self, config: Any, *, env: Any, worker_index: int, tell: Tell | None = None) -> None:
         self._config = config
         self._env = env if env is not None else config.env
-        self._max_restarts = int(getattr(config, "max_env_restarts", MAX_ENV_RESTARTS))
+        self._max_restarts = int(getattr(config, "max_env_restarts", 0))
+        self._tell = tell
         self.worker_index = worker_index
         self._finished: list[Episode] = []
         self._num_vector_steps = 0
@@ -118,8 +117,9 @@ class RunnerBase(ABC):
         self._refresh()
 
     def close(self) -> None:
-        """Release the environments; safe to call twice."""
-        self.lanes.close()
+        """Release the environments, but no object that was handed over; safe to call twice."""
+        if not is_environment(self._env):
+            self.lanes.close()
         self._close_evaluation()
 
     # ------------------------------------------------------------------------------------------------------- state
@@ -284,16 +284,12 @@ class RunnerBase(ABC):
         return [int(word) for word in np.random.SeedSequence(entropy).generate_state(count)]
 
     def _env_apart(self) -> Any:
-        """What to make environments of evaluation from: a copy of an environment object that was handed over."""
-        if not is_environment(self._env):
-            return self._env
-        try:
-            return copy.deepcopy(self._env)
-        except Exception as error:
-            raise EnvError(
-                f"evaluation needs environments of its own and cannot copy {type(self._env).__name__} ({error!r}); "
-                "configure the environment's name, or a callable that makes it"
-            ) from error
+        """What to make environments of evaluation from: what made an environment object that was handed over.
+
+        Raises:
+            ConfigError: Nobody knows that.
+        """
+        return maker_of(self._env) if is_environment(self._env) else self._env
 
     def _whose(self, index: int) -> str:
         """Names an environment in an error."""

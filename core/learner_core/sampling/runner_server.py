@@ -85,6 +85,8 @@ class RunnerServer:
         self._version = -1
         # {fragment: statistics} that went to the group; its next broadcast may have been sent before they came.
         self._told: dict[int, dict[str, Any]] = {}
+        #: Warnings that the group has not been told.
+        self._warnings: list[str] = []
         self._untold: dict[str, Any] = {}
 
     @property
@@ -112,7 +114,10 @@ class RunnerServer:
         try:
             return True, getattr(self, operation)(**argument)
         except Exception as error:
-            return False, (_portable(error), traceback.format_exc())
+            sent, trace = _portable(error), traceback.format_exc()
+            for text in self._take_warnings():
+                sent.add_note(f"before that: {text}")
+            return False, (sent, trace)
 
     def build(self, *, setup: bytes, worker_index: int) -> None:
         """Make the runner, environments and all."""
@@ -122,7 +127,11 @@ class RunnerServer:
 
             gymnasium.registry.setdefault(parts["registered"].id, parts["registered"])
         self._runner = make_runner(
-            parts["config"], parts["module_specs"], worker_index=worker_index, make_policy=parts["make_policy"]
+            parts["config"],
+            parts["module_specs"],
+            worker_index=worker_index,
+            make_policy=parts["make_policy"],
+            tell=self._warnings.append,
         )
         self._untold = self._runner.take_statistics()
 
@@ -146,8 +155,8 @@ class RunnerServer:
 
         Returns:
             ``rollout``, ``weights_version``, ``episodes`` (finished ones), ``metrics`` (lifetime counts),
-            ``statistics`` (new ones of this runner alone) and ``state`` (without environments: what a replacement would
-            go on from).
+            ``statistics`` (new ones of this runner alone), ``state`` (without environments: what a replacement would
+            go on from) and ``warnings``, which are for the user.
         """
         runner = self.runner
         newest = self._newest_weights()
@@ -195,7 +204,13 @@ class RunnerServer:
     def _news(self) -> dict[str, Any]:
         metrics = self.runner.metrics()
         episodes = metrics.pop("episodes")
-        return {"episodes": episodes, "metrics": metrics, "state": self.runner.get_state(environments=False)}
+        state = self.runner.get_state(environments=False)
+        return {"episodes": episodes, "metrics": metrics, "state": state, "warnings": self._take_warnings()}
+
+    def _take_warnings(self) -> list[str]:
+        taken = list(self._warnings)
+        self._warnings.clear()
+        return taken
 
     def _take_untold(self) -> dict[str, Any]:
         self._untold = merge_moments(self._untold, self.runner.take_statistics())

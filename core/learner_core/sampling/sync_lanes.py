@@ -1,7 +1,7 @@
 """Environments stepped one after the other in this process.
 
-Needs a maker of single gymnasium environments. Refuses environments that raise more often than allowed; one that
-raises is rebuilt, and its running episode is given up. The others do not notice.
+Needs a maker of single gymnasium environments. Refuses environments that raise more often than allowed; up to then one
+that raises is rebuilt, and its running episode is given up. The others do not notice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .answers import flag_of, reset_result, reward_of, step_result
 from .columns import Columns
 from .lanes import SAME_STEP, Step, lose
 from .observations import ObservationReader
-from .rebuilding import EnvList
+from .rebuilding import EnvList, Tell
 
 __all__ = ["SyncLanes"]
 
@@ -30,16 +30,23 @@ class SyncLanes(EnvList):
         num_envs: How many.
         max_restarts: How many rebuilds are allowed over the lifetime of the lanes.
         whose: Lane -> the environment's name in an error.
+        tell: Told of every rebuild.
     """
 
     kind = "sync"
     autoreset = SAME_STEP
 
     def __init__(
-        self, make: Callable[[], Any], num_envs: int, *, max_restarts: int, whose: Callable[[int], str] | None = None
+        self,
+        make: Callable[[], Any],
+        num_envs: int,
+        *,
+        max_restarts: int,
+        whose: Callable[[int], str] | None = None,
+        tell: Tell | None = None,
     ) -> None:
         named = whose or (lambda lane: f"environment {lane}")
-        super().__init__(make, num_envs, max_restarts=max_restarts, whose=named)
+        super().__init__(make, num_envs, max_restarts=max_restarts, whose=named, tell=tell)
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space
         self._reader = ObservationReader(self.observation_space, self.whose)
@@ -55,6 +62,18 @@ class SyncLanes(EnvList):
                 obs = self._rebuild(lane, failure(error))
             self._reader.write(out, obs, lane)
         self._reader.check(out)
+
+    def begin_again(self, lanes: Sequence[int], out: Columns) -> bool:
+        for lane in lanes:
+            try:
+                obs = self._begin(lane)
+            except EnvOutputError:
+                raise
+            except BaseException as error:
+                obs = self._rebuild(lane, failure(error))
+            self._reader.write(out, obs, lane)
+        self._reader.check(out)
+        return True
 
     def step(self, actions: Any, out: Columns) -> Step:
         count = self.num_envs
@@ -76,8 +95,10 @@ class SyncLanes(EnvList):
         return step
 
     def _step(self, lane: int, action: Any, out: Columns, step: Step) -> None:
-        whose = self._whose
-        obs, reward, terminated, truncated, _ = step_result(self.envs[lane].step(action), lane, whose)
+        whose, arrays = self._whose, self._arrays[lane]
+        self._lengths[lane] += 1
+        obs, reward, terminated, truncated, _ = step_result(self.envs[lane].step(arrays.give(action)), lane, whose)
+        obs, reward, terminated, truncated = arrays.read((obs, reward, terminated, truncated))
         step.rewards[lane] = reward_of(reward, lane, whose)
         if terminated is not False or truncated is not False:
             step.terminateds[lane] = flag_of(terminated, "terminated", lane, whose)
@@ -88,4 +109,5 @@ class SyncLanes(EnvList):
         self._reader.write(out, obs, lane)
 
     def _begin(self, lane: int, /, **seed: int) -> Any:
-        return reset_result(self.envs[lane].reset(**seed), lane, self._whose)
+        self._lengths[lane] = 0
+        return self._arrays[lane].read(reset_result(self.envs[lane].reset(**seed), lane, self._whose))

@@ -30,12 +30,14 @@ class TurnChecks:
         flags: (agent, terminated, truncated) -> both as bools.
         read: (agent, observation) -> a copy, in the form of columns.
         whose: Names the environment in an error.
+        as_numpy: What it said, in arrays of numpy.
     """
 
     reward: Callable[[Any, Any], float]
     flags: Callable[[Any, Any, Any], tuple[bool, bool]]
     read: Callable[[Any, Any], Columns]
     whose: Callable[[], str]
+    as_numpy: Callable[[Any], Any]
 
 
 def begin_turns(env: Any, seed: Mapping[str, int], checks: TurnChecks) -> dict[str, Columns]:
@@ -78,7 +80,8 @@ def _until_somebody_acts(env: Any, checks: TurnChecks) -> AgentStep:
     told = 0
     while env.agents:
         agent = env.agent_selection
-        obs, paid, *flags, _ = step_result(env.last(), 0, lambda _: checks.whose(), of="last")
+        said = step_result(env.last(), 0, lambda _: checks.whose(), of="last")
+        obs, paid, *flags = checks.as_numpy(said[:4])
         step.rewards[agent] = step.rewards.get(agent, 0.0) + checks.reward(agent, paid)
         terminated, truncated = checks.flags(agent, *flags)
         if not (terminated or truncated):

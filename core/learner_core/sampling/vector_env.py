@@ -18,7 +18,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from ..config.agents import is_environment
+from ..config.agents import is_environment, is_vector
 from ..config.environments import make_env
 from ..config.foreign import closed, failure
 from ..config.info_masks import InfoMasks, with_info_masks
@@ -27,6 +27,7 @@ from ..plugins.containment import said, shown
 from .checked_env import CheckedEnv
 from .gym_lanes import GymLanes
 from .lanes import Lanes
+from .rebuilding import Tell
 from .sync_lanes import SyncLanes
 
 __all__ = ["make_lanes"]
@@ -38,16 +39,17 @@ def make_lanes(
     env_config: Mapping[str, Any] | None = None,
     num_envs: int = 1,
     vectorization: str = "auto",
-    max_restarts: int = 10,
+    max_restarts: int = 0,
     action_mask_in_info: bool = False,
     step_timeout_s: float | None = None,
     whose: Callable[[int], str] | None = None,
+    tell: Tell | None = None,
 ) -> Lanes:
     """Make N environments of one kind.
 
     Args:
         env: A gymnasium id; a callable ``env_config -> gymnasium.Env`` (or ``VectorEnv``); an ``Env`` (one lane, or
-            the pattern for more if it was made by its id) or a ``VectorEnv``, used as it is.
+            the pattern for more if it was made by its id) or a ``VectorEnv``, as it is, whatever ``num_envs`` says.
         env_config: Passed to the callable, or as keywords to ``gymnasium.make``.
         num_envs: Number of lanes.
         vectorization: "auto" (native where there is one of the same spaces, else "sync"), "native" (whatever its
@@ -56,6 +58,7 @@ def make_lanes(
         action_mask_in_info: Masks of actions are moved into the observations; single environments only.
         step_timeout_s: Seconds that environments in processes of their own may take for a step.
         whose: Lane -> the environment's name in an error.
+        tell: Told of every rebuild; by default the user of this process.
 
     Returns:
         Lanes, not reset yet.
@@ -64,17 +67,17 @@ def make_lanes(
         ConfigError: Unknown ``vectorization``, or one that this environment cannot have.
         EnvError: The environment cannot be made.
     """
-    import gymnasium as gym
-
     if vectorization not in ("auto", "native", "sync", "async"):
         raise ConfigError(f"vectorization={vectorization!r}: expected 'auto', 'native', 'sync' or 'async'")
     if num_envs < 1:
         raise ConfigError(f"num_envs={num_envs}: expected at least 1")
     if action_mask_in_info and is_environment(env):
         env = with_info_masks(env)
-    given: dict[str, Any] = {"max_restarts": max_restarts, "whose": whose}
-    if isinstance(env, gym.vector.VectorEnv):
+    given: dict[str, Any] = {"max_restarts": max_restarts, "whose": whose, "tell": tell}
+    if is_vector(env):
         return GymLanes(_first_then([env], None), **given)
+    import gymnasium as gym
+
     ready: list[Any] = []
     if isinstance(env, gym.Env | InfoMasks):
         if num_envs == 1 and vectorization in ("auto", "sync"):
@@ -102,7 +105,7 @@ def make_lanes(
                 return GymLanes(_first_then([vector], native), **given)
         if not ready and make is not None and not isinstance(env, str):
             ready = [make()]
-            if isinstance(ready[0], gym.vector.VectorEnv):
+            if is_vector(ready[0]):
                 return GymLanes(_first_then(ready, make), **given)
         if vectorization == "async":
             for made in ready:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
-from learner_core.errors import EnvError, StateError
+from learner_core.errors import ConfigError, EnvError, StateError
 from learner_core.sampling.episodes import Episode
 from learner_core.state.format import decode, encode
 
@@ -256,7 +257,9 @@ def test_an_environment_that_raises_is_rebuilt_and_its_episode_dropped() -> None
     runner = make_runner(make, max_env_restarts=1)
     first = runner.sample(2)
     assert first.columns["valid"].all()
-    second = runner.sample(6)
+    place = r"environment 1 of runner 0 .*, vector step 3, step 4 of its episode: raised ValueError: boom \(at .*:\d+\)"
+    with pytest.warns(RuntimeWarning, match=rf"{place}.* 1 of 1 times \(max_env_restarts\)"):
+        second = runner.sample(6)
     assert second.columns["valid"][:, 0].all()
     assert second.columns["valid"][:, 1].tolist() == [False, False, True, True, True, True]
     assert second.columns["truncateds"][:, 1].tolist() == [False, True, False, False, False, False]
@@ -268,9 +271,24 @@ def test_an_environment_that_raises_is_rebuilt_and_its_episode_dropped() -> None
 
 def test_an_environment_that_raises_too_often_ends_the_run() -> None:
     runner = make_runner(lambda config: BadEnv("raise", 2), max_env_restarts=3)
-    with pytest.raises(EnvError, match="raised ValueError: boom; max_env_restarts=3 rebuilds") as caught:
+    with (
+        pytest.warns(RuntimeWarning) as told,
+        pytest.raises(EnvError, match=r"raised ValueError: boom .*max_env_restarts=3 rebuilds are used up") as caught,
+    ):
         runner.sample(20)
     assert isinstance(caught.value.__cause__, ValueError)
+    assert len(told) == 3 and runner.metrics()["num_env_restarts_lifetime"] == 3
+
+
+def test_an_environment_that_raises_ends_the_run_at_once_by_default() -> None:
+    runner = make_runner(lambda config: BadEnv("raise", 2))
+    words = r"environment 0 of runner 0 .*step 2 of its episode: raised ValueError: boom .*max_env_restarts=N"
+    with pytest.raises(EnvError, match=words) as caught:
+        runner.sample(20)
+    trace = caught.value.__cause__.__traceback__ if caught.value.__cause__ else None
+    assert isinstance(caught.value.__cause__, ValueError) and trace is not None
+    assert "raise ValueError" in "".join(traceback.format_tb(trace))
+    assert runner.metrics()["num_env_restarts_lifetime"] == 0
 
 
 @pytest.mark.parametrize("big", [1e38, -3e38])
@@ -288,11 +306,14 @@ def test_large_observations_are_no_errors(big: float) -> None:
 def test_a_process_whose_environment_raises_is_replaced() -> None:
     runner = make_runner(lambda config: BadEnv("raise", 2), vectorization="async", max_env_restarts=2)
     try:
-        rollout = runner.sample(3)
+        with pytest.warns(RuntimeWarning, match="the vector environment of environment 0 of runner 0 .*boom"):
+            rollout = runner.sample(3)
         assert rollout.columns["valid"].tolist() == [[False] * 2, [False] * 2, [True] * 2]
         assert runner.metrics()["num_env_restarts_lifetime"] == 1
-        with pytest.raises(EnvError, match="max_env_restarts=2"):
+        with pytest.warns(RuntimeWarning), pytest.raises(EnvError, match="max_env_restarts=2") as caught:
             runner.sample(9)
+        notes = "".join(caught.value.__cause__.__notes__) if caught.value.__cause__ else ""
+        assert "its traceback" in notes and "raise ValueError" in notes
     finally:
         runner.close()
 
@@ -305,8 +326,9 @@ def test_a_vector_environment_that_raises_is_rebuilt_whole() -> None:
         inner = (lambda: BadEnv("raise", 3)) if made[0] == 1 else CountEnv
         return gym.vector.SyncVectorEnv([inner, inner])
 
-    runner = make_runner(make)
-    rollout = runner.sample(5)
+    runner = make_runner(make, max_env_restarts=1)
+    with pytest.warns(RuntimeWarning, match="1 of 1 times"):
+        rollout = runner.sample(5)
     assert rollout.columns["valid"][:, 0].tolist() == [False, False, False, True, True]
     assert rollout.columns["obs"][3].tolist() == [[0, 0], [0, 0]]
     assert runner.metrics()["num_env_restarts_lifetime"] == 1
@@ -342,10 +364,19 @@ def test_evaluations_are_numbered_and_resume() -> None:
 
 
 def test_evaluation_leaves_a_given_environment_alone() -> None:
-    env = CountEnv()
-    runner = make_runner(env, num_envs=1)
+    alone, disturbed = (make_runner(gym.make("CartPole-v1"), num_envs=1) for _ in range(2))
+    for runner in (alone, disturbed):
+        runner.sample(2)
+    assert len(disturbed.evaluate(2)) == 2
+    assert np.array_equal(alone.sample(5).columns["obs"], disturbed.sample(5).columns["obs"])
+
+
+def test_evaluation_of_an_object_that_nobody_knows_how_to_make_is_refused() -> None:
+    runner = make_runner(CountEnv(), num_envs=1)
     runner.sample(2)
-    assert runner.evaluate(2) == [Episode(36, 3), Episode(66, 3)]  # a copy that goes on counting episodes
+    words = r"nobody knows how CountEnv was made .*environment\(lambda env_config: CountEnv\(\.\.\.\)\)"
+    with pytest.raises(ConfigError, match=words):
+        runner.evaluate(2)
     assert runner.sample(1).columns["obs"][0, 0].tolist() == [0, 2]
 
 

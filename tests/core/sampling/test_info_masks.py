@@ -171,7 +171,7 @@ def test_several_agents() -> None:
     assert set(env.observation_space("picks").spaces) == {"observation", "action_mask"}
     assert env.observation_space("steers") == spaces.Box(-9, 9, (2,), np.float32)
     config = PPOConfig().environment(lambda config: Pair(), action_mask_in_info=True)
-    config.multi_agent(policies=["picks", "steers"]).env_runners(num_envs_per_env_runner=2, max_env_restarts=0)
+    config.multi_agent(policies=["picks", "steers"]).env_runners(num_envs_per_env_runner=2)
     specs = resolve_modules(config, None, None)
     assert specs["picks"].masked
     assert not specs["steers"].masked

@@ -83,8 +83,9 @@ def test_an_environment_that_raises_is_rebuilt_and_its_episode_given_up() -> Non
     def falling(env_config: dict[str, Any]) -> Crossing:
         return Crossing(PARTS, raises=(1, 3), memory=memory)
 
-    runner = make_agents_runner(falling, {"m": "a"}, 1)
-    rollout = runner.sample(10)["m"]
+    runner = make_agents_runner(falling, {"m": "a"}, 1, max_env_restarts=1)
+    with pytest.warns(RuntimeWarning, match=r"step 3 of its episode: raised RuntimeError: the scene fell over"):
+        rollout = runner.sample(10)["m"]
     valid = rollout.columns["valid"]
     assert valid[:4, 0].all() and not valid[4:7].any() and valid[7:, 0].all()
     assert rollout.columns["truncateds"][6, 0]  # nothing is propagated across it
@@ -96,5 +97,5 @@ def test_an_environment_that_raises_is_rebuilt_and_its_episode_given_up() -> Non
     def broken(env_config: dict[str, Any]) -> Crossing:
         return Crossing(PARTS, raises=(0, 1), memory={})
 
-    with pytest.raises(EnvError, match="max_env_restarts=2"):
+    with pytest.warns(RuntimeWarning), pytest.raises(EnvError, match="max_env_restarts=2"):
         make_agents_runner(broken, {"m": "a"}, 1, max_env_restarts=2).sample(10)

@@ -156,10 +156,12 @@ def test_a_seed_that_kills_is_not_used_again(groups: Make, tmp_path: Path) -> No
 
 
 def test_an_environment_that_raises_is_rebuilt_over_there(groups: Make, tmp_path: Path) -> None:
-    group = groups(faulty(fault="raise", once=str(tmp_path / "once"), step=5))
+    group = groups(faulty(fault="raise", once=str(tmp_path / "once"), step=5), max_env_restarts=1)
     before = pids(group)
-    group.sample(10)
-    group.sample(10)
+    with pytest.warns(RuntimeWarning, match=r"environment \d of runner [12] .*raised .*1 of 1 times") as told:
+        group.sample(10)
+        group.sample(10)
+    assert len(told) == 1
     metrics = group.metrics()
     assert metrics["num_env_restarts_lifetime"] == 1 and metrics["num_episodes_lost_lifetime"] == 1
     assert metrics["num_env_runner_restarts_lifetime"] == 0 and pids(group) == before
@@ -170,6 +172,7 @@ def test_an_environment_that_keeps_raising_ends_in_its_own_error(groups: Make) -
     with pytest.raises(EnvError, match=r"this environment never works.*max_env_restarts=3") as error:
         group.sample(10)
     note = "".join(error.value.__notes__)
+    assert note.count("before that: environment") == 3
     assert "raised in an environment runner; its traceback" in note and "support/runners.py" in note
     group.request(10)
     with pytest.raises(EnvError, match="never works"):

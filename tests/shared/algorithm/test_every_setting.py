@@ -36,6 +36,7 @@ EVERYWHERE: dict[str, tuple[Any, dict[str, Any]]] = {
     "env_config": ({"scale": 3.0}, {}),
     "evaluation_interval": (1, {}),
     "evaluation_num_episodes": (3, {"evaluation_interval": 1}),
+    "evaluation_max_episode_steps": (2, {"evaluation_interval": 1}),
     "lr": (0.5, {}),
     "gamma": (0.5, {}),
     "model": ({"hidden": [5]}, {}),

@@ -159,7 +159,7 @@ def test_no_forbidden_action_is_taken_in_training_or_evaluation(
 ) -> None:
     config = _config(training_backend_name).environment(lambda env_config: DoorEnv())
     memory = {"recurrent": recurrent, "recurrent_size": 3} if recurrent else {}
-    config.env_runners(max_env_restarts=0).rl_module(model={"hidden": [4], **memory})
+    config.rl_module(model={"hidden": [4], **memory})
     if not recurrent:
         config.training(max_seq_len=16, burn_in=0)
     with config.build() as algo:
