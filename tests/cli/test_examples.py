@@ -25,6 +25,7 @@ COVERED = {
     "curiosity",
     "curriculum",
     "features_extractor",
+    "frame_stacks",
     "imitation_then_ppo",
     "scripted_opponent",
     "shared_encoder",

@@ -28,6 +28,7 @@ PORTED: dict[str, Any] = {
     "autoregressive_actions": lambda n: n[0] < 0.6 and n[-1] > 0.9,
     "curriculum": lambda n: n[-1] > 0.5,
     "imitation_then_ppo": lambda n: n[0] > 150 and n[1] < 50 and n[2] > 150 and n[3] > 50,
+    "frame_stacks": lambda n: n[-1] > n[0] + 1.0,
     "features_extractor": lambda n: n[-1] > n[0] + 0.2,
     "action_mask": lambda n: n[-1] > n[0] + 1.5,
 }
