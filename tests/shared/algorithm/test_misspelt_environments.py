@@ -84,7 +84,7 @@ def test_beside_a_checkpoint(training_backend_name: str, tmp_path: Path) -> None
         _ask([*command, "--env", "CartPol-v1"])
 
 
-@pytest.mark.fast_on_torch
+@pytest.mark.slow
 def test_a_run_that_is_resumed(training_backend_name: str, tmp_path: Path) -> None:
     from learner_core.cli.main import main
 
