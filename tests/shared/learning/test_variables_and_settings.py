@@ -185,7 +185,7 @@ def test_set_config_scales_the_loss(toy: Any) -> None:
         ({"scael": 1.0}, "'scale'"),
         ({"scale": "big"}, "scale"),
         ({"scale": -1.0}, "scale"),
-        ({"lr": [[0, 1.0], [0, 2.0]]}, "lr"),
+        ({"lr": [[5, 1.0], [0, 2.0]]}, "lr"),
         ({"model": {}}, "fixed when the learner was built"),
         ({"seed": 3}, "fixed"),
         ({"lr": 0.1, "framework_name": "tf"}, "fixed"),
