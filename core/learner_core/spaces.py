@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .action_parts import action_parts, has_parts
 from .errors import BatchError, SpaceError, StateError
 from .xp import Array, DType, Namespace
 
@@ -237,14 +238,16 @@ def action_spec(space: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of one action in a batch.
 
     Args:
-        space: The action space: Box, Discrete, MultiDiscrete or MultiBinary.
+        space: The action space: Box, Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of these.
 
     Returns:
-        (shape, dtype): a Box's own dtype, int64 for the others.
+        (shape, dtype): a Box's own dtype, int64 for the others; of a Dict or Tuple one row of float32 numbers.
 
     Raises:
         SpaceError: Any other space.
     """
+    if has_parts(space):
+        return (sum(part.size for part in action_parts(space)),), np.dtype(np.float32)
     leaf = _action_leaf(space)
     return leaf.shape, np.dtype(leaf.dtype if leaf.kind == "box" else np.int64)
 
@@ -262,8 +265,11 @@ def check_actions(space: Any, actions: npt.NDArray[Any], *, bounds: bool = False
         BatchError: The text names the first bad row, its value and how many there are.
         SpaceError: A space that has no actions of this kind.
     """
-    leaf = _action_leaf(space)
     actions = np.asarray(actions)
+    if has_parts(space):
+        _check_parts(space, actions, bounds=bounds)
+        return
+    leaf = _action_leaf(space)
     if actions.shape[1:] != leaf.shape:
         raise BatchError(f"expected actions of shape {['B', *leaf.shape]}, got {list(actions.shape)}")
     flat = actions.reshape(len(actions), math.prod(leaf.shape))
@@ -381,6 +387,20 @@ def _leaves(space: Any, path: Path = ()) -> list[_Leaf]:
     raise SpaceError(
         f"space {_text(path)}: expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple, got {space!r}"
     )
+
+
+def _check_parts(space: Any, rows: npt.NDArray[Any], *, bounds: bool) -> None:
+    """Refuse rows of numbers of which a part is not in its space."""
+    parts = action_parts(space)
+    width = sum(part.size for part in parts)
+    if rows.shape[1:] != (width,):
+        raise BatchError(f"expected actions of shape {['B', width]}, one row of numbers each, got {list(rows.shape)}")
+    for part in parts:
+        piece = rows[:, part.start : part.start + part.size].reshape((len(rows), *part.shape))
+        try:
+            check_actions(part.space, piece, bounds=bounds)
+        except BatchError as error:
+            raise BatchError(f"{'/'.join(map(str, part.path))} of the {error.args[0]}") from None
 
 
 def _action_leaf(space: Any) -> _Leaf:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..action_parts import has_parts, with_open_boxes
 from ..errors import ConfigError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec
@@ -356,5 +357,8 @@ class LearnerBuild:
         """The space that ``actions`` must lie in, or ``None``."""
         if module_id not in self._checked_spaces:
             fits = self.modules[module_id].actions_in_space
-            self._checked_spaces[module_id] = self._learner.module_specs[module_id].action_space if fits else None
+            space = self._learner.module_specs[module_id].action_space
+            # A Gaussian samples beyond its bounds; choices beside it are held to theirs.
+            beyond = with_open_boxes(space) if has_parts(space) else None
+            self._checked_spaces[module_id] = space if fits else beyond
         return self._checked_spaces[module_id]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..action_parts import has_parts, nested, row_of
 from ..errors import BatchError, did_you_mean
 from .batch import ColumnSpec
 from .parameters import aligned_copy
@@ -204,6 +205,9 @@ def _plausible(name: str, spec: ColumnSpec, space: Any, rng: np.random.Generator
     shape = (rows, *spec.shape)
     if name in ("loss_mask", "action_mask"):
         return np.ones(shape, dtype if name == "loss_mask" else np.bool_)
+    if name == "actions" and has_parts(space):
+        first = nested(space, lambda part: np.zeros(part.shape) if part.is_box else getattr(part.space, "start", 0))
+        return np.broadcast_to(row_of(space, first).astype(dtype), shape).copy()
     if name == "actions" and spec.dtype != "float":
         start = getattr(space, "start", 0)
         return np.broadcast_to(np.asarray(start, np.int64), shape).copy()

@@ -109,10 +109,11 @@ class RLModule:
     @property
     def actions_in_space(self) -> bool:
         """Whether training actions lie in the action space; an unsquashed Gaussian's are clipped at the env's door."""
-        from ..maths.distributions import DiagGaussian, SquashedGaussian
+        from ..maths.distributions import DiagGaussian, Joint, SquashedGaussian
 
         kind = self.get_train_action_dist_cls()
-        return not (issubclass(kind, DiagGaussian) and not issubclass(kind, SquashedGaussian))
+        kinds = [part.kind for part in kind.parts] if issubclass(kind, Joint) else [kind]
+        return not any(issubclass(one, DiagGaussian) and not issubclass(one, SquashedGaussian) for one in kinds)
 
     def get_exploration_action_dist_cls(self) -> Any:
         """Distribution that environment runners sample from; by default the training one."""

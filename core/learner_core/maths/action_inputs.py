@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from ..action_parts import ActionPart, action_parts, has_parts
 from ..spaces import SpaceEncoder
 from ..xp import Array, DType, Namespace
 from .unit_box import UnitBox
@@ -36,6 +37,12 @@ class ActionInputs:
     """
 
     def __init__(self, space: Any) -> None:
+        self.size: int
+        self._parts: list[tuple[ActionPart, ActionInputs]] = []
+        if has_parts(space):
+            self._parts = [(part, ActionInputs(part.space)) for part in action_parts(space)]
+            self.size = sum(inner.size for _, inner in self._parts)
+            return
         self._encode = SpaceEncoder(space)
         self.size = self._encode.size
         self._box: UnitBox | None = None
@@ -57,6 +64,12 @@ class ActionInputs:
         Returns:
             dtype[..., size].
         """
+        if self._parts:
+            rows, pieces = tuple(xp.shape(actions)[:-1]), []
+            for part, inner in self._parts:
+                own = xp.reshape(actions[..., part.start : part.start + part.size], (*rows, *part.shape))
+                pieces.append(inner.encode(xp, own if part.is_box else xp.astype(own, xp.int64), dtype))
+            return xp.concat(pieces, -1)
         if self._box is None:
             return self._encode(xp, actions, dtype)
         shape = xp.shape(actions)

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..action_parts import ActionPart, action_parts, has_parts
 from ..errors import SpaceError
 from ..xp import Namespace
 from .distribution_base import Distribution
 from .distributions_discrete import Bernoulli, Categorical, MultiCategorical
+from .distributions_joint import Joint, JointPart
 from .distributions_normal import DiagGaussian, SquashedGaussian
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Categorical",
     "DiagGaussian",
     "Distribution",
+    "Joint",
     "MultiCategorical",
     "SquashedGaussian",
     "distribution_for",
@@ -41,7 +44,7 @@ def distribution_for(
     """The distribution of a gymnasium action space.
 
     Args:
-        space: Discrete, MultiDiscrete, MultiBinary, or Box of floats.
+        space: Discrete, MultiDiscrete, MultiBinary, Box of floats, or a Dict or Tuple of these.
         xp: The array namespace to bind it to.
         squash: For a Box: tanh onto its bounds (which must be finite) instead of an unbounded normal.
         log_std_range: For a Box: clip the logarithm of the standard deviation. None: (-20, 2) when squashed, else
@@ -58,6 +61,10 @@ def distribution_for(
     import numpy as np
     from gymnasium import spaces
 
+    if has_parts(space):
+        if squash:
+            raise SpaceError(f"action space {space!r}: squashing needs a Box of actions")
+        return Joint.bind(xp, parts=tuple(_joint_part(part, xp, log_std_range) for part in action_parts(space)))
     if isinstance(space, spaces.Discrete):
         return Categorical.bind(xp, start=int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
@@ -72,8 +79,8 @@ def distribution_for(
         return Bernoulli.bind(xp, event_shape=tuple(space.shape))
     if not isinstance(space, spaces.Box):
         raise SpaceError(
-            f"action space {space!r} has no distribution: expected Discrete, MultiDiscrete, MultiBinary or Box; "
-            "flatten Dict and Tuple actions in an environment wrapper"
+            f"action space {space!r} has no distribution: expected Discrete, MultiDiscrete, MultiBinary, Box, or a "
+            "Dict or Tuple of these"
         )
     if not np.issubdtype(space.dtype, np.floating):
         raise SpaceError(f"action space {space!r}: a Box of {space.dtype} has no distribution; use MultiDiscrete")
@@ -88,3 +95,9 @@ def distribution_for(
     if unit_density:
         options["unit_density"] = True
     return SquashedGaussian.bind(xp, low=tuple(low.tolist()), high=tuple(high.tolist()), **options)
+
+
+def _joint_part(part: ActionPart, xp: Namespace, log_std_range: tuple[float, float] | None) -> JointPart:
+    kind = distribution_for(part.space, xp, log_std_range=log_std_range if part.is_box else None)
+    noise = tuple(kind.noise_shape(part.space))
+    return JointPart(kind, part.size, part.shape, part.is_box, kind.input_size(part.space), noise)

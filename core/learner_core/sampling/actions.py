@@ -1,8 +1,9 @@
 """The door between a policy's actions and an environment's.
 
-Needs a gymnasium action space that a distribution exists for (Box, Discrete, MultiDiscrete, MultiBinary). Refuses
-others. The batch keeps what the policy sampled, whose log-probability is known; only what goes through the door is
-clipped to the bounds. Discrete actions come with the space's own ``start`` already (the distribution adds it).
+Needs a gymnasium action space that a distribution exists for (Box, Discrete, MultiDiscrete, MultiBinary, and Dicts and
+Tuples of these, whose actions are one row of numbers here and nested at the environment). Refuses others. The batch
+keeps what the policy sampled, whose log-probability is known; only what goes through the door is clipped to the bounds.
+Discrete actions come with the space's own ``start`` already (the distribution adds it).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..action_parts import ActionPart, NestedActions, action_parts, has_parts
 from ..errors import SpaceError
 
 __all__ = ["ActionDoor"]
@@ -31,7 +33,14 @@ class ActionDoor:
         from gymnasium import spaces
 
         self.space = space
-        self.shape: tuple[int, ...] = tuple(space.shape or ())
+        self._parts: list[tuple[ActionPart, ActionDoor]] = []
+        if has_parts(space):
+            self._parts = [(part, ActionDoor(part.space)) for part in action_parts(space)]
+            self.kind = "parts"
+            self.shape: tuple[int, ...] = (sum(part.size for part, _ in self._parts),)
+            self.dtype: np.dtype[Any] = np.dtype(np.float32)
+            return
+        self.shape = tuple(space.shape or ())
         self.dtype = np.dtype(space.dtype) if space.dtype is not None else np.dtype(np.int64)
         self._low: Any = None
         self._high: Any = None
@@ -52,22 +61,30 @@ class ActionDoor:
         elif isinstance(space, spaces.MultiBinary):
             self.kind = "multi_binary"
         else:
-            raise SpaceError(f"action space {space}: expected Box, Discrete, MultiDiscrete or MultiBinary")
+            raise SpaceError(
+                f"action space {space}: expected Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
+            )
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the uniform noise that ``random`` takes for one action."""
         return (math.prod(self.shape),)
 
-    def to_env(self, actions: np.ndarray) -> np.ndarray:
+    def to_env(self, actions: np.ndarray) -> Any:
         """What the environments are given.
 
         Args:
             actions: [N, *shape], as sampled: Gaussian actions may lie outside the bounds.
 
         Returns:
-            [N, *shape] of the space's dtype, inside its bounds; a copy, which the environments may write into.
+            [N, *shape] of the space's dtype, inside its bounds; a copy, which the environments may write into. Of a
+            Dict or Tuple ``NestedActions``.
         """
+        if self._parts:
+            rows = np.array(actions, np.float64)
+            for part, door in self._parts:
+                rows[:, part.start : part.start + part.size] = door.to_env(part.of(actions)).reshape(len(rows), -1)
+            return NestedActions(self.space, rows)
         if self.kind == "box":
             if self._bounded:
                 actions = np.minimum(np.maximum(actions, self._low), self._high)
@@ -91,6 +108,9 @@ class ActionDoor:
         Returns:
             [N, *shape]: what the batch keeps, valid for ``to_env``. Box: float32; else int64.
         """
+        if self._parts:
+            pieces = [door.random(uniforms[:, part.start : part.start + part.size]) for part, door in self._parts]
+            return np.concatenate([piece.reshape(len(uniforms), -1).astype(np.float32) for piece in pieces], axis=1)
         rows = uniforms.reshape((uniforms.shape[0], *self.shape))
         if self.kind == "multi_binary":
             bits = rows < 0.5

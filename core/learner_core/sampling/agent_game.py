@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..action_parts import NestedActions
 from ..config.agents import AgentMapping
 from ..errors import EnvError
 from ..maths.action_inputs import PREV_REWARD
@@ -161,7 +162,8 @@ class AgentGame:
         self.lanes.num_steps += 1
         chosen: list[dict[str, Any]] = [{} for _ in self.copies]
         for module_id, lanes in groups.items():
-            scalar = actions[module_id].ndim == 1
+            # Numbers, and nested actions, are made for each of them.
+            scalar = actions[module_id].ndim == 1 or isinstance(actions[module_id], NestedActions)
             for (copy, agent), action in zip(lanes, actions[module_id], strict=True):
                 chosen[copy][agent] = action if scalar else action.copy()
         return [self._step(copy, actions) for copy, actions in enumerate(chosen)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..action_parts import NestedActions
 from ..config.foreign import closed, failure
 from ..config.foreign_arrays import ArrayForm
 from ..errors import EnvError, EnvOutputError
@@ -110,7 +111,7 @@ class GymLanes(Rebuilding):
     def _step(self, actions: Any, out: Columns) -> Step:
         """One step, copied before the reset of what has ended: environments may write into what they returned."""
         whose, count = self._whose, self.num_envs
-        answer = step_result(self._stepped(self._arrays.give(actions)), 0, whose)
+        answer = step_result(self._stepped(self._arrays.give(_batched(actions))), 0, whose)
         infos = answer[4]
         check_infos(infos, whose)
         obs, rewards, terminateds, truncateds = self._arrays.read(answer[:4])
@@ -294,3 +295,8 @@ def _end_processes(env: Any) -> None:
 
 def _pick(obs: Columns, lane: int) -> Columns:
     return tree_map(lambda leaf: np.array(leaf[lane]), obs)
+
+
+def _batched(actions: Any) -> Any:
+    """As a vector environment takes them: those of a Dict or Tuple part by part."""
+    return actions.batched if isinstance(actions, NestedActions) else actions

@@ -19,7 +19,7 @@ from ..maths.action_masks import ActionMask
 from ..maths.distributions import distribution_for
 from ..maths.images import has_image
 from ..plugins.hookspecs import hookimpl
-from ..spaces import check_actions
+from ..spaces import action_spec, check_actions
 from .columns import Columns, tree_map
 
 __all__ = ["ForwardPolicy", "NumpyBackend", "NumpyPolicy", "Policy", "choose_inference", "learner_core_backend"]
@@ -170,8 +170,8 @@ class ForwardPolicy:
                     f"the module's own 'actions' are forbidden by the environment's action_mask: row {bad[0]} is "
                     f"{actions[bad[0]].tolist()}"
                 )
-        kind = type(self._action_space).__name__
-        return np.array(actions, np.float32 if kind == "Box" else np.int64)
+        _, dtype = action_spec(self._action_space)
+        return np.array(actions, np.float32 if dtype.kind == "f" else np.int64)
 
     def values(self, obs: Columns, state: Columns | None = None) -> np.ndarray | None:
         """See ``Policy``."""
