@@ -241,6 +241,8 @@ def test_an_export_answers_with_rows(backend: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(answers["actions"], answer["actions"], atol=1e-5)
 
 
-def test_those_that_cannot_say_so() -> None:
+@pytest.mark.fast_on_torch
+def test_those_that_cannot_say_so(backend: str) -> None:
+    config = SACConfig().environment(observation_space=Car.observation_space, action_space=CONTROLS)
     with pytest.raises(SpaceError, match="SAC needs a bounded Box of actions"):
-        SACConfig().environment(observation_space=Car.observation_space, action_space=CONTROLS).build_learner()
+        config.framework(backend, compile=False).build_learner()
