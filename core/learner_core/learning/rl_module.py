@@ -282,7 +282,7 @@ def check_module_id(module_id: object) -> None:
 
 def acting(specs: Mapping[str, _Spec]) -> dict[str, _Spec]:
     """The modules that act, without those that are there for others (``rows_of``, ``shares``)."""
-    return {module_id: spec for module_id, spec in specs.items() if spec is None or spec.acts}
+    return {module_id: spec for module_id, spec in specs.items() if not isinstance(spec, RLModuleSpec) or spec.acts}
 
 
 def check_references(specs: Mapping[str, RLModuleSpec]) -> None:

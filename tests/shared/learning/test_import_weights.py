@@ -44,7 +44,8 @@ def model_of(case: str) -> dict[str, Any]:
         return {"hidden": list(HIDDEN), "activation": "relu"}
     model: dict[str, Any] = {"hidden": list(HIDDEN), "activation": "tanh"}
     if "image" in kind:
-        model = {"hidden": [] if source == "rllib" else [6], "activation": "relu", "conv_filters": FILTERS}
+        own: dict[str, Any] = {"hidden": []} if source == "rllib" else {"hidden": [6], "activation": "relu"}
+        model = {**own, "conv_filters": FILTERS}
         model["vf_share_layers"] = True
     if "lstm" in kind or "gru" in kind:
         model |= {"recurrent": "lstm" if "lstm" in kind else "gru", "recurrent_size": 8}
