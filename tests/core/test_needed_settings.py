@@ -30,6 +30,7 @@ REPLAY = ({}, {"prioritized_replay": True})
 ENV = ({}, {"env": "CartPole-v1"})
 #: Setting -> (a value, settings that it has no effect with, settings that it has one with).
 EVERYWHERE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "critic_observes": ("all", {}, {"policies": ["a"]}),
     "evaluation_interval": (2, *ENV),
     "evaluation_max_episode_steps": (7, *ENV),
     "evaluation_num_episodes": (3, *ENV),

@@ -126,8 +126,9 @@ def test_action_specs() -> None:
     assert spaces.action_spec(Discrete(3)) == ((), np.dtype("int64"))
     assert spaces.action_spec(Box(-1, 1, (2,))) == ((2,), np.dtype("float32"))
     assert spaces.action_spec(MultiBinary(2)) == ((2,), np.dtype("int64"))
+    assert spaces.action_spec(Dict(a=Discrete(2), b=Box(-1, 1, (2,)))) == ((3,), np.dtype("float32"))
     with pytest.raises(SpaceError, match="action space"):
-        spaces.action_spec(Dict(a=Discrete(2)))
+        spaces.action_spec(Dict(a=gym.spaces.Text(2)))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)

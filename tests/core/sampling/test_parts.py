@@ -85,7 +85,7 @@ def test_random_actions_are_distributed_as_the_space_samples_them() -> None:
 
 
 def test_spaces_without_a_door_are_refused() -> None:
-    for space in (gym.spaces.Dict({"a": gym.spaces.Discrete(2)}), gym.spaces.Box(0, 5, (2,), np.int32)):
+    for space in (gym.spaces.Dict({"a": gym.spaces.Text(2)}), gym.spaces.Box(0, 5, (2,), np.int32)):
         with pytest.raises(SpaceError, match="action space"):
             ActionDoor(space)
 
