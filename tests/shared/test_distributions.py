@@ -350,7 +350,7 @@ def test_samples_lie_in_their_space(
 @pytest.mark.parametrize(
     ("space", "squash", "words"),
     [
-        (gym.spaces.Dict({"a": gym.spaces.Discrete(2)}), False, "no distribution"),
+        (gym.spaces.Dict({"a": gym.spaces.Text(2)}), False, "a: expected Box"),
         (gym.spaces.Text(3), False, "no distribution"),
         (gym.spaces.Box(0, 255, (2,), np.uint8), False, "MultiDiscrete"),
         (gym.spaces.Box(-np.inf, np.inf, (2,)), True, "finite bounds"),
