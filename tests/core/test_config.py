@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner_core import AlgorithmConfig, ConfigError, Learner, MultiRLModuleSpec, OptimizerSpec, RLModule, RLModuleSpec
-from learner_core.config import FloatOrSchedule, Range
+from learner_core.config import FloatOrSchedule, Range, references
 
 
 @dataclass
@@ -255,6 +255,27 @@ def test_module_specs_are_portable() -> None:
     plain["settings"]["rl_module_spec"]["fields"]["size"] = 3
     with pytest.raises(ConfigError, match=r"rl_module_spec: .*RLModuleSpec' cannot be made"):
         ToyConfig.from_dict(plain)
+
+
+def test_what_a_module_is_there_for_is_stored_where_it_is_said() -> None:
+    """Files of earlier versions have no such fields: what says nothing of them is stored as it was then."""
+    plain = references.to_plain(RLModuleSpec())
+    assert set(plain["fields"]) == {"module_class", "observation_space", "action_space", "model", "masked"}
+    for spec in (
+        RLModuleSpec(ToyModule, rows_of="default_policy"),
+        RLModuleSpec(shares=["encoder.*"], shared_by=["a", "b"]),
+    ):
+        config = ToyConfig().rl_module(rl_module_spec=MultiRLModuleSpec({"x": spec}))
+        again = AlgorithmConfig.from_dict(config.to_dict(), import_modules=[__name__]).rl_module_spec["x"]
+        assert (again.rows_of, list(again.shares), list(again.shared_by)) == (
+            spec.rows_of,
+            list(spec.shares),
+            list(spec.shared_by),
+        )
+    bad = ToyConfig().rl_module(rl_module_spec=RLModuleSpec(ToyModule, rows_of="a")).to_dict()
+    bad["settings"]["rl_module_spec"]["fields"]["rows_of"] = ["a"]
+    with pytest.raises(ConfigError, match="rows_of is not as it is to be"):
+        AlgorithmConfig.from_dict(bad, import_modules=[__name__])
 
 
 def test_what_has_no_name_must_be_given_again() -> None:

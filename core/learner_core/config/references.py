@@ -76,7 +76,12 @@ def to_plain(value: Any) -> Any:
         name = name_of(type(value))
         return {_OBJECT: name, "data": to_plain(value.to_dict())} if name else {_UNPORTABLE: _shown(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        fields = {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+            # What came later is left out where it says nothing: earlier files lack it, and are compared with these.
+            if field.init and not (field.metadata.get("later") and getattr(value, field.name) == field.default)
+        }
         name = name_of(type(value))
         return {_OBJECT: name, "fields": to_plain(fields)} if name else {_UNPORTABLE: _shown(value)}
     if callable(value):

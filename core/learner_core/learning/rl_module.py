@@ -148,9 +148,9 @@ class RLModuleSpec:
     action_space: Any = None
     model: Mapping[str, Any] = field(default_factory=dict)
     masked: bool = False
-    rows_of: str | None = None
-    shares: Sequence[str] = ()
-    shared_by: Sequence[str] = ()
+    rows_of: str | None = field(default=None, metadata={"later": True})
+    shares: Sequence[str] = field(default=(), metadata={"later": True})
+    shared_by: Sequence[str] = field(default=(), metadata={"later": True})
 
     @property
     def acts(self) -> bool:
