@@ -105,7 +105,12 @@ def _refuse_starting_value(learner: Learner, name: str, value: Any) -> None:
 def change_modules(
     learner: Learner, specs: dict[str, RLModuleSpec], settings: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Rebuild with other modules, new ones with settings of their own; those that stay keep their state."""
+    """Rebuild with other modules, new ones with settings of their own; those that stay keep their state.
+
+    Raises:
+        ConfigError: parameters that modules share would come or go; nothing has changed.
+    """
+    _refuse_other_sharing(learner.module_specs, specs)
     before, config, build = learner.module_specs, learner.config, learner._build
     learner.config = config.with_modules(specs, settings)
     learner.module_specs = specs
@@ -115,6 +120,17 @@ def change_modules(
         learner.module_specs, learner.config = before, config
         learner._build = build
         raise
+
+
+def _refuse_other_sharing(before: Mapping[str, RLModuleSpec], after: Mapping[str, RLModuleSpec]) -> None:
+    """Refuse a module that holds parameters for others, added or removed: weights would move from one to another."""
+    holders = [{mid: spec for mid, spec in specs.items() if spec.shares} for specs in (before, after)]
+    for mid in holders[0].keys() ^ holders[1].keys():
+        spec = holders[0].get(mid) or holders[1][mid]
+        raise ConfigError(
+            f"module {mid!r} holds the parameters {', '.join(spec.shares)} for {' and '.join(spec.shared_by)}: it "
+            "cannot come or go while these learn. Name it in the rl_module_spec that a run begins with"
+        )
 
 
 def _rebuild(learner: Learner) -> None:

@@ -385,6 +385,22 @@ def test_shared_parameters_stand_once_in_the_state(backend: str) -> None:
 
 
 @pytest.mark.fast_on_torch
+def test_shared_parameters_neither_come_nor_go_in_a_run(backend: str) -> None:
+    learner = _sharing(backend)
+    before = learner.get_state()
+    more = RLModuleSpec(shares=["head.*"], shared_by=["left", "right"])
+    for change, words in (
+        (lambda: learner.remove_module("encoder"), r"'encoder' holds the parameters encoder\.\* for left and right"),
+        (lambda: learner.remove_module("left"), "shared_by names 'left'"),
+        (lambda: learner.add_module(module_id="more", module_spec=more), "'more' holds the parameters"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            change()
+        assert not states_differ(before, learner.get_state())
+    learner.add_module(module_id="third", module_spec=_spec())  # one that shares nothing may come
+
+
+@pytest.mark.fast_on_torch
 def test_targets_of_shared_parameters_are_each_modules_own(backend: str) -> None:
     class WithTarget(TwoLayers):
         targets = ("*",)
