@@ -6,7 +6,8 @@ that raises is rebuilt, and its running episode is given up. The others do not n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,27 +54,24 @@ class SyncLanes(EnvList):
 
     def reset(self, seeds: Sequence[int], out: Columns) -> None:
         self.num_steps = 0
-        for lane, seed in enumerate(self._take_seeds(seeds)):
-            try:
-                obs = self._begin_anew(lane, seed)
-            except EnvOutputError:
-                raise
-            except BaseException as error:
-                obs = self._rebuild(lane, failure(error))
-            self._reader.write(out, obs, lane)
-        self._reader.check(out)
+        begin = {lane: partial(self._begin_anew, lane, seed) for lane, seed in enumerate(self._take_seeds(seeds))}
+        self._begin_each(begin, out)
 
     def begin_again(self, lanes: Sequence[int], out: Columns) -> bool:
-        for lane in lanes:
+        self._begin_each({lane: partial(self._begin, lane) for lane in lanes}, out)
+        return True
+
+    def _begin_each(self, begin: Mapping[int, Callable[[], Any]], out: Columns) -> None:
+        """Begin episodes: ``begin`` {lane: what gives its first observation}. One that raises is made anew."""
+        for lane, first in begin.items():
             try:
-                obs = self._begin(lane)
+                obs = first()
             except EnvOutputError:
                 raise
             except BaseException as error:
                 obs = self._rebuild(lane, failure(error))
             self._reader.write(out, obs, lane)
         self._reader.check(out)
-        return True
 
     def step(self, actions: Any, out: Columns) -> Step:
         count = self.num_envs
