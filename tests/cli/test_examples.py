@@ -49,6 +49,8 @@ def test_behaviour_cloning_in_raw_torch_and_raw_tensorflow(tmp_path: Path) -> No
     assert tf == pytest.approx(torch, rel=1e-3)
 
 
+# The fast tier has it in tests/parity/test_ported_programs.py.
+@pytest.mark.slow
 def test_a_learner_of_ones_own_on_both_backends(tmp_path: Path) -> None:
     torch = _numbers(run_example("own_learner", "torch", folder=tmp_path))
     tf = _numbers(run_example("own_learner", "tf", folder=tmp_path))
@@ -56,6 +58,7 @@ def test_a_learner_of_ones_own_on_both_backends(tmp_path: Path) -> None:
     assert tf == pytest.approx(torch, rel=1e-3)
 
 
+@pytest.mark.slow  # tictactoe is the script of its kind in the fast tier
 def test_self_play_on_both_backends(tmp_path: Path) -> None:
     torch = run_example("self_play", "torch", folder=tmp_path).splitlines()
     tf = run_example("self_play", "tf", folder=tmp_path).splitlines()

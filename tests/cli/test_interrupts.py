@@ -57,7 +57,11 @@ def _others(names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("backend", "moment"),
-    [pytest.param("torch", "build", marks=pytest.mark.slow), ("torch", "update"), ("tf", "update")],
+    [
+        pytest.param("torch", "build", marks=pytest.mark.slow),
+        ("torch", "update"),
+        pytest.param("tf", "update", marks=pytest.mark.slow),
+    ],
 )
 def test_two_presses_end_two_learners(tmp_path: Path, backend: str, moment: str) -> None:
     text, later, gap = MOMENTS[moment]

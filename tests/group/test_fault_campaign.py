@@ -24,7 +24,8 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ca
     ("backend", "numbers"),
     [
         ("torch", (0, 1, 2, 3, 5, 8)),  # building, a batch read, a gradient, after an update, on its way, before one
-        ("torch", (19, 32, 12, 15, 23, 24)),  # NaN, Inf, waiting, the sum, the state, starting
+        # NaN, Inf, waiting, the sum, the state, starting
+        pytest.param("torch", (19, 32, 12, 15, 23, 24), marks=pytest.mark.slow),
         pytest.param("tf", (1, 19, 29), marks=pytest.mark.slow),  # a batch read, NaN, after an update
     ],
 )

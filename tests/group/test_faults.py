@@ -114,7 +114,7 @@ def test_a_lost_learner_is_named_in_bounded_time(
     ("backend", "collective", "kind", "phase", "size"),
     [
         ("torch", "torch", "kill", "before", 2),
-        ("torch", "horovod", "kill", "during", 3),
+        pytest.param("torch", "horovod", "kill", "during", 3, marks=pytest.mark.slow),
         ("torch", "torch", "kill", "during", 3),
         ("torch", "torch", "kill", "after", 2),
         ("torch", "torch", "stop", "during", 2),

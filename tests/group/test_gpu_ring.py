@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from support.ranks import TESTS
 
 SCRIPT = str(TESTS.parent / "benchmarks" / "gpu_ring.py")
@@ -28,6 +30,7 @@ def test_the_checks_hold_on_the_cpu() -> None:
     assert "FAILED " not in run.stdout
 
 
+@pytest.mark.slow  # two starts more of what the first test has started
 def test_without_a_gpu_it_says_so_and_a_failed_check_is_its_exit_code() -> None:
     run = _run("--backends", "torch")
     assert run.returncode == 0

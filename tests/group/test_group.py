@@ -47,8 +47,8 @@ def _largest_difference(one: Any, other: Any) -> float:
     ("backend", "collective", "precision", "compile", "bound", "size"),
     [
         ("torch", "auto", "float32", None, 2e-6, 2),
-        ("torch", "torch", "float64", False, 1e-10, 2),
         ("tf", "auto", "float32", None, 2e-6, 2),
+        pytest.param("torch", "torch", "float64", False, 1e-10, 2, marks=pytest.mark.slow),
         # Compiling on three learners at once takes minutes.
         pytest.param("torch", "torch", "float64", True, 1e-10, 2, marks=pytest.mark.slow),
         pytest.param("tf", "horovod", "float64", True, 1e-10, 2, marks=pytest.mark.slow),

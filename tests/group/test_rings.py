@@ -18,8 +18,8 @@ TIMEOUT = 120.0
 @pytest.mark.parametrize(
     ("collective", "backends", "precision"),
     [
-        ("horovod", ["torch", "torch"], "float32"),
-        ("horovod", ["tf", "tf"], "float32"),
+        pytest.param("horovod", ["torch", "torch"], "float32", marks=pytest.mark.slow),
+        pytest.param("horovod", ["tf", "tf"], "float32", marks=pytest.mark.slow),
         ("horovod", ["torch", "tf"], "float64"),
         ("torch", ["torch", "torch"], "float32"),
     ],

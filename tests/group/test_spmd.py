@@ -39,7 +39,7 @@ def _said(ended: Ended) -> dict[str, Any]:
         pytest.param("torch", "torch", 2, 50, "true", marks=pytest.mark.slow),
         pytest.param("torch", "horovod", 2, 50, "true", marks=pytest.mark.slow),
         pytest.param("torch", "torch", 3, 10, "", marks=pytest.mark.slow),
-        ("tf", "horovod", 2, 3, ""),
+        pytest.param("tf", "horovod", 2, 3, "", marks=pytest.mark.slow),  # a minute: it compiles every kind
         pytest.param("tf", "horovod", 2, 50, "true", marks=pytest.mark.slow),
         pytest.param("tf", "horovod", 2, 50, "false", marks=pytest.mark.slow),
         pytest.param("tf", "horovod", 3, 10, "", marks=pytest.mark.slow),
@@ -201,6 +201,7 @@ def _horovodrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow  # half a minute; tests/doors has horovodrun in the fast tier
 def test_the_command_line_trains_under_horovodrun_and_resumes_on_the_other_framework(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     small = [f"--set={name}" for name in ("train_batch_size=128", "minibatch_size=64", "model.hidden=[16]")]

@@ -52,7 +52,7 @@ def _errors(ranks: Sequence[Ended]) -> list[str]:
 @pytest.mark.parametrize(
     ("backend", "collective", "names"),
     [
-        ("torch", "torch", ("same", "same")),
+        pytest.param("torch", "torch", ("same", "same"), marks=pytest.mark.slow),
         ("torch", "horovod", ("same", "same")),
         ("tf", "horovod", ("hosta", "hostb")),
         pytest.param("torch", "horovod", ("same", "same", "other", "same"), marks=pytest.mark.slow),

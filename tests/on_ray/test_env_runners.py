@@ -168,7 +168,7 @@ def test_asynchronous_algorithms_lose_nothing(cluster: Any, tmp_path: Any, algor
     assert kept["num_env_steps_trained_lifetime"] == uses * (sampled - waiting) - unused
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("several", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_an_environment_answers_wrongly_is_refused_over_there(several: bool) -> None:
     space = gym.spaces.Box(0, 255, (3,), np.uint8)
 

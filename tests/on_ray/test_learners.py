@@ -33,7 +33,10 @@ Make = Callable[..., LearnerGroup]
 BATCHES = [ppo_batch(rows, Discrete(2), seed=rows) for rows in (384, 385, 7, 1)]
 
 
-@pytest.mark.parametrize(("backend", "collective"), [("torch", "torch"), ("torch", "horovod"), ("tf", "horovod")])
+@pytest.mark.parametrize(
+    ("backend", "collective"),
+    [("torch", "torch"), pytest.param("torch", "horovod", marks=pytest.mark.slow), ("tf", "horovod")],
+)
 def test_two_nodes_compute_what_one_learner_computes(
     groups: Make, told: Told, tmp_path: Any, backend: str, collective: str
 ) -> None:

@@ -128,6 +128,7 @@ def run_sac(backend_name: str, arrays: Any, settings: Any) -> dict[str, Any]:
     return _arrays(learner.get_state())
 
 
+@pytest.mark.slow  # step by step, below, in the fast tier
 def test_sac_after_1000_steps_in_float64() -> None:
     torch, tf = in_both(__file__, "run_sac", timeout=600)
     assert sorted(torch) == sorted(tf) and torch["optimizer/default_policy/policy/step"] == 1000

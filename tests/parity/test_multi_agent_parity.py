@@ -100,6 +100,7 @@ def train_two_modules_by_vtrace(backend_name: str, arrays: Any, settings: Any) -
     return out
 
 
+@pytest.mark.slow  # two modules of PPO, and V-trace of one, are in the fast tier
 def test_two_modules_of_impala_and_appo() -> None:
     torch, tf = in_both(__file__, "train_two_modules_by_vtrace", timeout=600)
     assert sorted(torch) == sorted(tf)

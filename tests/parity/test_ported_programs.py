@@ -32,6 +32,9 @@ PORTED: dict[str, Any] = {
     "features_extractor": lambda n: n[-1] > n[0] + 0.2,
     "action_mask": lambda n: n[-1] > n[0] + 1.5,
 }
+#: In the long tier alone. Their parts are tested one by one: networks of one's own, critics that see more, opponents
+#: that do not learn, masks.
+LONG = ("features_extractor", "central_critic", "scripted_opponent", "action_mask")
 #: What learns by chance as well: frameworks agree in the beginning, and float32 alone decides later on.
 LINES_THAT_AGREE = 4
 
@@ -45,7 +48,9 @@ def program(backend_name: str, arrays: Any, settings: dict[str, Any]) -> dict[st
     return {"numbers": np.array([float(number) for number in found])}
 
 
-@pytest.mark.parametrize("name", PORTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PORTED]
+)
 def test_a_ported_program_runs_on_both(name: str) -> None:
     torch, tf = (found["numbers"] for found in in_both(__file__, "program", settings={"name": name}))
     assert torch.shape == tf.shape

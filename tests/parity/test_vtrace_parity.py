@@ -58,6 +58,7 @@ def run(backend_name: str, arrays: Any, settings: Any) -> dict[str, Any]:
     return out
 
 
+@pytest.mark.slow  # step by step, below, in the fast tier
 def test_200_steps_in_float64() -> None:
     torch, tf = in_both(__file__, "run", timeout=600)
     assert sorted(torch) == sorted(tf)

@@ -304,7 +304,7 @@ SPACES: list[tuple[gym.Space[Any], bool, int, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("space", "squash", "input_size", "noise_shape"), SPACES, ids=str)
-@pytest.mark.parametrize("batch", [(), (4,), (3, 2)])
+@pytest.mark.parametrize("batch", [(), pytest.param((4,), marks=pytest.mark.fast_on_torch), (3, 2)])
 def test_samples_lie_in_their_space(
     xp: Any,
     backend_name: str,

@@ -78,6 +78,7 @@ def test_the_loop_its_inputs_and_what_the_next_process_finds(cache: Path, monkey
     assert torch.equal(healed(carry, inputs, 0, 4)["x"], loop(carry, inputs, 0, 4)["x"])
 
 
+@pytest.mark.slow  # the step is compiled by Inductor: twenty seconds
 def test_where_the_loop_cannot_be_compiled_the_step_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise RuntimeError("no loop today")

@@ -126,7 +126,11 @@ def test_a_class_starts_from_the_configured_seed_alone() -> None:
     assert not np.array_equal(first["pi.weight"], third["pi.weight"])
 
 
-@pytest.mark.parametrize("name", ["own", "lstm", "image and vector"])
+#: Each compiles for half a minute: one in the fast tier.
+COMPILED = ["image and vector", *(pytest.param(name, marks=pytest.mark.slow) for name in ("own", "lstm"))]
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiled_and_eager_agree(name: str) -> None:
     if name == "own":
         made, space, config, data = Net, OBS, None, batch()

@@ -77,6 +77,7 @@ def test_it_is_learned_in_the_unit_box(unit_run: dict[str, Any]) -> None:
     assert np.abs(unit_run["actions"]).max() <= 1.0
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(("low", "high"), EXACT)
 def test_powers_of_two_change_no_bit(
     training_backend_name: str, unit_run: dict[str, Any], low: float, high: float

@@ -124,7 +124,7 @@ BAD: list[tuple[Callable[[str], Any], str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize("make", [ppo, sac, agents, impala])
+@pytest.mark.parametrize("make", [ppo, pytest.param(sac, marks=pytest.mark.fast_on_torch), agents, impala])
 def test_a_refused_state_changes_no_bit(training_backend_name: str, make: Any, tmp_path: Path) -> None:
     with make(training_backend_name).build() as algo:
         for _ in range(3):

@@ -88,6 +88,7 @@ def test_what_is_not_in_the_space_is_refused_by_environment_step_key_and_value(
         assert ("agent 'b'" in text) == agents
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("runners", ["processes", "agents in processes", "turns", "async", "vector"])
 def test_every_runner_refuses(training_backend_name: str, runners: str) -> None:
     agents, settings = runners.startswith(("agents", "turns")), {}

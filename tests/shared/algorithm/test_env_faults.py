@@ -17,6 +17,7 @@ def _fault(backend: str, what: str, where: str = "step", **how: object) -> EnvFa
     return EnvFault(backend, hash((what, where, *how.items())) % 10**6, 0, what, where, **given)  # type: ignore[arg-type]
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("agents", [False, True])
 @pytest.mark.parametrize("what", RAISED)
 def test_one_that_raises_once_is_made_anew_and_counted(
@@ -26,6 +27,7 @@ def test_one_that_raises_once_is_made_anew_and_counted(
     assert (played.result, played.restarts, played.lost) == ("went on", 1, 1)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("what", ["ValueError", "SystemExit", "mute"])
 @pytest.mark.parametrize("where", ["init", "reset", "step"])
 def test_one_that_always_raises_ends_the_run_in_words(

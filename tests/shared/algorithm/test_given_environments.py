@@ -85,6 +85,7 @@ def test_wrappers_that_record_their_arguments_are_made_again(training_backend_na
         algo.evaluate(2)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("mode", own_reset_modes(), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("given", ["object", "function"])
 def test_a_vector_counts_as_many_as_it_is(training_backend_name: str, mode: Any, given: str) -> None:
@@ -164,6 +165,7 @@ def test_memory_masks_and_normalisers_with_a_vector(training_backend_name: str) 
         assert algo.evaluate(3)["episode_return_mean"] == 5.0
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("mode", own_reset_modes(), ids=lambda mode: mode.value)
 def test_a_vector_resumes_on_its_trajectory(training_backend_name: str, tmp_path: Path, mode: Any) -> None:
     def make(env_config: Any) -> Any:

@@ -150,6 +150,7 @@ def test_what_is_said_of_a_row_is_the_sum_over_its_parts() -> None:
 # ---- runs
 
 
+@pytest.mark.fast_on_torch
 def test_a_run_learns_every_part(backend: str, tmp_path: Path) -> None:
     with ppo(backend, num_epochs=6).build() as algo:
         spec = algo.learner_group.batch_rules()["default_policy"].specs["actions"]

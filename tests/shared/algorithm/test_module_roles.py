@@ -185,7 +185,8 @@ class Choice:
         self.agents = []
 
 
-@pytest.mark.parametrize("make", [PPOConfig, pytest.param(IMPALAConfig, marks=pytest.mark.fast_on_torch), APPOConfig])
+@pytest.mark.fast_on_torch
+@pytest.mark.parametrize("make", [PPOConfig, IMPALAConfig, APPOConfig])
 @pytest.mark.parametrize("opponent", [AlwaysRight, Foreign])
 def test_an_opponent_that_does_not_learn(backend: str, make: Any, opponent: Any) -> None:
     config = make().environment(Choice).framework(backend, compile=False).rl_module(model={"hidden": [8]})
@@ -206,6 +207,7 @@ def test_an_opponent_that_does_not_learn(backend: str, make: Any, opponent: Any)
         assert played == 6.0 if opponent is AlwaysRight else played in (0.0, 6.0)
 
 
+@pytest.mark.fast_on_torch
 def test_policies_share_an_encoder_wherever_they_are(backend: str, tmp_path: Path) -> None:
     """In runner processes, after a checkpoint, in a snapshot of one and in exports each has all of its parameters."""
     specs = {
@@ -248,8 +250,9 @@ def _old_plays_b(agent: str) -> str:
 # ---- critics that see more
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(("kind", "more"), [("all", 3 + 3 + 2), ("state", 5)])
-@pytest.mark.parametrize("num_env_runners", [0, pytest.param(1, marks=pytest.mark.fast_on_torch)])
+@pytest.mark.parametrize("num_env_runners", [0, 1])
 def test_a_critic_sees_what_the_policy_does_not(
     backend: str, kind: str, more: int, num_env_runners: int, tmp_path: Path
 ) -> None:

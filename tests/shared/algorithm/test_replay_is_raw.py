@@ -82,6 +82,7 @@ def check_draw(algo: Any, n_step: int, gamma: float) -> None:
 OPTIONS: list[dict[str, Any]] = [{}, {"n_step": 3}, {"prioritized_replay": True, "n_step": 2}]
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ",".join(options) or "uniform")
 def test_rows_are_raw_and_draws_are_of_now(training_backend_name: str, options: dict[str, Any]) -> None:
     with config_for(training_backend_name, gamma=0.9, **options).build() as algo:

@@ -56,6 +56,7 @@ def test_resuming_is_bit_identical(training_backend_name: str, make: Any, stop_a
     assert last["env_runners"] == resumed_last["env_runners"]
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("several", [False, True], ids=["one agent", "several"])
 @pytest.mark.parametrize("num_env_runners", [0, 1])
 def test_environments_that_sample_from_their_spaces_go_on_exactly(
@@ -112,6 +113,7 @@ def test_a_learner_state_is_no_checkpoint(training_backend_name: str, tmp_path: 
             algo.restore(tmp_path / "learner")
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("kind", ["sac", "appo"])
 def test_an_iteration_is_as_long_as_ever_whatever_the_runners_have_counted(
     training_backend_name: str, kind: str

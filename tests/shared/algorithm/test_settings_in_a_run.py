@@ -147,6 +147,7 @@ def _other(agent: str) -> str:
     return "other" if agent == "listener" else agent
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -190,6 +191,7 @@ def test_learners_that_cannot_follow_leave_everything_as_it_was(training_backend
         algo.train()
 
 
+@pytest.mark.fast_on_torch
 def test_two_learners_in_processes(training_backend_name: str) -> None:
     with told("ppo", training_backend_name).learners(num_learners=2).build() as algo:
         algo.set_config(lr=0.25, minibatch_size=20)

@@ -109,6 +109,7 @@ def test_asynchronous_runners_act_with_them(training_backend_name: str, way: Any
             assert algo.evaluate(2)["episode_return_mean"] == LENGTH * action
 
 
+@pytest.mark.fast_on_torch
 def test_learners_in_processes(training_backend_name: str, tmp_path: Any) -> None:
     config = told("ppo", training_backend_name).learners(num_learners=1)
     with config.build() as algo:

@@ -32,6 +32,7 @@ def _duels(config: Any, backend: str, env: Any = make_duel, length: int = 7, **e
     return config.env_runners(num_envs_per_env_runner=3).debugging(seed=3)
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("make", [ppo, impala])
 def test_default_runs_train_both_sides(training_backend_name: str, make: Any) -> None:
     with make(training_backend_name).build() as algo:

@@ -61,6 +61,7 @@ def test_weights_and_statistics_are_those_of_one_learner(training_backend_name: 
     assert max(np.abs(moved[name] - start[name]).max() for name in moved) > 0.1
 
 
+@pytest.mark.fast_on_torch
 def test_learners_that_have_rows_of_their_own(training_backend_name: str) -> None:
     config = config_for(training_backend_name, norm_network(training_backend_name)).learners(data_shards=2)
     one, ring = group_of(2, config, sharded=True)

@@ -170,9 +170,8 @@ def _uneven(backend: str, kind: str, compile: bool | None) -> None:
         assert [results["__all__"]["compiled"] for results in answers] == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind == "ppo_parts" else FAST_ON_TORCH) for kind in KINDS]
-)
+@FAST_ON_TORCH
+@pytest.mark.parametrize("kind", KINDS)
 def test_uneven_rows_that_come_and_go(training_backend_name: str, loops: StaticLoops, kind: str) -> None:
     _uneven(training_backend_name, kind, None)
     assert loops.made <= 2 * 2, "two learners: an even share and a whole minibatch, for each of them"
@@ -278,6 +277,7 @@ def test_a_loss_with_means_of_its_own(training_backend_name: str, loops: StaticL
     assert loops.made == 2
 
 
+@FAST_ON_TORCH
 def test_modules_that_some_learners_have_no_rows_of(training_backend_name: str, loops: StaticLoops) -> None:
     trial = Trial(_toy(training_backend_name, ToyLearner), 2, spec=two_modules())
     for seed, (left, right) in enumerate((([4, 5], [0, 3]), ([2, 7], [3, 0]), ([0, 9], [0, 0]), ([0, 0], [1, 20]))):

@@ -66,7 +66,9 @@ def _train(one: Any, ring: ThreadRing, batch: dict[str, Any], shard_rows: Sequen
     assert_states_equal(ring.learners[0].get_state(), ring.learners[-1].get_state(), atol=0)
 
 
-@pytest.mark.parametrize(("size", "normalize"), [(2, "minibatch"), (4, "batch")])
+@pytest.mark.parametrize(
+    ("size", "normalize"), [(2, "minibatch"), pytest.param(4, "batch", marks=pytest.mark.fast_on_torch)]
+)
 def test_four_shards_on_one_two_and_four_learners(training_backend_name: str, size: int, normalize: str) -> None:
     """Even shards, uneven ones, empty ones; fewer rows than shards, all in one."""
     config = tiny(PPOConfig(), training_backend_name, lr=0.01, normalize_advantages=normalize, num_epochs=2)
@@ -75,6 +77,7 @@ def test_four_shards_on_one_two_and_four_learners(training_backend_name: str, si
         _train(one, ring, ppo_batch(sum(shard_rows), TWO, seed=sum(shard_rows)), shard_rows)
 
 
+@pytest.mark.fast_on_torch
 def test_masked_rows_where_one_learner_has_a_mask(training_backend_name: str) -> None:
     config = tiny(PPOConfig(), training_backend_name, lr=0.01, accumulate=2, normalize_advantages="minibatch")
     one, ring = _group(2, config, TWO, 2)
@@ -105,6 +108,7 @@ def toys(training_backend_name: str) -> tuple[Any, ThreadRing]:
     return one, ring
 
 
+@pytest.mark.fast_on_torch
 def test_a_module_that_a_learner_has_no_rows_of(toys: tuple[Any, ThreadRing]) -> None:
     one, ring = toys
     left, right = regression_batch(9), regression_batch(3, seed=1)

@@ -81,7 +81,7 @@ def test_ppo_with_every_normalisation(training_backend_name: str, normalize: str
     ("size", "space", "normalize", "precision", "updates"),
     [
         (3, BOX, "minibatch", "float64", 6),
-        (4, TWO, "batch", "float32", 6),
+        pytest.param(4, TWO, "batch", "float32", 6, marks=pytest.mark.fast_on_torch),
         *(
             pytest.param(size, space, normalize, precision, 50, marks=pytest.mark.slow)
             for size in (2, 3, 4)
@@ -115,6 +115,7 @@ def test_sac_step_by_step_on_more_learners(training_backend_name: str, size: int
     _train(one, ring, [sac_batch(rows, seed=i) for i, rows in enumerate((8, 7, 1, 3) * 5)])
 
 
+@pytest.mark.fast_on_torch
 def test_early_stop_and_norm_clipping_by_parameter(training_backend_name: str) -> None:
     config = tiny(PPOConfig(), training_backend_name, lr=0.05, target_kl=0.02, grad_clip=0.3, grad_clip_by="norm")
     one, ring = _group(2, config.training(num_epochs=4), OBS, TWO)
@@ -127,12 +128,14 @@ def test_sac_step_by_step(training_backend_name: str) -> None:
     _train(one, ring, [sac_batch(rows, seed=rows) for rows in (8, 8, 5, 1)])
 
 
+@pytest.mark.fast_on_torch
 def test_targets_that_move_now_and_then(training_backend_name: str) -> None:
     config = tiny(SACConfig(), training_backend_name, target_network_update_interval=3, tau=0.5)
     one, ring = _group(2, config, OBS, BOX)
     _train(one, ring, [sac_batch(8, seed=seed) for seed in range(5)])
 
 
+@pytest.mark.fast_on_torch
 def test_masked_rows_and_micro_batches(training_backend_name: str) -> None:
     config = tiny(PPOConfig(), training_backend_name, lr=0.01, accumulate=2, normalize_advantages="minibatch")
     one, ring = _group(2, config, OBS, TWO)
@@ -141,6 +144,7 @@ def test_masked_rows_and_micro_batches(training_backend_name: str) -> None:
     _train(one, ring, batches)
 
 
+@pytest.mark.fast_on_torch
 def test_modules_of_which_one_falls_to_one_learner(training_backend_name: str) -> None:
     """``right`` has a single row: only the last learner sees it. Then it has none, then ``left`` has none."""
     config = ToyConfig().framework(training_backend_name, compile=False, precision="float64")
@@ -159,6 +163,7 @@ def test_modules_of_which_one_falls_to_one_learner(training_backend_name: str) -
     )
 
 
+@pytest.mark.fast_on_torch
 def test_modules_of_different_spaces_with_settings_of_their_own(training_backend_name: str) -> None:
     config = tiny(PPOConfig(), training_backend_name, lr=0.01, num_epochs=2)
     own = {"lr": 0.03, "clip_param": 0.05, "grad_clip": 0.1, "use_kl_loss": False, "normalize_advantages": "minibatch"}

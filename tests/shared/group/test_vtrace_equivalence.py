@@ -16,7 +16,7 @@ from support.vtrace_learners import sequence_batch, tiny_sequences
 TWO = Discrete(2)
 
 
-@pytest.mark.parametrize("algorithm", ["impala", "appo"])
+@pytest.mark.parametrize("algorithm", [pytest.param("impala", marks=pytest.mark.fast_on_torch), "appo"])
 def test_sequences_over_two_learners(training_backend_name: str, algorithm: str) -> None:
     """Five, one and four sequences in minibatches of two: a learner may have none. Targets and KL move alike."""
     config: Any = IMPALAConfig() if algorithm == "impala" else APPOConfig().training(use_kl_loss=True)

@@ -103,7 +103,7 @@ def _sharing(backend: str, learner_class: type = Squares, **training: Any) -> An
 # ---- modules that rest
 
 
-@pytest.mark.parametrize("module_class", [NoParameters, Stranger])
+@pytest.mark.parametrize("module_class", [pytest.param(NoParameters, marks=pytest.mark.fast_on_torch), Stranger])
 def test_a_module_that_does_not_learn_is_not_traced(backend: str, module_class: Any) -> None:
     """Neither its forward pass nor the loss; its rows are left aside, and the other learns what it would alone."""
     config = ToyConfig() if module_class is NoParameters else ToyConfig().multi_agent(policies_to_train=["left"])
@@ -194,6 +194,7 @@ def test_its_columns_are_those_that_either_reads(backend: str) -> None:
     learner.update_from_batch(batch=regression_batch(4, rewards=np.ones(4)))
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("trained", [["policy"], ["model"], None])
 def test_each_of_them_may_rest(backend: str, trained: list[str] | None) -> None:
     spec = MultiRLModuleSpec({"policy": _spec(), "model": _spec(LinearModule, rows_of="policy")})
@@ -206,6 +207,7 @@ def test_each_of_them_may_rest(backend: str, trained: list[str] | None) -> None:
     assert moved == set(trained or ("policy", "model"))
 
 
+@pytest.mark.fast_on_torch
 def test_a_hook_says_who_is_updated_where_rows_are_shared(backend: str) -> None:
     class Alternating(Squares):
         def should_module_be_updated(self, module_id: str, batch: Any) -> bool:
@@ -339,6 +341,7 @@ def test_losses_by_optimizer_move_them_as_well(backend: str) -> None:
             np.testing.assert_allclose(_of(named, mid)[name], value, atol=1e-12)
 
 
+@pytest.mark.fast_on_torch
 def test_accumulated_and_shared_among_learners_alike(training_backend_name: str) -> None:
     """Two learners, and a minibatch in parts, compute what one learner does of it whole."""
     spec = MultiRLModuleSpec({"left": _spec(), "right": _spec(), "encoder": SHARED, "model": _spec(rows_of="left")})

@@ -151,6 +151,7 @@ def _bad(batch: dict[str, Any], change: str) -> dict[str, Any]:
     return batch
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize(
     ("change", "column", "text"),
     [

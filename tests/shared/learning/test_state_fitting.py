@@ -138,6 +138,7 @@ def test_no_state_at_all_is_refused(fresh: Any, state: Any, path: str | None) ->
     assert not states_differ(before, fresh.get_state())
 
 
+@pytest.mark.fast_on_torch
 @pytest.mark.parametrize("part", ["rl_module", "optimizer", "timesteps", "counters", "noise", "plugins", "variables"])
 @pytest.mark.parametrize("value", [None, 3, [], "x", {"x": 3}, {MID: 3}, {MID: {"v": 3, "v.bias": [[1], [1, 2]]}}])
 def test_no_rubbish_gets_in(fresh: Any, part: str, value: Any) -> None:
