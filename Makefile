@@ -6,7 +6,7 @@
 #   make test-all  the long tier as well (hours)
 #   make bench     the update's speed, paired with other libraries (makes an environment of its own for them)
 #   make venv-rllib  an environment with RLlib in it, for benchmarks/throughput and benchmarks/group
-#   make lint      ruff, mypy --strict, import-linter
+#   make lint      ruff, mypy --strict, import-linter, limits of the code's structure
 #   make docs      the documentation as a site, in site/
 
 SHELL := /bin/bash
@@ -55,6 +55,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/measure_structure.py --trace torch
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

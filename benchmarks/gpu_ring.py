@@ -183,15 +183,19 @@ def batch(rows: int, *, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def _parameters(learner: Any) -> list[Any]:
+    """Its parameters as flat vectors of the backend."""
+    return [vector for arrays in learner.train_state.arrays.values() for vector in arrays.params.values()]
+
+
 def _devices(learner: Any) -> list[str]:
-    return [str(getattr(array, "device", "cpu")) for key, array in learner._carry.items() if key.startswith("params/")]
+    return [str(getattr(vector, "device", "cpu")) for vector in _parameters(learner)]
 
 
 def _bytes_to_host(learner: Any, data: dict[str, np.ndarray]) -> tuple[int, int]:
     """(bytes copied from the device to the host in one update, bytes of one gradient); in the learner's process."""
     copied = _copied(lambda: learner.update_from_batch(batch=data))
-    sizes = [value.numel() * value.element_size() for key, value in learner._carry.items() if key.startswith("params/")]
-    return copied, sum(sizes)
+    return copied, sum(vector.numel() * vector.element_size() for vector in _parameters(learner))
 
 
 def _reduced(learner: Any) -> tuple[str, str, int]:

@@ -17,7 +17,7 @@ __all__ = ["write"]
 _COLOURS = {"tf": "#c44e52", "torch": "#4c72b0"}
 _COLUMNS = (
     *("peer", "us/step, best", "median", "CPU, best", "ratio", "quartiles", "CPU ratio"),
-    *("overhead", "build, s", "compile, s", "RSS, MB"),
+    *("overhead", "build, s", "RSS, MB"),
 )
 #: Peers drawn, from slow to fast; levels above the bare Learner are in the table.
 _DRAWN = ("sb3", "plain-torch", "torch-eager", "torch", "tf")
@@ -82,7 +82,7 @@ def _markdown(about: dict[str, str], found: dict[str, Any], reference: str) -> s
         f"Ratios are against {reference} in the same round (above 1: faster): median, and first to third quartile.",
         "CPU is the process's own time on a processor, which other processes on the machine disturb least.",
         "Overhead: time above the bare Learner's in the same round. Build is everything from settings to the first",
-        "possible update, compilation and imports of the framework included; compile is the part spent in compilers.",
+        "possible update, compilation and imports of the framework included.",
         "Caches are empty at first; torch-group and torch-algorithm then load what torch has compiled.",
     ]
     for workload, result in found.items():
@@ -98,7 +98,6 @@ def _row(name: str, peer: dict[str, Any], steps: int) -> str:
     scale = 1e6 / steps
     ratio, facts = peer["ratio"], peer["facts"]
     overhead = f"{100 * peer['overhead']['median']:+.1f} %" if "overhead" in peer else ""
-    compiled = f"{facts['compile_s']:.1f}" if facts.get("compile_s") else ""
     cells = [
         name,
         f"{min(peer['seconds']) * scale:.0f}",
@@ -109,7 +108,6 @@ def _row(name: str, peer: dict[str, Any], steps: int) -> str:
         f"{peer['cpu_ratio']['median']:.2f}",
         overhead,
         f"{facts['build_s']:.1f}",
-        compiled,
         f"{facts['rss_mb']:.0f}",
     ]
     return f"| {' | '.join(cells)} |"

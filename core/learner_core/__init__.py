@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .lazy_exports import lazy_exports
-
-__version__ = "0.1.0.dev0"
+from .version import __version__ as __version__
 
 # Public name -> module that defines it. Kept sorted; tests/core/test_public_names.py holds it.
 _EXPORTS = {

@@ -364,6 +364,11 @@ class Backend:
         return self.xp.float64 if self.precision == "float64" else self.xp.float32
 
     @property
+    def compute_dtype(self) -> Any:
+        """The narrower dtype that modules compute in, or ``None``."""
+        return self.xp.bfloat16 if self.precision == "bfloat16" else None
+
+    @property
     def numpy_float_dtype(self) -> Any:
         """numpy dtype of parameters and losses."""
         return np.float64 if self.precision == "float64" else np.float32

@@ -41,8 +41,8 @@ class Faulty(PPOLearner):
         if (
             plan is None
             or plan["phase"] != phase
-            or self._ring.rank != plan["rank"]
-            or self._num_updates != plan["update"]
+            or self.ranks.rank != plan["rank"]
+            or self.train_state.num_updates != plan["update"]
         ):
             return
         try:

@@ -115,7 +115,7 @@ def test_every_call_of_a_group(groups: Make, tmp_path: Any) -> None:
     batch = _batches(1)[0]
     state = group.update_from_batch(batch=batch, return_state=True)["_state"]
     assert state["counters"]["num_updates"] == 1
-    assert group.foreach_learner(lambda learner: learner._ring.rank) == [0, 1]
+    assert group.foreach_learner(lambda learner: learner.ranks.rank) == [0, 1]
     assert len(set(group.foreach_learner(lambda learner: os.getpid()))) == 2
     group.save_state(tmp_path / "state")
     group.update_from_batch(batch=batch)
@@ -206,7 +206,7 @@ def test_learners_that_fell_out_of_step_are_noticed_and_repaired(groups: Make) -
     group.update_from_batch(batch=batch)
 
     def disturb(learner: Any) -> None:
-        if learner._ring.rank == 1:
+        if learner.ranks.rank == 1:
             learner.update_parameters(lambda mid, params: {name: value + 1e-6 for name, value in params.items()})
 
     group.foreach_learner(disturb)

@@ -21,7 +21,7 @@ from learner_core.group.spmd.handshake import PROOF_NBYTES, Answer, Challenge, K
 from learner_core.group.spmd.plain import from_bytes, to_bytes
 from learner_core.group.spmd.seal import Seal
 from learner_core.group.spmd.watch import Watch
-from learner_core.learning.meeting import Meeting
+from learner_core.learning.rank_exchange import RankExchange
 
 from support.strangers import OTHER, SECRET, SOON_S, Canary
 
@@ -136,7 +136,7 @@ def test_a_forged_sign_of_life_is_a_loss_that_says_so(way: tuple[Connection, soc
 # ---- what travels over the ring --------------------------------------------------------------------------------------
 
 
-def meet(*ranks: Callable[[Meeting], Any], proofs: bool = True) -> list[Any]:
+def meet(*ranks: Callable[[RankExchange], Any], proofs: bool = True) -> list[Any]:
     """Each rank's function in a thread of its own, over a ring that anybody may be in."""
     size = len(ranks)
     barrier, vectors = threading.Barrier(size), [np.zeros(0)] * size
@@ -153,7 +153,7 @@ def meet(*ranks: Callable[[Meeting], Any], proofs: bool = True) -> list[Any]:
         # The last one is a stranger: it is in the ring, and has no key.
         seal = Seal(SECRET[:32] if rank < size - 1 or not proofs else OTHER[:32], rank)
         try:
-            answers[rank] = ranks[rank](Meeting(rank, size, total, seal))
+            answers[rank] = ranks[rank](RankExchange(rank, size, total, seal))
         except Exception as error:
             answers[rank] = error
 

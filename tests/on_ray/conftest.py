@@ -171,7 +171,7 @@ def strike(kind: str, rank: int, *, step: int = 3, held_up: bool = False) -> Cal
             gradients, aux = compute(loss_fn, params)
             if left[0]:
                 return gradients, aux
-            if learner._ring.rank != rank:
+            if learner.ranks.rank != rank:
                 time.sleep(600 if held_up else 0)
             elif kind == "nan":
                 gradients = {m: {n: value * np.nan for n, value in found.items()} for m, found in gradients.items()}

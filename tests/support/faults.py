@@ -95,7 +95,7 @@ class FaultyLearner(PPOLearner):
 
     def _strike(self, phase: str, *, update: int | None = None, step: int | None = None) -> None:
         fault = self.config.env_config.get("fault")
-        if fault is None or fault["phase"] != phase or fault["rank"] != self._ring.rank or fault["kind"] in NUMBERS:
+        if fault is None or fault["phase"] != phase or fault["rank"] != self.ranks.rank or fault["kind"] in NUMBERS:
             return
         if update is not None and (update != fault["update"] or step not in (None, fault["step"])):
             return
@@ -108,9 +108,9 @@ class FaultyLearner(PPOLearner):
     def build(self) -> None:
         super().build()
         self._strike("build")
-        if self._ring.size == 1 or self._ring.reduce.__name__ == "reduce":
+        if self.ranks.size == 1 or self.ranks.reduce.__name__ == "reduce":
             return
-        collective = self._ring.reduce.__self__
+        collective = self.ranks.reduce.__self__
         init, allreduce, close = collective.init, collective.allreduce_flat_, collective.close
 
         def join(**arguments: Any) -> None:
@@ -119,7 +119,7 @@ class FaultyLearner(PPOLearner):
 
         def reduce(flat: Any) -> Any:
             if self._updating:
-                self._strike("allreduce", update=self._num_updates, step=self._step)
+                self._strike("allreduce", update=self.train_state.num_updates, step=self._step)
             return allreduce(flat)
 
         def leave() -> None:
@@ -127,25 +127,25 @@ class FaultyLearner(PPOLearner):
             close()
 
         collective.init, collective.close = join, leave
-        object.__setattr__(self._ring, "reduce", reduce)
+        object.__setattr__(self.ranks, "reduce", reduce)
 
     def update_from_batch(self, *arguments: Any, **named: Any) -> Any:
-        self._strike("batch", update=self._num_updates)
+        self._strike("batch", update=self.train_state.num_updates)
         return super().update_from_batch(*arguments, **named)
 
     def before_gradient_based_update(self, *, timesteps: dict[str, int]) -> None:
-        self._strike("before", update=self._num_updates)
+        self._strike("before", update=self.train_state.num_updates)
         self._updating, self._step = True, -1
 
     def compute_gradients(self, loss_fn: Any, params: Any) -> Any:
         if not self._updating:
             return super().compute_gradients(loss_fn, params)
         self._step += 1
-        self._strike("gradient", update=self._num_updates, step=self._step)
+        self._strike("gradient", update=self.train_state.num_updates, step=self._step)
         gradients, aux = super().compute_gradients(loss_fn, params)
         fault = self.config.env_config.get("fault") or {}
         here = (fault.get("rank"), fault.get("update"), fault.get("step"))
-        if fault.get("kind") in NUMBERS and here == (self._ring.rank, self._num_updates, self._step):
+        if fault.get("kind") in NUMBERS and here == (self.ranks.rank, self.train_state.num_updates, self._step):
             claim(fault["once"])
             bad = float(fault["kind"])
             gradients = {m: {n: value * bad for n, value in arrays.items()} for m, arrays in gradients.items()}
@@ -154,12 +154,12 @@ class FaultyLearner(PPOLearner):
     def after_step(self, **arguments: Any) -> None:
         super().after_step(**arguments)
         if self._updating:
-            self._strike("apply", update=self._num_updates, step=self._step)
+            self._strike("apply", update=self.train_state.num_updates, step=self._step)
 
     def after_gradient_based_update(self, *, timesteps: dict[str, int]) -> None:
         self._updating = False
         super().after_gradient_based_update(timesteps=timesteps)
-        self._strike("after", update=self._num_updates - 1)
+        self._strike("after", update=self.train_state.num_updates - 1)
 
     def _state(self, **arguments: Any) -> Any:
         if not self._saving:

@@ -200,7 +200,7 @@ def _unset(group: Any, fault: NumberFault) -> None:
 
 def _poisoner(place: str, code: int, rank: int) -> Callable[[Any], None]:
     def poison(learner: Any) -> None:
-        if learner._ring.rank != rank or place == "column":
+        if learner.ranks.rank != rank or place == "column":
             return
         if place != "parameter":
             learner.variables[MID][f"poison_{place}"] = float(code)

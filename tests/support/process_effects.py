@@ -78,7 +78,7 @@ def _comparisons(backend: str, folder: Path) -> None:
 
 
 def _disturb(learner: Any) -> None:
-    if learner._ring.rank == 1:
+    if learner.ranks.rank == 1:
         learner.update_parameters(lambda module_id, params: {name: value + 1e-3 for name, value in params.items()})
 
 
@@ -91,7 +91,7 @@ class Struck(PPOLearner):
 
     def before_gradient_based_update(self, *, timesteps: dict[str, int]) -> None:
         fault = self.config.env_config.get("fault")
-        if fault and self._ring.rank == 1 and _is_first(fault["once"]):
+        if fault and self.ranks.rank == 1 and _is_first(fault["once"]):
             os.kill(os.getpid(), fault["signal"])
 
 

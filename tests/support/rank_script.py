@@ -38,7 +38,7 @@ class Faulty(PPOLearner):
     """On rank 1 something happens within a step of the second update."""
 
     def compute_gradients(self, loss_fn: Any, params: Any) -> Any:
-        if self._num_updates == 1 and self._ring.rank == 1:
+        if self.train_state.num_updates == 1 and self.ranks.rank == 1:
             kind = self.config.env_config["fault"]
             if kind == "raise":
                 raise RuntimeError("a hook of rank 1 failed")
@@ -180,7 +180,7 @@ def group_calls(backend: str, collective: str, path: str) -> dict[str, Any]:
         for call in (
             lambda: group.update_from_batch(batch=bad if ranks.rank else own),
             lambda: group.update_from_batch(batch=own, minibatch_size=16 + ranks.rank),
-            lambda: group.foreach_learner(lambda learner: 1 // learner._ring.rank),
+            lambda: group.foreach_learner(lambda learner: 1 // learner.ranks.rank),
         ):
             try:
                 call()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from learner_core.learning.meeting import Meeting
-from learner_core.learning.ring import Ring
+from learner_core.learning.rank_exchange import RankExchange
+from learner_core.learning.ranks import OwnRows, Ranks, WholeBatch
 
 __all__ = ["ThreadRing"]
 
@@ -21,18 +21,20 @@ class ThreadRing:
 
     Args:
         size: number of learners.
-        build: ``build(ring) -> learner``.
+        build: ``build(ranks) -> learner``.
         sharded: every learner has rows of its own.
     """
 
-    def __init__(self, size: int, build: Callable[[Ring], Any], *, sharded: bool = False) -> None:
+    def __init__(self, size: int, build: Callable[[Ranks], Any], *, sharded: bool = False) -> None:
         self._barrier = threading.Barrier(size)
         self._vectors: list[Any] = [None] * size
         self.learners = []
         for rank in range(size):
             reduce = self._reducer(rank)
-            meeting = Meeting(rank, size, self._total(reduce)) if sharded else None
-            self.learners.append(build(Ring(rank, size, reduce, meeting)))
+            place: Ranks = WholeBatch(rank, size, reduce)
+            if sharded:
+                place = OwnRows(rank, size, reduce, exchange=RankExchange(rank, size, self._total(reduce)))
+            self.learners.append(build(place))
 
     @staticmethod
     def _total(reduce: Callable[[Any], Any]) -> Callable[[np.ndarray, str], np.ndarray]:

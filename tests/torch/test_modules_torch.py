@@ -181,7 +181,7 @@ def test_tied_parameters_are_one_and_stay_tied() -> None:
     one = learner(factory("torch", "tied"), space=Discrete(3), config=config)
     assert list(weights_of(one)) == ["table.weight", "twice.weight", "twice.bias"]
     one.update_from_batch(batch={"obs": np.arange(30) % 3, "actions": (np.arange(30) + 1) % 3})
-    native = one._build.modules["default_policy"].export_native(weights_of(one))
+    native = one.blueprint.modules["default_policy"].export_native(weights_of(one))
     np.testing.assert_array_equal(native["out.weight"], native["table.weight"])
     np.testing.assert_array_equal(native["again.weight"], native["twice.weight"])
 

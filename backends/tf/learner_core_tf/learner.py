@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from learner_core.learning.learner import Learner
 
+from .backend import TfBackend
+
 __all__ = ["TfLearner"]
 
 
@@ -16,8 +18,9 @@ class TfLearner(Learner):
     """
 
     framework: ClassVar[str | None] = "tf"
+    backend: TfBackend
 
     @property
     def device(self) -> str:
         """TensorFlow's name of the device that parameters and batches live on."""
-        return str(self.backend.tf_device)
+        return self.backend.tf_device

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from learner_core.errors import ConfigError
-from learner_core.learning.row_totals import RowTotals
+from learner_core.learning.framework_modules import RowTotals
 
 __all__ = ["over_all_rows", "row_layers"]
 

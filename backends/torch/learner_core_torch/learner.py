@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
+
+import torch
 
 from learner_core.learning.learner import Learner
+
+from .backend import TorchBackend
 
 __all__ = ["TorchLearner"]
 
@@ -16,8 +20,9 @@ class TorchLearner(Learner):
     """
 
     framework: ClassVar[str | None] = "torch"
+    backend: TorchBackend
 
     @property
-    def device(self) -> Any:
+    def device(self) -> torch.device:
         """The ``torch.device`` that parameters and batches live on."""
         return self.backend.torch_device

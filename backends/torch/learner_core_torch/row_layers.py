@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from learner_core.learning.row_totals import RowTotals
+from learner_core.learning.framework_modules import RowTotals
 
 __all__ = ["over_all_rows", "row_layers"]
 

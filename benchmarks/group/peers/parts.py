@@ -15,7 +15,7 @@ from ppo import ppo_config
 from work import WORKS, batch, serve
 
 from learner_core.group.collectives import load_collective
-from learner_core.learning.ring import Ring
+from learner_core.learning.ranks import WholeBatch
 from learner_core.plugins import discovery
 
 
@@ -38,8 +38,8 @@ class Parts:
         """A learner that believes itself to be one of ``size``, and two updates to warm up."""
         self._batch = batch(WORKS[work])
         config = ppo_config(self._backend.name, WORKS[work]).freeze()
-        ring = Ring(rank, size, lambda flat: flat) if size > 1 else None
-        self._learner = config.get_learner_class()(config=config, backend=self._backend, ring=ring)
+        ring = WholeBatch(rank, size, lambda flat: flat) if size > 1 else None
+        self._learner = config.get_learner_class()(config=config, backend=self._backend, ranks=ring)
         for _ in range(2):
             self.update()
         return {}

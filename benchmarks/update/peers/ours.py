@@ -43,12 +43,8 @@ class LearnerCore:
         self.columns = rollout(workload)
         self._make(config)
         self._reset()
-        (compile_s,) = self.each(lambda learner: learner._build.executor.compile_seconds)
         (weights,) = self.each(lambda learner: learner.get_module_state())
-        return {
-            "num_parameters": int(sum(np.size(value) for value in weights["default_policy"].values())),
-            "compile_s": compile_s,
-        }
+        return {"num_parameters": int(sum(np.size(value) for value in weights["default_policy"].values()))}
 
     def _make(self, config: Any) -> None:
         """Set ``update`` (one update from columns), ``round`` and ``each`` (a function of every learner)."""

@@ -12,8 +12,8 @@ from ..config.foreign_names import unknown_attribute
 from ..config.foreign_table import LEARNER as LEARNER_NAMES
 from ..errors import LearnerGroupError, WorkerLostError
 from ..learning.batch_rule import BatchRule
-from ..learning.learner_state import check_weights
 from ..learning.state_fitting import Skipped
+from ..learning.state_tree import check_weights
 from ..state.kinds import LEARNER, refuse_other_kinds
 from .agreement import difference_of, words_of
 from .launchers import Learners, load_launcher
@@ -229,7 +229,7 @@ class LearnerGroup:
         folder, name = os.path.split(os.fspath(path))  # abspath alone would forget a slash at the end, which is refused
         place = os.path.join(os.path.abspath(folder), name)
         if getattr(self._learners, "shares_files", True):
-            self._ask(lambda learner: learner.save_state(place) if learner._ring.rank == 0 else None)
+            self._ask(lambda learner: learner.save_state(place) if learner.ranks.rank == 0 else None)
             return
         from ..plugins.manager import get_manager, notify
         from ..state.files import save_state
@@ -255,7 +255,7 @@ class LearnerGroup:
     @property
     def copies_states(self) -> bool:
         """Whether ``set_state`` may be given arrays that are read-only views of a file."""
-        return bool(self._first(lambda learner: learner._copies_states))
+        return bool(self._first(lambda learner: learner.copies_states))
 
     def set_config(self, **settings: Any) -> None:
         """Change settings on every learner, and of the group's own queue, or none; queued updates come first.

@@ -66,7 +66,7 @@ def salvage(
 
 
 def _count(learner: Any) -> int:
-    return int(learner._num_updates)
+    return int(learner.train_state.num_updates)
 
 
 def _ask(

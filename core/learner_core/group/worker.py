@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
@@ -29,6 +29,9 @@ from .collectives import Place, load_collective
 from .links import Links
 from .network import interface_of
 from .shared_batch import SegmentId, read_batch, receive
+
+if TYPE_CHECKING:
+    from learner_core.learning.train_state import TrainState
 
 __all__ = ["PULSE_S", "RESCUED", "LearnerWorker", "work"]
 
@@ -103,10 +106,6 @@ def _portable(error: Exception) -> Exception:
         return LearnerGroupError(f"{type(error).__name__}: {error}")
 
 
-_COUNTED = ("_num_updates", "_num_steps")
-_SMALL = ("_optimizer_steps", "_host_variables", "timesteps")
-
-
 class LearnerWorker:
     """A learner in a process that a launcher started: it does what the driver asks for, by method name."""
 
@@ -116,7 +115,7 @@ class LearnerWorker:
         #: A rank that is not heard here any more, although it may live.
         self.unheard: int | None = None
         #: What the learner was before the update that is running.
-        self._before: dict[str, Any] | None = None
+        self._before: TrainState | None = None
         self.learner: Any = None
 
     def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bool, Any]:
@@ -139,8 +138,8 @@ class LearnerWorker:
     ) -> dict[str, Any]:
         """Make the Learner; the ring is joined later, by all together."""
         os.environ.update(environment)
+        from learner_core.learning.ranks import WholeBatch
         from learner_core.learning.resolve import resolve_backend
-        from learner_core.learning.ring import Ring
 
         settings = cloudpickle.loads(config)
         learner_class = settings.get_learner_class()
@@ -149,13 +148,13 @@ class LearnerWorker:
 
             load("learner_core.backends", settings.framework_name).limit_threads(num_threads)
         backend = resolve_backend(settings, learner_class)
-        ring = Ring(rank, size)
+        ranks = WholeBatch(rank, size)
         if size > 1:
             self._collective = load_collective(settings.collective).create(backend)
             self._collective.prepare()
-            ring = Ring(rank, size, self._collective.allreduce_flat_)
+            ranks = WholeBatch(rank, size, self._collective.allreduce_flat_)
         self.learner = learner_class(
-            config=settings, module_spec=cloudpickle.loads(module_spec), backend=backend, ring=ring
+            config=settings, module_spec=cloudpickle.loads(module_spec), backend=backend, ranks=ranks
         )
         return {"pid": os.getpid()}
 
@@ -202,23 +201,19 @@ class LearnerWorker:
         """Train on the batch that ``fetch(where)`` finds."""
         batch = self.fetch(where)
         learner = self.learner
-        # Steps replace arrays and never write into them, so remembering the dicts remembers the state.
-        before = {name: getattr(learner, name) for name in _COUNTED}
-        before |= {name: copy.deepcopy(getattr(learner, name)) for name in _SMALL}
-        before["_carry"] = dict(learner._carry)
-        self._before = before
+        before = self._before = learner.train_state.snapshot()
         try:
             results = learner.update_from_batch(batch=batch, **arguments)
         except LearnerGroupError:
             # The ring broke in the middle: be as if the update had never begun, so that it can be repeated.
-            vars(learner).update(before)
+            learner.train_state.restore(before)
             if self._collective is not None:
                 # Others may be waiting for this learner, as it waited for the one that is lost.
                 threading.Thread(target=self._collective.abort, name="abort", daemon=True).start()
             raise
         finally:
             self._before = None
-        return {"results": results, "num_updates": learner._num_updates}
+        return {"results": results, "num_updates": learner.train_state.num_updates}
 
     def rescue(self) -> dict[str, Any] | None:
         """What the learner was before the update that it is held up in, if it is in one; for another thread."""
@@ -227,8 +222,8 @@ class LearnerWorker:
             return None
         try:
             learner = copy.copy(self.learner)
-            vars(learner).update(before)
-            return {**everything(learner), "num_updates": learner._num_updates}
+            learner.train_state = before
+            return {**everything(learner), "num_updates": before.num_updates}
         except Exception:
             return None  # then it is waited for
 

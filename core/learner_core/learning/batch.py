@@ -25,7 +25,16 @@ from ..errors import BatchError, did_you_mean
 from ..maths.action_masks import ActionMask
 from .plain_arrays import as_plain, check_memory
 
-__all__ = ["ColumnSpec", "check_batch", "flatten_columns", "split_modules", "standard_columns"]
+__all__ = [
+    "ColumnSpec",
+    "check_batch",
+    "column_name",
+    "column_of",
+    "flatten_columns",
+    "nested_columns",
+    "split_modules",
+    "standard_columns",
+]
 
 _MAX_DEPTH = 32
 
@@ -111,6 +120,31 @@ def flatten_columns(batch: Mapping[Any, Any], prefix: str = "") -> dict[str, Any
             raise BatchError("is there twice, by its path and as a dict", column=twice[0])
         out.update(inside)
     return out
+
+
+def nested_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"obs/x": a}`` as ``{"obs": {"x": a}}``."""
+    out: dict[str, Any] = {}
+    for path, value in columns.items():
+        *parents, leaf = path.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return out
+
+
+def column_of(batch: Mapping[str, Any], path: str) -> Any:
+    """The column of nested columns that stands at that path."""
+    found: Any = batch
+    for key in path.split("/"):
+        found = found[key]
+    return found
+
+
+def column_name(path: str) -> str:
+    """The column that a path is in: ``"obs"`` for ``"obs/x"``."""
+    return path.split("/", 1)[0]
 
 
 def split_modules(batch: Any, specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BatchError, StateError
 from ..spaces import check_actions
 from ..state.memory import in_blocks
-from .batch import ColumnSpec, check_batch, flatten_columns
+from .batch import ColumnSpec, check_batch, column_name, flatten_columns
 
 __all__ = ["BatchRule"]
 
@@ -39,7 +39,7 @@ class BatchRule:
 
     def reads(self, column: str) -> bool:
         """Whether the update reads a column, or a part of it."""
-        return any(name.split("/", 1)[0] == column for name in self.specs)
+        return any(column_name(path) == column for path in self.specs)
 
     def check(self, batch: Any, path: str) -> None:
         """Refuse columns [B, ...] that the learner would refuse.

@@ -12,18 +12,38 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import ConfigError, LearnerCoreError
+from ..xp import Array
 from .rl_module import RLModule
 
-if TYPE_CHECKING:
-    from .row_totals import RowTotals
+__all__ = [
+    "FrameworkModule",
+    "RowTotals",
+    "UnboundNetwork",
+    "dummy_observations",
+    "make_network",
+    "random_observations",
+]
 
-__all__ = ["FrameworkModule", "UnboundNetwork", "dummy_observations", "make_network", "random_observations"]
+
+@dataclass(frozen=True)
+class RowTotals:
+    """What a layer must know of the other learners' rows.
+
+    Attributes:
+        has_rows: whether this learner has rows of the minibatch; else those that it computes on must not count.
+        total: the sum over the learners of a flat float vector of the backend, called by all of them in the same order.
+            It may overwrite its argument, and knows nothing of gradients.
+    """
+
+    has_rows: bool
+    total: Callable[[Array], Array]
 
 
 class FrameworkModule(RLModule):

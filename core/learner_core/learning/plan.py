@@ -168,7 +168,7 @@ def statistics_of(
     column: np.ndarray,
     plan: MinibatchPlan,
     mask: np.ndarray | None,
-    reduce: Callable[[np.ndarray], np.ndarray] | None = None,
+    reduce: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Mean and population standard deviation of a column over the rows of every minibatch that count.
 
@@ -176,7 +176,7 @@ def statistics_of(
         column: [rows, ...].
         plan: the minibatches.
         mask: float[rows] or [rows, T], 1 where a row counts; ``None``: every row does.
-        reduce: the sum of a float64 array over all learners, where each has only its own rows; called twice.
+        reduce: the sum of a float64 array over all learners that hold rows of it; called twice.
 
     Returns:
         float64[steps, 2]; zeros for a step without rows.
@@ -188,13 +188,9 @@ def statistics_of(
     values, weights = column.astype(np.float64).reshape(len(column), -1), weights.reshape(len(column), -1)
     real = (np.arange(plan.indices.shape[1]) < plan.rows[:, None])[..., None]
     picked, counted = values[plan.indices], weights[plan.indices] * real
-    sums = np.stack([counted.sum(axis=(1, 2)), (picked * counted).sum(axis=(1, 2))], axis=1)
-    if reduce is not None:
-        sums = reduce(sums)
+    sums = reduce(np.stack([counted.sum(axis=(1, 2)), (picked * counted).sum(axis=(1, 2))], axis=1))
     total = np.maximum(sums[:, 0], 1.0)
     mean = sums[:, 1] / total
     deviation = picked - mean[:, None, None]
-    squares = (np.square(deviation) * counted).sum(axis=(1, 2))
-    if reduce is not None:
-        squares = reduce(squares)
+    squares = reduce((np.square(deviation) * counted).sum(axis=(1, 2)))
     return np.stack([mean, np.sqrt(squares / total)], axis=1)

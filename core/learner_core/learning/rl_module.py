@@ -21,6 +21,7 @@ __all__ = [
     "MultiRLModuleSpec",
     "RLModule",
     "RLModuleSpec",
+    "SharedParameters",
     "acting",
     "check_module_id",
     "check_references",
@@ -124,6 +125,18 @@ class RLModule:
         return self.get_train_action_dist_cls()
 
 
+class SharedParameters(RLModule):
+    """Holds parameters for other modules; it computes nothing."""
+
+    def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """None of its own: they begin as those of the first module that shares them."""
+        return {}
+
+    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Refused."""
+        raise ConfigError("a module that holds parameters for others (shares=...) computes nothing by itself")
+
+
 @dataclass(frozen=True)
 class RLModuleSpec:
     """What is needed to build a module anywhere: class, spaces and plain settings.
@@ -166,8 +179,6 @@ class RLModuleSpec:
         """A copy in which every missing part comes from the arguments."""
         chosen = self.module_class if self.module_class is not None else module_class
         if self.shares:
-            from .shared_parameters import SharedParameters
-
             chosen, model = SharedParameters, None
         if not _is_neutral(chosen):
             # The algorithm's settings are of its own networks; a user's may mean something else by the same names.
@@ -211,10 +222,6 @@ class RLModuleSpec:
             _check_class(self.module_class)
             module: RLModule = self.module_class(self.observation_space, self.action_space, self.model, xp)
             return module
-        if backend is None and xp.name == "numpy":
-            from .framework_modules import UnboundNetwork
-
-            return UnboundNetwork(self, xp)
         if backend is None:
             from ..plugins.discovery import load
 

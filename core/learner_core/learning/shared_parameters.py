@@ -7,29 +7,17 @@ them. In a state they stand once, under the id of the module that holds them; wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import ConfigError
 from .parameters import match_names
-from .rl_module import RLModule, RLModuleSpec
+from .rl_module import RLModuleSpec
 
-__all__ = ["SharedParameters", "completed", "take_shared"]
+__all__ = ["completed", "take_shared"]
 
 _Array = TypeVar("_Array")
-
-
-class SharedParameters(RLModule):
-    """Holds parameters for other modules; it computes nothing."""
-
-    def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """None of its own: they begin as those of the first module that shares them."""
-        return {}
-
-    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Refused."""
-        raise ConfigError("a module that holds parameters for others (shares=...) computes nothing by itself")
 
 
 def take_shared(

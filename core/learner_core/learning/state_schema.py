@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..state.schema import COUNT, PLAIN, SEED, Also, Array, MapOf, OneOf, Real, Record, Schema, refuse
-
-if TYPE_CHECKING:
-    from .learner import Learner
+from ..xp import Array as DeviceArray
+from .step.hooks import LearnerHooks
 
 __all__ = ["MODULE_PARTS", "STATE_SCHEMA", "learner_schema", "modules_schema", "weights_schema"]
 
@@ -28,7 +27,7 @@ MODULE_PARTS = ("rl_module", "targets", "buffers", "variables", "optimizer")
 class _Version(Schema):
     """What a state means, by number: the learner's own version, or an earlier one that means the same to it."""
 
-    learner: Learner
+    learner: LearnerHooks
 
     @property
     def expected(self) -> str:
@@ -46,11 +45,11 @@ class _Version(Schema):
             OneOf((version,), f"this version reads schema {version}").check(value, path)
 
 
-def learner_schema(learner: Learner, modules: Collection[str] | None = None) -> Record:
+def learner_schema(learner: LearnerHooks, modules: Collection[str] | None = None) -> Record:
     """What ``Learner.set_state`` takes, with these of its modules; ``None``: all."""
     fields: dict[str, Schema] = {
         "schema": _Version(learner),
-        **modules_schema(learner, learner._build.plans if modules is None else modules),
+        **modules_schema(learner, learner.blueprint.plans if modules is None else modules),
         "timesteps": MapOf(COUNT),
         "counters": Record({"num_updates": COUNT, "num_minibatch_steps": COUNT}),
         "noise": Record({"seed": SEED}),
@@ -59,15 +58,15 @@ def learner_schema(learner: Learner, modules: Collection[str] | None = None) -> 
     return Record(fields, what="a learner's state")
 
 
-def modules_schema(learner: Learner, module_ids: Collection[str]) -> dict[str, Record]:
+def modules_schema(learner: LearnerHooks, module_ids: Collection[str]) -> dict[str, Record]:
     """{part of the state: what it is of these modules}."""
     parts = {mid: _module_parts(learner, mid) for mid in module_ids}
     return {name: Record({mid: parts[mid][name] for mid in parts}) for name in MODULE_PARTS}
 
 
-def weights_schema(learner: Learner, weights: object) -> MapOf:
+def weights_schema(learner: LearnerHooks, weights: object) -> MapOf:
     """What ``Learner.set_module_state`` takes; buffers may be there or not."""
-    plans = learner._build.plans
+    plans = learner.blueprint.plans
     named = [mid for mid in weights if mid in plans] if isinstance(weights, Mapping) else []
     parts = {mid: _module_parts(learner, mid) for mid in named}
 
@@ -80,11 +79,11 @@ def weights_schema(learner: Learner, weights: object) -> MapOf:
     return MapOf(Record({}, is_open=True), known=plans, rule=rule)
 
 
-def _module_parts(learner: Learner, mid: str) -> dict[str, Record]:
+def _module_parts(learner: LearnerHooks, mid: str) -> dict[str, Record]:
     """{part of the state: what it is of one module}."""
-    plan = learner._build.plans[mid]
+    plan = learner.blueprint.plans[mid]
     dtype = learner.backend.numpy_float_dtype
-    own = learner._build.trainable_variables[mid]
+    arrays = learner.train_state.arrays[mid]
     weights: dict[str, Schema] = {}
     optimizers: dict[str, Schema] = {}
     for name, optimizer in plan.optimizers.items():
@@ -96,17 +95,18 @@ def _module_parts(learner: Learner, mid: str) -> dict[str, Record]:
         }
         optimizers[name] = Record({"kind": OneOf((optimizer.spec.kind,)), "step": COUNT, "slots": Record(slots)})
     if plan.frozen.names:
-        frozen = plan.frozen.to_host(_host(learner, f"frozen/{mid}"))
+        frozen = plan.frozen.to_host(_host(learner, arrays.frozen))
         weights.update({n: _like(value) for n, value in frozen.items()})
-    bounds = learner._build.bounds[mid]
     variables: dict[str, Schema] = {
-        name: Also(weights.pop(name), partial(_check_bounds, *bounds[name])) for name in own if name in weights
+        name: Also(weights.pop(name), partial(_check_bounds, *plan.bounds[name]))
+        for name in plan.trained_variables
+        if name in weights
     }
-    variables.update({name: Real(*bounds[name]) for name in plan.host_variables})
+    variables.update({name: Real(*plan.bounds[name]) for name in plan.host_variables})
     return {
         "rl_module": Record(weights),
         "targets": Record({name: Array(shape, dtype) for name, shape in plan.targets.shapes.items()}),
-        "buffers": Record({name: _like(_host(learner, f"buffers/{mid}/{name}")) for name in plan.buffers}),
+        "buffers": Record({name: _like(_host(learner, arrays.buffers[name])) for name in plan.buffers}),
         "variables": Record(variables),
         "optimizer": Record(optimizers),
     }
@@ -128,6 +128,6 @@ def _like(value: np.ndarray) -> Array:
     return Array(value.shape, value.dtype, finite=value.dtype.kind not in "iub" and bool(np.isfinite(value).all()))
 
 
-def _host(learner: Learner, key: str) -> np.ndarray:
-    value: np.ndarray = learner.backend.view_numpy({"x": learner._carry[key]})["x"]
+def _host(learner: LearnerHooks, array: DeviceArray) -> np.ndarray:
+    value: np.ndarray = learner.backend.view_numpy({"x": array})["x"]
     return value

@@ -15,6 +15,7 @@ import numpy as np
 from .. import numpy_xp
 from ..backend import Backend
 from ..errors import BatchError, ConfigError, StateError
+from ..learning.framework_modules import UnboundNetwork
 from ..maths.action_masks import ActionMask
 from ..maths.distributions import distribution_for
 from ..maths.images import has_image
@@ -267,6 +268,10 @@ class NumpyBackend(Backend):
     def to_numpy(self, tree: Any) -> Any:
         """A copy."""
         return tree_map(np.array, tree)
+
+    def adapt_module(self, spec: Any) -> Any:
+        """A stand-in for a network of a framework, which has its distributions and no forward pass."""
+        return UnboundNetwork(spec, self.xp)
 
     def gradients(self, loss_fn: Any, params: Any, groups: Any) -> Any:
         """Refuse.

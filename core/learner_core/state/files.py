@@ -17,6 +17,7 @@ from typing import Any
 import xxhash
 
 from ..errors import FormatError, StateError, StateIOError
+from ..version import __version__
 from .atomic import PathLike, write_atomically
 from .format import encode
 from .layout import HEADER_NBYTES, Chunk, parse_header
@@ -49,7 +50,6 @@ def save_state(path: PathLike, tree: Any, *, info: Mapping[str, Any] | None = No
         StateIOError: there is a folder, a device, a pipe or a socket at `path`, or it ends in a slash, or the operating
             system refused a step (also an OSError, with its errno); the old file is intact.
     """
-    from .. import __version__
 
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     write_atomically(path, encode(tree, info={"writer": f"learner-core {__version__}", "created": now, **(info or {})}))

@@ -9,6 +9,8 @@ from learner_core.learning.rl_module import acting
 from learner_core_algorithms.impala.learner import IMPALALearner
 from learner_core_algorithms.ppo.kl import adapted_kl_coeff
 
+from .config import APPOConfig
+
 __all__ = ["APPOLearner"]
 
 #: Bound of mu / pi_target, the weight that makes the target policy the one which the ratio is clipped around.
@@ -17,6 +19,8 @@ _MAX_WEIGHT = 2.0
 
 class APPOLearner(IMPALALearner):
     """V-trace by the target policy, PPO's surrogate, value loss, entropy bonus and an optional adaptive KL penalty."""
+
+    config: APPOConfig
 
     def build(self) -> None:
         for module_id in acting(self.module_specs):

@@ -10,6 +10,7 @@ import numpy as np
 from learner_core.learning.learner import Learner
 from learner_core.learning.rl_module import acting
 
+from .config import PPOConfig
 from .kl import adapted_kl_coeff
 
 __all__ = ["PPOLearner"]
@@ -20,6 +21,8 @@ _STD_FLOOR = 1e-8
 
 class PPOLearner(Learner):
     """Clipped surrogate objective, value loss, entropy bonus and an adaptive KL penalty."""
+
+    config: PPOConfig
 
     def build(self) -> None:
         for module_id in acting(self.module_specs):

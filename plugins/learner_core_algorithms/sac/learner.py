@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from learner_core.learning.batch import ColumnSpec
-from learner_core.learning.hooks import optimizer_from
+from learner_core.learning.batch import ColumnSpec, nested_columns
 from learner_core.learning.learner import Learner
-from learner_core.learning.minibatch import nested_columns
 from learner_core.learning.rl_module import acting
+from learner_core.learning.step.hooks import optimizer_from
 
+from .config import SACConfig
 from .module import SACModule
 
 __all__ = ["SACLearner"]
@@ -23,6 +23,8 @@ _LOG_ALPHA = (-80.0, 80.0)
 
 class SACLearner(Learner):
     """Four losses over one forward pass, each moving its own parameters: policy, two Q networks, temperature."""
+
+    config: SACConfig
 
     #: 2: density, entropy target and the Q networks' input are on [-1, 1]. 1: they were in the action space's unit.
     state_version = 2
@@ -125,7 +127,7 @@ class SACLearner(Learner):
         Returns:
             float[B], not negative: the mean over the Q networks.
         """
-        xp, module_id = self.xp, self._one_module(module_id)
+        xp, module_id = self.xp, self.one_module(module_id)
         columns = self.backend.from_numpy(self._check({module_id: batch})[module_id])
         arrays = nested_columns(columns)
         module = self.module[module_id]

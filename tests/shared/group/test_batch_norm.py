@@ -34,7 +34,7 @@ def group_of(size: int, config: Any, *, sharded: bool = False) -> tuple[Any, Thr
     frozen = config.copy().freeze()
     learner_class = frozen.get_learner_class()
     one = learner_class(frozen)
-    ring = ThreadRing(size, lambda place: learner_class(frozen, ring=place), sharded=sharded)
+    ring = ThreadRing(size, lambda place: learner_class(frozen, ranks=place), sharded=sharded)
     for learner in ring.learners:
         learner.set_state(one.get_state())
     return one, ring
@@ -69,7 +69,7 @@ def test_learners_that_have_rows_of_their_own(training_backend_name: str) -> Non
         batch = ppo_batch(first + second, TWO, seed=seed)
         one.update_from_batch(batch=batch, shard_rows=[first, second])
         own = [{n: c[:first] for n, c in batch.items()}, {n: c[first:] for n, c in batch.items()}]
-        ring.each(lambda learner, own=own: learner.update_from_batch(batch=own[learner._ring.rank]))
+        ring.each(lambda learner, own=own: learner.update_from_batch(batch=own[learner.ranks.rank]))
         check(one, ring)
 
 
@@ -78,11 +78,11 @@ def test_a_compiled_share_is_refused_and_the_default_says_that_it_is_none(traini
     words = r"normalises by a whole minibatch, of which each of 2 learners has a part"
     frozen = config.copy().framework(training_backend_name, compile=True).freeze()
     with pytest.raises(lc.CompileError, match=rf"compile=True, but .*{words}"):
-        ThreadRing(2, lambda place: frozen.get_learner_class()(frozen, ring=place))
+        ThreadRing(2, lambda place: frozen.get_learner_class()(frozen, ranks=place))
     if training_backend_name == "tf":  # Torch would compile after many more steps
         frozen = config.copy().framework(training_backend_name, compile=None).freeze()
         with pytest.warns(RuntimeWarning, match=rf"runs uncompiled .*{words}"):
-            ring = ThreadRing(2, lambda place: frozen.get_learner_class()(frozen, ring=place))
+            ring = ThreadRing(2, lambda place: frozen.get_learner_class()(frozen, ranks=place))
         results = ring.each(lambda learner: learner.update_from_batch(batch=ppo_batch(8, TWO)))
         assert [found["__all__"]["compiled"] for found in results] == [0.0, 0.0]
 

@@ -86,7 +86,9 @@ class Trial:
         frozen = config.freeze()
         alone.framework(framework, compile=False, precision=config.precision)
         self.one = learner_class(alone.freeze(), module_spec=spec)
-        self.ring = ThreadRing(size, lambda place: learner_class(frozen, module_spec=spec, ring=place), sharded=sharded)
+        self.ring = ThreadRing(
+            size, lambda place: learner_class(frozen, module_spec=spec, ranks=place), sharded=sharded
+        )
         self.sharded, self.each = sharded, (shards or size) // size
 
     def update(self, batch: dict[str, Any], rows: list[int], **arguments: Any) -> list[Any]:
@@ -96,7 +98,7 @@ class Trial:
         def own(learner: Any) -> Any:
             if not self.sharded:
                 return learner.update_from_batch(batch=batch, shard_rows=rows, **arguments)
-            first, last = learner._ring.rank * self.each, (learner._ring.rank + 1) * self.each
+            first, last = learner.ranks.rank * self.each, (learner.ranks.rank + 1) * self.each
             return learner.update_from_batch(
                 batch=_part(batch, ends[first], ends[last]), shard_rows=rows[first:last], **arguments
             )
@@ -286,7 +288,7 @@ def test_modules_that_some_learners_have_no_rows_of(training_backend_name: str, 
         trial.one.update_from_batch(batch=batch, shard_rows=rows)
 
         def own(learner: Any, batch: Any = batch, rows: Any = rows) -> Any:
-            rank = learner._ring.rank
+            rank = learner.ranks.rank
             cut = {mid: (sum(counts[:rank]), sum(counts[: rank + 1])) for mid, counts in rows.items()}
             return learner.update_from_batch(
                 batch={mid: _part(batch[mid], *ends) for mid, ends in cut.items() if ends[0] < ends[1]}

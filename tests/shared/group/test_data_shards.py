@@ -11,7 +11,8 @@ from gymnasium.spaces import Box, Discrete
 
 import learner_core as lc
 from learner_core.learning.plan import even_shards, make_plan, shares_of
-from learner_core.learning.ring import Ring
+from learner_core.learning.rank_exchange import RankExchange
+from learner_core.learning.ranks import OwnRows
 from learner_core_algorithms import PPOConfig, SACConfig
 
 from support.learners import (
@@ -36,7 +37,7 @@ def _group(size: int, config: Any, space: Any, shards: int) -> tuple[Any, Thread
     config.environment(observation_space=OBS, action_space=space).learners(data_shards=shards)
     frozen = config.copy().freeze()
     learner_class = frozen.get_learner_class()
-    return learner_class(frozen), ThreadRing(size, lambda ring: learner_class(frozen, ring=ring), sharded=True)
+    return learner_class(frozen), ThreadRing(size, lambda ring: learner_class(frozen, ranks=ring), sharded=True)
 
 
 def _rows(batch: Any, start: int, stop: int) -> Any:
@@ -53,7 +54,7 @@ def _train(one: Any, ring: ThreadRing, batch: dict[str, Any], shard_rows: Sequen
     alone = one.update_from_batch(batch=batch, shard_rows=shard_rows)
 
     def update(learner: Any) -> Any:
-        first, last = learner._ring.rank * each, (learner._ring.rank + 1) * each
+        first, last = learner.ranks.rank * each, (learner.ranks.rank + 1) * each
         own = _rows(batch, starts[first], starts[last])
         return learner.update_from_batch(batch=own, shard_rows=shard_rows[first:last])
 
@@ -86,7 +87,7 @@ def test_masked_rows_where_one_learner_has_a_mask(training_backend_name: str) ->
     one.update_from_batch(batch=batch, shard_rows=[9, 7])
     own = [_rows(batch, 0, 9), _rows(batch, 9, 16)]
     own[1].pop("loss_mask")
-    ring.each(lambda learner: learner.update_from_batch(batch=own[learner._ring.rank]))
+    ring.each(lambda learner: learner.update_from_batch(batch=own[learner.ranks.rank]))
     for learner in ring.learners:
         assert_states_equal(one.get_state(), learner.get_state(), atol=TOLERANCE)
 
@@ -104,7 +105,7 @@ def toys(training_backend_name: str) -> tuple[Any, ThreadRing]:
     config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=1, grad_clip=None)
     frozen = config.learners(learner_class=ToyLearner, data_shards=2).freeze()
     one = ToyLearner(frozen, module_spec=two_modules())
-    ring = ThreadRing(2, lambda place: ToyLearner(frozen, module_spec=two_modules(), ring=place), sharded=True)
+    ring = ThreadRing(2, lambda place: ToyLearner(frozen, module_spec=two_modules(), ranks=place), sharded=True)
     return one, ring
 
 
@@ -126,7 +127,7 @@ def test_a_module_that_a_learner_has_no_rows_of(toys: tuple[Any, ThreadRing]) ->
         }
         whole = {mid: left if mid == "left" else right for mid in counts}
         one.update_from_batch(batch=whole, shard_rows=counts)
-        ring.each(lambda learner, own=own: learner.update_from_batch(batch=own[learner._ring.rank]))
+        ring.each(lambda learner, own=own: learner.update_from_batch(batch=own[learner.ranks.rank]))
         for learner in ring.learners:
             assert_states_equal(one.get_state(), learner.get_state(), atol=TOLERANCE)
 
@@ -138,7 +139,7 @@ def test_a_batch_that_one_learner_refuses_is_refused_by_all(toys: tuple[Any, Thr
 
     def update(learner: Any) -> Any:
         with pytest.raises(lc.LearnerCoreError) as refused:
-            learner.update_from_batch(batch=bad if learner._ring.rank else good)
+            learner.update_from_batch(batch=bad if learner.ranks.rank else good)
         return refused.value
 
     first, second = ring.each(update)
@@ -154,7 +155,7 @@ def test_ranks_that_are_told_different_things_hear_of_it(toys: tuple[Any, Thread
 
     def update(learner: Any) -> str:
         with pytest.raises(lc.LearnerGroupError) as refused:
-            learner.update_from_batch(batch={"left": regression_batch(4)}, timesteps={"n": learner._ring.rank})
+            learner.update_from_batch(batch={"left": regression_batch(4)}, timesteps={"n": learner.ranks.rank})
         return str(refused.value)
 
     assert "timesteps must be the same on all 2 ranks; rank 0 has {'n': 0}" in ring.each(update)[0]
@@ -198,7 +199,7 @@ def test_the_plan_takes_from_every_shard_in_proportion(shard_rows: list[int]) ->
                 num_rows=total, minibatch=4, num_epochs=2, shuffle=True, seed=1, update=2, stream=3,
                 shard_rows=shard_rows, own=(rank * each, (rank + 1) * each),
             )  # fmt: skip
-            share = Ring(rank, size, meeting=object()).share(own)
+            share = OwnRows(rank, size, exchange=RankExchange(rank, size, lambda flat, name: flat)).share(own)
             parts.append((share, sum(shard_rows[: rank * each])))
         for step in range(plan.num_steps):
             line = np.concatenate([s.indices[step, : s.rows[step]] + offset for s, offset in parts])

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 
 import learner_core as lc
 from learner_core.learning.plan import MinibatchPlan, make_plan
-from learner_core.learning.ring import Ring
+from learner_core.learning.ranks import WholeBatch
 from learner_core.learning.rl_module import RLModuleSpec
 from learner_core_algorithms import PPOConfig, SACConfig
 
@@ -37,7 +37,7 @@ def _group(size: int, config: Any, observation_space: Any, action_space: Any) ->
     """One learner, and ``size`` of the same in a ring."""
     frozen = config.environment(observation_space=observation_space, action_space=action_space).copy().freeze()
     learner_class = frozen.get_learner_class()
-    return learner_class(frozen), ThreadRing(size, lambda ring: learner_class(frozen, ring=ring))
+    return learner_class(frozen), ThreadRing(size, lambda ring: learner_class(frozen, ranks=ring))
 
 
 def _train(
@@ -151,7 +151,7 @@ def test_modules_of_which_one_falls_to_one_learner(training_backend_name: str) -
     config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=1, grad_clip=None)
     frozen = config.learners(learner_class=ToyLearner).freeze()
     one = ToyLearner(frozen, module_spec=two_modules())
-    ring = ThreadRing(2, lambda place: ToyLearner(frozen, module_spec=two_modules(), ring=place))
+    ring = ThreadRing(2, lambda place: ToyLearner(frozen, module_spec=two_modules(), ranks=place))
     _train(
         one,
         ring,
@@ -170,7 +170,7 @@ def test_modules_of_different_spaces_with_settings_of_their_own(training_backend
     specs = {"a": RLModuleSpec(None, OBS, TWO, {"hidden": [3]}), "b": RLModuleSpec(None, OBS, BOX)}
     frozen = config.multi_agent(policies=specs, settings={"b": own}).copy().freeze()
     learner_class = frozen.get_learner_class()
-    one, ring = learner_class(frozen), ThreadRing(2, lambda place: learner_class(frozen, ring=place))
+    one, ring = learner_class(frozen), ThreadRing(2, lambda place: learner_class(frozen, ranks=place))
     a, b = (lambda rows: ppo_batch(rows, TWO, seed=rows)), (lambda rows: ppo_batch(rows, BOX, seed=rows))
     _train(one, ring, [{"a": a(16), "b": b(5)}, {"b": b(13)}, {"a": a(1), "b": b(9)}])
     assert one.results["a"]["learning_rate"] == 0.01 and one.results["b"]["learning_rate"] == 0.03
@@ -191,8 +191,8 @@ def test_a_loss_with_means_of_its_own(training_backend_name: str) -> None:
     frozen = config.learners(learner_class=PlainMeans).freeze()
     spec = lc.RLModuleSpec(LinearModule, OBS, TWO)
     one = PlainMeans(frozen, module_spec=spec)
-    assert not one._build.mask_safe
-    ring = ThreadRing(3, lambda place: PlainMeans(frozen, module_spec=spec, ring=place))
+    assert not one.executor.tried.mask_safe
+    ring = ThreadRing(3, lambda place: PlainMeans(frozen, module_spec=spec, ranks=place))
     _train(one, ring, [regression_batch(rows, seed=rows) for rows in (8, 5, 2, 1)])
 
 
@@ -203,7 +203,7 @@ class OneBadLearner(ToyLearner):
 
     def compute_gradients(self, loss_fn: Any, params: Any) -> Any:
         gradients, aux = super().compute_gradients(loss_fn, params)
-        if self._ring.rank == 1 and self._num_updates == self.bad_step:
+        if self.ranks.rank == 1 and self.train_state.num_updates == self.bad_step:
             mid = next(iter(gradients))
             gradients[mid] = {name: value * float("nan") for name, value in gradients[mid].items()}
         return gradients, aux
@@ -214,7 +214,7 @@ def test_nan_on_one_learner_is_the_same_decision_on_all(training_backend_name: s
     config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=1, grad_clip=None)
     frozen = config.learners(learner_class=OneBadLearner).freeze()
     spec = lc.RLModuleSpec(LinearModule, OBS, TWO)
-    ring = ThreadRing(2, lambda place: OneBadLearner(frozen, module_spec=spec, ring=place))
+    ring = ThreadRing(2, lambda place: OneBadLearner(frozen, module_spec=spec, ranks=place))
     before = ring.learners[0].get_module_state()
     for learner in ring.learners:
         learner.bad_step = 0
@@ -231,10 +231,10 @@ def test_nan_on_one_learner_is_the_same_decision_on_all(training_backend_name: s
 @pytest.mark.parametrize("rows", [1, 4, 7, 16])
 def test_the_slices_of_a_plan_are_the_plan(size: int, rows: int) -> None:
     plan = make_plan(num_rows=rows, minibatch=4, num_epochs=2, shuffle=True, seed=1, update=2, stream=3)
-    shares = [Ring(rank, size).share(plan) for rank in range(size)]
+    shares = [WholeBatch(rank, size).share(plan) for rank in range(size)]
     for step in range(plan.num_steps):
         rows_of = [share.indices[step, : share.rows[step]] for share in shares]
         np.testing.assert_array_equal(np.concatenate(rows_of), plan.indices[step, : plan.rows[step]])
-        assert max(map(len, rows_of)) <= Ring(0, size).width(4)
-    empty = Ring(0, size).share(MinibatchPlan(np.zeros((0, 4), np.int64), np.zeros(0, np.int64)))
+        assert max(map(len, rows_of)) <= WholeBatch(0, size).width(4)
+    empty = WholeBatch(0, size).share(MinibatchPlan(np.zeros((0, 4), np.int64), np.zeros(0, np.int64)))
     assert empty.num_steps == 0

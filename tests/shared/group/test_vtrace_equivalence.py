@@ -24,7 +24,7 @@ def test_sequences_over_two_learners(training_backend_name: str, algorithm: str)
     frozen = config.environment(observation_space=OBS, action_space=TWO).copy().freeze()
     learner_class = frozen.get_learner_class()
     one = learner_class(frozen)
-    ring = ThreadRing(2, lambda place: learner_class(frozen, ring=place))
+    ring = ThreadRing(2, lambda place: learner_class(frozen, ranks=place))
     for seed, sequences in enumerate((5, 1, 4)):
         batch = sequence_batch(sequences, TWO, seed=seed)
         alone = one.update_from_batch(batch=batch)

@@ -85,7 +85,7 @@ def test_the_choice_follows_the_lifetime_step_count(backend: str, monkeypatch: p
             return carry
 
     def make_loop(self: Any, body: Any, *, example: Any, config: Any) -> Any:
-        loops.append(learner._num_steps)
+        loops.append(learner.train_state.num_steps)
         return Loop(body)
 
     learner = build(backend, compile=False)

@@ -78,7 +78,7 @@ def test_one_trace_for_good(pair: Any, backend: str) -> None:
         pair.compiled.update_from_batch(batch=one(rows), num_epochs=1 + rows % 2)
         pair.compiled.update_from_batch(batch={"right": regression_batch(rows)})
     assert type(pair.compiled).num_losses == traces
-    loop = pair.compiled._build.executor._compiled["full"]
+    loop = pair.compiled.executor._compiled["full"]
     if backend == "tf":
         assert loop.num_traces == 1
 

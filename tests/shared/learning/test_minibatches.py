@@ -116,7 +116,7 @@ def test_noise_of_one_name_has_one_shape(backend: str) -> None:
 def test_micro_batches_compute_what_the_minibatch_does(backend: str, rows: int, accumulate: int) -> None:
     """Also where a micro-batch has fewer rows than the others, or none."""
     whole, parts = build(backend, Probe), build(backend, Probe, accumulate=accumulate)
-    assert parts._build.mask_safe
+    assert parts.executor.tried.mask_safe
     parts.set_state(whole.get_state())
     mask = np.ones(rows)
     mask[rows // 2] = rows == 1

@@ -212,7 +212,7 @@ def test_a_hook_says_who_is_updated_where_rows_are_shared(backend: str) -> None:
     class Alternating(Squares):
         def should_module_be_updated(self, module_id: str, batch: Any) -> bool:
             assert set(batch) >= {"obs", "value_targets"}
-            return (module_id == "model") == bool(self._num_updates % 2)
+            return (module_id == "model") == bool(self.train_state.num_updates % 2)
 
     spec = MultiRLModuleSpec({"policy": _spec(), "model": _spec(LinearModule, rows_of="policy")})
     learner = build(backend, Alternating, module_spec=spec, compile=None)
@@ -351,14 +351,14 @@ def test_accumulated_and_shared_among_learners_alike(training_backend_name: str)
         {"right": regression_batch(6, 3)},
     ]
 
-    def made(accumulate: int = 1, ring: Any = None) -> Any:
+    def made(accumulate: int = 1, ranks: Any = None) -> Any:
         config = ToyConfig().framework(training_backend_name, compile=False, precision="float64")
         config.training(lr=0.05, minibatch_size=4, train_batch_size=8, num_epochs=2, grad_clip=None)
         config.training(accumulate=accumulate).learners(learner_class=Squares)
-        return Squares(config.freeze(), module_spec=spec, ring=ring)
+        return Squares(config.freeze(), module_spec=spec, ranks=ranks)
 
     one, parts = made(), made(accumulate=2)
-    ring = ThreadRing(2, lambda own: made(ring=own))
+    ring = ThreadRing(2, lambda ranks: made(ranks=ranks))
     for batch in batches:
         expected = one.update_from_batch(batch=batch)
         in_parts = parts.update_from_batch(batch=batch)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from learner_core.errors import NonFiniteError
+from learner_core.learning.run import inputs
 
 from support.learners import ToyLearner, build, regression_batch, skipping, states_differ
 
@@ -43,7 +44,9 @@ def batch_of(*values: float) -> dict[str, np.ndarray]:
     ],
     ids=["none", "global_norm", "norm", "value", "accumulate"],
 )
-def test_a_step_is_skipped_as_if_it_had_not_been(backend: str, bad: float, training: dict[str, Any]) -> None:
+def test_a_step_is_skipped_as_if_it_had_not_been(
+    backend: str, bad: float, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     learner, twin = build(backend, Fragile, **training), build(backend, Fragile, **training)
     with pytest.warns(RuntimeWarning, match=r"skipped 1 step\(s\) of module 'default_policy'"):
         results = learner.update_from_batch(batch=batch_of(FINE, bad, FINE), shuffle_batch_per_epoch=False)
@@ -53,8 +56,8 @@ def test_a_step_is_skipped_as_if_it_had_not_been(backend: str, bad: float, train
     before = learner.get_state()["optimizer"]["default_policy"]["v"]
     assert before["step"] == 2
     # The same two good steps alone, with the noise of the first and third.
-    noise = twin._draw
-    twin._draw = lambda key, step, rows, shape: noise(key, {0: 0, 1: 2}[step], rows, shape)
+    draw = inputs.noise_rows
+    monkeypatch.setattr(inputs, "noise_rows", lambda seed, step, *rest: draw(seed, {0: 0, 1: 2}[step], *rest))
     rows = [0, 1, 2, 3, 8, 9, 10, 11]
     good = {name: column[rows] for name, column in batch_of(FINE, bad, FINE).items()}
     twin.update_from_batch(batch=good, shuffle_batch_per_epoch=False)

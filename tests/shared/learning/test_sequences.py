@@ -86,7 +86,7 @@ def test_learners_of_a_ring_compute_what_one_computes(training_backend_name: str
     settings = {"minibatch_size": 3 * LENGTH, "num_epochs": 2, "lr": 0.05, "burn_in": 1}
     config = recurrent_config(training_backend_name, **settings).freeze()
     alone = config.copy().build_learner()
-    ring = ThreadRing(2, lambda place: config.get_learner_class()(config, ring=place))
+    ring = ThreadRing(2, lambda place: config.get_learner_class()(config, ranks=place))
     for seed in range(2):
         batch = sequence_batch(8, _initial_state(alone), pad=True, seed=seed)
         alone.update_from_batch(batch)

@@ -13,6 +13,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cloudpickle
@@ -31,9 +32,9 @@ from learner_core.group.devices import gpu_environment, visible_gpus
 from learner_core.group.links import Links, check_reach
 from learner_core.group.network import address_towards, host_identity
 from learner_core.group.worker import parameter_digest
-from learner_core.learning.meeting import Meeting
+from learner_core.learning.rank_exchange import RankExchange
+from learner_core.learning.ranks import OwnRows
 from learner_core.learning.resolve import resolve_backend
-from learner_core.learning.ring import Ring
 from learner_core.state.format import decode, encode
 
 from .gathering import Gathering
@@ -94,29 +95,30 @@ class SpmdLearners:
         try:
             if self._collective is not None:
                 self._meet(plugin, options)
-            meeting = Meeting(world.rank, world.size, self._total, self._seal)
-            reduce = self._collective.allreduce_flat_ if self._collective is not None else _alone
-            ring = Ring(world.rank, world.size, reduce, meeting)
-            self.meeting = meeting
+            exchange = RankExchange(world.rank, world.size, self._total, self._seal)
+            ranks = OwnRows(world.rank, world.size, exchange=exchange)
+            if self._collective is not None:
+                ranks = replace(ranks, reduce=self._collective.allreduce_flat_)
+            self.exchange = exchange
             with self._together("join"):
                 # Whoever has come into the ring in a rank's place is found before it has said anything else.
-                meeting.gather_bytes("join", b"")
-            self.learner = self._build(learner_class, env, ring)
+                exchange.gather_bytes("join", b"")
+            self.learner = self._build(learner_class, env, ranks)
         except BaseException:
             self.close()
             raise
 
-    def _build(self, learner_class: type, env: Any, ring: Ring) -> Any:
+    def _build(self, learner_class: type, env: Any, ranks: OwnRows) -> Any:
         """The learner; a rank that cannot have one says so before anybody waits for it."""
         problem: Exception | None = None
         learner: Any = None
         try:
-            learner = learner_class(config=self._config, env=env, backend=self._backend, ring=ring)
+            learner = learner_class(config=self._config, env=env, backend=self._backend, ranks=ranks)
         except Exception as error:
             problem = error
         with self._together("build"):
             facts = {} if learner is None else _alike(learner)
-            self.meeting.check_equal("build", facts, error=problem)
+            self.exchange.check_equal("build", facts, error=problem)
         # A network of the user's own need not be initialised from the seed.
         self._make_equal(learner)
         return learner
@@ -212,9 +214,9 @@ class SpmdLearners:
             raise
 
     def _is_agreed(self, error: BaseException) -> bool:
-        meeting = getattr(self, "meeting", None)
+        exchange = getattr(self, "exchange", None)
         # Every rank has seen the same sums, so every rank skips the same steps.
-        return isinstance(error, NonFiniteError) or (meeting is not None and meeting.refusal is error)
+        return isinstance(error, NonFiniteError) or (exchange is not None and exchange.refusal is error)
 
     # ------------------------------------------------------------------ what a group asks for
 
@@ -239,7 +241,7 @@ class SpmdLearners:
                 answer = cloudpickle.dumps(function(self.learner))
             except Exception as error:
                 problem = error
-            return [pickle.loads(data) for data in self.meeting.gather_bytes("foreach_learner", answer, error=problem)]
+            return [pickle.loads(data) for data in self.exchange.gather_bytes("foreach_learner", answer, error=problem)]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value``, in rank order, on every rank: plain values and arrays, in lists, tuples and dicts."""
@@ -250,7 +252,7 @@ class SpmdLearners:
                 data = to_bytes(value, "gather")
             except LearnerGroupError as error:
                 problem = error
-            return [from_bytes(part) for part in self.meeting.gather_bytes("gather", data, error=problem)]
+            return [from_bytes(part) for part in self.exchange.gather_bytes("gather", data, error=problem)]
 
     def on_first(self, function: Callable[[], Any]) -> Any:
         """``function()`` of rank 0, on every rank; the others wait. What it raises is raised on all.
@@ -265,7 +267,7 @@ class SpmdLearners:
             except Exception as error:
                 problem = error
         with self._together("on_first"):
-            return from_bytes(self.meeting.gather_bytes("on_first", answer, error=problem)[0])
+            return from_bytes(self.exchange.gather_bytes("on_first", answer, error=problem)[0])
 
     def on_each(self, function: Callable[[], Any]) -> Any:
         """``function()`` of this rank, once every rank has done its own; what one raises ends it on all."""
@@ -276,7 +278,7 @@ class SpmdLearners:
         except Exception as error:
             problem = error
         with self._together("on_each"):
-            self.meeting.gather("on_each", np.zeros(0), error=problem)
+            self.exchange.gather("on_each", np.zeros(0), error=problem)
         return answer
 
     def _compare(self) -> None:
@@ -291,11 +293,11 @@ class SpmdLearners:
     def _make_equal(self, learner: Any) -> bool:
         """Give all ranks rank 0's state unless their parameters are equal; returns whether they were."""
         with self._together("compare"):
-            if len(set(self.meeting.gather_bytes("compare", parameter_digest(learner).encode()))) == 1:
+            if len(set(self.exchange.gather_bytes("compare", parameter_digest(learner).encode()))) == 1:
                 return True
             # A state travels as a state file does: checked, and nothing in it is executed.
             own = encode(learner.get_state()).tobytes() if self.rank == 0 else b""
-            state = self.meeting.gather_bytes("take rank 0's state", own)[0]
+            state = self.exchange.gather_bytes("take rank 0's state", own)[0]
             if self.rank:
                 learner.set_state(decode(state))
             return False
@@ -340,18 +342,14 @@ def _gpus(config: Any, world: World) -> dict[str, str]:
     return gpu_environment(config, world.local_rank, world.local_size)
 
 
-def _alone(flat: Any) -> Any:
-    return flat
-
-
 def _alike(learner: Any) -> dict[str, object]:
     """What must be the same on every rank before the first update."""
     config = learner.config
     settings = {name: getattr(config, name) for name, item in config.settings().items() if item.method == "training"}
     return {
-        "the set of modules": sorted(learner._build.plans),
+        "the set of modules": sorted(learner.blueprint.plans),
         "the training settings": sorted((name, repr(value)) for name, value in settings.items()),
-        "data_shards": learner._num_shards,
+        "data_shards": learner.num_shards,
         "the framework": learner.backend.name,
         "the precision": config.precision,
     }

@@ -7,24 +7,21 @@ an ``apply_gradients`` that never takes the optimizers' step, or takes it twice,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ConfigError
+from ...errors import ConfigError
+from ...xp import Array
+from ..blueprint import ModulePlan
+from .context import StepContext
 from .hook_answers import refuse_others
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .context import StepContext
-    from .learner import Learner
-    from .step import ModulePlan
+from .hooks import LearnerHooks, LossFunction
 
 __all__ = ["check_gradients", "gradients_that_reach", "refuse_unapplied"]
 
 
 def gradients_that_reach(
-    learner: Learner, context: StepContext, loss_fn: Callable[[Any], Any], trainable: Any
-) -> tuple[dict[str, dict[str, Any]], Any]:
+    learner: LearnerHooks, context: StepContext, loss_fn: LossFunction, trainable: Mapping[str, Mapping[str, Array]]
+) -> tuple[dict[str, dict[str, Array]], Any]:
     """The learner's gradients; a loss that reaches no parameter that it is differentiated by is refused.
 
     Parts that are frozen on purpose are no mistake: frozen parameters are in no optimizer, and a loss of one optimizer
@@ -43,7 +40,7 @@ def gradients_that_reach(
     for names in unreached:
         module_id = names[0][0]
         wanted = {name for _, name in names}
-        groups = learner._build.groups[module_id]
+        groups = context.blueprint.groups[module_id]
         optimizer = next((name for name, own in groups.items() if len(groups) > 1 and wanted == {*own}), None)
         if optimizer is not None and module_id in context.frozen_views:
             continue
@@ -58,7 +55,7 @@ def gradients_that_reach(
 
 
 def check_gradients(
-    hook: str, gradients: Any, plans: Mapping[str, ModulePlan], params: Mapping[str, Mapping[str, Any]]
+    hook: str, gradients: object, plans: Mapping[str, ModulePlan], params: Mapping[str, Mapping[str, Array]]
 ) -> None:
     """Refuse gradients that are not one of every parameter that an optimizer has, and no other.
 
@@ -72,8 +69,7 @@ def check_gradients(
         ConfigError: names the first that is missing or of no use.
     """
     wanted = {mid: [n for one in plan.optimizers.values() for n in one.layout.names] for mid, plan in plans.items()}
-    is_nested = isinstance(gradients, Mapping) and all(isinstance(arrays, Mapping) for arrays in gradients.values())
-    if not is_nested:
+    if not isinstance(gradients, Mapping) or not all(isinstance(arrays, Mapping) for arrays in gradients.values()):
         raise ConfigError(f"{hook}: expected gradients {{module_id: {{name: array}}}}, got {gradients!r:.100}")
     refuse_others(f"{hook}: gradients of", "rl_module", gradients, plans)
     for mid, names in wanted.items():
@@ -94,7 +90,7 @@ def check_gradients(
             )
 
 
-def refuse_unapplied(learner: Learner, plans: Mapping[str, ModulePlan], times: int) -> None:
+def refuse_unapplied(learner: LearnerHooks, plans: Mapping[str, ModulePlan], times: int) -> None:
     """Refuse an ``apply_gradients`` by the number of times that it has taken the optimizers' step."""
     if times == 1 or not any(plan.optimizers for plan in plans.values()):
         return

@@ -6,27 +6,35 @@ marked H run on the host, once per update or at build. All are called with keywo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import ConfigError, did_you_mean
-from ..maths import noise as noise_maths
-from ..maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
+from ...backend import Backend
+from ...config.algorithm_config import AlgorithmConfig
+from ...errors import ConfigError, did_you_mean
+from ...maths import noise as noise_maths
+from ...maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
+from ...xp import Array, DType, Namespace
+from ..batch import ColumnSpec
+from ..blueprint import Blueprint, LearningRate
+from ..ranks import Ranks
+from ..registry import Registry
+from ..rl_module import RLModuleSpec
+from ..train_state import TrainState
 from . import host_parameters
-from .batch import ColumnSpec
 from .context import ModuleViews, StepContext
-from .ring import Ring
-from .rl_module import RLModuleSpec
+from .host_parameters import ParameterFunction, TargetFunction
 from .variables import Variables
 
-if TYPE_CHECKING:
-    from .build import LearnerBuild
+__all__ = ["LearnerHooks", "LossFunction", "optimizer_from"]
 
-__all__ = ["LearnerHooks", "optimizer_from"]
+#: ``loss_fn(params) -> (losses, aux)``.
+LossFunction = Callable[[Mapping[str, Mapping[str, Array]]], tuple[dict[str, Any], Any]]
 
 
 class LearnerHooks:
@@ -38,31 +46,36 @@ class LearnerHooks:
         xp: its array namespace.
         float_dtype: its dtype of parameters and losses.
         compute_dtype: the narrower one that modules compute in, or ``None``.
+        ranks: its place among other learners.
         module_specs: module id -> complete RLModuleSpec.
         results: module id -> metric -> value, of the last update.
+        train_state: what training changes.
+        blueprint: what was fixed when it was built.
     """
 
-    config: Any
-    backend: Any
-    xp: Any
-    float_dtype: Any
-    compute_dtype: Any
+    #: What its state means, by number (its entry ``schema``). A subclass whose weights or variables come to mean
+    #: something else counts on from here, and says in ``why_not_earlier`` which earlier states it cannot take.
+    state_version: ClassVar[int] = 1
+
+    config: AlgorithmConfig
+    backend: Backend
+    xp: Namespace
+    float_dtype: DType
+    compute_dtype: DType | None
+    ranks: Ranks
     module_specs: dict[str, RLModuleSpec]
     results: dict[str, dict[str, float]]
-    _build: LearnerBuild
-    _carry: dict[str, Any]
-    _context: StepContext | None
-    _host_variables: dict[str, dict[str, float]]
-    _num_updates: int
-    _ring: Ring
-    _seed: int
+    train_state: TrainState
+    blueprint: Blueprint
+    _registry: Registry | None = None
+    _context: StepContext | None = None
 
     # ------------------------------------------------------------------ hooks: building (H)
 
     def build(self) -> None:
         """Called once, before optimizers are configured: register variables here."""
 
-    def configure_optimizers_for_module(self, module_id: str, config: Any) -> None:
+    def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig) -> None:
         """H. Register the module's optimizers; by default one over all its parameters at rate ``lr``."""
         self.register_optimizer(
             module_id=module_id,
@@ -79,7 +92,7 @@ class LearnerHooks:
         optimizer_name: str = "default",
         optimizer: OptimizerSpec | None = None,
         params: list[str] | None = None,
-        lr_or_lr_schedule: Any = "lr",
+        lr_or_lr_schedule: LearningRate = "lr",
     ) -> None:
         """Give parameters an optimizer. Parameters without one are frozen.
 
@@ -93,7 +106,7 @@ class LearnerHooks:
         Raises:
             ConfigError: unknown parameter or setting, or a parameter that already has an optimizer.
         """
-        self._build.register_optimizer(
+        self._registering("register_optimizer").register_optimizer(
             module_id, optimizer_name, optimizer or OptimizerSpec("adam"), params or ["*"], lr_or_lr_schedule
         )
 
@@ -119,7 +132,7 @@ class LearnerHooks:
         Raises:
             ConfigError: a name that there is, or a value that is no number, not finite or not within ``bounds``.
         """
-        self._build.register_variable(module_id, name, value, trainable, bounds)
+        self._registering("register_variable").register_variable(module_id, name, value, trainable, bounds)
 
     def batch_spec(self, module_id: str | None = None) -> dict[str, ColumnSpec]:
         """Columns that the update reads: path -> ColumnSpec(shape of a row, dtype, required).
@@ -129,11 +142,10 @@ class LearnerHooks:
         Args:
             module_id: whose; may be left out when there is one module.
         """
-        module_id = self._one_module(module_id)
-        found = self._build.columns.get(module_id)
-        if found is not None:
-            return dict(found)
-        return self._build.standard[module_id]
+        module_id = self.one_module(module_id)
+        if self.blueprint.explored:
+            return self.blueprint.columns(module_id)
+        return dict(self.blueprint.plans[module_id].standard)
 
     # ------------------------------------------------------------------ hooks: an update (H)
 
@@ -154,11 +166,11 @@ class LearnerHooks:
     def after_gradient_based_update(self, *, timesteps: dict[str, int]) -> None:
         """H. After them: ``self.results[module_id]`` holds this update's metrics, ``self.variables`` may be set."""
 
-    def update_parameters(self, fn: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
+    def update_parameters(self, fn: ParameterFunction) -> None:
         """Replace parameters from a host hook: ``fn(module_id, params) -> params`` on the backend's arrays."""
         host_parameters.update_parameters(self, fn)
 
-    def update_targets(self, fn: Callable[[str, dict[str, Any], dict[str, Any]], dict[str, Any]]) -> None:
+    def update_targets(self, fn: TargetFunction) -> None:
         """Replace targets from a host hook: ``fn(module_id, params, targets) -> targets`` on the backend's arrays.
 
         For targets that move once in some updates; those that move at every step belong in ``after_step``.
@@ -193,9 +205,11 @@ class LearnerHooks:
         """
         raise NotImplementedError(f"{type(self).__name__} must implement compute_loss_for_module(...)")
 
-    def compute_gradients(self, loss_fn: Callable[[Any], Any], params: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    def compute_gradients(
+        self, loss_fn: LossFunction, params: Mapping[str, Mapping[str, Array]]
+    ) -> tuple[dict[str, dict[str, Array]], Any]:
         """T. ``(gradients, aux)``; ``loss_fn(params) -> (losses, aux)``, gradients {module_id: {name: array}}."""
-        gradients, aux = self.backend.gradients(loss_fn, params, self._build.groups)
+        gradients, aux = self.backend.gradients(loss_fn, params, self.blueprint.groups)
         return gradients, aux
 
     def postprocess_gradients(self, gradients: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -213,7 +227,7 @@ class LearnerHooks:
         bound, out = config.grad_clip, dict(gradients)
         if bound is None:
             return out
-        for names in self._build.groups[module_id].values():
+        for names in self.blueprint.groups[module_id].values():
             group = {name: gradients[name] for name in names}
             if config.grad_clip_by == "global_norm":
                 group, _ = clip_by_global_norm(self.xp, group, bound)
@@ -239,19 +253,20 @@ class LearnerHooks:
     @property
     def module(self) -> ModuleViews:
         """module id -> view bound to the step's parameters (outside a step: to the current ones)."""
-        return ModuleViews(self._build.modules, self._context or host_parameters.host_context(self))
+        modules = self.blueprint.modules if self._registry is None else self._registry.modules
+        return ModuleViews(modules, self._context or host_parameters.host_context(self))
 
     _module = module
 
     @property
     def variables(self) -> Mapping[str, Any]:
         """module id -> name -> array in a step; on the host a float that hooks may assign."""
-        return Variables(
-            self._host_variables,
-            self._build.bounds,
-            self._context,
-            functools.partial(host_parameters.trainable_variable, self),
-        )
+        registry = self._registry
+        if registry is not None:
+            return Variables(registry.host_variables, registry.bounds, None, lambda module_id, name: None)
+        bounds = {module_id: plan.bounds for module_id, plan in self.blueprint.plans.items()}
+        trained = functools.partial(host_parameters.trained_variable, self)
+        return Variables(self.train_state.host_variables, bounds, self._context, trained)
 
     def noise(self, name: str, shape: tuple[int, ...] = ()) -> Any:
         """Standard normal noise, the same on every backend and at every minibatch padding.
@@ -268,7 +283,8 @@ class LearnerHooks:
             return self._context.noise(self._context.current(None), name, shape)
         stream = noise_maths.stream_id(f"host/{name}")
         dtype = self.backend.numpy_float_dtype
-        return noise_maths.normals(self._seed, self._num_updates, stream, 1, shape, dtype=dtype)[0]
+        state = self.train_state
+        return noise_maths.normals(state.seed, state.num_updates, stream, 1, shape, dtype=dtype)[0]
 
     def mean(self, x: Any, module_id: str | None = None) -> Any:
         """T. Mean of ``x`` [M, ...] over the rows that count: padding and ``loss_mask`` left out."""
@@ -316,14 +332,13 @@ class LearnerHooks:
         Returns:
             (mean, standard deviation), in float64; zeros where nothing counts.
         """
-        meeting = self._ring.meeting
         weights = np.ones(values.shape) if mask is None else mask.astype(np.float64)
         exact = values.astype(np.float64)
         sums = np.array([weights.sum(), (exact * weights).sum()])
-        count, total = (sums if meeting is None else meeting.sum(sums)).tolist()
+        count, total = self.ranks.sum(sums).tolist()
         mean = total / max(count, 1.0)
         squares = np.array([(np.square(exact - mean) * weights).sum()])
-        (square,) = (squares if meeting is None else meeting.sum(squares)).tolist()
+        (square,) = self.ranks.sum(squares).tolist()
         return mean, math.sqrt(square / max(count, 1.0))
 
     def log(self, name: str, value: Any, module_id: str | None = None) -> None:
@@ -355,7 +370,52 @@ class LearnerHooks:
 
     # ------------------------------------------------------------------ inside
 
-    def _one_module(self, module_id: str | None) -> str:
+    @contextlib.contextmanager
+    def in_step(self, context: StepContext) -> Iterator[None]:
+        """While it is open, hooks compute in this step."""
+        previous, self._context = self._context, context
+        try:
+            yield
+        finally:
+            self._context = previous
+
+    @contextlib.contextmanager
+    def registering(self, registry: Registry) -> Iterator[None]:
+        """While it is open, hooks register variables and optimizers there."""
+        self._registry = registry
+        try:
+            yield
+        finally:
+            self._registry = None
+
+    @property
+    def has_default_gradients(self) -> bool:
+        """No override between gradients and optimizers, so that clipping may work on flat vectors."""
+        names = ("postprocess_gradients", "postprocess_gradients_for_module", "apply_gradients")
+        by_parameter = any(self.config.for_module(mid).grad_clip_by == "norm" for mid in self.module_specs)
+        return not by_parameter and all(getattr(type(self), n) is getattr(LearnerHooks, n) for n in names)
+
+    def why_not_earlier(self, version: int) -> str:
+        """Why a state of an earlier ``state_version`` means something else here, and what to do; "": it does not.
+
+        Called on the host whenever such a state is checked, before anything changes.
+
+        Args:
+            version: of the state, below ``state_version``.
+        """
+        return ""
+
+    def _registering(self, what: str) -> Registry:
+        if self._registry is None:
+            raise ConfigError(f"{what}: only in build() and configure_optimizers_for_module()")
+        return self._registry
+
+    def one_module(self, module_id: str | None) -> str:
+        """The module meant: the one given, or the only one.
+
+        Raises:
+            ConfigError: there is none of that id, or there are several to choose from.
+        """
         if module_id is None:
             if len(self.module_specs) == 1:
                 return next(iter(self.module_specs))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from ..errors import ConfigError, did_you_mean
+from ...errors import ConfigError, did_you_mean
 from .context import StepContext
 
 __all__ = ["ModuleVariables", "Variables"]

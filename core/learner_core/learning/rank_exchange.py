@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import LearnerGroupError
 
-__all__ = ["Meeting", "Proofs", "number_of"]
+__all__ = ["Proofs", "RankExchange", "number_of"]
 
 #: Words of the header: operation, failed, number of words to come.
 _HEADER = 3
@@ -45,7 +45,7 @@ class Proofs(Protocol):
         """A rank's bytes; raises LearnerGroupError if it has not sent them in this round."""
 
 
-class Meeting:
+class RankExchange:
     """One rank's end.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import ConfigError, did_you_mean
+from ...errors import ConfigError, did_you_mean
 
 __all__ = ["refuse_answer", "refuse_others", "yes_or_no"]
 

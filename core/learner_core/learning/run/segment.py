@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .plan import MinibatchPlan
+from ..plan import MinibatchPlan
 
 __all__ = ["Segment"]
 
@@ -24,7 +24,7 @@ class Segment:
         plans: module id -> this learner's share of every minibatch, all of one length.
         whole: module id -> every minibatch as all learners together see it, of the same length.
         counts: module id -> int64[steps], rows (timesteps) of every whole minibatch that count.
-        statistics: "statistics/module/column" -> float[steps, 2], mean and standard deviation over every whole one.
+        statistics: (module id, column) -> float[steps, 2], mean and standard deviation over every whole one.
         first_step: lifetime minibatch step of the first line, which keys the noise.
         updated: module id -> whether it is, of those that share rows with others; one that is not named is.
     """
@@ -33,7 +33,7 @@ class Segment:
     plans: Mapping[str, MinibatchPlan]
     whole: Mapping[str, MinibatchPlan]
     counts: Mapping[str, np.ndarray]
-    statistics: Mapping[str, np.ndarray]
+    statistics: Mapping[tuple[str, str], np.ndarray]
     first_step: int = 0
     updated: Mapping[str, bool] = field(default_factory=dict)
 
@@ -41,6 +41,10 @@ class Segment:
     def num_steps(self) -> int:
         """Number of steps."""
         return next(iter(self.plans.values())).num_steps
+
+    def sizes(self, step: int) -> dict[str, int]:
+        """module id -> rows that this learner has of one step."""
+        return {mid: int(plan.rows[step]) for mid, plan in self.plans.items()}
 
     def lines(self, start: int, stop: int) -> Segment:
         """The steps start..stop-1, over the same rows."""

@@ -11,8 +11,11 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..errors import ConfigError, did_you_mean
-from .sequences import Sequences, folded, warmed
+from ...errors import ConfigError, did_you_mean
+from ...xp import DType, Namespace
+from ..blueprint import Blueprint
+from ..sequences import Sequences, folded, warmed
+from .probe import Probe
 
 __all__ = ["ConfigView", "ModuleView", "ModuleViews", "StepContext", "cast_floats"]
 
@@ -20,8 +23,14 @@ __all__ = ["ConfigView", "ModuleView", "ModuleViews", "StepContext", "cast_float
 class StepContext:
     """State of one step while it is evaluated.
 
-    Attributes:
+    Args:
         xp: the backend's namespace.
+        blueprint: of the learner.
+        float_dtype: of parameters and losses.
+        compute_dtype: the narrower one that modules compute in, or ``None``.
+        num_parts: parts that a minibatch is split into, over micro-batches and learners.
+
+    Attributes:
         params: module id -> name -> array, trainable ones first (rebound inside ``loss_fn``).
         targets: module id -> name -> array.
         buffers: module id -> name -> array, replaced by what a forward pass returns under ``"buffers"``.
@@ -40,8 +49,19 @@ class StepContext:
         module_id: the module whose loss is being computed.
     """
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(
+        self,
+        xp: Namespace,
+        blueprint: Blueprint,
+        float_dtype: DType,
+        compute_dtype: DType | None = None,
+        num_parts: int = 1,
+    ) -> None:
         self.xp = xp
+        self.blueprint = blueprint
+        self.float_dtype = float_dtype
+        self.compute_dtype = compute_dtype
+        self.num_parts = num_parts
         self.params: dict[str, dict[str, Any]] = {}
         self.targets: dict[str, dict[str, Any]] = {}
         self.buffers: dict[str, dict[str, Any]] = {}
@@ -59,7 +79,8 @@ class StepContext:
         self.stop: dict[str, Any] = {}
         self.new_buffers: dict[str, dict[str, Any]] = {}
         self.module_id: str | None = None
-        self.compute_dtype: Any = None
+        #: Notes what hooks ask for; ``None``: that is known.
+        self.probe: Probe | None = None
         # The step is not being traced, and looking at an array stops nothing: a branch is cheaper than a `where`.
         self.reads_values = False
         # The step is run to find out what the hooks do; optimizers and flat vectors are not theirs and left out.
@@ -71,7 +92,8 @@ class StepContext:
 
     def clear(self) -> None:
         """Let go of every array: functions in here refer to it in a circle, which only the garbage collector breaks."""
-        vars(self).update(vars(StepContext(self.xp)))
+        blank = StepContext(self.xp, self.blueprint, self.float_dtype, self.compute_dtype, self.num_parts)
+        vars(self).update(vars(blank))
 
     def current(self, module_id: str | None) -> str:
         """The module meant: the one given, the one whose loss runs, or the only one."""

@@ -1,0 +1,1 @@
+"""One minibatch step: what hooks see, what is computed, what counts."""
