@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,11 @@ from .action_parts import action_parts, has_parts
 from .errors import BatchError, SpaceError, StateError
 from .xp import Array, DType, Namespace
 
+if TYPE_CHECKING:
+    from gymnasium import Space
+
 __all__ = [
+    "AnySpace",
     "SpaceEncoder",
     "action_spec",
     "alike",
@@ -34,6 +38,8 @@ __all__ = [
 ]
 
 Path = tuple[str, ...]
+#: A gymnasium space of whatever values.
+AnySpace: TypeAlias = "Space[Any]"
 
 #: Elements of a space in a file: more than any observation has, and less than fills a machine.
 _MAX_ELEMENTS = 2**26

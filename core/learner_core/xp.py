@@ -41,6 +41,14 @@ Array: TypeAlias = Any
 """An array of the namespace at hand: ``numpy.ndarray``, ``torch.Tensor``, ``tf.Tensor``, ..."""
 DType: TypeAlias = Any
 """A dtype of the namespace at hand, such as ``xp.float32``."""
+#: Arrays by name: parameters, for instance.
+Arrays: TypeAlias = Mapping[str, Array]
+#: An array, or dicts of them, nested: an observation, for instance.
+ArrayTree: TypeAlias = Any
+#: Columns of a batch by name.
+Columns: TypeAlias = Mapping[str, ArrayTree]
+#: What a module answers, by name.
+Outputs: TypeAlias = dict[str, ArrayTree]
 Axis: TypeAlias = builtins.int | tuple[builtins.int, ...] | None
 """One axis, several, or ``None`` for all."""
 Shape: TypeAlias = builtins.int | Sequence[builtins.int]

@@ -60,7 +60,7 @@ class ToyConfig(lc.AlgorithmConfig):
 class LinearModule(RLModule):
     """``vf_preds = w . obs + b`` and a second output ``q`` with a target copy."""
 
-    targets: ClassVar[tuple[str, ...]] = ("q.*",)
+    targets: tuple[str, ...] = ("q.*",)
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {

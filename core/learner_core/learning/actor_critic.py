@@ -20,6 +20,8 @@ from ..maths.distributions import DiagGaussian, distribution_for
 from ..maths.images import byte_image, image_layouts
 from ..maths.networks import MLP, Encoder, make_encoder, make_image_encoder
 from ..maths.space_encoder import DictEncoder, needs_encoders
+from ..spaces import AnySpace
+from ..xp import Arrays, ArrayTree, Columns, Namespace, Outputs
 from .network_settings import NETWORK_KEYS, NetworkSettings, check_kinds, check_model, given
 from .recurrent import RECURRENT_KEYS, Memory
 from .rl_module import RLModule
@@ -48,7 +50,7 @@ class Trunk:
     def __init__(
         self,
         name: str,
-        space: Any,
+        space: AnySpace,
         model: Mapping[str, Any],
         output_size: int | None,
         *,
@@ -105,7 +107,7 @@ class Trunk:
                 params[name] = value
         return params
 
-    def apply(self, xp: Any, params: Mapping[str, Any], obs: Any, extra: Any = None) -> Any:
+    def apply(self, xp: Namespace, params: Arrays, obs: ArrayTree, extra: Any = None) -> Any:
         """float[B, output_size] from observations (and ``extra`` float[B, n])."""
         obs = self.shown.of(obs)
         if self.is_image:
@@ -195,9 +197,7 @@ class PolicyModule(RLModule):
         actions = self.action_space
         return Memory(name, space, model, encoder, output_size, output_gain=output_gain, action_space=actions)
 
-    def _answer(
-        self, network: Trunk | Memory, params: Mapping[str, Any], batch: Mapping[str, Any], state: dict[str, Any]
-    ) -> Any:
+    def _answer(self, network: Trunk | Memory, params: Arrays, batch: Columns, state: dict[str, Any]) -> Any:
         """A network's outputs; what it remembers goes into ``state``."""
         if isinstance(network, Trunk):
             return network.apply(self.xp, params, batch["obs"])
@@ -217,7 +217,7 @@ class PolicyModule(RLModule):
         start = float(self._chosen("log_std_init", 0.0))
         return {"log_std": np.full(self.num_policy_outputs, start, np.float32)}
 
-    def _dist_inputs(self, params: Mapping[str, Any], outputs: Any) -> Any:
+    def _dist_inputs(self, params: Arrays, outputs: Any) -> Any:
         """What the distribution is of, from the network's outputs; ``log_std`` clipped to ``log_std_range``."""
         xp, bounds = self.xp, self._log_std_range()
         if self.free_log_std:
@@ -230,7 +230,7 @@ class PolicyModule(RLModule):
             mean, log_std = xp.split(outputs, [size, size], -1)
         return xp.concat([mean, log_std if bounds is None else xp.clip(log_std, *bounds)], -1)
 
-    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_train(self, params: Arrays, batch: Columns) -> Outputs:
         state: dict[str, Any] = {}
         out = {"action_dist_inputs": self._dist_inputs(params, self._answer(self.pi, params, batch, state))}
         return {**out, "state_out": state} if state else out
@@ -289,7 +289,7 @@ class ActorCriticModule(PolicyModule):
             return {**self.pi.init(rng), **self._init_log_std(), **self.vf.init(rng)}
         return {**self.shared.init(rng), **self.pi_head.init(rng), **self._init_log_std(), **self.vf_head.init(rng)}
 
-    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_train(self, params: Arrays, batch: Columns) -> Outputs:
         state: dict[str, Any] = {}
         if self.shared is None:
             outputs = self._answer(self.pi, params, batch, state)
@@ -301,7 +301,7 @@ class ActorCriticModule(PolicyModule):
         out = {"action_dist_inputs": self._dist_inputs(params, outputs), "vf_preds": self.xp.squeeze(values, -1)}
         return {**out, "state_out": state} if state else out
 
-    def forward_inference(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_inference(self, params: Arrays, batch: Columns) -> Outputs:
         if self.shared is None and isinstance(self.pi, Trunk):
             return {"action_dist_inputs": self._dist_inputs(params, self.pi.apply(self.xp, params, batch["obs"]))}
         return {name: value for name, value in self.forward_train(params, batch).items() if name != "vf_preds"}

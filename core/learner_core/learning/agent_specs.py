@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config.agents import ONLY_MODULE, AgentMapping, check_agents
 from ..errors import ConfigError, SpaceError
+from ..spaces import AnySpace
 from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id, check_references, with_spaces_of
 
 __all__ = ["agent_specs"]
@@ -116,7 +117,7 @@ def _from_env(config: Any, specs: dict[str, RLModuleSpec], env: Any) -> dict[str
     return with_spaces_of({**specs, **out})
 
 
-def _filled(spec: RLModuleSpec, observation_space: Any, action_space: Any) -> RLModuleSpec:
+def _filled(spec: RLModuleSpec, observation_space: AnySpace, action_space: AnySpace) -> RLModuleSpec:
     return replace(
         spec,
         observation_space=observation_space if spec.observation_space is None else spec.observation_space,

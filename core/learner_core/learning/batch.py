@@ -23,6 +23,7 @@ import numpy as np
 from .. import spaces
 from ..errors import BatchError, did_you_mean
 from ..maths.action_masks import ActionMask
+from ..spaces import AnySpace
 from .plain_arrays import as_plain, check_memory
 
 __all__ = [
@@ -59,8 +60,8 @@ class ColumnSpec:
 
 
 def standard_columns(
-    observation_space: Any,
-    action_space: Any,
+    observation_space: AnySpace,
+    action_space: AnySpace,
     dist_input_size: int | None,
     *,
     length: int | None = None,
@@ -191,7 +192,7 @@ def check_batch(
     specs: Mapping[str, ColumnSpec],
     *,
     module_id: str,
-    action_space: Any,
+    action_space: AnySpace,
     float_dtype: Any,
 ) -> dict[str, np.ndarray]:
     """The columns an update reads, as C-contiguous native arrays of the dtypes it expects.
@@ -241,7 +242,7 @@ def check_batch(
 
 
 def _check_masks(
-    columns: Mapping[str, np.ndarray], specs: Mapping[str, ColumnSpec], action_space: Any, module_id: str
+    columns: Mapping[str, np.ndarray], specs: Mapping[str, ColumnSpec], action_space: AnySpace, module_id: str
 ) -> None:
     """Refuse rows that count in which no action is allowed, or in which a forbidden one was taken."""
     mask = ActionMask(action_space)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BatchError, StateError
-from ..spaces import check_actions
+from ..spaces import AnySpace, check_actions
 from ..state.memory import in_blocks
 from .batch import ColumnSpec, check_batch, column_name, flatten_columns
 
@@ -33,7 +33,7 @@ class BatchRule:
 
     module_id: str
     specs: Mapping[str, ColumnSpec]
-    action_space: Any
+    action_space: AnySpace
     float_dtype: Any
     is_read: bool = True
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from .. import spaces
 from ..maths.images import FLAT, byte_image, could_be_image, layouts_in_doubt
+from ..spaces import AnySpace
 from .network_settings import given
 
 __all__ = ["as_it_was_built"]
 
 
-def as_it_was_built(model: Mapping[str, Any], observation_space: Any, action_space: Any) -> dict[str, Any]:
+def as_it_was_built(model: Mapping[str, Any], observation_space: AnySpace, action_space: AnySpace) -> dict[str, Any]:
     """The settings, complete and without those that are idle.
 
     Args:

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, LearnerCoreError
-from ..xp import Array
+from ..spaces import AnySpace
+from ..xp import Array, Arrays, ArrayTree, Columns, Namespace, Outputs
 from .rl_module import RLModule
 
 __all__ = [
@@ -64,13 +65,15 @@ class FrameworkModule(RLModule):
     rows: RowTotals | None = None
     holds_statistics: bool = False
 
-    def __init__(self, observation_space: Any, action_space: Any, model: Mapping[str, Any] | None, xp: Any) -> None:
+    def __init__(
+        self, observation_space: AnySpace, action_space: AnySpace, model: Mapping[str, Any] | None, xp: Namespace
+    ) -> None:
         super().__init__(observation_space, action_space, model, xp)
         self.not_portable: dict[str, str] = {}
         self.not_proved = ""
         self.not_resumable: dict[str, str] = {}
 
-    def _call(self, params: Mapping[str, Any], obs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
+    def _call(self, params: Arrays, obs: ArrayTree, training: bool) -> tuple[Any, dict[str, Any]]:
         """(what the network returned, its new buffers by canonical name)."""
         raise NotImplementedError
 
@@ -78,13 +81,13 @@ class FrameworkModule(RLModule):
         """Canonical name -> array, as the framework itself names and lays them out."""
         raise NotImplementedError
 
-    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_train(self, params: Arrays, batch: Columns) -> Outputs:
         return self._forward(params, batch, training=True)
 
-    def forward_exploration(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_exploration(self, params: Arrays, batch: Columns) -> Outputs:
         return self._forward(params, batch, training=False)
 
-    def _forward(self, params: Mapping[str, Any], batch: Mapping[str, Any], training: bool) -> dict[str, Any]:
+    def _forward(self, params: Arrays, batch: Columns, training: bool) -> Outputs:
         outputs, buffers = self._call(params, batch["obs"], training)
         # Compiled policies take plain dicts only; it is losses that may ask for what is not there.
         standard = _by_name(outputs, self._network_name)
@@ -132,11 +135,11 @@ class UnboundNetwork(RLModule):
 
     portable: ClassVar[bool] = False
 
-    def __init__(self, spec: Any, xp: Any) -> None:
+    def __init__(self, spec: Any, xp: Namespace) -> None:
         super().__init__(spec.observation_space, spec.action_space, spec.model, xp)
         self._what = describe(spec.module_class)
 
-    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_train(self, params: Arrays, batch: Columns) -> Outputs:
         raise ConfigError(
             f"{self._what} computes in its own framework, not in numpy: set .env_runners(inference='backend')"
         )
@@ -245,7 +248,7 @@ def describe(thing: Any) -> str:
     return f"an object of type {type(thing).__module__}.{type(thing).__qualname__}"
 
 
-def dummy_observations(space: Any, rows: int, float_dtype: Any) -> Any:
+def dummy_observations(space: AnySpace, rows: int, float_dtype: Any) -> Any:
     """``rows`` observations of ``space``, the least there is of each leaf, as an update would pass them.
 
     Returns:
@@ -262,7 +265,7 @@ def dummy_observations(space: Any, rows: int, float_dtype: Any) -> Any:
     return np.broadcast_to(start.astype(dtype), (rows, *shape)).copy()
 
 
-def random_observations(space: Any, rows: int, float_dtype: Any) -> Any:
+def random_observations(space: AnySpace, rows: int, float_dtype: Any) -> Any:
     """As ``dummy_observations``, drawn within the space by a generator of its own: the same in every process."""
     rng = np.random.default_rng(0)
 

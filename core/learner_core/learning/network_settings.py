@@ -15,6 +15,7 @@ from .. import spaces
 from ..config.foreign_names import known_in_model
 from ..errors import ConfigError, did_you_mean
 from ..maths.images import could_be_image, image_layouts
+from ..spaces import AnySpace
 
 __all__ = ["NETWORK_KEYS", "NetworkSettings", "check_kinds", "check_model", "given"]
 
@@ -115,7 +116,7 @@ class NetworkSettings:
                     own[key] = value[name]
         return own
 
-    def refuse_idle(self, space: Any) -> None:
+    def refuse_idle(self, space: AnySpace) -> None:
         """Refuse what nothing would read: an activation or normalisation of no hidden layer, convolutions of no image.
 
         Args:
@@ -138,7 +139,7 @@ class NetworkSettings:
                 _refuse(key, value, f"there are no hidden layers{whose} for it: leave it out, or give hidden sizes")
 
 
-def _refuse_idle_convolutions(model: Mapping[str, Any], space: Any) -> None:
+def _refuse_idle_convolutions(model: Mapping[str, Any], space: AnySpace) -> None:
     seen = image_layouts(space, model)
     filters, activation = model.get("conv_filters"), model.get("conv_activation")
     if filters is not None and not filters:

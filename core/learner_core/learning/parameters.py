@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ConfigError, StateError, did_you_mean
 from ..state.dtypes import view_bytes
 from ..state.memory import copy_into, map_memory, touch
 from ..state.threads import batches, for_each
+from ..xp import Array, Arrays, Namespace
 
 __all__ = ["FlatLayout", "aligned_copy", "as_numbers", "match_names", "of_shape"]
 
@@ -42,7 +44,7 @@ class FlatLayout:
     def __contains__(self, name: object) -> bool:
         return name in self.shapes
 
-    def split(self, xp: Any, vector: Any) -> dict[str, Any]:
+    def split(self, xp: Namespace, vector: Array | Arrays) -> dict[str, Array]:
         """name -> array, views where the backend has views; ``vector``: float[size], or name -> array already."""
         if not self.names:
             return {}
@@ -54,7 +56,7 @@ class FlatLayout:
             parts = xp.split(vector, self.sizes, 0)
         return {name: xp.reshape(part, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
-    def join(self, xp: Any, arrays: Mapping[str, Any]) -> Any:
+    def join(self, xp: Namespace, arrays: Arrays) -> Array:
         """Flat vector float[size] of the named arrays."""
         parts = [xp.reshape(arrays[name], (-1,)) for name in self.names]
         return parts[0] if len(parts) == 1 else xp.concat(parts, 0)
@@ -68,7 +70,7 @@ class FlatLayout:
             start += size
         return out
 
-    def check(self, arrays: Mapping[str, Any], path: str) -> dict[str, np.ndarray]:
+    def check(self, arrays: Mapping[str, object], path: str) -> dict[str, np.ndarray]:
         """``arrays`` as numpy arrays, held to the names and shapes; nothing is copied.
 
         Raises:
@@ -84,14 +86,14 @@ class FlatLayout:
             checked[name] = of_shape(as_numbers(arrays[name], f"{path}/{name}"), shape, f"{path}/{name}")
         return checked
 
-    def zeros(self, dtype: Any) -> np.ndarray:
+    def zeros(self, dtype: npt.DTypeLike) -> np.ndarray:
         """Flat numpy vector of zeros, aligned to 64 bytes; a large one takes no memory until it is written to."""
         vector = _aligned(self.size, np.dtype(dtype))
         if vector.nbytes < _MAPPED_NBYTES:  # mapped memory is zero
             vector[...] = 0
         return vector
 
-    def from_host(self, arrays: Mapping[str, np.ndarray], dtype: Any) -> np.ndarray:
+    def from_host(self, arrays: Mapping[str, np.ndarray], dtype: npt.DTypeLike) -> np.ndarray:
         """Flat numpy vector of arrays that ``check`` has passed, in memory of its own, aligned to 64 bytes.
 
         Views of a mapped file are let go of as they are copied.
@@ -109,7 +111,7 @@ class FlatLayout:
         return vector
 
 
-def aligned_copy(array: np.ndarray, dtype: Any) -> np.ndarray:
+def aligned_copy(array: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
     """``array`` in that dtype and in memory of its own, which a backend may adopt."""
     copy = _aligned(array.size, np.dtype(dtype)).reshape(array.shape)
     copy[...] = array
@@ -137,7 +139,7 @@ def of_shape(array: np.ndarray, shape: Sequence[int], path: str) -> np.ndarray:
     return array
 
 
-def as_numbers(value: Any, path: str) -> np.ndarray:
+def as_numbers(value: object, path: str) -> np.ndarray:
     """``value`` as a numpy array of real numbers.
 
     Raises:

@@ -7,12 +7,13 @@ inputs: what a step was is known in its own row, and what the last row of the se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..maths.action_inputs import PREV_ACTION, PREV_REWARD, ActionInputs
+from ..spaces import AnySpace
+from ..xp import Array, Columns, Namespace
 
 __all__ = ["Previous"]
 
@@ -29,7 +30,7 @@ class Previous:
         size: how many inputs these are.
     """
 
-    def __init__(self, action_space: Any, *, action: bool, reward: bool) -> None:
+    def __init__(self, action_space: AnySpace, *, action: bool, reward: bool) -> None:
         self._actions = ActionInputs(action_space)
         self._sizes: dict[str, int] = {}
         if action:
@@ -42,12 +43,12 @@ class Previous:
         """Zeros: before an episode's first step nothing was done."""
         return {leaf: np.zeros(size, np.float32) for leaf, size in self._sizes.items()}
 
-    def of_step(self, xp: Any, batch: Mapping[str, Any], like: Any) -> tuple[Any, dict[str, Any]]:
+    def of_step(self, xp: Namespace, batch: Columns, like: Array) -> tuple[Array, dict[str, Array]]:
         """The inputs float[B, size] of a single step, and the state's leaves, which are for others to move on."""
         leaves = {leaf: batch["state_in"][leaf] for leaf in self._sizes}
         return xp.concat([xp.astype(value, like.dtype) for value in leaves.values()], -1), leaves
 
-    def of_sequence(self, xp: Any, batch: Mapping[str, Any], like: Any) -> tuple[Any, dict[str, Any]]:
+    def of_sequence(self, xp: Namespace, batch: Columns, like: Array) -> tuple[Array, dict[str, Array]]:
         """The inputs float[B, T, size] of sequences, and the state's leaves after their last step.
 
         A sequence without ``actions`` and ``rewards`` is one step long, and nothing is known after it.
@@ -67,7 +68,7 @@ class Previous:
             inputs.append(before * keep)
         return xp.concat(inputs, -1), after
 
-    def _values(self, xp: Any, column: Any, leaf: str, dtype: Any) -> Any:
+    def _values(self, xp: Namespace, column: Any, leaf: str, dtype: Any) -> Any:
         if leaf == PREV_ACTION:
             return self._actions.encode(xp, column, dtype)
         return xp.expand_dims(xp.astype(column, dtype), -1)

@@ -14,6 +14,8 @@ import numpy as np
 from ..errors import ConfigError, did_you_mean
 from ..maths.networks import MLP
 from ..maths.recurrent import GRU, LSTM
+from ..spaces import AnySpace
+from ..xp import Arrays, ArrayTree, Columns, Namespace
 from .previous import Previous
 from .sequences import leading_axes, obs_leaf
 
@@ -49,13 +51,13 @@ class Memory:
     def __init__(
         self,
         name: str,
-        space: Any,
+        space: AnySpace,
         model: Mapping[str, Any],
         encoder: Any,
         output_size: int | None,
         *,
         output_gain: float = 1.0,
-        action_space: Any = None,
+        action_space: AnySpace = None,
     ) -> None:
         kind = model["recurrent"]
         if kind not in _CORES:
@@ -84,7 +86,7 @@ class Memory:
         told = {} if self._previous is None else self._previous.initial_state()
         return {**{f"{self.name}_{leaf}": value for leaf, value in self.core.initial_state().items()}, **told}
 
-    def apply(self, xp: Any, params: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def apply(self, xp: Namespace, params: Arrays, batch: Columns) -> tuple[Any, dict[str, Any]]:
         """Answer a batch of sequences or of rows.
 
         Args:
@@ -118,7 +120,7 @@ class Memory:
         return outputs, {**{f"{self.name}_{leaf}": value for leaf, value in state.items()}, **told}
 
 
-def _folded(xp: Any, obs: Any) -> Any:
+def _folded(xp: Namespace, obs: ArrayTree) -> Any:
     """Observations [B, T, ...] as [B * T, ...]."""
     if isinstance(obs, Mapping):
         return {key: _folded(xp, value) for key, value in obs.items()}

@@ -15,6 +15,8 @@ import numpy as np
 
 from ..errors import ConfigError, SpaceError, did_you_mean
 from ..maths.action_masks import split_mask
+from ..spaces import AnySpace
+from ..xp import Arrays, Columns, Namespace, Outputs
 
 __all__ = [
     "DEFAULT_MODULE_ID",
@@ -47,11 +49,13 @@ class RLModule:
     """
 
     #: Patterns over parameter names that get a target copy (``self.module[id].target`` in a Learner).
-    targets: ClassVar[tuple[str, ...]] = ()
+    targets: tuple[str, ...] = ()
     #: Whether it computes over any ``xp``, numpy's too, so that policies need no framework.
     portable: ClassVar[bool] = True
 
-    def __init__(self, observation_space: Any, action_space: Any, model: Mapping[str, Any] | None, xp: Any) -> None:
+    def __init__(
+        self, observation_space: AnySpace, action_space: AnySpace, model: Mapping[str, Any] | None, xp: Namespace
+    ) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
         self.model: dict[str, Any] = dict(model or {})
@@ -82,14 +86,14 @@ class RLModule:
         """
         return {}
 
-    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_train(self, params: Arrays, batch: Columns) -> Outputs:
         """Outputs for the loss. ``batch["obs"]``: [B, ...]; returns at least what the algorithm's loss reads."""
         hint = ""
         if any(hasattr(self, name) for name in ("_forward", "_forward_train", "forward")):
             hint = ": _forward_train(batch) of RLlib and forward(obs) of Torch have no parameters; here they come in"
         raise NotImplementedError(f"{type(self).__name__} must implement forward_train(params, batch){hint}")
 
-    def forward_exploration(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_exploration(self, params: Arrays, batch: Columns) -> Outputs:
         """Outputs to sample training actions from; by default ``forward_train``.
 
         ``action_dist_inputs``, from which actions are drawn; or ``actions`` [N, *shape], which are taken as they are,
@@ -97,7 +101,7 @@ class RLModule:
         """
         return self.forward_train(params, batch)
 
-    def forward_inference(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_inference(self, params: Arrays, batch: Columns) -> Outputs:
         """Outputs to act greedily with, as of ``forward_exploration``, which it is by default."""
         return self.forward_exploration(params, batch)
 
@@ -132,7 +136,7 @@ class SharedParameters(RLModule):
         """None of its own: they begin as those of the first module that shares them."""
         return {}
 
-    def forward_train(self, params: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_train(self, params: Arrays, batch: Columns) -> Outputs:
         """Refused."""
         raise ConfigError("a module that holds parameters for others (shares=...) computes nothing by itself")
 
@@ -157,8 +161,8 @@ class RLModuleSpec:
     """
 
     module_class: Any = None
-    observation_space: Any = None
-    action_space: Any = None
+    observation_space: AnySpace = None
+    action_space: AnySpace = None
     model: Mapping[str, Any] = field(default_factory=dict)
     masked: bool = False
     rows_of: str | None = field(default=None, metadata={"later": True})
@@ -175,7 +179,9 @@ class RLModuleSpec:
         """The module whose spaces it has, where it does not play."""
         return self.shared_by[0] if self.shares and self.shared_by else self.rows_of
 
-    def filled(self, *, module_class: Any, observation_space: Any, action_space: Any, model: Any) -> RLModuleSpec:
+    def filled(
+        self, *, module_class: Any, observation_space: AnySpace, action_space: AnySpace, model: Any
+    ) -> RLModuleSpec:
         """A copy in which every missing part comes from the arguments."""
         chosen = self.module_class if self.module_class is not None else module_class
         if self.shares:
@@ -199,7 +205,7 @@ class RLModuleSpec:
             shared_by=tuple(self.shared_by),
         )
 
-    def build(self, xp: Any, backend: Any = None) -> RLModule:
+    def build(self, xp: Namespace, backend: Any = None) -> RLModule:
         """Build the module over the namespace ``xp``.
 
         Args:

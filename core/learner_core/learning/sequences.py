@@ -13,10 +13,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .. import spaces
 from ..errors import ConfigError
+from ..spaces import AnySpace
+from ..xp import Array, ArrayTree, Columns, Namespace, Outputs
 
 __all__ = ["Sequences", "folded", "leading_axes", "obs_leaf", "warmed"]
 
@@ -44,13 +45,13 @@ class Sequences:
         return max(1, -(-timesteps // (self.length - self.burn_in)))
 
 
-def obs_leaf(observation_space: Any) -> tuple[tuple[str, ...], int]:
+def obs_leaf(observation_space: AnySpace) -> tuple[tuple[str, ...], int]:
     """(path, number of axes) of the first leaf of an observation: what tells a sequence from a row."""
     path, (shape, _) = next(iter(spaces.leaves(observation_space).items()))
     return path, len(shape)
 
 
-def leading_axes(xp: Any, obs: Any, path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
+def leading_axes(xp: Namespace, obs: ArrayTree, path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
     """The axes before those of a single observation: (B,), or (B, T)."""
     for key in path:
         obs = obs[key]
@@ -58,23 +59,25 @@ def leading_axes(xp: Any, obs: Any, path: tuple[str, ...], ndim: int) -> tuple[i
     return shape[: len(shape) - ndim]
 
 
-def folded(xp: Any, call: Callable[..., Any], sequences: Sequences, usual: tuple[int, ...]) -> Callable[..., Any]:
+def folded(
+    xp: Namespace, call: Callable[..., ArrayTree], sequences: Sequences, usual: tuple[int, ...]
+) -> Callable[..., ArrayTree]:
     """``call`` on rows: arguments [B, T, ...] go in as [B * T, ...], answers come out as [B, T, ...].
 
     A batch is told by its observations, which have one axis more in a sequence; other arguments by ``usual``, the
     minibatch's (B, T). Arguments that are no sequences pass as they are.
     """
 
-    def answer(*args: Any, **kwargs: Any) -> Any:
+    def answer(*args: ArrayTree, **kwargs: ArrayTree) -> ArrayTree:
         lead = _lead(xp, [*args, *kwargs.values()], sequences, usual)
         if lead is None:
             return call(*args, **kwargs)
 
-        def fold(leaf: Any) -> Any:
+        def fold(leaf: Array) -> Array:
             shape = tuple(xp.shape(leaf))
             return xp.reshape(leaf, (lead[0] * lead[1], *shape[2:])) if shape[:2] == lead else leaf
 
-        def unfold(leaf: Any) -> Any:
+        def unfold(leaf: Array) -> Array:
             shape = tuple(xp.shape(leaf))
             return xp.reshape(leaf, (*lead, *shape[1:])) if shape[:1] == (lead[0] * lead[1],) else leaf
 
@@ -90,7 +93,9 @@ def folded(xp: Any, call: Callable[..., Any], sequences: Sequences, usual: tuple
     return answer
 
 
-def warmed(xp: Any, call: Callable[..., Any], frozen: Callable[..., Any], sequences: Sequences) -> Callable[..., Any]:
+def warmed(
+    xp: Namespace, call: Callable[..., ArrayTree], frozen: Callable[..., ArrayTree], sequences: Sequences
+) -> Callable[..., ArrayTree]:
     """``call(batch)`` of a recurrent module whose state is warmed up by the first ``burn_in`` steps without gradients.
 
     Args:
@@ -103,10 +108,10 @@ def warmed(xp: Any, call: Callable[..., Any], frozen: Callable[..., Any], sequen
         ConfigError: the module does not return ``state_out``.
     """
 
-    def answer(batch: Any) -> dict[str, Any]:
+    def answer(batch: Columns) -> Outputs:
         lead = tuple(leading_axes(xp, batch["obs"], sequences.obs_path, sequences.obs_ndim))
 
-        def part(take: slice) -> Any:
+        def part(take: slice) -> ArrayTree:
             return _map(lambda leaf: leaf[:, take] if tuple(xp.shape(leaf))[:2] == lead else leaf, batch)
 
         before = frozen(part(slice(None, sequences.burn_in)))
@@ -123,13 +128,13 @@ def warmed(xp: Any, call: Callable[..., Any], frozen: Callable[..., Any], sequen
     return answer
 
 
-def _joined(xp: Any, before: Any, after: Any) -> Any:
+def _joined(xp: Namespace, before: ArrayTree, after: ArrayTree) -> ArrayTree:
     if isinstance(after, Mapping):
         return {key: _joined(xp, before[key], value) for key, value in after.items()}
     return xp.concat([xp.stop_gradient(before), after], 1)
 
 
-def _lead(xp: Any, args: list[Any], sequences: Sequences, usual: tuple[int, ...]) -> tuple[int, int] | None:
+def _lead(xp: Namespace, args: list[ArrayTree], sequences: Sequences, usual: tuple[int, ...]) -> tuple[int, int] | None:
     """(B, T) of a call's arguments, or None if they are rows."""
     for arg in args:
         if isinstance(arg, Mapping) and "obs" in arg:
@@ -141,7 +146,7 @@ def _lead(xp: Any, args: list[Any], sequences: Sequences, usual: tuple[int, ...]
     return (usual[0], usual[1]) if len(usual) == 2 and found and found[0][:2] == usual else None
 
 
-def _map(function: Callable[[Any], Any], tree: Any) -> Any:
+def _map(function: Callable[[Array], Array], tree: ArrayTree) -> ArrayTree:
     """Apply to every array; a batch that notes what is read goes on noting."""
     mapped = getattr(tree, "mapped", None)
     if mapped is not None:

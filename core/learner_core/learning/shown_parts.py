@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
+from ..spaces import AnySpace
+from ..xp import ArrayTree
 
 __all__ = ["ShownParts", "policy_reads"]
 
@@ -16,7 +18,7 @@ __all__ = ["ShownParts", "policy_reads"]
 _BY_PART = ("encoders", "image_layout")
 
 
-def policy_reads(model: Mapping[str, Any], space: Any) -> tuple[str, ...] | None:
+def policy_reads(model: Mapping[str, Any], space: AnySpace) -> tuple[str, ...] | None:
     """The entries that the policy's network is shown; ``None``: all.
 
     Args:
@@ -67,7 +69,7 @@ class ShownParts:
                 self.settings[key] = kept or None
         self._alone = len(reads) == 1 and not any(isinstance(self.settings.get(key), Mapping) for key in _BY_PART)
 
-    def of(self, observation: Any) -> Any:
+    def of(self, observation: ArrayTree) -> Any:
         """What is shown of an observation, or of its space."""
         if self._reads is None:
             return observation

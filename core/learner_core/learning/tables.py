@@ -8,9 +8,11 @@ that optimizer really applied: a step skipped on the device (a non-finite gradie
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from ..maths.optimizers import OptimizerSpec
 
 __all__ = ["CorrectionTable", "TableLayout"]
 
@@ -28,7 +30,7 @@ class TableLayout:
         self.floats = {column: index for index, column in enumerate(floats)}
         self.ints = {column: index for index, column in enumerate(ints)}
 
-    def float_table(self, capacity: int, values: Mapping[tuple[str, ...], float], dtype: Any) -> np.ndarray:
+    def float_table(self, capacity: int, values: Mapping[tuple[str, ...], float], dtype: npt.DTypeLike) -> np.ndarray:
         """float[capacity, columns], the same line for every step of the update."""
         line = np.zeros(max(len(self.floats), 1), np.float64)
         for column, index in self.floats.items():
@@ -51,7 +53,7 @@ class CorrectionTable:
         optimizers: (module, optimizer) -> specification, in carry order.
     """
 
-    def __init__(self, optimizers: Mapping[tuple[str, str], Any]) -> None:
+    def __init__(self, optimizers: Mapping[tuple[str, str], OptimizerSpec]) -> None:
         self.index: dict[tuple[str, str], tuple[int, int, int]] = {}
         self._specs = dict(optimizers)
         start = 0
@@ -60,11 +62,11 @@ class CorrectionTable:
             start += spec.num_corrections
         self.width = max(start, 1)
 
-    def table(self, capacity: int, steps: Mapping[tuple[str, str], int], dtype: Any) -> np.ndarray:
+    def table(self, capacity: int, steps: Mapping[tuple[str, str], int], dtype: npt.DTypeLike) -> np.ndarray:
         """float[capacity, width]: line j holds the corrections of the (steps + j + 1)-th applied step."""
         table = np.ones((capacity, self.width), np.float64)
         # Equal optimizers that have taken equally many steps share their numbers.
-        known: dict[tuple[Any, int], np.ndarray] = {}
+        known: dict[tuple[OptimizerSpec, int], np.ndarray] = {}
         for key, spec in self._specs.items():
             _, start, num = self.index[key]
             if num:

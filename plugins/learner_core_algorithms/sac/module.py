@@ -27,7 +27,7 @@ class SACModule(PolicyModule):
     and ``init`` may differ: ``{"pi": ..., "qf": ...}``, where ``qf`` is either Q network.
     """
 
-    targets: ClassVar[tuple[str, ...]] = ("qf*",)
+    targets: tuple[str, ...] = ("qf*",)
     model_keys: ClassVar[tuple[str, ...]] = (
         *(key for key in PolicyModule.model_keys if key not in RECURRENT_KEYS),
         "twin_q",

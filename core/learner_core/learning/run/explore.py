@@ -12,6 +12,7 @@ import numpy as np
 from ...action_parts import has_parts, nested, row_of
 from ...backend import Backend
 from ...errors import BatchError, did_you_mean
+from ...spaces import AnySpace
 from ...xp import Array
 from ..arrays import Carry, ModuleArrays, StepInputs
 from ..batch import ColumnSpec, column_name
@@ -190,7 +191,9 @@ def _names(specs: Iterable[Mapping[str, ColumnSpec]]) -> set[str]:
     return {column_name(column) for columns in specs for column in columns}
 
 
-def _plausible(name: str, spec: ColumnSpec, space: Any, rng: np.random.Generator, rows: int, dtype: Any) -> np.ndarray:
+def _plausible(
+    name: str, spec: ColumnSpec, space: AnySpace, rng: np.random.Generator, rows: int, dtype: Any
+) -> np.ndarray:
     shape = (rows, *spec.shape)
     if name in ("loss_mask", "action_mask"):
         return np.ones(shape, dtype if name == "loss_mask" else np.bool_)

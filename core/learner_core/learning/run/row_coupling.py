@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
 from ...errors import ConfigError
+from ...xp import Array, ArrayTree
 from ..arrays import StepInputs
 from ..batch import nested_columns
 from ..framework_modules import FrameworkModule
@@ -95,7 +95,7 @@ def _holding_statistics(module: RLModule) -> Iterator[None]:
         module.holds_statistics = False
 
 
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(tree: ArrayTree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Array]]:
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _leaves(value, (*path, str(key)))

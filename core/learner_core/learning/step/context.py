@@ -11,9 +11,11 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ...config.algorithm_config import AlgorithmConfig
 from ...errors import ConfigError, did_you_mean
-from ...xp import DType, Namespace
+from ...xp import Array, Arrays, ArrayTree, Columns, DType, Namespace
 from ..blueprint import Blueprint
+from ..rl_module import RLModule
 from ..sequences import Sequences, folded, warmed
 from .probe import Probe
 
@@ -107,7 +109,7 @@ class StepContext:
             return next(iter(self.batch))
         raise ConfigError(f"say which module: module_id= one of {sorted(self.batch)}")
 
-    def mean(self, x: Any, module_id: str | None = None) -> Any:
+    def mean(self, x: Array, module_id: str | None = None) -> Array:
         """Mean of ``x`` over the rows that count (all further axes included)."""
         xp = self.xp
         module_id = self.current(module_id)
@@ -128,11 +130,11 @@ class StepContext:
         return total / (xp.astype(count, total.dtype) * extra)
 
 
-def _no_noise(module_id: str, name: str, shape: tuple[int, ...]) -> Any:
+def _no_noise(module_id: str, name: str, shape: tuple[int, ...]) -> Array:
     raise ConfigError(f"noise {name!r} was asked for outside a step")
 
 
-def _no_statistics(module_id: str, column: str) -> tuple[Any, Any]:
+def _no_statistics(module_id: str, column: str) -> tuple[Array, Array]:
     raise ConfigError(f"statistics of column {column!r} were asked for outside a step")
 
 
@@ -146,7 +148,7 @@ class ConfigView:
 
     __slots__ = ("_config", "_traced")
 
-    def __init__(self, config: Any, traced: Mapping[str, Any]) -> None:
+    def __init__(self, config: AlgorithmConfig, traced: Arrays) -> None:
         object.__setattr__(self, "_config", config)
         object.__setattr__(self, "_traced", traced)
 
@@ -154,12 +156,12 @@ class ConfigView:
         traced = object.__getattribute__(self, "_traced")
         return traced[name] if name in traced else getattr(object.__getattribute__(self, "_config"), name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         raise ConfigError(f"config.{name} cannot be set inside a step; use learner.set_config({name}=...)")
 
 
 @functools.cache
-def _takes_params(function: Any) -> bool:
+def _takes_params(function: Callable[..., object]) -> bool:
     parameters = list(inspect.signature(function).parameters)
     return len(parameters) > 1 and parameters[1] == "params"
 
@@ -172,7 +174,7 @@ class ModuleView:
     ``view.frozen`` the same parameters with gradients stopped.
     """
 
-    def __init__(self, module: Any, context: StepContext, module_id: str, kind: str = "live") -> None:
+    def __init__(self, module: RLModule, context: StepContext, module_id: str, kind: str = "live") -> None:
         self._module = module
         self._context = context
         self._module_id = module_id
@@ -193,15 +195,15 @@ class ModuleView:
         return ModuleView(self._module, self._context, self._module_id, "frozen")
 
     @property
-    def unwrapped(self) -> Any:
+    def unwrapped(self) -> RLModule:
         """The module itself."""
         return self._module
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Array]:
         """name -> array, as this view binds them."""
         context, module_id = self._context, self._module_id
-        params: dict[str, Any] = dict(context.params[module_id])
+        params: dict[str, Array] = dict(context.params[module_id])
         if self._kind != "live":
             params = {name: context.xp.stop_gradient(value) for name, value in params.items()}
         if self._kind == "target":
@@ -224,15 +226,15 @@ class ModuleView:
             call = warmed(self._context.xp, call, self._stopped()._bound(attribute), sequences)
         return self._masked(call) if name == "forward_train" else call
 
-    def _bound(self, method: Any) -> Any:
+    def _bound(self, method: Callable[..., ArrayTree]) -> Callable[..., ArrayTree]:
         """The method with this view's parameters in its first argument, in the precision that is computed in."""
         dtype = self._context.compute_dtype
         return functools.partial(method, self.params) if dtype is None else self._mixed(method, dtype)
 
-    def _masked(self, call: Any) -> Any:
+    def _masked(self, call: Callable[..., ArrayTree]) -> Callable[..., ArrayTree]:
         """``call`` with the logits of actions that the batch's ``action_mask`` forbids put out of reach."""
 
-        def masked(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        def masked(batch: Columns, *args: ArrayTree, **kwargs: ArrayTree) -> ArrayTree:
             out = call(batch, *args, **kwargs)
             if "action_mask" not in batch or "action_dist_inputs" not in out:
                 return out
@@ -242,11 +244,11 @@ class ModuleView:
 
         return masked
 
-    def _mixed(self, method: Any, dtype: Any) -> Any:
+    def _mixed(self, method: Callable[..., ArrayTree], dtype: DType) -> Callable[..., ArrayTree]:
         """The method computed in a narrow dtype: arguments cast down, outputs cast back up."""
         xp, params = self._context.xp, self.params
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: ArrayTree, **kwargs: ArrayTree) -> ArrayTree:
             narrow = functools.partial(cast_floats, xp, dtype)
             out = method(narrow(params), *[narrow(arg) for arg in args], **{k: narrow(v) for k, v in kwargs.items()})
             return cast_floats(xp, xp.float32, out)
@@ -257,7 +259,7 @@ class ModuleView:
 class ModuleViews(Mapping[str, ModuleView]):
     """module id -> view, the type of ``learner.module``."""
 
-    def __init__(self, modules: Mapping[str, Any], context: StepContext) -> None:
+    def __init__(self, modules: Mapping[str, RLModule], context: StepContext) -> None:
         self._modules = modules
         self._context = context
 
@@ -273,7 +275,7 @@ class ModuleViews(Mapping[str, ModuleView]):
         return len(self._modules)
 
 
-def cast_floats(xp: Any, dtype: Any, tree: Any) -> Any:
+def cast_floats(xp: Namespace, dtype: DType, tree: ArrayTree) -> ArrayTree:
     """The tree (dicts, lists, tuples) with every floating-point array cast to ``dtype``; everything else as it is."""
     if isinstance(tree, Mapping):
         return {key: cast_floats(xp, dtype, value) for key, value in tree.items()}

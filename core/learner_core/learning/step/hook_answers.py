@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ...errors import ConfigError, did_you_mean
 
 __all__ = ["refuse_answer", "refuse_others", "yes_or_no"]
 
 
-def refuse_answer(hook: str, answer: Any, instead: str) -> None:
+def refuse_answer(hook: str, answer: object, instead: str) -> None:
     """Refuse what a hook returned that returns nothing.
 
     Args:
@@ -37,7 +36,7 @@ def refuse_others(what: str, path: str, names: Iterable[str], known: Iterable[st
             raise ConfigError(f"{what} {path}/{name}, which there is not.{did_you_mean(name, known)}")
 
 
-def yes_or_no(hook: str, answer: Any) -> bool:
+def yes_or_no(hook: str, answer: object) -> bool:
     """The answer of a hook that decides; refused unless it is a bool (numpy's, too)."""
     if not isinstance(answer, bool) and type(answer).__name__ not in ("bool", "bool_"):
         raise ConfigError(f"{hook} returned {answer!r:.80}: expected True or False")

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ...backend import Backend
 from ...config.algorithm_config import AlgorithmConfig
 from ...errors import ConfigError, did_you_mean
 from ...maths import noise as noise_maths
 from ...maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
-from ...xp import Array, DType, Namespace
+from ...xp import Array, Arrays, ArrayTree, Columns, DType, Namespace, Outputs
 from ..batch import ColumnSpec
 from ..blueprint import Blueprint, LearningRate
 from ..ranks import Ranks
@@ -31,10 +32,12 @@ from .context import ModuleViews, StepContext
 from .host_parameters import ParameterFunction, TargetFunction
 from .variables import Variables
 
-__all__ = ["LearnerHooks", "LossFunction", "optimizer_from"]
+__all__ = ["LearnerHooks", "Loss", "LossFunction", "optimizer_from"]
 
+#: A scalar, or {optimizer name: scalar}.
+Loss = Array | dict[str, Array]
 #: ``loss_fn(params) -> (losses, aux)``.
-LossFunction = Callable[[Mapping[str, Mapping[str, Array]]], tuple[dict[str, Any], Any]]
+LossFunction = Callable[[Mapping[str, Mapping[str, Array]]], tuple[dict[str, Loss], ArrayTree]]
 
 
 class LearnerHooks:
@@ -115,7 +118,7 @@ class LearnerHooks:
         *,
         module_id: str,
         name: str,
-        value: Any,
+        value: npt.ArrayLike,
         trainable: bool = False,
         bounds: tuple[float, float] | None = None,
     ) -> None:
@@ -149,14 +152,14 @@ class LearnerHooks:
 
     # ------------------------------------------------------------------ hooks: an update (H)
 
-    def should_module_be_updated(self, module_id: str, batch: Mapping[str, Any]) -> bool:
+    def should_module_be_updated(self, module_id: str, batch: Mapping[str, np.ndarray]) -> bool:
         """H. Whether the module trains on this batch; by default always. ``batch``: the columns that it learns from.
 
         Modules that ``policies_to_train`` leaves out are not asked about.
         """
         return True
 
-    def preprocess_batch(self, *, module_id: str, batch: dict[str, Any]) -> dict[str, Any]:
+    def preprocess_batch(self, *, module_id: str, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """H. Whole-batch work on checked numpy columns, standardisation for instance; returns the columns."""
         return batch
 
@@ -179,7 +182,7 @@ class LearnerHooks:
 
     # ------------------------------------------------------------------ hooks: a step (T)
 
-    def compute_losses(self, *, fwd_out: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    def compute_losses(self, *, fwd_out: Mapping[str, Outputs], batch: Mapping[str, Columns]) -> dict[str, Loss]:
         """T. {module_id: loss} by ``compute_loss_for_module``; override when modules share a loss."""
         context = self._require_context("compute_losses")
         losses = {}
@@ -194,7 +197,7 @@ class LearnerHooks:
             context.module_id = None
         return losses
 
-    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
+    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Columns, fwd_out: Outputs) -> Loss:
         """T. The loss of one module: a scalar, or {optimizer_name: scalar}.
 
         Args:
@@ -207,12 +210,12 @@ class LearnerHooks:
 
     def compute_gradients(
         self, loss_fn: LossFunction, params: Mapping[str, Mapping[str, Array]]
-    ) -> tuple[dict[str, dict[str, Array]], Any]:
+    ) -> tuple[dict[str, dict[str, Array]], ArrayTree]:
         """T. ``(gradients, aux)``; ``loss_fn(params) -> (losses, aux)``, gradients {module_id: {name: array}}."""
         gradients, aux = self.backend.gradients(loss_fn, params, self.blueprint.groups)
         return gradients, aux
 
-    def postprocess_gradients(self, gradients: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def postprocess_gradients(self, gradients: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
         """T. All gradients, before they are applied; by default ``postprocess_gradients_for_module`` of each module."""
         context = self._require_context("postprocess_gradients")
         return {
@@ -221,8 +224,8 @@ class LearnerHooks:
         }
 
     def postprocess_gradients_for_module(
-        self, *, module_id: str, config: Any, gradients: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, *, module_id: str, config: Any, gradients: dict[str, Array]
+    ) -> dict[str, Array]:
         """T. Clip as ``grad_clip`` and ``grad_clip_by`` say; a global norm is taken per optimizer."""
         bound, out = config.grad_clip, dict(gradients)
         if bound is None:
@@ -238,14 +241,14 @@ class LearnerHooks:
             out.update(group)
         return out
 
-    def apply_gradients(self, gradients: Mapping[str, Mapping[str, Any]]) -> None:
+    def apply_gradients(self, gradients: Mapping[str, Arrays]) -> None:
         """T. Take the optimizers' step with these gradients."""
         apply = self._require_context("apply_gradients").apply
         if apply is None:
             raise ConfigError("apply_gradients: there is nothing to apply yet; it runs after compute_gradients")
         apply(gradients)
 
-    def after_step(self, *, module_id: str, params: dict[str, Any], targets: dict[str, Any], config: Any) -> None:
+    def after_step(self, *, module_id: str, params: dict[str, Array], targets: dict[str, Array], config: Any) -> None:
         """T. After the optimizers: edit ``params`` and ``targets`` in place (polyak averaging)."""
 
     # ------------------------------------------------------------------ what hooks use
@@ -259,7 +262,7 @@ class LearnerHooks:
     _module = module
 
     @property
-    def variables(self) -> Mapping[str, Any]:
+    def variables(self) -> Variables:
         """module id -> name -> array in a step; on the host a float that hooks may assign."""
         registry = self._registry
         if registry is not None:
@@ -268,7 +271,7 @@ class LearnerHooks:
         trained = functools.partial(host_parameters.trained_variable, self)
         return Variables(self.train_state.host_variables, bounds, self._context, trained)
 
-    def noise(self, name: str, shape: tuple[int, ...] = ()) -> Any:
+    def noise(self, name: str, shape: tuple[int, ...] = ()) -> Array:
         """Standard normal noise, the same on every backend and at every minibatch padding.
 
         Args:
@@ -286,11 +289,11 @@ class LearnerHooks:
         state = self.train_state
         return noise_maths.normals(state.seed, state.num_updates, stream, 1, shape, dtype=dtype)[0]
 
-    def mean(self, x: Any, module_id: str | None = None) -> Any:
+    def mean(self, x: Array, module_id: str | None = None) -> Array:
         """T. Mean of ``x`` [M, ...] over the rows that count: padding and ``loss_mask`` left out."""
         return self._require_context("mean").mean(x, module_id)
 
-    def steps_before(self, module_id: str | None = None) -> Any:
+    def steps_before(self, module_id: str | None = None) -> Array:
         """T. Minibatch steps that this learner took before this one, in its lifetime: they are in its state.
 
         All learners of a group are at the same one.
@@ -304,7 +307,7 @@ class LearnerHooks:
         context = self._require_context("steps_before")
         return context.steps[context.current(module_id)]
 
-    def minibatch_statistics(self, column: str, module_id: str | None = None) -> tuple[Any, Any]:
+    def minibatch_statistics(self, column: str, module_id: str | None = None) -> tuple[Array, Array]:
         """T. Mean and population standard deviation of a batch column over the whole minibatch.
 
         Unlike :meth:`mean`, which sees the rows of this micro-batch on this learner, these are over all of them. They
@@ -341,7 +344,7 @@ class LearnerHooks:
         (square,) = self.ranks.sum(squares).tolist()
         return mean, math.sqrt(square / max(count, 1.0))
 
-    def log(self, name: str, value: Any, module_id: str | None = None) -> None:
+    def log(self, name: str, value: Array | float, module_id: str | None = None) -> None:
         """T. Record a metric on the device; results hold its mean weighted by the module's rows.
 
         Args:
@@ -356,7 +359,7 @@ class LearnerHooks:
             raise ConfigError(f"self.log({name!r}): expected one number, got shape {tuple(self.xp.shape(value))}")
         context.metrics[key] = (value, None)
 
-    def stop_update(self, condition: Any, module_id: str | None = None) -> None:
+    def stop_update(self, condition: Array | bool, module_id: str | None = None) -> None:
         """T. From the step on where ``condition`` holds, the rest of the update leaves the module as it is.
 
         Args:
@@ -430,6 +433,6 @@ class LearnerHooks:
         return self._context
 
 
-def optimizer_from(setting: Any) -> OptimizerSpec:
+def optimizer_from(setting: str | Mapping[str, Any]) -> OptimizerSpec:
     """The specification that the setting ``optimizer`` means: a kind, or {"kind": ..., constant: value}."""
     return OptimizerSpec(setting) if isinstance(setting, str) else OptimizerSpec(**setting)

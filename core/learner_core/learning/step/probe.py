@@ -5,11 +5,10 @@ Declaring these by hand would be one more list to keep right; running the step o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from ...errors import ConfigError
-from ...xp import Array
+from ...xp import Array, ArrayTree, Columns
 
 __all__ = ["NoColumnError", "Probe"]
 
@@ -39,7 +38,7 @@ class Probe:
         self.statistics: set[tuple[str, str]] = set()
         self.metrics: tuple[tuple[str, str], ...] = ()
 
-    def watched(self, module_id: str, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    def watched(self, module_id: str, columns: Columns) -> Columns:
         """The batch, which notes what is read of it."""
         return _WatchedBatch(columns, self.columns[module_id])
 
@@ -55,24 +54,24 @@ class Probe:
         return self._draw(module_id, name, rows, shape)
 
 
-class _WatchedBatch(dict[str, Any]):
+class _WatchedBatch(dict[str, ArrayTree]):
     """A batch that notes which columns are read."""
 
-    def __init__(self, columns: Mapping[str, Any], seen: set[str]) -> None:
+    def __init__(self, columns: Columns, seen: set[str]) -> None:
         super().__init__(columns)
         self._seen = seen
 
-    def mapped(self, function: Callable[[Any], Any]) -> _WatchedBatch:
+    def mapped(self, function: Callable[[ArrayTree], ArrayTree]) -> _WatchedBatch:
         """The same columns through a function; what is read of them is noted here."""
         return _WatchedBatch({key: function(value) for key, value in self.items()}, self._seen)
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> ArrayTree:
         if key not in self:
             raise NoColumnError(key)
         self._seen.add(key)
         return super().__getitem__(key)
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: ArrayTree = None) -> ArrayTree:
         """As a dict's."""
         if key not in self:
             return default

@@ -7,10 +7,9 @@ an ``apply_gradients`` that never takes the optimizers' step, or takes it twice,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ...errors import ConfigError
-from ...xp import Array
+from ...xp import Array, ArrayTree
 from ..blueprint import ModulePlan
 from .context import StepContext
 from .hook_answers import refuse_others
@@ -21,7 +20,7 @@ __all__ = ["check_gradients", "gradients_that_reach", "refuse_unapplied"]
 
 def gradients_that_reach(
     learner: LearnerHooks, context: StepContext, loss_fn: LossFunction, trainable: Mapping[str, Mapping[str, Array]]
-) -> tuple[dict[str, dict[str, Array]], Any]:
+) -> tuple[dict[str, dict[str, Array]], ArrayTree]:
     """The learner's gradients; a loss that reaches no parameter that it is differentiated by is refused.
 
     Parts that are frozen on purpose are no mistake: frozen parameters are in no optimizer, and a loss of one optimizer

@@ -16,14 +16,14 @@ from typing import Any, cast
 
 from ...errors import ConfigError
 from ...maths.optimizers import clip_by_value, clip_factor
-from ...xp import Array
+from ...xp import Array, ArrayTree, Namespace
 from ..arrays import Carry, StepInputs
 from ..blueprint import Blueprint, ModulePlan
 from ..parameters import FlatLayout
 from .context import ConfigView, StepContext
 from .gate import Gate, check_finite, gates_of, has_rows
 from .hook_answers import refuse_answer, refuse_others
-from .hooks import LearnerHooks
+from .hooks import LearnerHooks, Loss
 from .line import StepLine, table_line
 from .metrics import Part, collect_metrics, merge_parts
 from .minibatch import load_batch
@@ -208,7 +208,7 @@ class UpdateStep:
         for mid, plan in self.blueprint.plans.items():
             context.params[mid].update({name: context.params[holder][name] for name, holder in plan.borrowed.items()})
 
-    def _leave_out(self, line: StepLine, context: StepContext, weights: dict[str, Any]) -> None:
+    def _leave_out(self, line: StepLine, context: StepContext, weights: dict[str, Array | None]) -> None:
         """Modules that share parameters have no part in their gradient where they have no rows or have stopped."""
         xp, plans = self.xp, self.blueprint.learning
         sharers = {sharer for plan in plans.values() for sharer in plan.shared_by}
@@ -220,12 +220,12 @@ class UpdateStep:
                 weights[mid] = part if weights[mid] is None else weights[mid] * part
 
     def _gradients(
-        self, context: StepContext, trainable: dict[str, dict[str, Array]], weights: Mapping[str, Any]
+        self, context: StepContext, trainable: dict[str, dict[str, Array]], weights: Mapping[str, Array | None]
     ) -> tuple[Gradients, dict[str, Array]]:
         """The learner's gradients of this (micro-)batch, and each module's detached total loss."""
         learner, xp, plans = self.learner, self.xp, self.blueprint.learning
 
-        def loss_fn(params: Mapping[str, Mapping[str, Array]]) -> tuple[dict[str, Any], dict[str, Any]]:
+        def loss_fn(params: Mapping[str, Mapping[str, Array]]) -> tuple[dict[str, Loss], ArrayTree]:
             for mid, arrays in params.items():
                 context.params[mid] = {**context.params[mid], **arrays}
             self._lend(context)
@@ -269,7 +269,7 @@ class UpdateStep:
             totals[mid] = xp.reshape(xp.astype(total, learner.float_dtype), ())
         return gradients, totals
 
-    def _shared_losses(self, losses: Mapping[str, Any]) -> dict[str, Array]:
+    def _shared_losses(self, losses: Mapping[str, Loss]) -> dict[str, Array]:
         """What else moves shared parameters than the sum of all modules' scalar losses, which does anyway."""
         found = {}
         for mid, plan in self.blueprint.learning.items():
@@ -387,11 +387,11 @@ def _refuse_frozen(mid: str, plan: ModulePlan, params: Mapping[str, Array], befo
             )
 
 
-def _clipped(xp: Any, vector: Array, *, bound: Array) -> Array:
+def _clipped(xp: Namespace, vector: Array, *, bound: Array) -> Array:
     return clip_by_value(xp, {"": vector}, bound)[""]
 
 
-def _check_shapes(xp: Any, arrays: Mapping[str, Array], layout: FlatLayout, path: str) -> None:
+def _check_shapes(xp: Namespace, arrays: Mapping[str, Array], layout: FlatLayout, path: str) -> None:
     """Refuse what ``after_step`` leaves behind if it does not fit in its place."""
     for name, shape in layout.shapes.items():
         found = tuple(xp.shape(arrays[name])) if name in arrays else None
@@ -399,7 +399,7 @@ def _check_shapes(xp: Any, arrays: Mapping[str, Array], layout: FlatLayout, path
             raise ConfigError(f"after_step leaves {path}/{name} with shape {found}, expected {shape}")
 
 
-def _check_scalars(whose: str, losses: Mapping[str, Any]) -> None:
+def _check_scalars(whose: str, losses: Mapping[str, Loss]) -> None:
     """Refuse losses that are one number per row: every backend would say something else about them, and later."""
     for module_id, loss in losses.items():
         parts = loss if isinstance(loss, Mapping) else {"": loss}
@@ -413,7 +413,7 @@ def _check_scalars(whose: str, losses: Mapping[str, Any]) -> None:
                 )
 
 
-def _weighted(loss: Any, weight: Any) -> Any:
+def _weighted(loss: Loss, weight: Array | None) -> Loss:
     if weight is None:
         return loss
     if isinstance(loss, Mapping):
@@ -421,7 +421,7 @@ def _weighted(loss: Any, weight: Any) -> Any:
     return loss * weight
 
 
-def _add(total: Any, new: Any) -> Any:
+def _add(total: ArrayTree, new: ArrayTree) -> ArrayTree:
     """Sum of two trees of the same structure; an empty total is the other."""
     if isinstance(new, Mapping):
         return {key: _add(total[key], value) if key in total else value for key, value in new.items()}

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import numpy as np
+
 from ...errors import ConfigError, did_you_mean
+from ...xp import Array
 from .context import StepContext
 
 __all__ = ["ModuleVariables", "Variables"]
@@ -27,7 +30,7 @@ class Variables(Mapping[str, "ModuleVariables"]):
         host: dict[str, dict[str, float]],
         bounds: Mapping[str, Mapping[str, tuple[float, float]]],
         context: StepContext | None,
-        trainable: Callable[[str, str], Any],
+        trainable: Callable[[str, str], float | np.ndarray | None],
     ) -> None:
         self._host = host
         self._bounds = bounds
@@ -57,7 +60,7 @@ class ModuleVariables(MutableMapping[str, Any]):
         host: dict[str, float],
         bounds: Mapping[str, tuple[float, float]],
         context: StepContext | None,
-        trainable: Callable[[str, str], Any],
+        trainable: Callable[[str, str], float | np.ndarray | None],
     ) -> None:
         self._module_id = module_id
         self._host = host
@@ -65,7 +68,7 @@ class ModuleVariables(MutableMapping[str, Any]):
         self._context = context
         self._trainable = trainable
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Array:
         if self._context is not None:
             traced = self._context.variables[self._module_id]
             if name in traced:
@@ -81,7 +84,7 @@ class ModuleVariables(MutableMapping[str, Any]):
                 return value
         raise ConfigError(f"module {self._module_id!r} has no variable {name!r}.{did_you_mean(name, self._host)}")
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: float) -> None:
         if self._context is not None:
             raise ConfigError(f"variable {name!r} cannot be assigned inside a step; do so in a host hook")
         if name not in self._host:
