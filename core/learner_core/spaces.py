@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnySpace",
+    "ResetResult",
     "SpaceEncoder",
+    "SpaceValue",
+    "StepResult",
     "action_spec",
     "alike",
     "blank",
@@ -40,6 +43,12 @@ __all__ = [
 Path = tuple[str, ...]
 #: A gymnasium space of whatever values.
 AnySpace: TypeAlias = "Space[Any]"
+#: What a space holds: an observation, an action.
+SpaceValue: TypeAlias = Any
+#: What ``reset`` of an environment answers: observation and infos, of one agent or by agent.
+ResetResult: TypeAlias = tuple[Any, Any]
+#: What ``step`` answers: observation, reward, terminated, truncated and infos, of one agent or by agent.
+StepResult: TypeAlias = tuple[Any, Any, Any, Any, Any]
 
 #: Elements of a space in a file: more than any observation has, and less than fills a machine.
 _MAX_ELEMENTS = 2**26

@@ -95,7 +95,7 @@ class AlgorithmConfig(CommonSettings):
 
     # ---- methods -------------------------------------------------------------------------------------------------
 
-    def environment(self, env: str | Callable[..., Any] | Environment | None = _UNSET, **settings: Any) -> Self:
+    def environment(self, env: str | Callable[..., Any] | Environment | None = _UNSET, **settings: object) -> Self:
         """Say where experience comes from: ``env``, ``env_config``, or the two spaces alone.
 
         Args:
@@ -130,39 +130,39 @@ class AlgorithmConfig(CommonSettings):
                 raise ConfigError(f"api_stack({name}={value!r}): there is one stack here, RLModules and Learners")
         return self
 
-    def framework(self, name: str = _UNSET, **settings: Any) -> Self:
+    def framework(self, name: str = _UNSET, **settings: object) -> Self:
         """Choose the backend: ``name``, ``compile``, ``precision``, ``device``, ``debug``; see :meth:`environment`."""
         return self._set("framework", settings if name is _UNSET else {"name": name, **settings})
 
-    def learners(self, **settings: Any) -> Self:
+    def learners(self, **settings: object) -> Self:
         """Set how many learners there are and how they work together; see :meth:`environment`."""
         return self._set("learners", settings)
 
-    def env_runners(self, **settings: Any) -> Self:
+    def env_runners(self, **settings: object) -> Self:
         """Set how experience is sampled; see :meth:`environment`."""
         return self._set("env_runners", settings)
 
-    def training(self, **settings: Any) -> Self:
+    def training(self, **settings: object) -> Self:
         """Set batch sizes, optimizer and the algorithm's own settings; see :meth:`environment`."""
         return self._set("training", settings)
 
-    def rl_module(self, **settings: Any) -> Self:
+    def rl_module(self, **settings: object) -> Self:
         """Set the network: ``model`` for the algorithm's own module, or ``rl_module_spec``; see :meth:`environment`."""
         return self._set("rl_module", settings)
 
-    def multi_agent(self, **settings: Any) -> Self:
+    def multi_agent(self, **settings: object) -> Self:
         """Set which modules there are, who uses and who trains them; see :meth:`environment`."""
         return self._set("multi_agent", settings)
 
-    def evaluation(self, **settings: Any) -> Self:
+    def evaluation(self, **settings: object) -> Self:
         """Set when to evaluate: ``interval``, ``num_episodes``, ``max_episode_steps``; see :meth:`environment`."""
         return self._set("evaluation", settings)
 
-    def checkpointing(self, **settings: Any) -> Self:
+    def checkpointing(self, **settings: object) -> Self:
         """Set when and where train() saves: ``every``, ``keep``, ``folder``; see :meth:`environment`."""
         return self._set("checkpointing", settings)
 
-    def debugging(self, **settings: Any) -> Self:
+    def debugging(self, **settings: object) -> Self:
         """Set the ``seed``; see :meth:`environment`."""
         return self._set("debugging", settings)
 
@@ -218,7 +218,7 @@ class AlgorithmConfig(CommonSettings):
         super().validate_news()
         refuse_idle(self, self.news)
 
-    def _check_policy_setting(self, module_id: str, name: str, value: Any) -> None:
+    def _check_policy_setting(self, module_id: str, name: str, value: object) -> None:
         setting = self.settings().get(name)
         where = f"multi_agent(settings={{{module_id!r}: {{{name!r}: ...}}}})"
         if setting is None:
@@ -304,7 +304,7 @@ class AlgorithmConfig(CommonSettings):
         """
         return self._class_of("default_module_class", None)
 
-    def build_learner(self, env: Any = None) -> Any:
+    def build_learner(self, env: object = None) -> Any:
         """Build one Learner in this process from a frozen copy of this config.
 
         Args:
@@ -317,7 +317,7 @@ class AlgorithmConfig(CommonSettings):
         learner_class: Any = self.get_learner_class()
         return learner_class(config=config, env=env)
 
-    def build_learner_group(self, env: Any = None) -> Any:
+    def build_learner_group(self, env: object = None) -> Any:
         """Build a LearnerGroup of ``num_learners`` learners from a frozen copy of this config.
 
         Args:
@@ -340,7 +340,7 @@ class AlgorithmConfig(CommonSettings):
         algorithm_class: Any = self._class_of("algorithm_class", "learner_core.algorithm.algorithm:Algorithm")
         return algorithm_class(config=config)
 
-    def _frozen_copy(self, env: Any = None) -> Self:
+    def _frozen_copy(self, env: object = None) -> Self:
         """What something is built from; a name that no environment has is answered before a framework is imported."""
         config = self.copy().freeze()
         if env is None:

@@ -15,6 +15,7 @@ import numpy as np
 from learner_core.errors import ConfigError, EnvOutputError
 from learner_core.spaces import blank
 
+from ..spaces import AnySpace, ResetResult, SpaceValue, StepResult
 from .agents import has_agents, is_turn_based
 from .info_masks import Forwards
 
@@ -55,7 +56,7 @@ class _Central(Forwards):
         super().__init__(env)
         self._kind = kind
 
-    def observation_space(self, agent: Any) -> Any:
+    def observation_space(self, agent: object) -> AnySpace:
         """A Dict of the agent's own observation and what is added."""
         from gymnasium import spaces
 
@@ -81,7 +82,7 @@ class _Central(Forwards):
         }
         return {"all": everything, "present": np.array([agent in observations for agent in agents], np.int8)}
 
-    def _shown(self, agent: Any, obs: Any, added: Mapping[str, Any]) -> Any:
+    def _shown(self, agent: object, obs: SpaceValue, added: Mapping[str, Any]) -> SpaceValue:
         seen, mask = _parts(obs)
         if (mask is None) != (_parts(self.env.observation_space(agent))[1] is None):
             raise EnvOutputError(
@@ -99,12 +100,12 @@ class ParallelCentralObservations(_Central):
         kind: "all" or "state".
     """
 
-    def reset(self, **options: Any) -> tuple[Any, Any]:
+    def reset(self, **options: object) -> ResetResult:
         """As the environment's, with more in the observations."""
         obs, infos = self.env.reset(**options)
         return self._all_shown(obs), infos
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
+    def step(self, actions: Mapping[object, SpaceValue]) -> StepResult:
         """As the environment's, with more in the observations."""
         obs, rewards, terminateds, truncateds, infos = self.env.step(actions)
         return self._all_shown(obs), rewards, terminateds, truncateds, infos
@@ -122,11 +123,11 @@ class TurnCentralObservations(_Central):
         kind: "all" or "state".
     """
 
-    def observe(self, agent: Any) -> Any:
+    def observe(self, agent: object) -> Any:
         """As the environment's, with more in the observation."""
         return self._shown(agent, self.env.observe(agent), self._added(self._seen()))
 
-    def last(self, observe: bool = True) -> tuple[Any, Any, Any, Any, Any]:
+    def last(self, observe: bool = True) -> StepResult:
         """As the environment's, with more in the observation."""
         obs, reward, terminated, truncated, info = self.env.last(observe=observe)
         if obs is not None:
@@ -137,7 +138,7 @@ class TurnCentralObservations(_Central):
         return {agent: self.env.observe(agent) for agent in self.env.agents} if self._kind == "all" else {}
 
 
-def _parts(observation: Any) -> tuple[Any, Any]:
+def _parts(observation: Any) -> ResetResult:
     """An observation, or its space, without its mask of actions, and the mask; ``None``: there is none."""
     parts = getattr(observation, "spaces", observation)
     if not isinstance(parts, Mapping) or _MASK not in parts:

@@ -66,13 +66,13 @@ def known_command(command: str) -> str:
     return "" if entry is None else f" {entry.library}: {command}; here: {entry.words}."
 
 
-def constructor(name: str, arguments: Sequence[Any]) -> str:
+def constructor(name: str, arguments: Sequence[object]) -> str:
     """The refusal of a configuration's constructor that was called as that of a model: ``PPO("MlpPolicy", env)``."""
     shown = ", ".join(f"{argument!r:.40}" for argument in arguments)
     return f"{name}({shown}): settings are named. SB3: PPO(policy, env); here: {name}().environment(env).build()."
 
 
-def unknown_attribute(owner: Any, name: str, table: Mapping[str, Known]) -> AttributeError:
+def unknown_attribute(owner: object, name: str, table: Mapping[str, Known]) -> AttributeError:
     """The error of an object that has no attribute of that name; to be raised.
 
     Args:
@@ -107,7 +107,7 @@ class Elsewhere:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+    def __call__(self, *arguments: object, **settings: object) -> Any:
         raise ConfigError(self._words())
 
     def __getattr__(self, name: str) -> Any:

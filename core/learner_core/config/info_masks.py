@@ -17,6 +17,7 @@ import numpy as np
 from learner_core.errors import ConfigError, EnvOutputError
 from learner_core.maths.action_masks import ActionMask
 
+from ..spaces import AnySpace, ResetResult, SpaceValue, StepResult
 from .agents import has_agents, is_turn_based
 from .foreign_arrays import as_numpy
 
@@ -71,17 +72,17 @@ class InfoMasks(Forwards):
         self.action_space = env.action_space
         self.observation_space = _masked_space(env.observation_space, env.action_space)
 
-    def reset(self, **options: Any) -> tuple[Any, Any]:
+    def reset(self, **options: object) -> ResetResult:
         """As the environment's, with the mask in the observation."""
         obs, info = self.env.reset(**options)
         return self._shown(obs, info, ended=False), info
 
-    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+    def step(self, action: SpaceValue) -> StepResult:
         """As the environment's, with the mask in the observation."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return self._shown(obs, info, ended=terminated or truncated), reward, terminated, truncated, info
 
-    def _shown(self, obs: Any, info: Mapping[str, Any], *, ended: bool) -> Any:
+    def _shown(self, obs: SpaceValue, info: Mapping[str, Any], *, ended: bool) -> SpaceValue:
         given = info.get(_KEY)
         if given is None and (method := _method(self.env)) is not None:
             given = method()
@@ -91,16 +92,16 @@ class InfoMasks(Forwards):
 class _AgentMasks(Forwards):
     """An environment of PettingZoo's; agents whose actions cannot be masked are shown what they were."""
 
-    def observation_space(self, agent: Any) -> Any:
+    def observation_space(self, agent: object) -> AnySpace:
         """The agent's, with the mask in it."""
         space = self.env.observation_space(agent)
         return _masked_space(space, self.env.action_space(agent)) if self._masks(agent) else space
 
-    def _masks(self, agent: Any) -> bool:
+    def _masks(self, agent: object) -> bool:
         kind = type(self.env.action_space(agent)).__name__
         return kind in ("Discrete", "MultiDiscrete", "MultiBinary") and not _has_mask(self.env.observation_space(agent))
 
-    def _shown(self, agent: Any, obs: Any, info: Any, *, ended: bool) -> Any:
+    def _shown(self, agent: object, obs: SpaceValue, info: Any, *, ended: bool) -> SpaceValue:
         if not self._masks(agent):
             return obs
         given = (info or {}).get(_KEY)
@@ -114,12 +115,12 @@ class AgentInfoMasks(_AgentMasks):
         env: The environment.
     """
 
-    def reset(self, **options: Any) -> tuple[Any, Any]:
+    def reset(self, **options: object) -> ResetResult:
         """As the environment's, with the masks in the observations."""
         obs, infos = self.env.reset(**options)
         return {agent: self._shown(agent, one, infos.get(agent), ended=False) for agent, one in obs.items()}, infos
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
+    def step(self, actions: Mapping[object, SpaceValue]) -> StepResult:
         """As the environment's, with the masks in the observations."""
         obs, rewards, terminateds, truncateds, infos = self.env.step(actions)
         shown = {
@@ -136,18 +137,18 @@ class TurnInfoMasks(_AgentMasks):
         env: The environment.
     """
 
-    def last(self, **options: Any) -> tuple[Any, Any, Any, Any, Any]:
+    def last(self, **options: object) -> StepResult:
         """As the environment's, with the mask in the observation."""
         obs, reward, terminated, truncated, info = self.env.last(**options)
         ended = bool(terminated or truncated)
         return self._shown(self.env.agent_selection, obs, info, ended=ended), reward, terminated, truncated, info
 
 
-def _has_mask(space: Any) -> bool:
+def _has_mask(space: AnySpace) -> bool:
     return type(space).__name__ == "Dict" and _KEY in space.spaces
 
 
-def _masked_space(space: Any, action_space: Any) -> Any:
+def _masked_space(space: AnySpace, action_space: AnySpace) -> Any:
     from gymnasium import spaces
 
     mask = spaces.MultiBinary(ActionMask(action_space).size)
@@ -165,7 +166,7 @@ def _method(env: Any) -> Callable[[], Any] | None:
     return None
 
 
-def _with_mask(obs: Any, given: Any, action_space: Any, *, whose: str, ended: bool) -> Any:
+def _with_mask(obs: SpaceValue, given: Any, action_space: AnySpace, *, whose: str, ended: bool) -> Any:
     size, given = ActionMask(action_space).size, as_numpy(given)
     if given is None:
         if not ended:

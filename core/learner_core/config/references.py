@@ -94,7 +94,7 @@ def to_plain(value: Any) -> Any:
     return {_UNPORTABLE: _shown(value)}
 
 
-def settle(value: Any, *, name: str, trust: Trust, names_only: bool = False) -> None:
+def settle(value: object, *, name: str, trust: Trust, names_only: bool = False) -> None:
     """Refuse what :func:`from_plain` would refuse, as far as that can be seen without importing anything.
 
     Args:
@@ -113,7 +113,7 @@ def settle(value: Any, *, name: str, trust: Trust, names_only: bool = False) -> 
         trust.settle_environment(value)
 
 
-def from_plain(value: Any, *, name: str, trust: Trust) -> Any:
+def from_plain(value: object, *, name: str, trust: Trust) -> Any:
     """Turn plain data back into a setting's value; :func:`settle` all of a file's first.
 
     Args:
@@ -167,14 +167,14 @@ def read_config(cls: Any, data: Any, *, trust: Trust, overrides: Mapping[str, An
     return config.remember()
 
 
-def schema_of(plain: Any) -> int:
+def schema_of(plain: object) -> int:
     """The schema of settings as plain data."""
     if isinstance(plain, dict):
         return max([2 if mark in plain else 1 for mark in MARKS] + [schema_of(item) for item in plain.values()])
     return max(map(schema_of, plain), default=1) if isinstance(plain, list) else 1
 
 
-def names_main(plain: Any) -> bool:
+def names_main(plain: object) -> bool:
     """Whether plain data names something that the module ``__main__`` defines."""
     if isinstance(plain, dict):
         names = (plain.get(key) for key in (_REFERENCE, _OBJECT, "class"))
@@ -190,11 +190,11 @@ def script_name() -> str:
     return _text(name)
 
 
-def _text(name: Any) -> str:
+def _text(name: object) -> str:
     return name if isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) else ""
 
 
-def _check_outline(data: Any) -> None:
+def _check_outline(data: object) -> None:
     if not isinstance(data, Mapping) or not {"schema", "algorithm", "class", "settings"} <= data.keys():
         raise ConfigError("from_dict() takes what to_dict() returned: schema, algorithm, class, settings.")
     if type(data["schema"]) is not int or data["schema"] not in _SCHEMAS:
@@ -223,7 +223,7 @@ def _config_class(cls: Any, data: Mapping[str, Any], trust: Trust) -> Any:
     return found
 
 
-def _read(value: Any, name: str, lookup: _Lookup) -> Any:
+def _read(value: object, name: str, lookup: _Lookup) -> Any:
     if isinstance(value, list):
         return [_read(item, name, lookup) for item in value]
     if not isinstance(value, dict):
@@ -250,19 +250,19 @@ def _read(value: Any, name: str, lookup: _Lookup) -> Any:
     return _spec(content, _read(value.get("fields"), name, lookup), name)
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether plain data have a place for something that could not be stored."""
     if isinstance(value, dict):
         return _UNPORTABLE in value or any(map(is_missing, value.values()))
     return isinstance(value, list) and any(map(is_missing, value))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
-def _portable(value: Any) -> Any:
+def _portable(value: object) -> Any:
     """The same with None in place of what could not be stored."""
     if isinstance(value, list):
         return [_portable(item) for item in value]
@@ -271,7 +271,7 @@ def _portable(value: Any) -> Any:
     return None if _UNPORTABLE in value else {key: _portable(item) for key, item in value.items()}
 
 
-def _spec(kind: Any, fields: Any, name: str) -> Any:
+def _spec(kind: object, fields: object, name: str) -> Any:
     """The module spec that is described: the only objects that are made of a file's data."""
     if not isinstance(kind, str) or kind not in _SPECS:
         raise ConfigError(
@@ -307,9 +307,9 @@ def _wrong_in(fields: Mapping[str, Any], one: type) -> str:
     return next((name for name, is_good in good.items() if not is_good), "")
 
 
-def _are_names(value: Any) -> bool:
+def _are_names(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
 
 
-def _is_space(value: Any) -> bool:
+def _is_space(value: object) -> bool:
     return any(base.__module__.startswith("gymnasium.spaces") for base in type(value).__mro__)

@@ -44,7 +44,7 @@ class Setting:
     name: str
     method: str
     keyword: str
-    annotation: Any
+    annotation: object
     default: Any
     owner: type
 
@@ -150,7 +150,7 @@ class Settings:
     # ---- setting -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def validate_setting(cls, name: str, value: Any) -> Any:
+    def validate_setting(cls, name: str, value: object) -> Any:
         """Check one value as setting the attribute would.
 
         Args:
@@ -185,7 +185,7 @@ class Settings:
             setattr(self, name, value)
         return self
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if self.is_frozen:
             raise ConfigError(
                 f"{type(self).__name__} is frozen, something was built from it: {name}={value!r} would have no effect. "
@@ -328,7 +328,7 @@ class Settings:
         return f"{type(self).__name__}({', '.join(changed)})"
 
 
-def _resolve(owner: type, name: str, annotation: Any) -> Any:
+def _resolve(owner: type, name: str, annotation: object) -> Any:
     if not isinstance(annotation, str):
         return annotation
     module = sys.modules.get(owner.__module__)

@@ -93,7 +93,7 @@ class Trust:
                 )
         return cls(tuple(dict.fromkeys(import_modules)))
 
-    def knowing(self, things: Iterable[Any]) -> Trust:
+    def knowing(self, things: Iterable[object]) -> Trust:
         """As this one, with classes and functions of the user's own arguments, by their names."""
         named = {name: thing for thing in things if thing is not None and (name := name_of(thing)) is not None}
         return replace(self, given={**self.given, **named})
@@ -104,7 +104,7 @@ class Trust:
             return True
         return discovery.is_of_plugin(module)
 
-    def settle(self, reference: Any, *, kind: Kind | None, name: str) -> None:
+    def settle(self, reference: object, *, kind: Kind | None, name: str) -> None:
         """Refuse a name that :meth:`find` would refuse; nothing is imported, so a new module's classes are not seen.
 
         Args:
@@ -117,7 +117,7 @@ class Trust:
         """
         self._find(reference, kind=kind, name=name, may_import=False)
 
-    def find(self, reference: Any, *, kind: Kind | None, name: str) -> Any:
+    def find(self, reference: object, *, kind: Kind | None, name: str) -> Any:
         """The class of a name; arguments and errors as :meth:`settle`, and its module is imported.
 
         Raises:
@@ -148,7 +148,7 @@ class Trust:
             f"Or give the environment yourself: {name}={env!r}."
         )
 
-    def _find(self, reference: Any, *, kind: Kind | None, name: str, may_import: bool) -> Any:
+    def _find(self, reference: object, *, kind: Kind | None, name: str, may_import: bool) -> Any:
         if isinstance(reference, str) and reference in self.given:
             return self.given[reference]
         module_name, qualname = _split(reference, name)
@@ -167,7 +167,9 @@ class Trust:
             if isinstance(found, type):
                 break
         if not isinstance(found, type):
-            raise ConfigError(f"{name}: the file names {reference!r}. {self._what_is_there(reference, found, name)}")
+            raise ConfigError(
+                f"{name}: the file names {reference!r}. {self._what_is_there(str(reference), found, name)}"
+            )
         if not _is_of(found, kind):
             words = " or ".join(_WORDS.values()) if kind is None else _WORDS[kind]
             raise ConfigError(f"{name}: the file names {reference!r}, which is not {words}.")
@@ -187,7 +189,7 @@ class Trust:
         return f"There is no such class: {_again(name)}"
 
 
-def name_of(value: Any) -> str | None:
+def name_of(value: object) -> str | None:
     """``"module:qualname"`` of a class or function that can be found by it; None of all else."""
     module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(qualname, str) or "<" in qualname:
@@ -198,7 +200,7 @@ def name_of(value: Any) -> str | None:
     return f"{module}:{qualname}" if found is value else None
 
 
-def _split(reference: Any, name: str) -> tuple[str, str]:
+def _split(reference: object, name: str) -> tuple[str, str]:
     module, sign, qualname = reference.partition(":") if isinstance(reference, str) else ("", "", "")
     if not sign or not _is_dotted(module) or not _is_dotted(qualname):
         text = repr(reference)[:100]
@@ -206,7 +208,7 @@ def _split(reference: Any, name: str) -> tuple[str, str]:
     return module, qualname
 
 
-def _is_dotted(text: Any) -> bool:
+def _is_dotted(text: object) -> bool:
     return isinstance(text, str) and len(text) <= _MAX_NAME and all(part.isidentifier() for part in text.split("."))
 
 

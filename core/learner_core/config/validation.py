@@ -80,7 +80,7 @@ FloatOrSchedule: TypeAlias = Annotated[float | list[list[float]], Schedule]
 """A number, or ``[[timestep, value], ...]``: piecewise linear, clamped at both ends; see ``learner_core.schedules``."""
 
 
-def is_schedule_type(annotation: Any) -> bool:
+def is_schedule_type(annotation: object) -> bool:
     """Say whether an annotation is, or in a union contains, :data:`FloatOrSchedule`."""
     if get_origin(annotation) is Annotated:
         base, *metadata = get_args(annotation)
@@ -88,7 +88,7 @@ def is_schedule_type(annotation: Any) -> bool:
     return _is_union(annotation) and any(is_schedule_type(option) for option in get_args(annotation))
 
 
-def convert(annotation: Any, value: Any) -> Any:
+def convert(annotation: object, value: Any) -> Any:
     """Check ``value`` against ``annotation`` and return it as plain Python.
 
     Numbers of numpy become Python numbers, an int becomes a float where a float is meant, sequences and dicts are
@@ -131,7 +131,8 @@ def convert(annotation: Any, value: Any) -> Any:
         if callable(value):
             return value
     elif isinstance(origin or annotation, type):
-        if isinstance(value, origin or annotation):
+        kind: Any = origin or annotation
+        if isinstance(value, kind):
             return copy_containers(value)
     else:
         return copy_containers(value)  # an annotation this validator cannot express: leave it to its reader
@@ -154,7 +155,7 @@ def copy_containers(value: Any) -> Any:
     return value
 
 
-def expected(annotation: Any) -> str:
+def expected(annotation: object) -> str:
     """Describe an annotation in words, for errors and for tables of settings."""
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -181,18 +182,18 @@ def expected(annotation: Any) -> str:
     return getattr(annotation, "__name__", None) or str(annotation).removeprefix("typing.")
 
 
-def _is_union(annotation: Any) -> bool:
+def _is_union(annotation: object) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
-def _mismatch(annotation: Any, value: Any, hint: str = "") -> MismatchError:
+def _mismatch(annotation: object, value: object, hint: str = "") -> MismatchError:
     text = repr(value)
     text = text if len(text) <= 80 else text[:77] + "..."
     came = f"{type(value).__name__} {text}" if value is not None else "None"
     return MismatchError(f"expected {expected(annotation)}, got {came}.{hint}")
 
 
-def _convert_annotated(annotation: Any, value: Any) -> Any:
+def _convert_annotated(annotation: object, value: Any) -> Any:
     base, *metadata = get_args(annotation)
     if Schedule in metadata and type(value).__name__ == "ndarray":
         value = value.tolist()
@@ -215,14 +216,14 @@ def _convert_annotated(annotation: Any, value: Any) -> Any:
     return value
 
 
-def _schedule(points: Any) -> float | list[list[float]]:
+def _schedule(points: object) -> float | list[list[float]]:
     try:
         return schedules.parse(points).to_plain()
     except ConfigError as error:
         raise ScheduleError(f"{error}.") from None
 
 
-def _convert_union(annotation: Any, value: Any) -> Any:
+def _convert_union(annotation: object, value: object) -> Any:
     problems: list[MismatchError] = []
     options = get_args(annotation)
     exact = [option for option in options if option is type(value)]  # int | float keeps an int an int
@@ -238,7 +239,7 @@ def _convert_union(annotation: Any, value: Any) -> Any:
     raise _mismatch(annotation, value, next((f" Did you mean{hint}" for hint in hints if hint), ""))
 
 
-def _convert_dict(annotation: Any, value: Any) -> dict[Any, Any]:
+def _convert_dict(annotation: object, value: object) -> dict[Any, Any]:
     if not isinstance(value, collections.abc.Mapping):
         raise _mismatch(annotation, value)
     key_type, item_type = get_args(annotation) or (Any, Any)
@@ -251,7 +252,7 @@ def _convert_dict(annotation: Any, value: Any) -> dict[Any, Any]:
     return result
 
 
-def _items(annotation: Any, value: Any) -> list[tuple[Any, Any]]:
+def _items(annotation: object, value: Any) -> list[tuple[Any, Any]]:
     if not isinstance(value, (list, tuple, set, frozenset, range)) and type(value).__name__ != "ndarray":
         raise _mismatch(annotation, value)
     items = list(value)
@@ -263,7 +264,7 @@ def _items(annotation: Any, value: Any) -> list[tuple[Any, Any]]:
     return [(arguments[0], item) for item in items]
 
 
-def _plain_float(annotation: Any, value: Any) -> float:
+def _plain_float(annotation: object, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _mismatch(annotation, value)
     if not math.isfinite(value):
@@ -271,14 +272,14 @@ def _plain_float(annotation: Any, value: Any) -> float:
     return float(value)
 
 
-def _plain_int(annotation: Any, value: Any) -> int:
+def _plain_int(annotation: object, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        whole = isinstance(value, float) and value.is_integer()
-        raise _mismatch(annotation, value, f" Write {int(value)}." if whole else "")
+        hint = f" Write {int(value)}." if isinstance(value, float) and value.is_integer() else ""
+        raise _mismatch(annotation, value, hint)
     return int(value)
 
 
-def _plain_exact(annotation: Any, value: Any) -> Any:
+def _plain_exact(annotation: Any, value: object) -> Any:
     if annotation is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, annotation):
@@ -286,12 +287,12 @@ def _plain_exact(annotation: Any, value: Any) -> Any:
     return str(value) if annotation is str else value
 
 
-def _plain_none(annotation: Any, value: Any) -> None:
+def _plain_none(annotation: object, value: object) -> None:
     if value is not None:
         raise _mismatch(annotation, value)
 
 
-def _plain_container(annotation: Any, value: Any) -> Any:
+def _plain_container(annotation: Any, value: object) -> Any:
     return convert({list: list[Any], dict: dict[Any, Any], tuple: tuple[Any, ...]}[annotation], value)
 
 

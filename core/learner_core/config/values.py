@@ -31,7 +31,7 @@ MARKS: Final = (_TUPLE, _SET, _FROZEN, _BYTES, _PATH, _ITEMS, _ARRAY)
 _DTYPE: Final = re.compile(r"[<>|][biufU]\d{1,6}")
 
 
-def storable(value: Any, *, name: str, depth: int = 0) -> Any:
+def storable(value: object, *, name: str, depth: int = 0) -> Any:
     """A value as it is kept: plain containers and numbers of Python's own; copies of all that could change.
 
     Args:
@@ -74,7 +74,7 @@ def _scalar(value: Any, name: str) -> Any:
     return plain
 
 
-def _plain_leaf(value: Any, name: str) -> Any:
+def _plain_leaf(value: object, name: str) -> Any:
     """A number or text without its subclass, an enum's name for instance."""
     if value is None or isinstance(value, bool):
         return value
@@ -99,7 +99,7 @@ _CONVERSIONS: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
 )
 
 
-def mark(value: Any, plain: Callable[[Any], Any]) -> Any:
+def mark(value: object, plain: Callable[[Any], Any]) -> Any:
     """A container, array, path or bytes as plain data; ``NotImplemented``: it is none of these.
 
     Args:
@@ -152,13 +152,13 @@ def unmark(kind: str, content: Any, name: str) -> Any:
         raise ConfigError(f"{name}: what is stored under {kind!r} is not understood: {error}.") from error
 
 
-def _pair(pair: Any) -> tuple[Any, Any]:
+def _pair(pair: object) -> tuple[Any, Any]:
     if not isinstance(pair, list) or len(pair) != 2:
         raise TypeError("expected pairs of key and value")
     return pair[0], pair[1]
 
 
-def _array(dtype: Any, shape: Any, flat: Any) -> np.ndarray:
+def _array(dtype: object, shape: object, flat: object) -> np.ndarray:
     if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
         raise TypeError("expected a dtype of numbers or text")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
@@ -168,11 +168,12 @@ def _array(dtype: Any, shape: Any, flat: Any) -> np.ndarray:
     return np.array(flat, np.dtype(dtype)).reshape(shape)
 
 
-def same(left: Any, right: Any) -> bool:
+def same(left: object, right: object) -> bool:
     """Whether two values are equal, arrays in them and NaN included."""
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return left.dtype == right.dtype and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
-        alike = isinstance(left, np.ndarray) and isinstance(right, np.ndarray) and left.dtype == right.dtype
-        return alike and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+        return False
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(same(item, right[key]) for key, item in left.items())
     if isinstance(left, (list, tuple)) and type(left) is type(right):

@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import spaces
 from ..errors import BatchError, did_you_mean
 from ..maths.action_masks import ActionMask
 from ..spaces import AnySpace
+from ..xp import Array, Arrays, ArrayTree, Columns
 from .plain_arrays import as_plain, check_memory
+from .rl_module import RLModuleSpec
 
 __all__ = [
     "ColumnSpec",
@@ -103,7 +106,7 @@ def standard_columns(
     return columns
 
 
-def flatten_columns(batch: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_columns(batch: Mapping[object, object], prefix: str = "") -> dict[str, object]:
     """Nested dict observations as ``"obs/position"`` paths.
 
     Raises:
@@ -123,7 +126,7 @@ def flatten_columns(batch: Mapping[Any, Any], prefix: str = "") -> dict[str, Any
     return out
 
 
-def nested_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+def nested_columns(columns: Arrays) -> dict[str, ArrayTree]:
     """``{"obs/x": a}`` as ``{"obs": {"x": a}}``."""
     out: dict[str, Any] = {}
     for path, value in columns.items():
@@ -135,7 +138,7 @@ def nested_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def column_of(batch: Mapping[str, Any], path: str) -> Any:
+def column_of(batch: Columns, path: str) -> Array:
     """The column of nested columns that stands at that path."""
     found: Any = batch
     for key in path.split("/"):
@@ -148,7 +151,7 @@ def column_name(path: str) -> str:
     return path.split("/", 1)[0]
 
 
-def split_modules(batch: Any, specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def split_modules(batch: object, specs: Mapping[str, RLModuleSpec]) -> dict[str, dict[str, object]]:
     """module id -> flat columns.
 
     A batch is multi-module when every key is a known module id; a plain batch belongs to the only module that has rows
@@ -188,12 +191,12 @@ def split_modules(batch: Any, specs: Mapping[str, Any]) -> dict[str, dict[str, A
 
 
 def check_batch(
-    columns: Mapping[str, Any],
+    columns: Mapping[str, object],
     specs: Mapping[str, ColumnSpec],
     *,
     module_id: str,
     action_space: AnySpace,
-    float_dtype: Any,
+    float_dtype: npt.DTypeLike,
 ) -> dict[str, np.ndarray]:
     """The columns an update reads, as C-contiguous native arrays of the dtypes it expects.
 
@@ -276,7 +279,7 @@ def _shape(spec: ColumnSpec) -> str:
     return f"[{', '.join(['B', *sizes])}]"
 
 
-def _shaped(value: Any, spec: ColumnSpec, module_id: str, name: str) -> np.ndarray:
+def _shaped(value: object, spec: ColumnSpec, module_id: str, name: str) -> np.ndarray:
     """A column as an array of the right shape and a dtype to train on; its values are not looked at."""
     try:
         array = as_plain(value, axes=1 + len(spec.shape))
@@ -307,11 +310,11 @@ def _check_rows(rows: Mapping[str, int], module_id: str) -> None:
         raise BatchError("the batch has no rows", module_id=module_id, column=next(iter(rows), None))
 
 
-def _target(spec: ColumnSpec, float_dtype: Any) -> np.dtype[Any]:
+def _target(spec: ColumnSpec, float_dtype: npt.DTypeLike) -> np.dtype[Any]:
     return np.dtype(float_dtype if spec.dtype == "float" else spec.dtype)
 
 
-def _convert(array: np.ndarray, spec: ColumnSpec, float_dtype: Any, module_id: str, name: str) -> np.ndarray:
+def _convert(array: np.ndarray, spec: ColumnSpec, float_dtype: npt.DTypeLike, module_id: str, name: str) -> np.ndarray:
     """The column's values in the dtype that the update reads; refuses those that it cannot hold."""
     kind = array.dtype.kind
     target = _target(spec, float_dtype)

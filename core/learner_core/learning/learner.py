@@ -19,6 +19,7 @@ from ..config.foreign_table import LEARNER as LEARNER_NAMES
 from ..errors import BatchError, ConfigError, NonFiniteError, did_you_mean
 from ..maths import noise as noise_maths
 from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
+from ..state.atomic import PathLike
 from ..state.kinds import LEARNER, refuse_other_kinds
 from ..state.tree import copy_tree
 from ..state.writer import check_tree
@@ -29,9 +30,9 @@ from .data_shards import ShardRows, shards_of
 from .plain_arrays import has_elements
 from .plan import MinibatchPlan, make_plan
 from .ranks import ALONE, Columns, Ranks, RowsHere
-from .resolve import resolve_backend, resolve_modules
+from .resolve import AnyModuleSpec, resolve_backend, resolve_modules
 from .results import reduce_metrics
-from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id
+from .rl_module import RLModuleSpec, acting, check_module_id
 from .run import rebuild
 from .run.build import build, make_executor
 from .run.inputs import learning_rate
@@ -71,7 +72,7 @@ class Learner(LearnerHooks):
         config: AlgorithmConfig,
         env: object = None,
         *,
-        module_spec: RLModuleSpec | MultiRLModuleSpec | None = None,
+        module_spec: AnyModuleSpec | None = None,
         backend: Backend | None = None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -237,7 +238,7 @@ class Learner(LearnerHooks):
         mask[:, : sequences.burn_in] = 0
         columns["loss_mask"] = mask
 
-    def _check_sizes(self, num_epochs: Any, minibatch_size: Any) -> None:
+    def _check_sizes(self, num_epochs: int | None, minibatch_size: int | None) -> None:
         for name, value in (("num_epochs", num_epochs), ("minibatch_size", minibatch_size)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
                 raise BatchError(f"{name}={value!r}: expected an int of at least 1, or None")
@@ -328,7 +329,7 @@ class Learner(LearnerHooks):
             raise NonFiniteError(f"NaN or infinity in the loss or its gradients in {text}; these were not applied")
         warnings.warn(f"skipped {text}: NaN or infinity in the loss or its gradients", RuntimeWarning, stacklevel=4)
 
-    def set_config(self, **settings: Any) -> None:
+    def set_config(self, **settings: object) -> None:
         """Change settings between updates. Numbers and schedules take effect at once; others recompile.
 
         Raises:
@@ -342,7 +343,9 @@ class Learner(LearnerHooks):
 
     # ------------------------------------------------------------------ modules
 
-    def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
+    def add_module(
+        self, *, module_id: str, module_spec: AnyModuleSpec, settings: Mapping[str, Any] | None = None
+    ) -> None:
         """Add a module; the others keep everything they have learned.
 
         Args:
@@ -489,7 +492,7 @@ class Learner(LearnerHooks):
         """
         state_tree.set_weights(self, state)
 
-    def save_state(self, path: Any) -> None:
+    def save_state(self, path: PathLike) -> None:
         """Write ``get_state()`` to one file, atomically."""
         from ..state.files import save_state
 
@@ -504,7 +507,7 @@ class Learner(LearnerHooks):
             rank=self.ranks.rank,
         )
 
-    def load_state(self, path: Any, strict: bool = True) -> list[Skipped]:
+    def load_state(self, path: PathLike, strict: bool = True) -> list[Skipped]:
         """Read a file that ``save_state`` wrote on any backend; otherwise as ``set_state``."""
         from ..state.files import load_state
 

@@ -160,11 +160,11 @@ def _has_hidden(own: Mapping[str, Any], key: str) -> bool:
     return bool(own.get("hidden", True)) or any(part.get("hidden") for part in inside)
 
 
-def _values(value: Any) -> list[Any]:
+def _values(value: object) -> list[Any]:
     return list(value.values()) if isinstance(value, Mapping) else [value]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -172,5 +172,5 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _refuse(key: str, value: Any, why: str) -> NoReturn:
+def _refuse(key: str, value: object, why: str) -> NoReturn:
     raise ConfigError(f"model={{{key!r}: {value!r}}}: {why}")

@@ -33,7 +33,7 @@ class Unfit:
     reason: str
 
 
-def as_plain(value: Any, *, axes: int | None = None) -> np.ndarray:
+def as_plain(value: object, *, axes: int | None = None) -> np.ndarray:
     """A column as a plain array over the same memory.
 
     Args:
@@ -60,7 +60,7 @@ def as_plain(value: Any, *, axes: int | None = None) -> np.ndarray:
     raise BatchError(f"expected a numpy array, got {type(value).__name__}")
 
 
-def has_elements(value: Any) -> bool:
+def has_elements(value: object) -> bool:
     """Whether a column has any; of what is no array or list, which is refused later, True."""
     return bool(value.size if isinstance(value, np.ndarray) else len(value) if isinstance(value, (list, tuple)) else 1)
 
@@ -90,7 +90,7 @@ def check_memory(array: np.ndarray, nbytes: int, total: int) -> None:
         )
 
 
-def shareable(batch: Any) -> dict[Any, Any]:
+def shareable(batch: object) -> dict[object, object]:
     """A batch that may go to other processes: plain arrays, and for everything else an :class:`Unfit`.
 
     Args:
@@ -104,7 +104,7 @@ def shareable(batch: Any) -> dict[Any, Any]:
     return {_key(key): _shareable(value, f"{key}/") for key, value in batch.items()}
 
 
-def _shareable(value: Any, path: str) -> Any:
+def _shareable(value: object, path: str) -> Any:
     if isinstance(value, Mapping):
         if path.count("/") > _MAX_AXES:
             raise BatchError(f"dicts are nested more than {_MAX_AXES} deep", column=path[:100])
@@ -117,12 +117,12 @@ def _shareable(value: Any, path: str) -> Any:
     return array if array.dtype.kind in "fiub" else Unfit(f"dtype {array.dtype} cannot be trained on")
 
 
-def _key(key: Any) -> Any:
+def _key(key: object) -> object:
     """Names as they are; of other keys, which the learner refuses, no more than plain numbers and text."""
     return key if type(key) in (str, int, bool, float) or key is None else str(key)
 
 
-def _of_list(value: Any, axes: int | None) -> np.ndarray:
+def _of_list(value: object, axes: int | None) -> np.ndarray:
     shape = _list_shape(value)
     if axes is not None and len(shape) > axes:
         raise BatchError(f"is a list of {len(shape)} levels, expected {axes}")
@@ -133,7 +133,7 @@ def _of_list(value: Any, axes: int | None) -> np.ndarray:
         raise BatchError("is a ragged list, or has numbers that no array holds; give an array") from None
 
 
-def _list_shape(value: Any) -> tuple[int, ...]:
+def _list_shape(value: object) -> tuple[int, ...]:
     """The shape by the first element of each level."""
     shape: list[int] = []
     while isinstance(value, (list, tuple)):

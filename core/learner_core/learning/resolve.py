@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from ..backend import Backend
 from ..config.agents import has_agents, is_multi_agent
+from ..config.algorithm_config import AlgorithmConfig
 from ..config.environments import opened, wrapped
 from ..errors import ConfigError, SpaceError
 from ..maths.images import could_be_image, has_image, image_layouts
-from ..spaces import parts
+from ..spaces import AnySpace, parts
 from .actor_critic import PolicyModule
 from .agent_specs import agent_specs
 from .earlier_models import as_it_was_built
@@ -23,7 +25,13 @@ from .rl_module import DEFAULT_MODULE_ID, MultiRLModuleSpec, RLModuleSpec, check
 __all__ = ["refuse_agents", "resolve_backend", "resolve_modules"]
 
 
-def resolve_backend(config: Any, learner_class: type) -> Any:
+#: Of one module or of several.
+AnyModuleSpec = RLModuleSpec | MultiRLModuleSpec
+#: (observations, actions), None where it is not known.
+Spaces = Sequence["AnySpace | None"]
+
+
+def resolve_backend(config: AlgorithmConfig, learner_class: type) -> Backend:
     """The configured backend, loaded and bound to device and precision.
 
     Raises:
@@ -38,7 +46,7 @@ def resolve_backend(config: Any, learner_class: type) -> Any:
             f"{learner_class.__name__} is written for framework {wanted!r}, the config says "
             f"{config.framework_name!r}: set .framework({wanted!r})"
         )
-    backend = make_backend(config.framework_name, device=config.device, precision=config.precision)
+    backend: Backend = make_backend(config.framework_name, device=config.device, precision=config.precision)
     if not backend.trains:
         raise ConfigError(
             f"backend {backend.name!r} serves policies and cannot train; use .framework('torch') or ('tf')"
@@ -46,7 +54,13 @@ def resolve_backend(config: Any, learner_class: type) -> Any:
     return backend
 
 
-def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None) -> dict[str, RLModuleSpec]:
+def resolve_modules(
+    config: AlgorithmConfig,
+    env: object,
+    module_spec: AnyModuleSpec | None,
+    *,
+    like: Mapping[str, RLModuleSpec] | None = None,
+) -> dict[str, RLModuleSpec]:
     """module id -> complete specification, from an explicit one, the configuration's, or the algorithm's default.
 
     Args:
@@ -121,7 +135,7 @@ def resolve_modules(config: Any, env: Any, module_spec: Any, *, like: Any = None
     return full
 
 
-def refuse_agents(env: Any) -> None:
+def refuse_agents(env: object) -> None:
     """Refuse an environment of several agents where nobody is said to play them.
 
     Raises:
@@ -134,7 +148,7 @@ def refuse_agents(env: Any) -> None:
         )
 
 
-def _refuse_others(given: Sequence[Any], spaces: Sequence[Any]) -> None:
+def _refuse_others(given: Spaces, spaces: Spaces) -> None:
     """Refuse spaces that were given and are not those that the modules get."""
     for name, one, other in zip(("observation_space", "action_space"), given, spaces, strict=True):
         if one is not None and one != other:
@@ -144,7 +158,7 @@ def _refuse_others(given: Sequence[Any], spaces: Sequence[Any]) -> None:
             )
 
 
-def _refuse_unused_model(config: Any, specs: Mapping[str, RLModuleSpec]) -> None:
+def _refuse_unused_model(config: AlgorithmConfig, specs: Mapping[str, RLModuleSpec]) -> None:
     """Refuse ``rl_module(model=...)`` where no module is the algorithm's own kind, which alone reads it."""
     default = config.settings()["model"].default
     if not config.model or config.model == default or any(spec.is_neutral for spec in specs.values()):
@@ -155,7 +169,7 @@ def _refuse_unused_model(config: Any, specs: Mapping[str, RLModuleSpec]) -> None
     )
 
 
-def _common_model(config: Any) -> dict[str, Any]:
+def _common_model(config: AlgorithmConfig) -> dict[str, Any]:
     """``model`` of the configuration; without hidden layers, the default's activation is not what a user has said."""
     model = dict(config.module_settings())
     default = config.settings()["model"].default
@@ -165,7 +179,7 @@ def _common_model(config: Any) -> dict[str, Any]:
     return model
 
 
-def _refuse_beside(config: Any, module_id: str, spec: RLModuleSpec) -> None:
+def _refuse_beside(config: AlgorithmConfig, module_id: str, spec: RLModuleSpec) -> None:
     """Refuse settings of a network that other settings of the configuration leave without a use, or without a meaning.
 
     Raises:
@@ -204,7 +218,7 @@ def _each_its_own(own: Mapping[str, RLModuleSpec], full: dict[str, RLModuleSpec]
     return full
 
 
-def _is_ours(module_class: Any) -> bool:
+def _is_ours(module_class: object) -> bool:
     return isinstance(module_class, type) and issubclass(module_class, PolicyModule)
 
 
@@ -228,7 +242,7 @@ _SPACE_SETTINGS: Final = (
 )
 
 
-def _spaces_of(env: Any) -> list[Any]:
+def _spaces_of(env: object) -> list[AnySpace | None]:
     """An environment's observation and action space; of a vector environment those of a single one."""
     found = []
     for name in ("observation_space", "action_space"):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import numpy as np
 
+from ..backend import Backend
 from ..errors import ConfigError, SpaceError, did_you_mean
 from ..maths.action_masks import split_mask
+from ..maths.distribution_base import Distribution
 from ..spaces import AnySpace
 from ..xp import Arrays, Columns, Namespace, Outputs
 
@@ -105,7 +107,7 @@ class RLModule:
         """Outputs to act greedily with, as of ``forward_exploration``, which it is by default."""
         return self.forward_exploration(params, batch)
 
-    def get_train_action_dist_cls(self) -> Any:
+    def get_train_action_dist_cls(self) -> type[Distribution]:
         """Action distribution class bound to ``self.xp``, used by losses: ``cls.from_logits(inputs)``."""
         from ..maths.distributions import distribution_for
 
@@ -120,11 +122,11 @@ class RLModule:
         kinds = [part.kind for part in kind.parts] if issubclass(kind, Joint) else [kind]
         return not any(issubclass(one, DiagGaussian) and not issubclass(one, SquashedGaussian) for one in kinds)
 
-    def get_exploration_action_dist_cls(self) -> Any:
+    def get_exploration_action_dist_cls(self) -> type[Distribution]:
         """Distribution that environment runners sample from; by default the training one."""
         return self.get_train_action_dist_cls()
 
-    def get_inference_action_dist_cls(self) -> Any:
+    def get_inference_action_dist_cls(self) -> type[Distribution]:
         """Distribution whose mode evaluation takes; by default the training one."""
         return self.get_train_action_dist_cls()
 
@@ -205,7 +207,7 @@ class RLModuleSpec:
             shared_by=tuple(self.shared_by),
         )
 
-    def build(self, xp: Namespace, backend: Any = None) -> RLModule:
+    def build(self, xp: Namespace, backend: Backend | None = None) -> RLModule:
         """Build the module over the namespace ``xp``.
 
         Args:
@@ -255,7 +257,7 @@ def _check_class(module_class: type[RLModule]) -> None:
         ) from error
 
 
-def _is_neutral(module_class: Any) -> bool:
+def _is_neutral(module_class: object) -> TypeGuard[type[RLModule]]:
     return inspect.isclass(module_class) and issubclass(module_class, RLModule)
 
 

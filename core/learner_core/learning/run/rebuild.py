@@ -6,7 +6,6 @@ Needs a built Learner. Refuses settings that were fixed when it was built, and t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from ...config.algorithm_config import AlgorithmConfig
 from ...config.changes import changed
@@ -22,7 +21,7 @@ __all__ = ["changed_config", "check_memory", "check_module_ids", "refuse_other_s
 _HOST_SETTINGS = frozenset({"policy_settings"})
 
 
-def changed_config(learner: LearnerHooks, settings: Mapping[str, Any]) -> AlgorithmConfig:
+def changed_config(learner: LearnerHooks, settings: Mapping[str, object]) -> AlgorithmConfig:
     """The configuration with other settings.
 
     Raises:
