@@ -13,7 +13,7 @@ from .version import __version__ as __version__
 # Public name -> module that defines it. Kept sorted; tests/core/test_public_names.py holds it.
 _EXPORTS = {
     "Algorithm": "algorithm.algorithm",
-    "AlgorithmConfig": "config.algorithm_config",
+    "AlgorithmConfig": "algorithm.algorithm_config",
     "BackendNotInstalledError": "errors",
     "BatchError": "errors",
     "CompileError": "errors",
@@ -29,6 +29,7 @@ _EXPORTS = {
     "MultiRLModuleSpec": "learning.rl_module",
     "NetworkError": "errors",
     "NonFiniteError": "errors",
+    "OffPolicyConfig": "algorithm.off_policy_config",
     "OptimizerSpec": "maths.optimizers",
     "PluginError": "errors",
     "PluginNotFoundError": "errors",
@@ -58,7 +59,8 @@ __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
 
 if TYPE_CHECKING:
     from .algorithm.algorithm import Algorithm as Algorithm
-    from .config.algorithm_config import AlgorithmConfig as AlgorithmConfig
+    from .algorithm.algorithm_config import AlgorithmConfig as AlgorithmConfig
+    from .algorithm.off_policy_config import OffPolicyConfig as OffPolicyConfig
     from .errors import (
         BackendNotInstalledError as BackendNotInstalledError,
     )

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import learner_core as lc
 from learner_core import AlgorithmConfig, ConfigError, Learner, MultiRLModuleSpec, OptimizerSpec, RLModule, RLModuleSpec
 from learner_core.config import FloatOrSchedule, Range, references
 
@@ -326,3 +327,16 @@ def test_any_valid_config_round_trips(lr: Any, num_atoms: int, model: dict[str, 
 def test_no_value_of_another_type_is_a_rate(value: Any) -> None:
     with pytest.raises(ConfigError):
         ToyConfig().training(lr=value)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "config"),
+    [
+        ("learner_core.config.algorithm_config:AlgorithmConfig", lc.AlgorithmConfig),
+        ("learner_core.config.off_policy_config:OffPolicyConfig", lc.OffPolicyConfig),
+    ],
+)
+def test_files_of_earlier_versions_name_our_classes_as_they_were_called(earlier: str, config: type) -> None:
+    plain = config().training(lr=0.5).to_dict()
+    read = lc.AlgorithmConfig.from_dict({**plain, "class": earlier})
+    assert type(read) is config and read.lr == 0.5

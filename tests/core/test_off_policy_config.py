@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import learner_core as lc
+from learner_core import OffPolicyConfig
 from learner_core.algorithm.off_policy import OffPolicyAlgorithm
-from learner_core.config import OffPolicyConfig
 from learner_core_algorithms import SACConfig
 
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 import learner_core as lc
-from learner_core.config import AlgorithmConfig, FloatOrSchedule, Range, make_env
+from learner_core import AlgorithmConfig
+from learner_core.config import FloatOrSchedule, Range, make_env
 from learner_core.plugins import discovery
 from learner_core.plugins.hookspecs import hookimpl
 

@@ -306,7 +306,7 @@ _CALLED: dict[str, tuple[str, Tree]] = {
     "gymnasium.make": ("gymnasium.envs.registration:make", {"id": "canary:Evil-v0"}),
     "gymnasium's loader": ("gymnasium.envs.registration:load_env_creator", {"name": "canary:touch"}),
     "gymnasium's search": ("gymnasium.envs.registration:_find_spec", {"env_id": "canary:Evil-v0"}),
-    "our own loader of classes": ("learner_core.config.algorithm_config:_load_class", {"reference": "canary:touch"}),
+    "our own loader of classes": ("learner_core.config.algorithm_settings:_load_class", {"reference": "canary:touch"}),
     "our own loader of bases": (
         "learner_core.config.trust:_module",
         {"name": "canary", "may_import": True, "setting": "x"},

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..config.agents import is_multi_agent
-from ..config.algorithm_config import AlgorithmConfig
+from ..config.algorithm_settings import AlgorithmSettings
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
 from ..config.environments import opened
 from ..config.foreign_names import unknown_attribute
@@ -67,7 +67,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         ConfigError, EnvError, SpaceError: the configuration cannot be built.
     """
 
-    def _begin(self, config: AlgorithmConfig) -> None:
+    def _begin(self, config: AlgorithmSettings) -> None:
         """Counters of a run that has done nothing, without learners and environments."""
         self.config = config
         self.iteration = 0
@@ -84,7 +84,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         self.env_runners: EnvRunnerGroup | None = None
         self._group: LearnerGroup | None = None
 
-    def __init__(self, config: AlgorithmConfig) -> None:
+    def __init__(self, config: AlgorithmSettings) -> None:
         self._begin(config)
         self.check_config()
         try:
@@ -406,13 +406,13 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         else:
             self._bring_settings(config)
 
-    def _bring_settings(self, config: AlgorithmConfig) -> None:
+    def _bring_settings(self, config: AlgorithmSettings) -> None:
         """Let runners and the algorithm go by settings that the learners have."""
         if self.env_runners is not None:
             self.env_runners.set_config(self.runner_config(config), self.learner_group.module_specs)
         self.use_config(config)
 
-    def use_config(self, config: AlgorithmConfig) -> None:
+    def use_config(self, config: AlgorithmSettings) -> None:
         """Go by these settings from now on; learners and runners have them."""
         self.config = config
         self.settings_changed()
@@ -595,7 +595,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         if "checkpoint_folder" not in settings:
             config.checkpoint_folder = folder_of(config, path)
         with placeholders():
-            algorithm: Algorithm = config.build()
+            algorithm = build_algorithm(config)
         try:
             if not algorithm._copies_states:
                 tree["state"] = copy_tree(tree["state"])
@@ -609,7 +609,14 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         return algorithm
 
 
-def stored_config(path: Any, *, import_modules: Iterable[str] = (), **settings: Any) -> AlgorithmConfig:
+def build_algorithm(config: AlgorithmSettings) -> Algorithm:
+    """The Algorithm that a configuration describes, from a frozen copy of it."""
+    kind = config.get_algorithm_class() or Algorithm
+    algorithm: Algorithm = kind(config=config.frozen_copy())
+    return algorithm
+
+
+def stored_config(path: Any, *, import_modules: Iterable[str] = (), **settings: Any) -> AlgorithmSettings:
     """The settings that a checkpoint carries: those of its run when it was saved. The checkpoint is read as a whole.
 
     Args:
@@ -631,8 +638,10 @@ def stored_tree(path: Any) -> dict[str, Any]:
     return _read(path, mapped=True)
 
 
-def _config_in(tree: Mapping[str, Any], import_modules: Iterable[str], settings: Mapping[str, Any]) -> AlgorithmConfig:
-    return AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules, **settings)
+def _config_in(
+    tree: Mapping[str, Any], import_modules: Iterable[str], settings: Mapping[str, Any]
+) -> AlgorithmSettings:
+    return AlgorithmSettings.from_dict(tree["config"], import_modules=import_modules, **settings)
 
 
 def _read(path: Any, *, mapped: bool) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from operator import methodcaller
 from typing import Any
 
 from ..config.agents import is_multi_agent
-from ..config.off_policy_config import OffPolicyConfig
 from ..errors import ConfigError
 from ..group.results import merge_results
 from ..sampling.replay import ReplayBuffer, row_columns
@@ -17,6 +16,7 @@ from ..sampling.runner_group import EnvRunnerGroup
 from ..schedules import value_at
 from ..state.schema import COUNT, Also, Real, Record
 from .algorithm import Algorithm
+from .off_policy_config import OffPolicyConfig
 
 __all__ = ["OffPolicyAlgorithm"]
 
@@ -39,7 +39,7 @@ class OffPolicyAlgorithm(Algorithm):
         if missing:
             raise ConfigError(
                 f"{type(config).__name__}: OffPolicyAlgorithm reads the settings {', '.join(missing)}, which it has "
-                "not; let it inherit from learner_core.config.OffPolicyConfig, which has them"
+                "not; let it inherit from learner_core.OffPolicyConfig, which has them"
             )
         if is_multi_agent(config):
             raise ConfigError(
@@ -54,7 +54,7 @@ class OffPolicyAlgorithm(Algorithm):
         if (config.normalize_observations or config.normalize_rewards) and not config.samples_raw:
             raise ConfigError(
                 f"{type(config).__name__}: the replay buffer holds what environments gave and normalises it when it is "
-                "drawn; say samples_raw = True in the class, or let it inherit from learner_core.config.OffPolicyConfig"
+                "drawn; say samples_raw = True in the class, or let it inherit from learner_core.OffPolicyConfig"
             )
 
     def setup(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .. import numpy_xp
-from ..config.algorithm_config import AlgorithmConfig
+from ..config.algorithm_settings import AlgorithmSettings
 from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..learning.resolve import resolve_modules
@@ -39,7 +39,7 @@ class Player(Algorithm):
     """
 
     def __init__(
-        self, config: AlgorithmConfig, specs: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]]
+        self, config: AlgorithmSettings, specs: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self._begin(config)
         for module_id, spec in specs.items():

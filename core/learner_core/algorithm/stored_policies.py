@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import spaces
-from ..config.algorithm_config import AlgorithmConfig
+from ..config.algorithm_settings import AlgorithmSettings
 from ..learning.resolve import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec, RLModuleSpec
 from ..maths.action_masks import MASK
@@ -40,9 +40,9 @@ def stored_specs(tree: Mapping[str, Any], *, import_modules: Iterable[str] = ())
     stored = tree["state"].get("algorithm", {}).get("spaces")
     if stored is None:
         return None
-    defaults = AlgorithmConfig.settings()
+    defaults = AlgorithmSettings.settings()
     left_out = {name: defaults[name].default for name in _NOT_OF_MODULES}
-    config = AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules, **left_out)
+    config = AlgorithmSettings.from_dict(tree["config"], import_modules=import_modules, **left_out)
     runner = tree["state"].get("env_runner") or {}
     # A mask that environments show is no part of the spaces that policies see.
     masked = bool(config.action_mask_in_info) or (isinstance(shown := runner.get("obs"), Mapping) and MASK in shown)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .algorithm_config import AlgorithmConfig
+from .algorithm_settings import AlgorithmSettings
 from .environments import make_env
 from .needs import ENVIRONMENT, MEMORY, SEQUENCES, Needs, needs
-from .off_policy_config import OffPolicyConfig
 from .settings import Setting
 from .validation import FloatOrSchedule, Range
 
@@ -13,10 +12,9 @@ __all__ = [
     "ENVIRONMENT",
     "MEMORY",
     "SEQUENCES",
-    "AlgorithmConfig",
+    "AlgorithmSettings",
     "FloatOrSchedule",
     "Needs",
-    "OffPolicyConfig",
     "Range",
     "Setting",
     "make_env",

@@ -47,6 +47,12 @@ _KINDS: Final[dict[str, Kind]] = {
 #: Characters of what could not be stored, for the message of whoever reads the file.
 _MAX_SHOWN: Final = 300
 #: What a name in a file becomes: a class, or only a check.
+#: What files of earlier versions call a class of ours.
+_EARLIER_NAMES: Final = {
+    "learner_core.config.algorithm_config:AlgorithmConfig": "learner_core.algorithm.algorithm_config:AlgorithmConfig",
+    "learner_core.config.off_policy_config:OffPolicyConfig": "learner_core.algorithm.off_policy_config:OffPolicyConfig",
+}
+
 _Lookup = Callable[[Any, Kind | None], Any]
 
 
@@ -209,15 +215,16 @@ def _check_outline(data: object) -> None:
 
 def _config_class(cls: Any, data: Mapping[str, Any], trust: Trust) -> Any:
     """The class that data is of: ``cls``, the registered algorithm's, or one that is found by its name."""
-    if data["class"] == name_of(cls):
+    named = _EARLIER_NAMES.get(data["class"], data["class"])
+    if named == name_of(cls):
         return cls
     try:
         registered: Any = type(discovery.get_config(data["algorithm"]))
     except PluginError:
         registered = None
     found = registered
-    if registered is None or data["class"] != name_of(registered):
-        found = trust.find(data["class"], kind="config", name="class")
+    if registered is None or named != name_of(registered):
+        found = trust.find(named, kind="config", name="class")
     if not issubclass(found, cls):
         raise ConfigError(f"The stored config is a {data['class']}, which is not a {cls.__name__}.")
     return found

@@ -27,7 +27,7 @@ Kind = Literal["config", "environment", "learner", "module"]
 
 #: Kind -> where its bases are. A framework that is not imported has no subclasses here, so nothing is imported to look.
 _BASES: Final[dict[Kind, tuple[str, ...]]] = {
-    "config": ("learner_core.config.algorithm_config:AlgorithmConfig",),
+    "config": ("learner_core.config.algorithm_settings:AlgorithmSettings",),
     "environment": (
         "gymnasium:Env",
         "gymnasium.vector:VectorEnv",

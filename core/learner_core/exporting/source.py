@@ -179,7 +179,7 @@ def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy
         path = Path(found[0].path)
     tree = load_state(path)
     if isinstance(tree, dict) and tree.get("format") == _ALGORITHM:
-        from ..config.algorithm_config import AlgorithmConfig
+        from ..config.algorithm_settings import AlgorithmSettings
 
         _CHECKPOINT.check(tree, "")
         normalizer = _normalizer(tree["state"].get("env_runner"))
@@ -188,7 +188,7 @@ def _from_file(path: Path, import_modules: Iterable[str]) -> list[ExportedPolicy
             specs = stored_specs(tree, import_modules=import_modules)
             if specs is None:
                 specs = resolve_modules(
-                    AlgorithmConfig.from_dict(tree["config"], import_modules=import_modules), None, None
+                    AlgorithmSettings.from_dict(tree["config"], import_modules=import_modules), None, None
                 )
         except LearnerCoreError as error:
             # Weights alone can be had without: of a network that has no name to find it by, for instance.

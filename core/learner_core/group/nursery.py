@@ -204,7 +204,7 @@ def _preload(backend_name: str, collective_name: str) -> None:
 
     # The class alone: making a backend may start threads.
     discovery.load("learner_core.backends", backend_name)
-    for module in ("learning.learner", "learning.actor_critic", "config.algorithm_config", "group.worker"):
+    for module in ("learning.learner", "learning.actor_critic", "config.algorithm_settings", "group.worker"):
         importlib.import_module(f"learner_core.{module}")
     importlib.import_module("gymnasium")  # spaces
     if collective_name:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..config.agents import ONLY_MODULE, AgentMapping, check_agents
-from ..config.algorithm_config import AlgorithmConfig
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import ConfigError, SpaceError
 from ..spaces import AnySpace
 from .rl_module import MultiRLModuleSpec, RLModuleSpec, acting, check_module_id, check_references, with_spaces_of
@@ -21,7 +21,7 @@ __all__ = ["agent_specs"]
 _EPISODES = range(4)
 
 
-def agent_specs(config: AlgorithmConfig, env: object = None) -> dict[str, RLModuleSpec]:
+def agent_specs(config: AlgorithmSettings, env: object = None) -> dict[str, RLModuleSpec]:
     """module id -> specification with both spaces.
 
     Args:
@@ -60,7 +60,7 @@ def agent_specs(config: AlgorithmConfig, env: object = None) -> dict[str, RLModu
         return _from_env(config, specs, made)
 
 
-def _named(config: AlgorithmConfig) -> dict[str, RLModuleSpec]:
+def _named(config: AlgorithmSettings) -> dict[str, RLModuleSpec]:
     """What the configuration says of each module."""
     template = config.rl_module_spec
     several = dict(template.rl_module_specs) if isinstance(template, MultiRLModuleSpec) else {}
@@ -85,7 +85,7 @@ def _named(config: AlgorithmConfig) -> dict[str, RLModuleSpec]:
     return specs
 
 
-def _from_env(config: AlgorithmConfig, specs: dict[str, RLModuleSpec], env: Any) -> dict[str, RLModuleSpec]:
+def _from_env(config: AlgorithmSettings, specs: dict[str, RLModuleSpec], env: Any) -> dict[str, RLModuleSpec]:
     check_agents(env)
     agents = list(getattr(env, "possible_agents", ()))
     players = acting(specs)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..backend import Backend
-from ..config.algorithm_config import AlgorithmConfig
+from ..config.algorithm_settings import AlgorithmSettings
 from ..config.foreign_names import unknown_attribute
 from ..config.foreign_table import LEARNER as LEARNER_NAMES
 from ..errors import BatchError, ConfigError, NonFiniteError, did_you_mean
@@ -69,7 +69,7 @@ class Learner(LearnerHooks):
 
     def __init__(
         self,
-        config: AlgorithmConfig,
+        config: AlgorithmSettings,
         env: object = None,
         *,
         module_spec: AnyModuleSpec | None = None,
@@ -389,7 +389,7 @@ class Learner(LearnerHooks):
         self.executor = make_executor(self, self._tried)
         self.executor.choose(self.config, self.train_state)
 
-    def _rebuild(self, config: AlgorithmConfig, specs: dict[str, RLModuleSpec]) -> None:
+    def _rebuild(self, config: AlgorithmSettings, specs: dict[str, RLModuleSpec]) -> None:
         """Build anew and give what stays its state back; all of it or nothing."""
         state = self.get_state()
         before = {name: getattr(self, name) for name in _OF_A_BUILD}

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..config.algorithm_config import AlgorithmConfig
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import ConfigError
 from ..xp import Array
 from .blueprint import Blueprint
@@ -101,7 +101,7 @@ class Ranks:
         """
         raise NotImplementedError
 
-    def num_shards(self, config: AlgorithmConfig) -> int:
+    def num_shards(self, config: AlgorithmSettings) -> int:
         """Data shards of all learners together.
 
         Raises:
@@ -205,7 +205,7 @@ class OwnRows(Ranks):
         """Over all learners."""
         return self.exchange.sum(array)
 
-    def num_shards(self, config: AlgorithmConfig) -> int:
+    def num_shards(self, config: AlgorithmSettings) -> int:
         """The setting; where it is 1, one for each learner."""
         shards = config.data_shards
         if shards == 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..config.algorithm_config import AlgorithmConfig
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import ConfigError, did_you_mean
 from ..maths import noise as noise_maths
 from ..maths.optimizers import OptimizerSpec
@@ -53,7 +53,7 @@ class Registry:
         self,
         modules: Mapping[str, RLModule],
         specs: Mapping[str, RLModuleSpec],
-        config: AlgorithmConfig,
+        config: AlgorithmSettings,
         seed: int,
     ) -> None:
         self.modules = dict(modules)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..backend import Backend
 from ..config.agents import has_agents, is_multi_agent
-from ..config.algorithm_config import AlgorithmConfig
+from ..config.algorithm_settings import AlgorithmSettings
 from ..config.environments import opened, wrapped
 from ..errors import ConfigError, SpaceError
 from ..maths.images import could_be_image, has_image, image_layouts
@@ -31,7 +31,7 @@ AnyModuleSpec = RLModuleSpec | MultiRLModuleSpec
 Spaces = Sequence["AnySpace | None"]
 
 
-def resolve_backend(config: AlgorithmConfig, learner_class: type) -> Backend:
+def resolve_backend(config: AlgorithmSettings, learner_class: type) -> Backend:
     """The configured backend, loaded and bound to device and precision.
 
     Raises:
@@ -55,7 +55,7 @@ def resolve_backend(config: AlgorithmConfig, learner_class: type) -> Backend:
 
 
 def resolve_modules(
-    config: AlgorithmConfig,
+    config: AlgorithmSettings,
     env: object,
     module_spec: AnyModuleSpec | None,
     *,
@@ -158,7 +158,7 @@ def _refuse_others(given: Spaces, spaces: Spaces) -> None:
             )
 
 
-def _refuse_unused_model(config: AlgorithmConfig, specs: Mapping[str, RLModuleSpec]) -> None:
+def _refuse_unused_model(config: AlgorithmSettings, specs: Mapping[str, RLModuleSpec]) -> None:
     """Refuse ``rl_module(model=...)`` where no module is the algorithm's own kind, which alone reads it."""
     default = config.settings()["model"].default
     if not config.model or config.model == default or any(spec.is_neutral for spec in specs.values()):
@@ -169,7 +169,7 @@ def _refuse_unused_model(config: AlgorithmConfig, specs: Mapping[str, RLModuleSp
     )
 
 
-def _common_model(config: AlgorithmConfig) -> dict[str, Any]:
+def _common_model(config: AlgorithmSettings) -> dict[str, Any]:
     """``model`` of the configuration; without hidden layers, the default's activation is not what a user has said."""
     model = dict(config.module_settings())
     default = config.settings()["model"].default
@@ -179,7 +179,7 @@ def _common_model(config: AlgorithmConfig) -> dict[str, Any]:
     return model
 
 
-def _refuse_beside(config: AlgorithmConfig, module_id: str, spec: RLModuleSpec) -> None:
+def _refuse_beside(config: AlgorithmSettings, module_id: str, spec: RLModuleSpec) -> None:
     """Refuse settings of a network that other settings of the configuration leave without a use, or without a meaning.
 
     Raises:

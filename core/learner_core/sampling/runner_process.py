@@ -38,7 +38,7 @@ def preload(framework: str) -> None:
     """Import, in the nursery, what runners need."""
     for module in ("gymnasium", "gymnasium.vector", "learner_core.sampling.runner_process"):
         importlib.import_module(module)
-    importlib.import_module("learner_core.config.algorithm_config")
+    importlib.import_module("learner_core.config.algorithm_settings")
     if framework:
         from ..plugins import discovery
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from learner_core.config.algorithm_config import AlgorithmConfig
+from learner_core.algorithm.algorithm_config import AlgorithmConfig
 from learner_core.config.needs import ENVIRONMENT, Needs
 from learner_core.config.validation import FloatOrSchedule, Range
 
@@ -18,7 +18,7 @@ class BCConfig(AlgorithmConfig):
     """Behaviour cloning: maximum likelihood of recorded actions; README.md beside this file has the maths."""
 
     algorithm_name: ClassVar[str] = "bc"
-    algorithm_class: ClassVar[Any] = "learner_core.algorithm.offline:OfflineAlgorithm"
+    algorithm_class: ClassVar[type | str | None] = "learner_core.algorithm.offline:OfflineAlgorithm"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.bc.learner:BCLearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:PolicyModule"
     unused_settings: ClassVar[Mapping[str, str]] = {

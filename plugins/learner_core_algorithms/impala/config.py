@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from learner_core.config.algorithm_config import AlgorithmConfig
+from learner_core.algorithm.algorithm_config import AlgorithmConfig
 from learner_core.config.validation import FloatOrSchedule, Range
 from learner_core.errors import ConfigError
 
@@ -20,7 +20,7 @@ class IMPALAConfig(AlgorithmConfig):
     """Importance-weighted actor-learner: sampling never waits for learning; README.md beside has the maths."""
 
     algorithm_name: ClassVar[str] = "impala"
-    algorithm_class: ClassVar[Any] = "learner_core.algorithm.asynchronous:AsynchronousAlgorithm"
+    algorithm_class: ClassVar[type | str | None] = "learner_core.algorithm.asynchronous:AsynchronousAlgorithm"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.impala.learner:IMPALALearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:ActorCriticModule"
     uses_sequences: ClassVar[bool] = True

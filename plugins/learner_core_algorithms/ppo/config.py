@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from learner_core.config.algorithm_config import AlgorithmConfig
+from learner_core.algorithm.algorithm_config import AlgorithmConfig
 from learner_core.config.needs import Needs, needs
 from learner_core.config.validation import FloatOrSchedule, Range
 
@@ -19,7 +19,7 @@ class PPOConfig(AlgorithmConfig):
     """Proximal policy optimisation with a clipped objective; README.md beside this file has the maths."""
 
     algorithm_name: ClassVar[str] = "ppo"
-    algorithm_class: ClassVar[Any] = "learner_core.algorithm.on_policy:OnPolicyAlgorithm"
+    algorithm_class: ClassVar[type | str | None] = "learner_core.algorithm.on_policy:OnPolicyAlgorithm"
     default_learner_class: ClassVar[Any] = "learner_core_algorithms.ppo.learner:PPOLearner"
     default_module_class: ClassVar[Any] = "learner_core.learning.actor_critic:ActorCriticModule"
 

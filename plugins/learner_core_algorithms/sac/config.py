@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from learner_core.algorithm.off_policy_config import OffPolicyConfig
 from learner_core.config.needs import Needs, needs
-from learner_core.config.off_policy_config import OffPolicyConfig
 from learner_core.config.validation import FloatOrSchedule, Range
 
 __all__ = ["SACConfig"]

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...action_parts import has_parts, with_open_boxes
 from ...backend import Backend
-from ...config.algorithm_config import AlgorithmConfig
+from ...config.algorithm_settings import AlgorithmSettings
 from ...errors import ConfigError
 from ...state.memory import trim
 from ...xp import Array
@@ -153,7 +153,7 @@ def _lay_out(learner: LearnerHooks, registry: Registry) -> None:
 
 
 def _plan(
-    config: AlgorithmConfig,
+    config: AlgorithmSettings,
     spec: RLModuleSpec,
     mid: str,
     registry: Registry,
@@ -220,7 +220,7 @@ def _arrays(backend: Backend, mid: str, plan: ModulePlan, first: _FirstValues) -
     return made
 
 
-def _is_trained(config: AlgorithmConfig, spec: RLModuleSpec, module_id: str) -> bool:
+def _is_trained(config: AlgorithmSettings, spec: RLModuleSpec, module_id: str) -> bool:
     """Whether ``policies_to_train`` leaves it in, or a module that shares its parameters.
 
     Others are not traced: a scripted opponent has neither the outputs nor the columns that the loss reads.
@@ -229,7 +229,7 @@ def _is_trained(config: AlgorithmConfig, spec: RLModuleSpec, module_id: str) -> 
     return chosen is None or any(user in chosen for user in spec.shared_by or (module_id,))
 
 
-def _sequences(config: AlgorithmConfig, module: RLModule) -> Sequences | None:
+def _sequences(config: AlgorithmSettings, module: RLModule) -> Sequences | None:
     """What a row of the module is: a sequence where the algorithm takes them, or the module carries a state."""
     recurrent = bool(module.initial_state())
     if not (recurrent or config.uses_sequences):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...backend import Backend, Loop
-from ...config.algorithm_config import AlgorithmConfig
+from ...config.algorithm_settings import AlgorithmSettings
 from ...errors import CompileError
 from ...xp import Array
 from ..arrays import Carry, Flat, StepInputs
@@ -61,7 +61,7 @@ class Executor:
     """
 
     def __init__(
-        self, step: UpdateStep, ranks: Ranks, config: AlgorithmConfig, tried: Tried, minibatch: Mapping[str, int]
+        self, step: UpdateStep, ranks: Ranks, config: AlgorithmSettings, tried: Tried, minibatch: Mapping[str, int]
     ) -> None:
         self._step = step
         self._blueprint = step.blueprint
@@ -102,7 +102,7 @@ class Executor:
         """Whether full minibatches run compiled now."""
         return bool(self._compiled)
 
-    def choose(self, config: AlgorithmConfig, state: TrainState) -> None:
+    def choose(self, config: AlgorithmSettings, state: TrainState) -> None:
         """Compile if it is time to; depends on the number of steps alone, so resuming makes the same choice.
 
         Args:
@@ -166,7 +166,7 @@ class Executor:
             self._compiled = {}
             self._inputs.forget()
 
-    def _make_loop(self, carry: Carry, inputs: StepInputs, config: AlgorithmConfig) -> Loop:
+    def _make_loop(self, carry: Carry, inputs: StepInputs, config: AlgorithmSettings) -> Loop:
         """A compiled loop over arrays of these shapes. What it takes and gives is flat."""
         example, masked = (carry.flat(), inputs.flat()), self.tried.mask_safe
         carry, inputs = carry.form(), inputs.form()  # the loop outlives the arrays
@@ -196,7 +196,7 @@ class Executor:
 
     def run(
         self,
-        config: AlgorithmConfig,
+        config: AlgorithmSettings,
         state: TrainState,
         data: Mapping[str, Mapping[str, np.ndarray]],
         whole: Mapping[str, MinibatchPlan],

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...backend import Backend
-from ...config.algorithm_config import AlgorithmConfig
+from ...config.algorithm_settings import AlgorithmSettings
 from ...maths import noise as noise_maths
 from ...schedules import value_at
 from ..arrays import Carry, ModuleArrays, StepInputs
@@ -52,13 +52,13 @@ def noise_rows(
     return noise_maths.normals(seed, step, stream, rows, shape, dtype=dtype)
 
 
-def learning_rate(config: AlgorithmConfig, state: TrainState, module_id: str, lr: LearningRate) -> float:
+def learning_rate(config: AlgorithmSettings, state: TrainState, module_id: str, lr: LearningRate) -> float:
     """The learning rate now: of a setting's name, a number or a schedule."""
     value = getattr(config.for_module(module_id), lr) if isinstance(lr, str) else lr
     return value_at(value, state.timesteps[COUNTER])
 
 
-def float_values(blueprint: Blueprint, config: AlgorithmConfig, state: TrainState) -> dict[tuple[str, ...], float]:
+def float_values(blueprint: Blueprint, config: AlgorithmSettings, state: TrainState) -> dict[tuple[str, ...], float]:
     """Values of every float column of the step's table, now."""
     position = state.timesteps[COUNTER]
     values: dict[tuple[str, ...], float] = {}
@@ -134,7 +134,7 @@ class InputMaker:
         return Segment(data, plans, plans, {mid: plan.rows for mid, plan in plans.items()}, statistics)
 
     def static(
-        self, segment: Segment, kind: str, shapes: Shapes, config: AlgorithmConfig, state: TrainState
+        self, segment: Segment, kind: str, shapes: Shapes, config: AlgorithmSettings, state: TrainState
     ) -> StepInputs:
         """Inputs of the compiled loop, in buffers of capacity size that are reused from update to update."""
         indices: dict[str, np.ndarray] = {}
@@ -178,7 +178,7 @@ class InputMaker:
         tables = self._tables(segment, shapes.steps, config, state)
         return self._on_backend(StepInputs(indices, columns, noise, statistics, *tables))
 
-    def exact(self, segment: Segment, config: AlgorithmConfig, state: TrainState) -> StepInputs:
+    def exact(self, segment: Segment, config: AlgorithmSettings, state: TrainState) -> StepInputs:
         """Inputs of the uncompiled loop: the data as they are, ``segment.sizes()`` says how many rows each step has."""
         columns: Nested = {}
         for mid in segment.plans:
@@ -201,7 +201,7 @@ class InputMaker:
     # ------------------------------------------------------------------ inside
 
     def _tables(
-        self, segment: Segment, capacity: int, config: AlgorithmConfig, state: TrainState
+        self, segment: Segment, capacity: int, config: AlgorithmSettings, state: TrainState
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Floats, ints and corrections of ``StepInputs``."""
         blueprint, dtype = self._blueprint, self._float_dtype

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ...config.algorithm_config import AlgorithmConfig
+from ...config.algorithm_settings import AlgorithmSettings
 from ...config.changes import changed
 from ...config.needs import refuse_idle
 from ...config.values import same
@@ -21,14 +21,14 @@ __all__ = ["changed_config", "check_memory", "check_module_ids", "refuse_other_s
 _HOST_SETTINGS = frozenset({"policy_settings"})
 
 
-def changed_config(learner: LearnerHooks, settings: Mapping[str, object]) -> AlgorithmConfig:
+def changed_config(learner: LearnerHooks, settings: Mapping[str, object]) -> AlgorithmSettings:
     """The configuration with other settings.
 
     Raises:
         ConfigError: unknown, ill-typed, or fixed when the learner was built.
     """
     before = learner.config
-    config: AlgorithmConfig = changed(before, settings, by="learner")
+    config: AlgorithmSettings = changed(before, settings, by="learner")
     check_module_ids(learner, config, settings)
     check_memory(learner, config, settings)
     for name, value in settings.items():
@@ -40,7 +40,7 @@ def changed_config(learner: LearnerHooks, settings: Mapping[str, object]) -> Alg
     return config
 
 
-def takes_a_build(learner: LearnerHooks, config: AlgorithmConfig) -> bool:
+def takes_a_build(learner: LearnerHooks, config: AlgorithmSettings) -> bool:
     """Whether a Learner has to be built anew for that configuration: more differs than what its tables hold."""
     return not all(
         config.for_module(mid).traced_fields() == plan.traced
@@ -49,7 +49,7 @@ def takes_a_build(learner: LearnerHooks, config: AlgorithmConfig) -> bool:
     )
 
 
-def check_module_ids(learner: LearnerHooks, config: AlgorithmConfig, names: Iterable[str]) -> None:
+def check_module_ids(learner: LearnerHooks, config: AlgorithmSettings, names: Iterable[str]) -> None:
     """Refuse ``policies_to_train`` and ``policy_settings`` of modules that there are not.
 
     Args:
@@ -65,7 +65,7 @@ def check_module_ids(learner: LearnerHooks, config: AlgorithmConfig, names: Iter
             learner.one_module(module_id)
 
 
-def check_memory(learner: LearnerHooks, config: AlgorithmConfig, names: Iterable[str]) -> None:
+def check_memory(learner: LearnerHooks, config: AlgorithmSettings, names: Iterable[str]) -> None:
     """Refuse settings of a memory where no module has one; arguments as :func:`check_module_ids`, of a built Learner.
 
     Raises:
@@ -76,7 +76,7 @@ def check_memory(learner: LearnerHooks, config: AlgorithmConfig, names: Iterable
     refuse_idle(config, names, has_memory=has_memory)
 
 
-def _differing(one: AlgorithmConfig, other: AlgorithmConfig) -> set[str]:
+def _differing(one: AlgorithmSettings, other: AlgorithmSettings) -> set[str]:
     """Names of the settings in which two configs differ."""
     return {name for name in one.settings() if not same(getattr(one, name), getattr(other, name))}
 

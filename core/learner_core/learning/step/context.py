@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...config.algorithm_config import AlgorithmConfig
+from ...config.algorithm_settings import AlgorithmSettings
 from ...errors import ConfigError, did_you_mean
 from ...xp import Array, Arrays, ArrayTree, Columns, DType, Namespace
 from ..blueprint import Blueprint
@@ -148,7 +148,7 @@ class ConfigView:
 
     __slots__ = ("_config", "_traced")
 
-    def __init__(self, config: AlgorithmConfig, traced: Arrays) -> None:
+    def __init__(self, config: AlgorithmSettings, traced: Arrays) -> None:
         object.__setattr__(self, "_config", config)
         object.__setattr__(self, "_traced", traced)
 

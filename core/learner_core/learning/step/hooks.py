@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...backend import Backend
-from ...config.algorithm_config import AlgorithmConfig
+from ...config.algorithm_settings import AlgorithmSettings
 from ...errors import ConfigError, did_you_mean
 from ...maths import noise as noise_maths
 from ...maths.optimizers import OptimizerSpec, clip_by_global_norm, clip_by_norm, clip_by_value
@@ -60,7 +60,7 @@ class LearnerHooks:
     #: something else counts on from here, and says in ``why_not_earlier`` which earlier states it cannot take.
     state_version: ClassVar[int] = 1
 
-    config: AlgorithmConfig
+    config: AlgorithmSettings
     backend: Backend
     xp: Namespace
     float_dtype: DType
@@ -78,7 +78,7 @@ class LearnerHooks:
     def build(self) -> None:
         """Called once, before optimizers are configured: register variables here."""
 
-    def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig) -> None:
+    def configure_optimizers_for_module(self, module_id: str, config: AlgorithmSettings) -> None:
         """H. Register the module's optimizers; by default one over all its parameters at rate ``lr``."""
         self.register_optimizer(
             module_id=module_id,

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ...backend import Backend
-from ...config.algorithm_config import AlgorithmConfig
+from ...config.algorithm_settings import AlgorithmSettings
 from ...errors import ConfigError, StateError
 from ...xp import Array, DType
 from ..blueprint import Blueprint
@@ -32,7 +32,7 @@ TargetFunction = Callable[[str, Arrays, Arrays], Arrays]
 class Trained(Protocol):
     """What of a Learner is needed here."""
 
-    config: AlgorithmConfig
+    config: AlgorithmSettings
     backend: Backend
     float_dtype: DType
     compute_dtype: DType | None

@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
+from ..config.needs import Needs, needs
+from ..config.validation import FloatOrSchedule, Range
 from .algorithm_config import AlgorithmConfig
-from .needs import Needs, needs
-from .validation import FloatOrSchedule, Range
 
 __all__ = ["OffPolicyConfig"]
 
@@ -32,7 +32,7 @@ class OffPolicyConfig(AlgorithmConfig):
     the Learner also has ``td_errors(batch)``, float[B] on the host.
     """
 
-    algorithm_class: ClassVar[Any] = "learner_core.algorithm.off_policy:OffPolicyAlgorithm"
+    algorithm_class: ClassVar[type | str | None] = "learner_core.algorithm.off_policy:OffPolicyAlgorithm"
     samples_raw: ClassVar[bool] = True
     unused_settings: ClassVar[Mapping[str, str]] = {
         **AlgorithmConfig.unused_settings,

@@ -1,13 +1,7 @@
-"""A configuration: the methods that set it, what is checked between settings, and what is built from it.
+"""The settings of an algorithm: the methods that set them, what is checked between them, and their plain data.
 
-An algorithm subclasses :class:`AlgorithmConfig`, adds dataclass fields (each with a docstring under it) and names its
-classes; ``.training()`` accepts the new fields at once::
-
-    @dataclass
-    class PPOConfig(AlgorithmConfig):
-        algorithm_name: ClassVar[str] = "ppo"
-        clip_param: Annotated[float, Range(above=0)] = 0.3
-        \"\"\"Half-width of the interval the probability ratio is clipped to. Typical: 0.1 to 0.3.\"\"\"
+Everything below an algorithm is written against :class:`AlgorithmSettings`. What users hold is an ``AlgorithmConfig``
+(``learner_core.algorithm.algorithm_config``), which has the methods that build something, too.
 """
 
 from __future__ import annotations
@@ -33,7 +27,7 @@ from .settings import Setting
 from .trust import Trust
 from .values import same, storable
 
-__all__ = ["AlgorithmConfig"]
+__all__ = ["AlgorithmSettings"]
 
 _UNSET: Any = object()
 
@@ -46,11 +40,11 @@ _PLUGINS = {
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class AlgorithmConfig(CommonSettings):
+class AlgorithmSettings(CommonSettings):
     """Settings of an algorithm. Each method checks and sets some of them and returns the config.
 
     Every setting is also an attribute of the field's name: ``config.lr = 1e-3`` is checked like
-    ``config.training(lr=1e-3)``. Building something from a config freezes a copy, so the original stays yours.
+    ``config.training(lr=1e-3)``.
     """
 
     algorithm_name: ClassVar[str] = "custom"
@@ -282,7 +276,7 @@ class AlgorithmConfig(CommonSettings):
             refuse_idle_of_module(config, module_id, values)
         return config.remember() if self.is_frozen else config
 
-    # ---- what is built from it -----------------------------------------------------------------------------------
+    # ---- what something is built from ----------------------------------------------------------------------------
 
     def module_settings(self) -> dict[str, Any]:
         """What modules are built with: ``model``, and what other settings add to it."""
@@ -293,8 +287,12 @@ class AlgorithmConfig(CommonSettings):
         return _optimizer_spec(self.optimizer)
 
     def get_learner_class(self) -> type:
-        """The class to build: ``learner_class`` if set, else the algorithm's, else ``learner_core.Learner``."""
-        return self.learner_class or self._class_of("default_learner_class", "learner_core.learning.learner:Learner")
+        """The class to build: ``learner_class`` if set, else the algorithm's.
+
+        Raises:
+            ConfigError: The algorithm has none, so ``learner_class`` must be given.
+        """
+        return self.learner_class or self._class_of("default_learner_class", "learners(learner_class=...)")
 
     def get_module_class(self) -> type:
         """The algorithm's default RLModule class.
@@ -302,55 +300,28 @@ class AlgorithmConfig(CommonSettings):
         Raises:
             ConfigError: The algorithm has none, so ``rl_module_spec`` must be given.
         """
-        return self._class_of("default_module_class", None)
+        return self._class_of("default_module_class", "rl_module(rl_module_spec=...)")
 
-    def build_learner(self, env: object = None) -> Any:
-        """Build one Learner in this process from a frozen copy of this config.
+    def get_algorithm_class(self) -> type | None:
+        """The class that trains by these settings; None: ``learner_core.Algorithm``."""
+        return None if self.algorithm_class is None else self._class_of("algorithm_class", "algorithm_class")
 
-        Args:
-            env: An environment to take the spaces from; None: the one named by :meth:`environment`.
-
-        Returns:
-            The Learner, built.
-        """
-        config = self._frozen_copy(env)
-        learner_class: Any = self.get_learner_class()
-        return learner_class(config=config, env=env)
-
-    def build_learner_group(self, env: object = None) -> Any:
-        """Build a LearnerGroup of ``num_learners`` learners from a frozen copy of this config.
+    def frozen_copy(self, env: object = None) -> Self:
+        """What something is built from; a name that no environment has is answered before a framework is imported.
 
         Args:
-            env: As for :meth:`build_learner`.
-
-        Returns:
-            The LearnerGroup, ready.
+            env: An environment that takes the place of the one named here.
         """
-        config = self._frozen_copy(env)
-        group_class: Any = _load_class("learner_core.group.learner_group:LearnerGroup")
-        return group_class(config=config, env=env)
-
-    def build(self) -> Any:
-        """Build the Algorithm from a frozen copy of this config.
-
-        Returns:
-            The Algorithm: ``train() evaluate() save(path) restore(path) stop()``.
-        """
-        config = self._frozen_copy()
-        algorithm_class: Any = self._class_of("algorithm_class", "learner_core.algorithm.algorithm:Algorithm")
-        return algorithm_class(config=config)
-
-    def _frozen_copy(self, env: object = None) -> Self:
-        """What something is built from; a name that no environment has is answered before a framework is imported."""
         config = self.copy().freeze()
         if env is None:
             check_name(config)
         return config
 
-    def _class_of(self, attribute: str, fallback: str | None) -> type:
-        found = getattr(type(self), attribute) or fallback
+    def _class_of(self, attribute: str, remedy: str) -> type:
+        """A class that the algorithm names: itself, or "module:Class", which is imported now."""
+        found: type | str | None = getattr(type(self), attribute)
         if found is None:
-            raise ConfigError(f"{type(self).__name__} has no {attribute}: set rl_module(rl_module_spec=...).")
+            raise ConfigError(f"{type(self).__name__} has no {attribute}: set {remedy}.")
         return _load_class(found) if isinstance(found, str) else found
 
     # ---- plain data ----------------------------------------------------------------------------------------------
