@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from structure import counts  # noqa: E402
+from structure import counts, floors  # noqa: E402
 from structure.imports import circles  # noqa: E402
 from structure.sources import Source  # noqa: E402
 from structure.traces import trace  # noqa: E402
@@ -82,3 +83,24 @@ def test_the_code_is_within_its_limits() -> None:
         [sys.executable, str(ROOT / "tools" / "measure_structure.py")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_floors_and_direct_imports() -> None:
+    imports = {"top": {"left", "right", "ground"}, "left": {"ground"}, "right": {"left"}, "ground": set()}
+    assert floors.floors(imports) == [["ground"], ["left"], ["right"], ["top"]]
+    assert floors.direct(imports) == {"top": {"right"}, "right": {"left"}, "left": {"ground"}, "ground": set()}
+    with pytest.raises(ValueError, match="circle"):
+        floors.floors({"a": {"b"}, "b": {"a"}})
+
+
+def test_the_picture_of_the_floors_is_of_now() -> None:
+    drawn = (ROOT / "docs" / "floors.svg").read_text()
+    assert drawn == floors.draw(), "python tools/draw_floors.py draws it anew"
+
+
+def test_the_page_names_files_that_there_are() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w/]+/[\w]+\.(?:py|md))`", page))
+    assert len(named) > 40
+    missing = [name for name in named if not any((ROOT / base / name).exists() for base in ("", "core/learner_core"))]
+    assert not missing
