@@ -149,6 +149,8 @@ class Backend:
     def __init__(self, *, device: str = "auto", precision: str = "float32") -> None:
         self.device = device
         self.precision = precision
+        #: numpy's dtype of parameters and losses.
+        self.numpy_float_dtype: type[np.floating[Any]] = np.float64 if precision == "float64" else np.float32
 
     # -------------------------------------------------------------- what every backend implements
 
@@ -367,11 +369,6 @@ class Backend:
     def compute_dtype(self) -> Any:
         """The narrower dtype that modules compute in, or ``None``."""
         return self.xp.bfloat16 if self.precision == "bfloat16" else None
-
-    @property
-    def numpy_float_dtype(self) -> Any:
-        """numpy dtype of parameters and losses."""
-        return np.float64 if self.precision == "float64" else np.float32
 
     def check_precision(self, supported: tuple[str, ...] = ("float32", "float64", "bfloat16")) -> None:
         """Refuse a precision this backend does not have.

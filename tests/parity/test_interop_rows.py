@@ -241,7 +241,9 @@ def _learner(backend_name: str, name: str) -> dict[str, Any]:
         learner.set_state(fresh)
         learner.load_state(Path(folder) / "state")
     read = learner.get_state()
-    noise = noise_rows(learner.train_state.seed, 5, "default_policy", "actions", 6, (3,), learner.blueprint.float_dtype)
+    noise = noise_rows(
+        learner.train_state.seed, 5, ("default_policy", "actions"), 6, (3,), learner.blueprint.float_dtype
+    )
     space = Box(-1.0, 1.0, (2,), np.float32)
     batch = ppo_batch(16, space, obs_size=4) if name == "ppo" else sac_batch(16, obs_size=4)
     results = learner.update_from_batch(batch=batch)["default_policy"]

@@ -85,7 +85,7 @@ def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
     rewards = np.asarray(columns["rewards"], np.float32)
     zeros = np.zeros_like(rewards)
     values, following = columns.get("vf_preds"), rollout.bootstrap_values
-    if not getattr(config, "use_critic", True) or values is None or following is None:
+    if not config.has_critic or values is None or following is None:
         values, following = zeros, zeros
     advantages, targets = gae(
         numpy_xp,
@@ -95,7 +95,7 @@ def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
         terminated_t=columns["terminateds"],
         done_t=rollout.ends,
         gamma=config.gamma,
-        lambda_=config.lambda_ if getattr(config, "use_critic", True) else 1.0,
+        lambda_=config.lambda_ if config.has_critic else 1.0,
     )
     extra = {"advantages": advantages, "value_targets": targets}
     if "state_in" in columns:

@@ -75,7 +75,7 @@ class AlgorithmSettings(CommonSettings):
         ),
         "critic_observes": Needs(
             "several agents, by .multi_agent(policies=...), and a value function",
-            lambda config: is_multi_agent(config) and getattr(config, "use_critic", True),
+            lambda config: is_multi_agent(config) and config.has_critic,
         ),
         "grad_clip_by": needs("grad_clip", "0.5"),
         "max_seq_len": SEQUENCES,
@@ -225,6 +225,11 @@ class AlgorithmSettings(CommonSettings):
     def sequence_length(self) -> int:
         """T, timesteps of a row where rows are sequences."""
         return self.max_seq_len
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a value function is learned; an algorithm that can do without one says so here."""
+        return True
 
     @property
     def rows_per_update(self) -> int:

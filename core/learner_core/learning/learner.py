@@ -26,12 +26,10 @@ from ..state.writer import check_tree
 from . import state_tree
 from .batch import check_batch, split_modules
 from .batch_rule import BatchRule
-from .data_shards import ShardRows, shards_of
 from .plain_arrays import has_elements
-from .plan import MinibatchPlan, make_plan
+from .plan import MinibatchPlan, RowOrder, ShardRows, make_plan, shards_of
 from .ranks import ALONE, Columns, Ranks, RowsHere
 from .resolve import AnyModuleSpec, resolve_backend, resolve_modules
-from .results import reduce_metrics
 from .rl_module import RLModuleSpec, acting, check_module_id
 from .run import rebuild
 from .run.build import build, make_executor
@@ -170,14 +168,16 @@ class Learner(LearnerHooks):
         manager = get_manager()
         notify(manager, "learner_update_begin", update=update, timesteps=self.timesteps, num_rows=rows, rank=rank)
         answer: Any = self.before_gradient_based_update(timesteps=dict(self.timesteps))  # type: ignore[func-returns-value]
-        refuse_answer("before_gradient_based_update", answer, "self.update_parameters(fn) changes parameters")
+        if answer is not None:
+            refuse_answer("before_gradient_based_update", answer, "self.update_parameters(fn) changes parameters")
         self.results = {module_id: {} for module_id in (*self.module_specs, "__all__")}
         if here.columns:
             self._train(here, num_epochs, minibatch_size, shuffle_batch_per_epoch)
         else:
             self.results["__all__"]["num_modules_updated"] = 0.0
         answer = self.after_gradient_based_update(timesteps=dict(self.timesteps))  # type: ignore[func-returns-value]
-        refuse_answer("after_gradient_based_update", answer, "write metrics into self.results[module_id]")
+        if answer is not None:
+            refuse_answer("after_gradient_based_update", answer, "write metrics into self.results[module_id]")
         notify(manager, "learner_update_end", update=update, timesteps=self.timesteps, results=self.results, rank=rank)
         return {module_id: dict(metrics) for module_id, metrics in self.results.items()}
 
@@ -283,16 +283,16 @@ class Learner(LearnerHooks):
         plans: dict[str, MinibatchPlan] = {}
         for module_id, width in minibatch.items():
             shard_rows = here.shards.get(module_id, [0] * self.num_shards)
-            rows = sum(shard_rows)
             plan = make_plan(
-                num_rows=rows,
+                shard_rows,
                 minibatch=width,
-                num_epochs=(config.num_epochs if num_epochs is None else int(num_epochs)) if rows else 0,
-                shuffle=config.shuffle_batch_per_epoch if shuffle is None else bool(shuffle),
-                seed=state.seed,
-                update=state.num_updates,
-                stream=noise_maths.stream_id(f"plan/{module_id}"),
-                shard_rows=shard_rows,
+                num_epochs=config.num_epochs if num_epochs is None else int(num_epochs),
+                order=RowOrder(
+                    state.seed,
+                    state.num_updates,
+                    noise_maths.stream_id(f"plan/{module_id}"),
+                    config.shuffle_batch_per_epoch if shuffle is None else bool(shuffle),
+                ),
                 own=self.ranks.own_shards(self.num_shards),
             )
             plans[module_id] = plan.widened_to(self.executor.minibatch[module_id])
@@ -301,10 +301,9 @@ class Learner(LearnerHooks):
         self.executor.make_room_for_shares(plans)
         self.executor.choose(config, state)
         most_rows = {mid: self.ranks.most_rows(rows) for mid, rows in here.shards.items()}
-        sums = self.executor.run(config, state, here.columns, plans, most_rows, here.updated)
+        self.results = self.executor.run(config, state, here.columns, plans, most_rows, here.updated)
         state.num_updates += 1
         state.num_steps += steps
-        self.results = reduce_metrics(sums, blueprint.metrics, self.module_specs)
         fed = {mid for mid, one in blueprint.learning.items() if one.rows_from in here.columns}
         trained = {mid for mid in fed if here.updated.get(mid, True)}
         trained |= {mid for mid, one in blueprint.learning.items() if trained.intersection(one.shared_by)}

@@ -11,14 +11,27 @@ from the sizes of the others, what the minibatches are and which of their rows a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import BatchError, did_you_mean
 from ..maths import noise
 
-__all__ = ["MinibatchPlan", "even_shards", "make_plan", "shares_of", "statistics_of"]
+__all__ = [
+    "MinibatchPlan",
+    "RowOrder",
+    "ShardRows",
+    "even_shards",
+    "make_plan",
+    "shards_of",
+    "shares_of",
+    "statistics_of",
+]
+
+#: Rows of each data shard, of the only module or by module id.
+ShardRows = Mapping[str, Sequence[int]] | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,47 @@ def even_shards(num_rows: int, num_shards: int) -> list[int]:
     return [(k + 1) * num_rows // num_shards - k * num_rows // num_shards for k in range(num_shards)]
 
 
+def shards_of(
+    columns: Mapping[str, Mapping[str, np.ndarray]], num_shards: int, given: ShardRows | None
+) -> dict[str, list[int]]:
+    """module id -> rows of each of ``num_shards`` shards, which stand one after the other in the columns.
+
+    Args:
+        columns: checked columns.
+        num_shards: how many there are here.
+        given: ``shard_rows`` as the caller gave it: a list for the only module, {module id: list}, or ``None`` for
+            shards as even as can be.
+
+    Raises:
+        BatchError: a list has the wrong length, or does not add up to the module's rows.
+    """
+    rows = {mid: len(next(iter(arrays.values()))) for mid, arrays in columns.items()}
+    if given is None:
+        return {mid: even_shards(count, num_shards) for mid, count in rows.items()}
+    if not isinstance(given, Mapping):
+        if len(rows) > 1:
+            raise BatchError(f"shard_rows: there are rows of {', '.join(rows)}: give {{module_id: rows of each shard}}")
+        given = dict.fromkeys(rows, given)
+    for mid in given:
+        if mid not in rows and any(given[mid]):
+            raise BatchError(f"shard_rows: the batch has no rows of module {mid!r}.{did_you_mean(mid, list(rows))}")
+    return {mid: _checked(given.get(mid), mid, count, num_shards) for mid, count in rows.items()}
+
+
+def _checked(given: object, module_id: str, count: int, num_shards: int) -> list[int]:
+    values = list(given) if isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str) else None
+    whole = values is not None and all(
+        isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0 for v in values
+    )
+    if values is None or not whole or len(values) != num_shards or sum(values) != count:
+        raise BatchError(
+            f"shard_rows={given!r}: expected {num_shards} whole number{'s' if num_shards > 1 else ''}, the rows of "
+            f"every data shard here, which add up to {count}",
+            module_id=module_id,
+        )
+    return [int(v) for v in values]
+
+
 @functools.lru_cache(maxsize=64)
 def shares_of(shard_rows: tuple[int, ...], minibatch: int) -> np.ndarray:
     """How many rows each minibatch of one pass takes from each shard.
@@ -104,33 +158,42 @@ def shares_of(shard_rows: tuple[int, ...], minibatch: int) -> np.ndarray:
     return shares
 
 
-def make_plan(
-    *,
-    num_rows: int,
-    minibatch: int,
-    num_epochs: int,
-    shuffle: bool,
-    seed: int,
-    update: int,
-    stream: int,
-    shard_rows: Sequence[int] | None = None,
-    own: tuple[int, int] | None = None,
-) -> MinibatchPlan:
-    """Split ``num_rows`` rows into minibatches, ``num_epochs`` times.
+@dataclass(frozen=True)
+class RowOrder:
+    """What decides the order of a batch's rows.
 
-    Args:
-        num_rows: rows in the batch (sequences, for sequence batches), those of all shards.
-        minibatch: rows a step; a last short step is used, not dropped.
-        num_epochs: passes over the batch.
-        shuffle: a new permutation each epoch; else the rows in order.
+    Attributes:
         seed: the run's seed.
         update: lifetime index of this update.
         stream: stable number of the module, so that modules are shuffled independently.
-        shard_rows: rows of each data shard; ``None``: all rows are one.
+        shuffle: a new permutation each epoch; else the rows in order.
+    """
+
+    seed: int
+    update: int
+    stream: int
+    shuffle: bool = True
+
+
+def make_plan(
+    shard_rows: Sequence[int],
+    *,
+    minibatch: int,
+    num_epochs: int,
+    order: RowOrder,
+    own: tuple[int, int] | None = None,
+) -> MinibatchPlan:
+    """Split a batch into minibatches, ``num_epochs`` times.
+
+    Args:
+        shard_rows: rows of each data shard (sequences, for sequence batches).
+        minibatch: rows a step; a last short step is used, not dropped.
+        num_epochs: passes over the batch.
+        order: of the rows.
         own: (first, one after the last) shard that is held here: indices count from its first row on, and are 0 for
             rows of other shards; ``None``: all are.
     """
-    sizes = tuple(shard_rows) if shard_rows is not None else (num_rows,)
+    sizes, num_rows = tuple(shard_rows), sum(shard_rows)
     if not (num_rows and num_epochs):
         empty = np.zeros((0, len(sizes)), np.int64)
         return MinibatchPlan(np.zeros((0, minibatch), np.int64), np.zeros(0, np.int64), empty)
@@ -141,13 +204,15 @@ def make_plan(
     offset = 0
     for shard in range(*(own or (0, len(sizes)))):
         size, taken = sizes[shard], shares[:, shard]
-        name = stream if len(sizes) == 1 else noise.stream_id(f"{stream}/{shard}")
+        name = order.stream if len(sizes) == 1 else noise.stream_id(f"{order.stream}/{shard}")
         # The i-th row that is drawn from this shard stands in this place of the flat plan.
         first = np.arange(per_epoch) * minibatch + starts[:, shard] - (np.cumsum(taken) - taken)
         place = np.arange(size) + np.repeat(first, taken)
         for epoch in range(num_epochs):
-            order = noise.permutation(seed, update * 4096 + epoch, name, size) if shuffle and size else np.arange(size)
-            indices[epoch, place] = offset + order
+            rows = np.arange(size)
+            if order.shuffle and size:
+                rows = noise.permutation(order.seed, order.update * 4096 + epoch, name, size)
+            indices[epoch, place] = offset + rows
         offset += size
     return MinibatchPlan(
         indices.reshape(num_epochs * per_epoch, minibatch),

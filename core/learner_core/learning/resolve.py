@@ -187,7 +187,7 @@ def _refuse_beside(config: AlgorithmSettings, module_id: str, spec: RLModuleSpec
             were normalised.
     """
     model = spec.model
-    if not getattr(config, "use_critic", True):
+    if not config.has_critic:
         by_network = [key for key, value in model.items() if isinstance(value, Mapping) and value.get("vf") is not None]
         idle = next((key for key in ("vf_share_layers", *by_network) if model.get(key) and key != "encoders"), None)
         if idle is not None:
@@ -195,7 +195,7 @@ def _refuse_beside(config: AlgorithmSettings, module_id: str, spec: RLModuleSpec
                 f"module {module_id!r}: model={{{idle!r}: {model[idle]!r}}} needs use_critic=True: without it no value "
                 "function is learned"
             )
-    if getattr(config, "normalize_observations", False):
+    if config.normalize_observations:
         for path, layout in image_layouts(spec.observation_space, model).items():
             if layout.scale:
                 raise ConfigError(

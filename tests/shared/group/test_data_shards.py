@@ -10,9 +10,10 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import learner_core as lc
-from learner_core.learning.plan import even_shards, make_plan, shares_of
+from learner_core.learning.plan import RowOrder, even_shards, make_plan, shares_of
 from learner_core.learning.rank_exchange import RankExchange
 from learner_core.learning.ranks import OwnRows
+from learner_core.maths import noise
 from learner_core_algorithms import PPOConfig, SACConfig
 
 from support.learners import (
@@ -183,9 +184,7 @@ def test_the_plan_takes_from_every_shard_in_proportion(shard_rows: list[int]) ->
     assert shares.sum(axis=0).tolist() == shard_rows
     assert shares.sum(axis=1).tolist() == [4] * (total // 4) + ([total % 4] if total % 4 else [])
     assert np.abs(np.cumsum(shares, axis=0) - np.outer(np.cumsum(shares.sum(axis=1)), shard_rows) / total).max() < 2
-    plan = make_plan(
-        num_rows=total, minibatch=4, num_epochs=2, shuffle=True, seed=1, update=2, stream=3, shard_rows=shard_rows
-    )
+    plan = make_plan(shard_rows, minibatch=4, num_epochs=2, order=RowOrder(1, 2, 3))
     steps = plan.num_steps // 2
     for epoch in (slice(0, steps), slice(steps, None)):
         part = plan.lines(*epoch.indices(plan.num_steps)[:2])
@@ -195,10 +194,8 @@ def test_the_plan_takes_from_every_shard_in_proportion(shard_rows: list[int]) ->
         each = 4 // size
         parts = []
         for rank in range(size):
-            own = make_plan(
-                num_rows=total, minibatch=4, num_epochs=2, shuffle=True, seed=1, update=2, stream=3,
-                shard_rows=shard_rows, own=(rank * each, (rank + 1) * each),
-            )  # fmt: skip
+            held = (rank * each, (rank + 1) * each)
+            own = make_plan(shard_rows, minibatch=4, num_epochs=2, order=RowOrder(1, 2, 3), own=held)
             share = OwnRows(rank, size, exchange=RankExchange(rank, size, lambda flat, name: flat)).share(own)
             parts.append((share, sum(shard_rows[: rank * each])))
         for step in range(plan.num_steps):
@@ -206,8 +203,11 @@ def test_the_plan_takes_from_every_shard_in_proportion(shard_rows: list[int]) ->
             np.testing.assert_array_equal(line, plan.indices[step, : plan.rows[step]])
 
 
-def test_one_shard_is_the_plan_without_shards() -> None:
-    how: dict[str, Any] = {"minibatch": 4, "num_epochs": 2, "shuffle": True, "seed": 1, "update": 2, "stream": 3}
-    plain, one = make_plan(num_rows=10, **how), make_plan(num_rows=10, shard_rows=[10], **how)
-    np.testing.assert_array_equal(plain.indices, one.indices)
+def test_a_batch_without_shards_is_drawn_by_seed_update_and_module() -> None:
+    plan = make_plan([10], minibatch=4, num_epochs=2, order=RowOrder(1, 2, 3))
+    drawn = np.concatenate([line[:rows] for line, rows in zip(plan.indices, plan.rows, strict=True)])
+    expected = [noise.permutation(1, 2 * 4096 + epoch, 3, 10) for epoch in (0, 1)]
+    np.testing.assert_array_equal(drawn, np.concatenate(expected))
+    in_order = make_plan([10], minibatch=4, num_epochs=1, order=RowOrder(1, 2, 3, shuffle=False))
+    assert in_order.indices.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]]
     assert even_shards(10, 4) == [2, 3, 2, 3]

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import learner_core as lc
-from learner_core.learning.plan import MinibatchPlan, make_plan
+from learner_core.learning.plan import MinibatchPlan, RowOrder, make_plan
 from learner_core.learning.ranks import WholeBatch
 from learner_core.learning.rl_module import RLModuleSpec
 from learner_core_algorithms import PPOConfig, SACConfig
@@ -230,7 +230,7 @@ def test_nan_on_one_learner_is_the_same_decision_on_all(training_backend_name: s
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("rows", [1, 4, 7, 16])
 def test_the_slices_of_a_plan_are_the_plan(size: int, rows: int) -> None:
-    plan = make_plan(num_rows=rows, minibatch=4, num_epochs=2, shuffle=True, seed=1, update=2, stream=3)
+    plan = make_plan([rows], minibatch=4, num_epochs=2, order=RowOrder(1, 2, 3))
     shares = [WholeBatch(rank, size).share(plan) for rank in range(size)]
     for step in range(plan.num_steps):
         rows_of = [share.indices[step, : share.rows[step]] for share in shares]

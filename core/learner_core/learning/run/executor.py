@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +25,7 @@ from ..ranks import Ranks
 from ..step.split import SplitStep
 from ..step.step import UpdateStep
 from ..train_state import TrainState
-from .inputs import InputMaker, Shapes, first_carry
-from .segment import Segment
+from .inputs import InputMaker, Segment, Shapes, first_carry
 
 __all__ = ["Executor", "Tried"]
 
@@ -202,7 +201,7 @@ class Executor:
         whole: Mapping[str, MinibatchPlan],
         most_rows: Mapping[str, int],
         updated: Mapping[str, bool],
-    ) -> np.ndarray:
+    ) -> dict[str, dict[str, float]]:
         """All steps of the plans, in order.
 
         Args:
@@ -214,7 +213,7 @@ class Executor:
             updated: as in ``Segment``.
 
         Returns:
-            The metric sums, float64[2, metrics].
+            {module_id: {metric: mean over rows}}, and what the learner logged of itself under "__all__".
         """
         update = self._inputs.segment(data, whole, state.num_steps, updated)
         total = np.zeros((2, len(self._blueprint.metrics)))
@@ -236,7 +235,7 @@ class Executor:
                 state.optimizer_steps[key] += int(host["applied"][position])
             total += host["metrics"]
             stopped, start = host["stopped"], stop
-        return total
+        return _reduced(total, self._blueprint.metrics, self._blueprint.plans)
 
     def _run_uncompiled(self, carry: Carry, inputs: StepInputs, segment: Segment) -> Carry:
         """The steps one after the other from Python, each at its true number of rows."""
@@ -276,6 +275,30 @@ class Executor:
                 if rows > shapes.capacity[mid]:
                     length = min(length, max(1, shapes.capacity[mid] // shapes.minibatch[mid]))
         return start + length, kind
+
+
+#: Metrics that are counts over the update, not means over its rows.
+_COUNTERS = frozenset({"num_minibatch_steps", "num_nonfinite_steps"})
+
+
+def _reduced(
+    sums: np.ndarray, names: Iterable[tuple[str, str]], module_ids: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """{module_id: {metric: mean over rows}}.
+
+    Args:
+        sums: float[2, metrics]: weighted sums and weights.
+        names: (module or "__all__", metric) in the order of ``sums``.
+        module_ids: every module, so that one without rows still has its (empty) entry.
+    """
+    results: dict[str, dict[str, float]] = {mid: {} for mid in module_ids}
+    results["__all__"] = {}
+    for (module_id, name), total, weight in zip(names, sums[0].tolist(), sums[1].tolist(), strict=True):
+        if name in _COUNTERS:
+            results[module_id][name] = total
+        elif weight > 0:
+            results[module_id][name] = total / weight
+    return results
 
 
 def _where(error: BaseException, *, apart_from: type) -> str:

@@ -97,7 +97,7 @@ class Trial:
 
     def _noise(self, module_id: str, name: str, rows: slice, shape: tuple[int, ...]) -> Array:
         backend, seed = self.learner.backend, self.learner.train_state.seed
-        drawn = noise_rows(seed, 0, module_id, name, rows.stop, shape, backend.numpy_float_dtype)
+        drawn = noise_rows(seed, 0, (module_id, name), rows.stop, shape, backend.numpy_float_dtype)
         return backend.from_numpy({"x": drawn[rows]})["x"]
 
 

@@ -7,7 +7,7 @@ the data as they are. Needs plans of this learner's share and of the whole, whic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,11 @@ from ..blueprint import Blueprint, LearningRate
 from ..plan import MinibatchPlan, statistics_of
 from ..ranks import Ranks
 from ..train_state import COUNTER, TrainState
-from .segment import Segment
 
 #: module id -> name -> array.
 Nested = dict[str, dict[str, np.ndarray]]
 
-__all__ = ["InputMaker", "Shapes", "first_carry", "float_values", "learning_rate", "noise_rows"]
+__all__ = ["InputMaker", "Segment", "Shapes", "first_carry", "float_values", "learning_rate", "noise_rows"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,54 @@ class Shapes:
     steps: int
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive steps of one update, or all of them.
+
+    Attributes:
+        data: module id -> column -> [rows, ...], the rows that this learner holds; modules without rows are absent.
+        plans: module id -> this learner's share of every minibatch, all of one length.
+        whole: module id -> every minibatch as all learners together see it, of the same length.
+        counts: module id -> int64[steps], rows (timesteps) of every whole minibatch that count.
+        statistics: (module id, column) -> float[steps, 2], mean and standard deviation over every whole one.
+        first_step: lifetime minibatch step of the first line, which keys the noise.
+        updated: module id -> whether it is, of those that share rows with others; one that is not named is.
+    """
+
+    data: Mapping[str, Mapping[str, np.ndarray]]
+    plans: Mapping[str, MinibatchPlan]
+    whole: Mapping[str, MinibatchPlan]
+    counts: Mapping[str, np.ndarray]
+    statistics: Mapping[tuple[str, str], np.ndarray]
+    first_step: int = 0
+    updated: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps."""
+        return next(iter(self.plans.values())).num_steps
+
+    def sizes(self, step: int) -> dict[str, int]:
+        """module id -> rows that this learner has of one step."""
+        return {mid: int(plan.rows[step]) for mid, plan in self.plans.items()}
+
+    def lines(self, start: int, stop: int) -> Segment:
+        """The steps start..stop-1, over the same rows."""
+        return replace(
+            self,
+            plans={mid: plan.lines(start, stop) for mid, plan in self.plans.items()},
+            whole={mid: plan.lines(start, stop) for mid, plan in self.whole.items()},
+            counts={mid: lines[start:stop] for mid, lines in self.counts.items()},
+            statistics={key: lines[start:stop] for key, lines in self.statistics.items()},
+            first_step=self.first_step + start,
+        )
+
+
 def noise_rows(
-    seed: int, step: int, module_id: str, name: str, rows: int, shape: tuple[int, ...], dtype: npt.DTypeLike
+    seed: int, step: int, key: tuple[str, str], rows: int, shape: tuple[int, ...], dtype: npt.DTypeLike
 ) -> np.ndarray:
-    """Standard normal noise of one step of a module: float[rows, *shape], the same on every backend."""
-    stream = noise_maths.stream_id(f"{module_id}/{name}")
+    """Standard normal noise of one step: float[rows, *shape], the same on every backend; ``key``: (module id, name)."""
+    stream = noise_maths.stream_id("/".join(key))
     return noise_maths.normals(seed, step, stream, rows, shape, dtype=dtype)
 
 
@@ -252,7 +294,7 @@ class InputMaker:
         bounds = [edge.tolist() for edge in self._ranks.bounds(whole)]
         for line, (rows, first, last) in enumerate(zip(whole.rows.tolist(), *bounds, strict=True)):
             step = segment.first_step + line
-            drawn = noise_rows(seed, step, module_id, name, rows, buffer.shape[2:], self._float_dtype)
+            drawn = noise_rows(seed, step, (module_id, name), rows, buffer.shape[2:], self._float_dtype)
             buffer[line, : last - first] = drawn[first:last]
         return buffer
 
