@@ -31,6 +31,7 @@ _EXPORTS = {
     "NonFiniteError": "errors",
     "OffPolicyConfig": "algorithm.off_policy_config",
     "OptimizerSpec": "maths.optimizers",
+    "PLUGIN_API": "plugins.hookspecs",
     "PluginError": "errors",
     "PluginNotFoundError": "errors",
     "RLModule": "learning.rl_module",
@@ -42,6 +43,7 @@ _EXPORTS = {
     "WorkerLostError": "errors",
     "export": "exporting.export",
     "get_config": "plugins.discovery",
+    "hookimpl": "plugins.hookspecs",
     "import_sb3": "exporting.sb3",
     "import_weights": "exporting.import_weights",
     "list_algorithms": "plugins.discovery",
@@ -57,65 +59,29 @@ __all__ = sorted([*_EXPORTS, "__version__"])  # noqa: PLE0605 - derived from the
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
 
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the same once more: a type checker does not read the table
     from .algorithm.algorithm import Algorithm as Algorithm
     from .algorithm.algorithm_config import AlgorithmConfig as AlgorithmConfig
     from .algorithm.off_policy_config import OffPolicyConfig as OffPolicyConfig
     from .errors import (
         BackendNotInstalledError as BackendNotInstalledError,
-    )
-    from .errors import (
         BatchError as BatchError,
-    )
-    from .errors import (
         CompileError as CompileError,
-    )
-    from .errors import (
         ConfigError as ConfigError,
-    )
-    from .errors import (
         EnvError as EnvError,
-    )
-    from .errors import (
         EnvOutputError as EnvOutputError,
-    )
-    from .errors import (
         EnvRunnerLostError as EnvRunnerLostError,
-    )
-    from .errors import (
         FormatError as FormatError,
-    )
-    from .errors import (
         LearnerCoreError as LearnerCoreError,
-    )
-    from .errors import (
         LearnerGroupError as LearnerGroupError,
-    )
-    from .errors import (
         NetworkError as NetworkError,
-    )
-    from .errors import (
         NonFiniteError as NonFiniteError,
-    )
-    from .errors import (
         PluginError as PluginError,
-    )
-    from .errors import (
         PluginNotFoundError as PluginNotFoundError,
-    )
-    from .errors import (
         SpaceError as SpaceError,
-    )
-    from .errors import (
         StateError as StateError,
-    )
-    from .errors import (
         StateIOError as StateIOError,
-    )
-    from .errors import (
         UnknownNameError as UnknownNameError,
-    )
-    from .errors import (
         WorkerLostError as WorkerLostError,
     )
     from .exporting.export import export as export
@@ -123,13 +89,23 @@ if TYPE_CHECKING:
     from .exporting.sb3 import import_sb3 as import_sb3
     from .group.learner_group import LearnerGroup as LearnerGroup
     from .learning.learner import Learner as Learner
-    from .learning.rl_module import MultiRLModuleSpec as MultiRLModuleSpec
-    from .learning.rl_module import RLModule as RLModule
-    from .learning.rl_module import RLModuleSpec as RLModuleSpec
+    from .learning.rl_module import (
+        MultiRLModuleSpec as MultiRLModuleSpec,
+        RLModule as RLModule,
+        RLModuleSpec as RLModuleSpec,
+    )
     from .maths.optimizers import OptimizerSpec as OptimizerSpec
-    from .plugins.discovery import get_config as get_config
-    from .plugins.discovery import list_algorithms as list_algorithms
-    from .plugins.discovery import list_backends as list_backends
+    from .plugins.discovery import (
+        get_config as get_config,
+        list_algorithms as list_algorithms,
+        list_backends as list_backends,
+    )
+    from .plugins.hookspecs import (
+        PLUGIN_API as PLUGIN_API,
+        hookimpl as hookimpl,
+    )
     from .schedules import schedule as schedule
-    from .state.files import load_state as load_state
-    from .state.files import save_state as save_state
+    from .state.files import (
+        load_state as load_state,
+        save_state as save_state,
+    )

@@ -10,8 +10,7 @@ from typing import Annotated, Any, ClassVar
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import learner_core as lc
 from learner_core import AlgorithmConfig, ConfigError, Learner, MultiRLModuleSpec, OptimizerSpec, RLModule, RLModuleSpec

@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 import learner_core as lc
 from learner_core.cli.settings import apply_file, parse_toml, read_file, to_toml

@@ -11,8 +11,7 @@ import pytest
 
 from learner_core.cli.main import main
 from learner_core.errors import LearnerGroupError
-from learner_core.group.horovod import build as build_module
-from learner_core.group.horovod import source, tools
+from learner_core.group.horovod import build as build_module, source, tools
 
 FILES = {change.file for gpu in (False, True) for change in source.substitutions(gpu=gpu)}
 

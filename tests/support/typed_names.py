@@ -9,8 +9,7 @@ from typing import Any
 import learner_core as lc
 import learner_core_algorithms
 from learner_core.algorithm.algorithm import Algorithm
-from learner_core.cli import main as cli
-from learner_core.cli import train
+from learner_core.cli import main as cli, train
 from learner_core.group.learner_group import LearnerGroup
 from learner_core.learning.learner import Learner
 from learner_core.learning.rl_module import RLModule

@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from learner_core import RLModuleSpec
-from learner_core.learning import element_order as rules
-from learner_core.learning import layout_proof
+from learner_core.learning import element_order as rules, layout_proof
 from learner_core.learning.element_order import Elements
 from learner_core_torch import xp
 

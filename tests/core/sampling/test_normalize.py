@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from learner_core.errors import StateError
 from learner_core.sampling.normalize import RewardScaler, RunningMoments, RunningNormalizer, merge_moments

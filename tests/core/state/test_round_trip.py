@@ -16,8 +16,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from learner_core import FormatError, StateError, load_state, save_state
 from learner_core.state import dtypes

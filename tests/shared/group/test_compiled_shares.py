@@ -28,8 +28,7 @@ from support.learners import (
     two_modules,
 )
 from support.rings import ThreadRing
-from support.sequences import recurrent_config
-from support.sequences import sequence_batch as recurrent_batch
+from support.sequences import recurrent_config, sequence_batch as recurrent_batch
 from support.static_loops import StaticLoops
 from support.vtrace_learners import sequence_batch, tiny_sequences
 
