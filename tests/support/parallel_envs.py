@@ -5,7 +5,6 @@ They follow PettingZoo's parallel interface without needing PettingZoo, so that 
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from gymnasium import spaces
 
 from learner_core.learning.rl_module import RLModuleSpec
 
-from .sampling import LinearModule
+from .sampling import LinearModule, runner_config
 
 __all__ = ["Crossing", "Parallel", "Signals", "make_agents_runner", "make_crossing", "make_signals", "specs_for"]
 
@@ -181,9 +180,7 @@ def make_agents_runner(
     """A multi-agent runner with weights; ``env`` is a callable."""
     from learner_core.sampling.multi_agent_env_runner import MultiAgentEnvRunner
 
-    config = SimpleNamespace(
-        env=env, env_config={}, num_envs_per_env_runner=num_envs, **{"policy_mapping_fn": None, **settings}
-    )
+    config = runner_config(env, num_envs, **settings)
     specs = specs_for(env({}), modules)
     runner = MultiAgentEnvRunner(config, specs, seed=seed, worker_index=worker_index)
     runner.set_weights(

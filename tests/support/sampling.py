@@ -110,12 +110,26 @@ SPEC = RLModuleSpec(LinearModule)
 
 
 def runner_config(env: Any, num_envs: int = 2, **settings: Any) -> Any:
-    """What an EnvRunner reads of a config."""
+    """What environment runners read of a config, of one agent and of several."""
     defaults = {
         "env": env,
         "env_config": {},
+        "action_mask_in_info": False,
+        "max_env_restarts": 0,
+        "num_env_runners": 0,
         "num_envs_per_env_runner": num_envs,
+        "max_requests_in_flight_per_env_runner": 1,
+        "max_env_runner_restarts": 10,
+        "env_runner_timeout_s": 30.0,
+        "inference": "auto",
+        "launcher": "local",
+        "device": "auto",
         "vectorization": "auto",
+        "env_step_timeout_s": 120.0,
+        "critic_observes": "own",
+        "policies": None,
+        "policy_mapping_fn": None,
+        "policies_to_train": None,
         "normalize_observations": False,
         "normalize_rewards": False,
         "gamma": 0.9,
@@ -131,6 +145,13 @@ def make_runner(env: Any, num_envs: int = 2, *, seed: int = 7, worker_index: int
     runner = EnvRunner(runner_config(env, num_envs, **settings), SPEC, seed=seed, worker_index=worker_index)
     runner.set_weights(runner.policy.module.init(np.random.default_rng(1)))
     return runner
+
+
+def make_lanes(env: Any, num_envs: int = 1, **settings: Any) -> Any:
+    """Lanes of these settings."""
+    from learner_core.sampling import vector_env
+
+    return vector_env.make_lanes(env, runner_config(env, **settings), num_envs=num_envs)
 
 
 def same_tree(first: Any, second: Any) -> bool:

@@ -173,7 +173,7 @@ class AgentModules:
 
     def _check_mapping(self, runners: EnvRunnerGroup, config: Any) -> None:
         mapping = AgentMapping(config.policy_mapping_fn, list(acting(config.policies)))
-        for agent in runners.local.lanes.possible_agents():
+        for agent in runners.possible_agents:
             mapping.module_of(agent, 0)
 
     def _take_over(self, config: Any, statistics_of: Mapping[str, str]) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from operator import methodcaller
 from typing import Any
 
-from ..config.agents import is_multi_agent
+from ..config.agents import ONLY_MODULE, is_multi_agent
 from ..errors import ConfigError
 from ..group.results import merge_results
+from ..sampling.env_runner import EnvRunner
 from ..sampling.replay import ReplayBuffer, row_columns
 from ..sampling.rollout import join_lanes, per_module
 from ..sampling.runner_group import EnvRunnerGroup
@@ -84,7 +85,8 @@ class OffPolicyAlgorithm(Algorithm):
             before = self.num_env_steps_sampled_lifetime
             warming_up = self.num_env_steps_sampled_lifetime < config.learning_starts
             with self.timed("sample"):
-                rollout = join_lanes(self._runners.sample(length, random_actions=warming_up))
+                sampled = self._runners.sample(length, random_actions=warming_up)
+                rollout = join_lanes([per_module(one)[ONLY_MODULE] for one in sampled])
                 self.count_episodes()
                 (processed,) = per_module(self.processed(rollout)).values()
                 self.replay.add_rollout(processed)
@@ -143,9 +145,9 @@ class OffPolicyAlgorithm(Algorithm):
 
 def _drawn(config: Any, env_runners: EnvRunnerGroup | None) -> dict[str, Callable[[Any], Any]]:
     """How columns of the replay buffer become what the policy sees: by the runners' statistics at that time."""
-    if env_runners is None:
+    runner = None if env_runners is None else env_runners.local
+    if not isinstance(runner, EnvRunner):
         return {}
-    runner = env_runners.local
     found: dict[str, Callable[[Any], Any]] = {}
     if config.normalize_observations:
         found |= dict.fromkeys(("obs", "next_obs"), runner.normalized_obs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from learner_core.errors import ConfigError, EnvError, did_you_mean
 
@@ -16,6 +16,7 @@ __all__ = [
     "ONLY_MODULE",
     "PETTINGZOO",
     "AgentMapping",
+    "EnvSource",
     "Environment",
     "check_agents",
     "has_agents",
@@ -43,6 +44,10 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Release it."""
+
+
+#: What environments come from: a name, a callable that makes them, or one itself.
+EnvSource: TypeAlias = str | Callable[..., Any] | Environment
 
 
 def is_multi_agent(config: Any) -> bool:

@@ -9,14 +9,18 @@ Discrete actions come with the space's own ``start`` already (the distribution a
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..action_parts import ActionPart, NestedActions, action_parts, has_parts
 from ..errors import SpaceError
+from ..spaces import AnySpace
 
-__all__ = ["ActionDoor"]
+__all__ = ["ActionDoor", "EnvActions"]
+
+#: Actions of N environments, as these take them.
+EnvActions: TypeAlias = np.ndarray | NestedActions
 
 
 class ActionDoor:
@@ -29,7 +33,7 @@ class ActionDoor:
         SpaceError: A space without a distribution.
     """
 
-    def __init__(self, space: Any) -> None:
+    def __init__(self, space: AnySpace) -> None:
         from gymnasium import spaces
 
         self.space = space
@@ -70,7 +74,7 @@ class ActionDoor:
         """Shape of the uniform noise that ``random`` takes for one action."""
         return (math.prod(self.shape),)
 
-    def to_env(self, actions: np.ndarray) -> Any:
+    def to_env(self, actions: np.ndarray) -> EnvActions:
         """What the environments are given.
 
         Args:
@@ -83,7 +87,8 @@ class ActionDoor:
         if self._parts:
             rows = np.array(actions, np.float64)
             for part, door in self._parts:
-                rows[:, part.start : part.start + part.size] = door.to_env(part.of(actions)).reshape(len(rows), -1)
+                inside = np.asarray(door.to_env(part.of(actions))).reshape(len(rows), -1)
+                rows[:, part.start : part.start + part.size] = inside
             return NestedActions(self.space, rows)
         if self.kind == "box":
             if self._bounded:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .actions import EnvActions
 from .agent_game import AgentGame, Lane
 from .agent_noise import AgentNoise
 from .columns import Columns
 from .episodes import Episode
 from .evaluation import EpisodeQuota, StepLimit
-from .rebuilding import Tell
 
 __all__ = ["evaluate_agents"]
 
@@ -25,8 +25,7 @@ def evaluate_agents(
     observed: Callable[[str, Sequence[Lane]], Columns],
     seeds: Sequence[int],
     noise: AgentNoise | None,
-    max_episode_steps: int | None = None,
-    tell: Tell | None = None,
+    limit: StepLimit,
 ) -> list[Episode]:
     """Play a fixed number of episodes in each copy, its quota: the same ones, whatever was evaluated before.
 
@@ -36,8 +35,7 @@ def evaluate_agents(
         observed: (module, its lanes) -> what the module's policy sees.
         seeds: One per copy.
         noise: Samples actions; None takes the most likely ones.
-        max_episode_steps: Steps of an episode, at most.
-        tell: Told where no limit was set and an episode goes on and on; by default the user of this process.
+        limit: How long an episode may be.
 
     Returns:
         The episodes: every copy's first, then every copy's second, ...
@@ -45,11 +43,10 @@ def evaluate_agents(
     quota = EpisodeQuota(num_episodes, len(game.copies))
     game.renumber()
     game.reset(seeds)
-    limit = StepLimit(max_episode_steps, game.lanes.environments(), tell=tell)
     step_number = 0
     while quota.open.any():
         groups = game.groups()
-        actions = {}
+        actions: dict[str, EnvActions] = {}
         for module_id, lanes in groups.items():
             player = game.players[module_id]
             obs = observed(module_id, lanes)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,8 @@ from ..action_parts import NestedActions
 from ..config.agents import AgentMapping
 from ..errors import EnvError
 from ..maths.action_inputs import PREV_REWARD
+from ..state.tree import Plain, Tree
+from .actions import EnvActions
 from .agent_player import Player
 from .columns import Columns, tree_map
 from .episodes import AgentReturn, Episode
@@ -149,7 +150,7 @@ class AgentGame:
                 memory = {leaf: np.array(value[row], _dtype(leaf)) for leaf, value in state_out.items()}
                 self.copies[copy].agents[agent].memory = memory
 
-    def step(self, groups: Mapping[str, Sequence[Lane]], actions: Mapping[str, np.ndarray]) -> list[CopyStep]:
+    def step(self, groups: Mapping[str, Sequence[Lane]], actions: Mapping[str, EnvActions]) -> list[CopyStep]:
         """Step all copies.
 
         Args:
@@ -160,15 +161,16 @@ class AgentGame:
             Of each copy, what happened to its agents; the copies have gone on, to a new episode where one ended.
         """
         self.lanes.num_steps += 1
-        chosen: list[dict[str, Any]] = [{} for _ in self.copies]
+        chosen: list[dict[str, object]] = [{} for _ in self.copies]
         for module_id, lanes in groups.items():
+            own = actions[module_id]
             # Numbers, and nested actions, are made for each of them.
-            scalar = actions[module_id].ndim == 1 or isinstance(actions[module_id], NestedActions)
-            for (copy, agent), action in zip(lanes, actions[module_id], strict=True):
+            scalar = isinstance(own, NestedActions) or own.ndim == 1
+            for (copy, agent), action in zip(lanes, own, strict=True):
                 chosen[copy][agent] = action if scalar else action.copy()
         return [self._step(copy, actions) for copy, actions in enumerate(chosen)]
 
-    def _step(self, index: int, actions: dict[str, Any]) -> CopyStep:
+    def _step(self, index: int, actions: Mapping[str, object]) -> CopyStep:
         copy = self.copies[index]
         step = self.lanes.step(index, actions, tuple(copy.waiting))
         if step.lost:
@@ -211,13 +213,15 @@ class AgentGame:
         self._begin(index, self.lanes.begin_again(index))
         return episode
 
-    def _begin(self, index: int, obs: Mapping[str, Any]) -> None:
+    def _begin(self, index: int, obs: Mapping[str, Columns]) -> None:
         old = self.copies[index]
         fresh = old.length == 0 and not old.agents
         self.copies[index] = _Copy(old.number if fresh else old.number + self._stride)
         self._show(index, obs)
 
-    def _show(self, index: int, obs: Mapping[str, Any], going: Mapping[str, Columns] = MappingProxyType({})) -> None:
+    def _show(
+        self, index: int, obs: Mapping[str, Columns], going: Mapping[str, Columns] = MappingProxyType({})
+    ) -> None:
         """Agents are shown ``obs``; of ``going``, whose parts go on, those that are not shown anything wait."""
         copy = self.copies[index]
         for agent in obs:
@@ -268,7 +272,7 @@ class AgentGame:
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Running episodes and counters, as plain data; the environments and the lanes are apart."""
         return {
             "num_episodes": self.num_episodes,
@@ -291,7 +295,7 @@ class AgentGame:
             ],
         }
 
-    def set_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
+    def set_state(self, state: Tree, *, exact: bool) -> None:
         """Take it back; unless ``exact`` only counters and the numbers of episodes, whose next ones then begin."""
         self.num_episodes, self.num_lost = int(state["num_episodes"]), int(state["num_lost"])
         self.rank = {agent: i for i, agent in enumerate(state["agents"])}
@@ -313,7 +317,7 @@ def _episode(copy: _Copy) -> Episode:
     return Episode(copy.result, copy.length, agents)
 
 
-def _dtype(leaf: str) -> type[np.floating[Any]]:
+def _dtype(leaf: str) -> type[np.float64 | np.float32]:
     """What an agent is paid while it waits is added up as its row's reward is: in float64."""
     return np.float64 if leaf == PREV_REWARD else np.float32
 

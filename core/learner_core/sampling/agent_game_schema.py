@@ -7,9 +7,9 @@ module's spaces and memory do not allow.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..state.schema import COUNT, NUMBER, TEXT, Anything, Items, ListOf, OneOf, Record, Schema, refuse
+from ..state.tree import Tree
 from .agent_player import Player
 
 __all__ = ["game_schema"]
@@ -39,7 +39,7 @@ def game_schema(players: Mapping[str, Player], num_copies: int) -> Record:
     return Record(fields, rule=_check_ranks, what="running episodes")
 
 
-def _check_ranks(state: Mapping[str, Any], path: str) -> None:
+def _check_ranks(state: Tree, path: str) -> None:
     """Every agent of a running episode has its place in the order of lanes."""
     known = list(state["agents"])
     if len(set(known)) != len(known):
@@ -50,7 +50,7 @@ def _check_ranks(state: Mapping[str, Any], path: str) -> None:
                 refuse(f"{path}/copies/[{index}]/agents", f"agents among {known}"[:200], repr(name))
 
 
-def _check_copy(copy: Mapping[str, Any], path: str, players: Mapping[str, Player]) -> None:
+def _check_copy(copy: Tree, path: str, players: Mapping[str, Player]) -> None:
     """Of each agent the memory of its module; those that act next are shown what its observation space says."""
     modules = {name: module_id for name, module_id, *_ in copy["agents"]}
     for part in ("agents", "obs", "allowed", "waiting"):

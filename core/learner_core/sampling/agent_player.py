@@ -6,13 +6,13 @@ Needs a module spec with its spaces and a policy. Refuses agents whose spaces ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ..errors import SpaceError
+from ..learning.rl_module import RLModuleSpec
 from ..maths.action_masks import ActionMask, split_mask
-from ..spaces import blank
+from ..spaces import AnySpace, blank
 from ..state.schema import Array, Nullable, OneOf, Record, Schema
 from .actions import ActionDoor
 from .columns import Columns, columns_schema, tree_map
@@ -37,7 +37,7 @@ class Player:
         mask: Where observations say which actions are allowed; known when the first agent has appeared.
     """
 
-    def __init__(self, spec: Any, policy: Policy, *, normalized: bool) -> None:
+    def __init__(self, spec: RLModuleSpec, policy: Policy, *, normalized: bool) -> None:
         self.spec = spec
         self.policy = policy
         self.observation_space = spec.observation_space
@@ -51,7 +51,7 @@ class Player:
         self._feedback = Feedback(self.initial_state, self.action_space)
         self.mask: ActionMask | None = None
 
-    def meet(self, agent: str, observation_space: Any, action_space: Any, *, module_id: str) -> None:
+    def meet(self, agent: str, observation_space: AnySpace, action_space: AnySpace, *, module_id: str) -> None:
         """Compare an agent's spaces with the module's.
 
         Raises:
@@ -98,14 +98,11 @@ class Player:
 
     def ask(
         self, obs: Columns, *, noise: np.ndarray | None, explore: bool, allowed: np.ndarray | None, state: Columns
-    ) -> dict[str, Any]:
+    ) -> dict[str, Columns]:
         """The policy's answer; ``state_out`` among it if it is recurrent."""
-        more: dict[str, Any] = {}
-        if allowed is not None:
-            more["mask"] = allowed
-        if self.initial_state:
-            more["state"] = state
-        return self.policy.compute_actions(obs, noise=noise, explore=explore, **more)
+        more: dict[str, Columns] = {"mask": allowed, "state": state if self.initial_state else None}
+        known = {name: value for name, value in more.items() if value is not None}
+        return self.policy.compute_actions(obs, noise=noise, explore=explore, **known)
 
     def after(self, state: Columns, actions: np.ndarray) -> Columns:
         """The recurrent state after a step, leaves [B, ...]; what the step will be paid is not known yet."""

@@ -121,7 +121,7 @@ class AgentRecorder:
         self,
         *,
         last: Callable[[Lane], Columns],
-        order: Callable[[Lane], Any],
+        order: Callable[[Lane], tuple[int, int]],
         shown: Callable[[Columns], Columns],
         values: Callable[..., np.ndarray | None],
     ) -> Rollout | None:

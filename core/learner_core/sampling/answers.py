@@ -7,7 +7,7 @@ Refuses, and never repairs: another number of things, rewards that are no single
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,14 +15,18 @@ from ..errors import EnvOutputError
 from .contract import RETURNS
 from .observations import Whose, in_words
 
-__all__ = ["flag_of", "flags_of", "mapping_of", "reset_result", "reward_of", "rewards_of", "step_result"]
+__all__ = ["Infos", "flag_of", "flags_of", "mapping_of", "reset_result", "reward_of", "rewards_of", "step_result"]
 
 _MOST = float(np.finfo(np.float32).max)
+#: What else an environment says, by name; of a vector of environments mostly arrays of all of them.
+Infos: TypeAlias = Mapping[str, Any]
+#: (observation, reward, terminated, truncated, info), none of them looked at yet.
+StepAnswer: TypeAlias = tuple[object, object, object, object, Infos]
 _NUMBERS = (int, np.floating, np.integer, np.bool_)
 
 
-def reset_result(result: Any, index: int, whose: Whose) -> Any:
-    """The observation (or observations) of what ``reset`` returned, (observation, info).
+def reset_result(result: object, index: int, whose: Whose) -> tuple[object, Infos]:
+    """What ``reset`` returned: the observation (or observations), and the info, {} for None.
 
     Raises:
         EnvOutputError: It is something else.
@@ -30,10 +34,10 @@ def reset_result(result: Any, index: int, whose: Whose) -> Any:
     if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], Mapping | None):
         rule, remedy = RETURNS["reset"]
         raise EnvOutputError(f"{whose(index)}: {rule}, got {_things(result)}. {remedy}")
-    return result[0]
+    return result[0], result[1] or {}
 
 
-def step_result(result: Any, index: int, whose: Whose, *, of: str = "step") -> tuple[Any, Any, Any, Any, Any]:
+def step_result(result: object, index: int, whose: Whose, *, of: str = "step") -> StepAnswer:
     """What ``step`` returned, or ``last`` of a turn-based environment, if it is five things.
 
     Raises:
@@ -46,7 +50,7 @@ def step_result(result: Any, index: int, whose: Whose, *, of: str = "step") -> t
     return obs, reward, terminated, truncated, info
 
 
-def mapping_of(values: Any, name: str, index: int, whose: Whose) -> Mapping[Any, Any]:
+def mapping_of(values: object, name: str, index: int, whose: Whose) -> Mapping[str, object]:
     """What an environment of several agents returned by agent.
 
     Raises:
@@ -57,7 +61,7 @@ def mapping_of(values: Any, name: str, index: int, whose: Whose) -> Mapping[Any,
     return values
 
 
-def reward_of(value: Any, index: int, whose: Whose) -> float:
+def reward_of(value: object, index: int, whose: Whose) -> float:
     """One reward.
 
     Raises:
@@ -78,7 +82,7 @@ def reward_of(value: Any, index: int, whose: Whose) -> float:
     return number
 
 
-def rewards_of(values: Any, count: int, whose: Whose) -> np.ndarray:
+def rewards_of(values: object, count: int, whose: Whose) -> np.ndarray:
     """Rewards of N environments at once: float64[N], a copy; as ``reward_of``."""
     rewards = _row("rewards", values, count, "biuf", whose).astype(np.float64)
     good = np.abs(rewards) <= _MOST
@@ -88,7 +92,7 @@ def rewards_of(values: Any, count: int, whose: Whose) -> np.ndarray:
     return rewards
 
 
-def flag_of(value: Any, name: str, index: int, whose: Whose) -> bool:
+def flag_of(value: object, name: str, index: int, whose: Whose) -> bool:
     """``terminated`` or ``truncated``: a bool, or 0 or 1.
 
     Raises:
@@ -102,7 +106,7 @@ def flag_of(value: Any, name: str, index: int, whose: Whose) -> bool:
     return bool(scalar)
 
 
-def flags_of(values: Any, name: str, count: int, whose: Whose) -> np.ndarray:
+def flags_of(values: object, name: str, count: int, whose: Whose) -> np.ndarray:
     """Flags of N environments at once: bool[N], a copy; as ``flag_of``."""
     given = _row(name, values, count, "biuf", whose)
     flags = given.astype(np.bool_)
@@ -112,7 +116,7 @@ def flags_of(values: Any, name: str, count: int, whose: Whose) -> np.ndarray:
     return flags
 
 
-def _row(name: str, values: Any, count: int, kinds: str, whose: Whose) -> np.ndarray:
+def _row(name: str, values: object, count: int, kinds: str, whose: Whose) -> np.ndarray:
     try:
         row = np.asarray(values)
     except Exception as error:
@@ -124,7 +128,7 @@ def _row(name: str, values: Any, count: int, kinds: str, whose: Whose) -> np.nda
     return row
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(value: object) -> np.generic | None:
     """A number in an array without axes (numpy's, or another library's); None: it is none."""
     if value is None or isinstance(value, str | bytes | Mapping | tuple | list):
         return None
@@ -132,18 +136,18 @@ def _scalar(value: Any) -> Any:
         array = np.asarray(value)
     except Exception:
         return None
-    return array[()] if array.shape == () and array.dtype.kind in "biuf" else None
+    return array.flat[0] if array.shape == () and array.dtype.kind in "biuf" else None
 
 
-def _beyond(value: Any) -> str:
+def _beyond(value: object) -> str:
     try:
-        finite = bool(np.isfinite(np.float64(value)))
+        finite = bool(np.isfinite(np.asarray(value, np.float64)))
     except (OverflowError, TypeError, ValueError):
         finite = True
     return "beyond float32" if finite else "not finite"
 
 
-def _things(result: Any) -> str:
+def _things(result: object) -> str:
     if isinstance(result, tuple | list):
         return f"{len(result)} things: ({', '.join(type(thing).__name__ for thing in result)})"
     return in_words(result)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ import numpy as np
 from ..config.foreign_arrays import ArrayForm
 from ..errors import EnvError, EnvOutputError
 from ..plugins.containment import said
-from .answers import flag_of, reset_result, reward_of, step_result
+from ..spaces import AnySpace
+from .answers import Infos, flag_of, reset_result, reward_of, step_result
 from .columns import Columns, tree_map
 from .contract import broken_contract
 from .env_state import layers_of
+from .lanes import AnyEnv
 from .observations import ObservationReader
 from .space_generators import SpaceSeeds
 
@@ -39,29 +41,28 @@ class CheckedEnv:
         env: The environment.
     """
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: AnyEnv) -> None:
         self.env = env
         self._space_seeds = SpaceSeeds()
         self._arrays = ArrayForm()
         self._reader = ObservationReader(env.observation_space, _whose)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == "env" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.env, name)
 
-    def reset(self, **options: Any) -> tuple[Any, Any]:
+    def reset(self, **options: Any) -> tuple[object, object]:
         """As the environment's; a seed is for its spaces, too."""
         if options.get("seed") is not None:
             self._space_seeds.seed(layers_of(self.env), options["seed"])
         try:
-            result = self._asked("reset", **options)
-            obs = self._arrays.read(reset_result(result, 0, _whose))
-            return self._as_given(self._reader.read(obs, 0)), result[1] or {}
+            obs, info = reset_result(self._asked("reset", **options), 0, _whose)
+            return self._as_given(self._reader.read(self._arrays.read(obs), 0)), info
         except EnvOutputError as error:
             return self._nothing(), _refused(error)
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
+    def step(self, action: object) -> tuple[object, float, bool, bool, object]:
         """As the environment's."""
         try:
             *answer, info = step_result(self._asked("step", self._arrays.give(action)), 0, _whose)
@@ -76,7 +77,7 @@ class CheckedEnv:
         except EnvOutputError as error:
             return self._nothing(), 0.0, False, False, _refused(error)
 
-    def _asked(self, method: str, *given: Any, **options: Any) -> Any:
+    def _asked(self, method: str, *given: object, **options: object) -> object:
         """What a method of the environment returns.
 
         Raises:
@@ -93,14 +94,14 @@ class CheckedEnv:
             sent.add_note(f"raised in the environment's process; its traceback:\n{trace}")
             raise sent from None
 
-    def _nothing(self) -> Any:
+    def _nothing(self) -> object:
         return self._as_given(tree_map(lambda leaf: np.zeros_like(leaf[0]), self._reader.empty()))
 
-    def _as_given(self, columns: Columns) -> Any:
+    def _as_given(self, columns: Columns) -> object:
         return _in_form(self.env.observation_space, columns)
 
 
-def check_infos(infos: Mapping[str, Any], whose: Callable[[int], str]) -> None:
+def check_infos(infos: Infos, whose: Callable[[int], str]) -> None:
     """Refuse what a ``CheckedEnv`` has refused in its process.
 
     Args:
@@ -132,7 +133,7 @@ def _refused(error: EnvOutputError) -> dict[str, str]:
     return {_KEY: str(error).removeprefix(f"{_NAME}: ")}
 
 
-def _in_form(space: Any, columns: Columns) -> Any:
+def _in_form(space: AnySpace, columns: Columns) -> object:
     """An observation in the form of its space, of one in the form of columns."""
     from gymnasium import spaces
 

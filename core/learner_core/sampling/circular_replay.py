@@ -6,15 +6,15 @@ and of how much was drawn before, so a restored run draws the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..maths import noise
 from ..state.schema import COUNT, Array, Int, Items, ListOf, Record, Schema
-from .columns import tree_map
+from ..state.tree import Plain, Tree
+from .columns import Columns, tree_map
 
 __all__ = ["CircularReplay", "StoredBatch"]
 
@@ -27,8 +27,8 @@ _MOST_USES = 100
 class StoredBatch:
     """A batch, what is known of it, and how many more times it may be used."""
 
-    batch: dict[str, Any]
-    info: dict[str, Any]
+    batch: dict[str, Columns]
+    info: dict[str, Plain]
     uses_left: int
 
 
@@ -69,7 +69,7 @@ class CircularReplay:
             stored.batch = {mid: columns for mid, columns in stored.batch.items() if mid in modules}
         self._stored = [stored for stored in self._stored if stored.batch]
 
-    def add(self, batch: dict[str, Any], info: dict[str, Any]) -> StoredBatch | None:
+    def add(self, batch: dict[str, Columns], info: dict[str, Plain]) -> StoredBatch | None:
         """Take in a batch.
 
         Args:
@@ -96,7 +96,7 @@ class CircularReplay:
             del self._stored[place]
         return drawn
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Everything needed to go on; the batches are not copied."""
         return {
             "batches": [[stored.batch, stored.info, stored.uses_left] for stored in self._stored],
@@ -118,7 +118,7 @@ class CircularReplay:
         }
         return Record(fields, what="the state of a circular buffer")
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         """Go on from what ``get_state`` returned; of more batches than fit here, the newest are kept."""
         batches = state["batches"][-self._num_batches :]
         self._stored = [

@@ -1,9 +1,9 @@
 """Steps N environments with a policy and records what happened.
 
-Needs a config (``env env_config num_envs_per_env_runner vectorization normalize_observations normalize_rewards
-gamma``), a module spec, and weights before the first policy action. Refuses: NaN and infinite observations or rewards,
-values outside of the environments' spaces, environments that raise too often, states of another number of
-environments. Imports no framework.
+Needs a config (``env env_config num_envs_per_env_runner vectorization action_mask_in_info max_env_restarts
+env_step_timeout_s normalize_observations normalize_rewards gamma samples_raw``), a module spec, and weights before the
+first policy action. Refuses: NaN and infinite observations or rewards, values outside of the environments' spaces,
+environments that raise too often, states of another number of environments. Imports no framework.
 
 One step, in the order that matters:
 
@@ -17,18 +17,21 @@ One step, in the order that matters:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
+from ..config.agents import EnvSource
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import SpaceError
+from ..learning.rl_module import RLModuleSpec
 from ..maths.action_masks import split_mask
 from ..spaces import alike, blank
 from ..state.schema import Schema
+from ..state.tree import Plain, Tree
 from .actions import ActionDoor
 from .columns import Columns, columns_schema, tree_map
 from .episodes import Episode, EpisodeTracker
-from .evaluation import Watch, evaluate
+from .evaluation import StepLimit, Trial, Watch, evaluate
 from .lane_memory import LaneMemory
 from .lanes import Lanes, Step
 from .noise_blocks import NoiseBlocks
@@ -49,14 +52,11 @@ class EnvRunner(RunnerBase):
     Seeds, statistics and state are as ``RunnerBase`` says.
 
     Args:
-        config: An ``AlgorithmConfig``, or anything with the fields named above.
+        config: An ``AlgorithmSettings``, or anything with the fields named above.
         module_spec: ``RLModuleSpec``; missing spaces are taken from the environment.
         seed: The run's seed.
-        env: Takes the place of ``config.env``: id, callable, ``Env`` or ``VectorEnv``.
         worker_index: Which runner this is; runners of one seed have noise and environments of their own.
         policy: Answers observations; by default the module in numpy.
-        raw: Rollouts hold observations and rewards as the environments gave them, for a replay buffer; where there are
-            normalisers, ``normalized_obs`` and ``normalized_rewards`` are asked when rows are drawn.
         tell: Told of every environment that is made anew; by default the user of this process.
 
     Raises:
@@ -67,19 +67,18 @@ class EnvRunner(RunnerBase):
 
     def __init__(
         self,
-        config: Any,
-        module_spec: Any,
+        config: AlgorithmSettings,
+        module_spec: RLModuleSpec,
         *,
         seed: int,
-        env: Any = None,
         worker_index: int = 0,
         policy: Policy | None = None,
-        raw: bool = False,
         tell: Tell | None = None,
     ) -> None:
-        super().__init__(config, env=env, worker_index=worker_index, tell=tell)
-        self._gives_raw = raw
-        self.lanes: Lanes = self._make_lanes(self._env, int(getattr(config, "num_envs_per_env_runner", 1)), self._whose)
+        super().__init__(config, worker_index=worker_index, tell=tell)
+        # As the environments gave them, for a replay buffer; it asks ``normalized_obs`` when rows are drawn.
+        self._gives_raw = config.samples_raw
+        self.lanes: Lanes = self._make_lanes(self._env, int(config.num_envs_per_env_runner), self._whose)
         self._evaluation_lanes: Lanes | None = None
         self._evaluation_width = 0
         try:
@@ -88,7 +87,7 @@ class EnvRunner(RunnerBase):
             self.close()
             raise
 
-    def _prepare(self, module_spec: Any, policy: Policy | None, seed: int) -> None:
+    def _prepare(self, module_spec: RLModuleSpec, policy: Policy | None, seed: int) -> None:
         """All that comes after the environments, up to their first observations."""
         config = self._config
         self.num_envs = self.lanes.num_envs
@@ -106,10 +105,9 @@ class EnvRunner(RunnerBase):
         self._memory = LaneMemory(
             self.policy, self.num_envs, self._mask, action_space=self.action_space, whose=self._whose
         )
-        normalized = getattr(config, "normalize_observations", False)
-        self._normalizer = RunningNormalizer(self._memory.seen(example)) if normalized else None
-        scaled = getattr(config, "normalize_rewards", False)
-        self._scaler = RewardScaler(self.num_envs, float(config.gamma)) if scaled else None
+        seen = self._memory.seen(example)
+        self._normalizer = RunningNormalizer(seen) if config.normalize_observations else None
+        self._scaler = RewardScaler(self.num_envs, float(config.gamma)) if config.normalize_rewards else None
         self._episodes = EpisodeTracker(self.num_envs)
         self._set_seed(seed)
         self._obs = self._empty((self.num_envs,))
@@ -129,7 +127,7 @@ class EnvRunner(RunnerBase):
         """
         self.policy.set_weights(weights)
 
-    def set_config(self, config: Any) -> None:
+    def set_config(self, config: AlgorithmSettings) -> None:
         """Go by these settings from now on, as far as a run can change them: the discount of ``normalize_rewards``."""
         self._config = config
         if self._scaler is not None:
@@ -166,14 +164,15 @@ class EnvRunner(RunnerBase):
         if raw_obs is not None:
             tree_map(_copy_first, raw_obs, self._raw_obs)
         plain = not isinstance(obs, dict)
-        columns: dict[str, Any] = {}
+        columns: dict[str, Columns] = {}
         state_in, after = self._empty_state(num_steps), self._empty_state(num_steps)
         resets = np.zeros((num_steps, count), np.bool_)
         for t in range(num_steps):
             current = obs[t] if plain else tree_map(lambda leaf, t=t: leaf[t], obs)
             allowed = memory.allowed(current)
             if random_actions:
-                answer = memory.random(self._door, self._random_noise.at(self._num_vector_steps), allowed)
+                uniforms = self._random_noise.at(self._num_vector_steps)
+                answer: dict[str, Columns] = {"actions": self._door.random(uniforms, allowed)}
             else:
                 noise = self._action_noise.at(self._num_vector_steps) if explore else None
                 answer = memory.ask(memory.seen(current), noise=noise, explore=explore, allowed=allowed)
@@ -247,22 +246,23 @@ class EnvRunner(RunnerBase):
             self._evaluation_lanes = self._make_lanes(self._env_apart(), width, self._whose_in_evaluation)
             self._evaluation_width = width
         number, self._num_evaluations = self._num_evaluations, self._num_evaluations + 1
-        return evaluate(
-            self._evaluation_lanes,
+        lanes, stream = self._evaluation_lanes, f"env_runner/{self.worker_index}/evaluation/{number}"
+        trial = Trial(
+            lanes,
             self.policy,
             self._door,
-            num_episodes,
             example=self._example if self._normalizer is None else self._raw_example,
             normalizer=self._normalizer,
-            seeds=self._env_seeds("evaluation", number, self._evaluation_lanes.num_envs),
-            noise_seed=self.seed,
-            stream=f"env_runner/{self.worker_index}/evaluation/{number}",
-            explore=explore,
             mask=self._mask,
             learned_rewards=self.normalized_rewards,
+        )
+        return evaluate(
+            trial,
+            num_episodes,
+            seeds=self._env_seeds("evaluation", number, lanes.num_envs),
+            noise=NoiseBlocks(self.seed, stream, lanes.num_envs, self.policy.noise_shape) if explore else None,
+            limit=StepLimit(max_episode_steps, lanes.environments(), tell=self._tell),
             watch=watch,
-            max_episode_steps=max_episode_steps,
-            tell=self._tell,
         )
 
     # ------------------------------------------------------------------------------------------------------- state
@@ -285,7 +285,7 @@ class EnvRunner(RunnerBase):
         if self._normalizer is not None:
             self._normalizer.refresh()
 
-    def _get_own_state(self) -> dict[str, Any]:
+    def _get_own_state(self) -> dict[str, Plain]:
         return {
             "episodes": self._episodes.get_state(),
             "observations": None if self._normalizer is None else self._normalizer.get_state(),
@@ -295,7 +295,7 @@ class EnvRunner(RunnerBase):
             "memory": self._memory.get_state(),
         }
 
-    def _own_schema(self, module_specs: Mapping[str, Any] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
+    def _own_schema(self, module_specs: Mapping[str, RLModuleSpec] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
         normalizer, scaler = self._normalizer, self._scaler
         fields: dict[str, Schema] = {
             "episodes": self._episodes.state_schema(),
@@ -313,7 +313,7 @@ class EnvRunner(RunnerBase):
         seen = self._memory.seen(example)
         return rollout_columns(seen if self._keeps_raw_obs else self.normalized_obs(seen), self._door, rows)
 
-    def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
+    def _set_own_state(self, state: Tree, *, exact: bool) -> None:
         if self._normalizer is not None:
             self._normalizer.set_state(state["observations"])
         if self._scaler is not None:
@@ -339,18 +339,8 @@ class EnvRunner(RunnerBase):
     def _values_of_raw(self, obs: Columns, *state: Columns) -> np.ndarray | None:
         return self.policy.values(self.normalized_obs(obs), *state)
 
-    def _make_lanes(self, env: Any, num_envs: int, whose: Callable[[int], str]) -> Lanes:
-        return make_lanes(
-            env,
-            env_config=getattr(self._config, "env_config", None),
-            num_envs=num_envs,
-            vectorization=getattr(self._config, "vectorization", "auto"),
-            max_restarts=self._max_restarts,
-            action_mask_in_info=bool(getattr(self._config, "action_mask_in_info", False)),
-            step_timeout_s=float(getattr(self._config, "env_step_timeout_s", 120.0)),
-            whose=whose,
-            tell=self._tell,
-        )
+    def _make_lanes(self, env: EnvSource | None, num_envs: int, whose: Callable[[int], str]) -> Lanes:
+        return make_lanes(env, self._config, num_envs=num_envs, whose=whose, tell=self._tell)
 
     def _played(self) -> int:
         return 0 if self._evaluation_lanes is None else self._evaluation_lanes.num_steps
@@ -360,7 +350,7 @@ class EnvRunner(RunnerBase):
             self._evaluation_lanes.close()
             self._evaluation_lanes = None
 
-    def _with_spaces(self, spec: Any) -> Any:
+    def _with_spaces(self, spec: RLModuleSpec) -> RLModuleSpec:
         filled = spec.filled(
             module_class=None,
             observation_space=self._shown_space,

@@ -17,14 +17,15 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from ..errors import StateError
+from ..spaces import AnySpace
 from ..state.dtypes import name_of
 from ..state.schema import TEXT, Anything, Array, ListOf, MapOf, Record, refuse
-from ..state.tree import describe, join
+from ..state.tree import Plain, Tree, describe, join
 from .space_generators import generator_of, set_generator, spaces_of
 
 __all__ = ["check_env", "layers_of", "restore_env", "save_env"]
@@ -53,7 +54,7 @@ class _OpaqueError(Exception):
     """An attribute that cannot be saved; its text says which."""
 
 
-def save_env(env: Any) -> tuple[dict[str, Any] | None, str]:
+def save_env(env: object) -> tuple[dict[str, Plain] | None, str]:
     """Save one environment (or one vector environment that steps in this process).
 
     Args:
@@ -85,7 +86,7 @@ def save_env(env: Any) -> tuple[dict[str, Any] | None, str]:
         return None, str(reason)
 
 
-def restore_env(env: Any, state: Mapping[str, Any]) -> None:
+def restore_env(env: object, state: Tree) -> None:
     """Bring an environment, which has been reset at least once, to a saved state.
 
     Args:
@@ -103,7 +104,7 @@ def restore_env(env: Any, state: Mapping[str, Any]) -> None:
         for name, spaces in own_spaces.items():
             for space, saved in zip(spaces, entry.get("spaces", {}).get(name, ()), strict=False):
                 set_generator(space, _decode(saved, None))
-        if "own" in entry:
+        if _has_own_methods(layer):
             layer.set_state(_decode(entry["own"], None))
             continue
         current = vars(layer)
@@ -117,7 +118,7 @@ def restore_env(env: Any, state: Mapping[str, Any]) -> None:
                 current[name] = _decode(value, current.get(name))
 
 
-def check_env(env: Any, state: Any, path: str = "envs") -> None:
+def check_env(env: object, state: Plain, path: str = "envs") -> None:
     """Refuse a state of another kind of environment, or one that cannot be taken back; nothing is changed.
 
     What an environment's own ``set_state`` makes of its part is known only when it is called.
@@ -151,7 +152,7 @@ def check_env(env: Any, state: Any, path: str = "envs") -> None:
             _check_attribute(layer, name, value, join(f"{place}/attributes", name))
 
 
-def _save_spaces(layer: Any, own: Mapping[str, list[Any]], seen: _Seen) -> dict[str, list[Any]]:
+def _save_spaces(layer: object, own: Mapping[str, list[AnySpace]], seen: _Seen) -> dict[str, list[Plain]]:
     """The generators of its spaces."""
     return {
         name: [_encode(generator_of(space), f"{_name(layer)}.{name}", seen) for space in spaces]
@@ -159,7 +160,7 @@ def _save_spaces(layer: Any, own: Mapping[str, list[Any]], seen: _Seen) -> dict[
     }
 
 
-def _check_spaces(own: Mapping[str, list[Any]], saved: Mapping[str, Any], path: str) -> None:
+def _check_spaces(own: Mapping[str, list[AnySpace]], saved: Tree, path: str) -> None:
     """Refuse generators of other spaces than the layer has."""
     if set(saved) != set(own):
         refuse(path, f"generators of {', '.join(sorted(own)) or 'no space'}", ", ".join(sorted(saved)) or "none")
@@ -173,12 +174,12 @@ def _check_spaces(own: Mapping[str, list[Any]], saved: Mapping[str, Any], path: 
                 refuse(join(place, index, index=True), "a random generator, or None", describe(decoded))
 
 
-def _check_keys(entry: Mapping[str, Any], names: set[str], path: str) -> None:
+def _check_keys(entry: Tree, names: set[str], path: str) -> None:
     if set(entry) - {"spaces"} != names:
         refuse(path, f"{' and '.join(sorted(names))}", " and ".join(sorted(entry)))
 
 
-def _check_attribute(layer: Any, name: str, value: Any, path: str) -> None:
+def _check_attribute(layer: object, name: str, value: Plain, path: str) -> None:
     """Refuse what a wrapper or an environment cannot have under that name."""
     current, inherited = vars(layer).get(name), getattr(type(layer), name, None)
     is_code = callable(inherited) or isinstance(inherited, property) or name.startswith("__")
@@ -193,7 +194,7 @@ def _check_attribute(layer: Any, name: str, value: Any, path: str) -> None:
         refuse(path, own, got)
 
 
-def _decoded(value: Any, current: Any, path: str) -> Any:
+def _decoded(value: Plain, current: object, path: str) -> object:
     try:
         return _decode(value, current)
     except StateError:
@@ -206,7 +207,7 @@ def _decoded(value: Any, current: Any, path: str) -> Any:
 _ALIKE = ({"a number", "an array"}, {"an array", "a list"})
 
 
-def _family(value: Any) -> str:
+def _family(value: object) -> str:
     """What kind of thing an attribute is."""
     if value is None:
         return "nothing"
@@ -220,10 +221,10 @@ def _family(value: Any) -> str:
         return "a number"
     if isinstance(value, (np.ndarray, list, tuple, deque)):
         return "an array" if isinstance(value, np.ndarray) else "a list"
-    return {dict: "a dict"}.get(type(value), type(value).__name__)
+    return "a dict" if type(value) is dict else type(value).__name__
 
 
-def layers_of(env: Any) -> list[Any]:
+def layers_of(env: object) -> list[object]:
     """The wrappers from the outside in, then the environment itself."""
     layers = [env]
     while (inner := _inside(layers[-1])) is not None:
@@ -231,22 +232,22 @@ def layers_of(env: Any) -> list[Any]:
     return layers
 
 
-def _inside(layer: Any) -> Any:
+def _inside(layer: object) -> object:
     """What a wrapper holds: gymnasium's under ``env``, PettingZoo's between its two interfaces under ``aec_env``."""
     attributes = getattr(layer, "__dict__", {})
     inner = attributes.get("env")
     return attributes.get("aec_env") if inner is None else inner
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     return type(value).__qualname__
 
 
-def _has_own_methods(layer: Any) -> bool:
+def _has_own_methods(layer: object) -> TypeGuard[_KeepsState]:
     return callable(getattr(type(layer), "get_state", None)) and callable(getattr(type(layer), "set_state", None))
 
 
-def _is_inert(value: Any) -> bool:
+def _is_inert(value: object) -> bool:
     """Things that steps do not change: code, spaces, specs, models."""
     if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
         return True
@@ -259,15 +260,25 @@ def _is_inert(value: Any) -> bool:
     return mujoco is not None and isinstance(value, mujoco.MjModel)
 
 
+class _KeepsState(Protocol):
+    """An environment that saves itself."""
+
+    def get_state(self) -> object:
+        """What it goes on from."""
+
+    def set_state(self, state: object) -> None:
+        """Go on from there."""
+
+
 class _Seen:
     """Finds memory that two attributes share: restored, they would be two, and drift apart."""
 
     def __init__(self) -> None:
         self.arrays: list[tuple[str, np.ndarray]] = []
-        self.objects: dict[int, tuple[str, Any]] = {}
+        self.objects: dict[int, tuple[str, object]] = {}
         self.num_bytes = 0
 
-    def add(self, value: Any, path: str) -> None:
+    def add(self, value: object, path: str) -> None:
         if id(value) in self.objects:
             raise _OpaqueError(f"{path} and {self.objects[id(value)][0]} are one object")
         self.objects[id(value)] = (path, value)
@@ -285,7 +296,7 @@ class _Seen:
                     raise _OpaqueError(f"{path} and {other_path} share memory")
 
 
-def _encode(value: Any, path: str, seen: _Seen) -> Any:
+def _encode(value: object, path: str, seen: _Seen) -> Plain:
     """Plain data that says what it was: scalars stand for themselves, all else is a dict with one telling key."""
     if isinstance(value, enum.Enum):
         return {"enum": value.name}
@@ -293,7 +304,7 @@ def _encode(value: Any, path: str, seen: _Seen) -> Any:
         return value
     if isinstance(value, (np.generic, np.ndarray)):
         return _encode_array(value, path, seen)
-    if type(value) in (list, tuple):
+    if type(value) is list or type(value) is tuple:
         if type(value) is list:
             seen.add(value, path)
         return {type(value).__name__: [_encode(item, f"{path}[{i}]", seen) for i, item in enumerate(value)]}
@@ -317,7 +328,7 @@ def _encode(value: Any, path: str, seen: _Seen) -> Any:
     raise _OpaqueError(f"{path} is a {type(value).__module__}.{_name(value)}")
 
 
-def _encode_array(value: Any, path: str, seen: _Seen) -> Any:
+def _encode_array(value: np.ndarray | np.generic, path: str, seen: _Seen) -> Plain:
     """Numbers as they are, text as the bytes it takes in memory."""
     if value.dtype.hasobject:
         raise _OpaqueError(f"{path} is an array of Python objects")
@@ -332,7 +343,7 @@ def _encode_array(value: Any, path: str, seen: _Seen) -> Any:
     return {"array": value.copy()} if isinstance(value, np.ndarray) else value
 
 
-def _decode(value: Any, current: Any) -> Any:
+def _decode(value: Plain, current: Any) -> Any:
     """The inverse; ``current`` gives the class of an enumeration."""
     if isinstance(value, list):
         raise StateError("a list without a word on what it was", path="envs")
@@ -365,12 +376,12 @@ def _decode(value: Any, current: Any) -> Any:
     raise StateError(f"unknown entry {sorted(value)}", path="envs")
 
 
-_BIT_GENERATORS: dict[str, Callable[[], Any]] = {
+_BIT_GENERATORS: dict[str, Callable[[], np.random.BitGenerator]] = {
     name: getattr(np.random, name) for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 }
 
 
-def _bit_generator(state: Mapping[str, Any]) -> Any:
+def _bit_generator(state: Tree) -> np.random.BitGenerator:
     name = state.get("bit_generator")
     if name not in _BIT_GENERATORS:
         raise StateError(f"unknown bit generator {name!r}", path="envs")
@@ -379,7 +390,7 @@ def _bit_generator(state: Mapping[str, Any]) -> Any:
     return generator
 
 
-def _save_mujoco(mujoco: Any, data: Any) -> dict[str, Any]:
+def _save_mujoco(mujoco: types.ModuleType, data: Any) -> dict[str, Plain]:
     """Everything an ``MjData`` holds in arrays.
 
     The integration state alone is not enough: gymnasium's rewards difference positions of bodies (``xpos``), which lag
@@ -392,7 +403,7 @@ def _save_mujoco(mujoco: Any, data: Any) -> dict[str, Any]:
     return {"integration": integration, "derived": derived}
 
 
-def _check_mujoco(data: Any, saved: Any, path: str) -> None:
+def _check_mujoco(data: object, saved: Plain, path: str) -> None:
     mujoco = sys.modules.get("mujoco")
     if mujoco is None or not isinstance(data, mujoco.MjData):
         refuse(path, "no state of MuJoCo", describe(saved))
@@ -405,7 +416,7 @@ def _check_mujoco(data: Any, saved: Any, path: str) -> None:
             Array(array.shape, array.dtype, finite=False).check(source, join(f"{path}/derived", name))
 
 
-def _restore_mujoco(layer: Any, name: str, saved: Mapping[str, Any]) -> None:
+def _restore_mujoco(layer: object, name: str, saved: Tree) -> None:
     mujoco: Any = sys.modules["mujoco"]
     data = getattr(layer, name)
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -417,7 +428,7 @@ def _restore_mujoco(layer: Any, name: str, saved: Mapping[str, Any]) -> None:
             array[...] = source
 
 
-def _mujoco_arrays(data: Any) -> list[tuple[str, np.ndarray]]:
+def _mujoco_arrays(data: object) -> list[tuple[str, np.ndarray]]:
     """Its arrays. Those of contacts and constraints are made anew in each step and left out where told by name."""
     found = []
     for name in dir(data):

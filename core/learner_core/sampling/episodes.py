@@ -6,12 +6,13 @@ Needs raw rewards (before any normalisation). Rows that are no steps (autoreset)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..state.schema import COUNT, NUMBER, TEXT, Array, Items, ListOf, Record
+from ..state.tree import Plain, Tree
 
 __all__ = ["EPISODE", "AgentReturn", "Episode", "EpisodeTracker"]
 
@@ -40,13 +41,13 @@ class Episode(NamedTuple):
     agents: tuple[AgentReturn, ...] = ()
     is_cut: bool = False
 
-    def to_plain(self) -> list[Any]:
+    def to_plain(self) -> list[Plain]:
         """Plain data for a state: ``[return, length]``, with ``[[agent, module, return, length], ...]`` if several."""
-        plain: list[Any] = [float(self.episode_return), int(self.episode_length)]
+        plain: list[Plain] = [float(self.episode_return), int(self.episode_length)]
         return [*plain, [list(agent) for agent in self.agents]] if self.agents else plain
 
     @classmethod
-    def from_plain(cls, plain: Sequence[Any]) -> Episode:
+    def from_plain(cls, plain: Sequence[Plain]) -> Episode:
         """Back from ``to_plain``'s data."""
         agents = plain[2] if len(plain) > 2 else ()
         return cls(float(plain[0]), int(plain[1]), tuple(AgentReturn(a, m, float(r), int(n)) for a, m, r, n in agents))
@@ -113,7 +114,7 @@ class EpisodeTracker:
         self.returns[:] = 0.0
         self.lengths[:] = 0
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Running returns float64[N], lengths int64[N] and the counts over the lifetime; copies."""
         return {
             "returns": self.returns.copy(),
@@ -134,7 +135,7 @@ class EpisodeTracker:
             }
         )
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         """Take back a state that fits ``state_schema``."""
         self.returns, self.lengths = np.array(state["returns"], np.float64), np.array(state["lengths"], np.int64)
         self.num_episodes, self.num_lost = int(state["num_episodes"]), int(state["num_lost"])

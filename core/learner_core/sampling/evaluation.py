@@ -8,7 +8,7 @@ ends, whatever the environments do, as long as each step does: an episode that i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,13 +17,13 @@ from .actions import ActionDoor
 from .columns import Columns, tree_map
 from .episodes import Episode
 from .lane_memory import LaneMemory
-from .lanes import Lanes, Step
+from .lanes import AnyEnv, Lanes, Step
 from .noise_blocks import NoiseBlocks
 from .normalize import RunningNormalizer
 from .numpy_backend import Policy
 from .rebuilding import Tell, warn
 
-__all__ = ["DEFAULT_STEPS", "EpisodeQuota", "StepLimit", "Watch", "evaluate"]
+__all__ = ["DEFAULT_STEPS", "EpisodeQuota", "StepLimit", "Trial", "Watch", "evaluate"]
 
 #: Steps of an episode that nobody has set a limit for: about 100 minutes of a console game, at four frames a step.
 DEFAULT_STEPS = 100_000
@@ -48,7 +48,7 @@ class StepLimit:
         tell: Takes the warning; by default the user of this process.
     """
 
-    def __init__(self, given: int | None, environments: Iterable[Any] = (), *, tell: Tell | None = None) -> None:
+    def __init__(self, given: int | None, environments: Iterable[AnyEnv] = (), *, tell: Tell | None = None) -> None:
         own = [_own_limit(env) for env in environments] if given is None else []
         self.steps = given if given is not None else max([DEFAULT_STEPS, *own])
         self._tell = tell or warn
@@ -67,7 +67,7 @@ class StepLimit:
         return length >= self.steps
 
 
-def _own_limit(env: Any) -> int:
+def _own_limit(env: AnyEnv) -> int:
     """Steps after which the environment itself ends an episode; 0: it does not say."""
     try:
         return int(env.spec.max_episode_steps or 0)
@@ -107,23 +107,37 @@ class EpisodeQuota:
         return [episodes[i] for i in range(rounds) for episodes in self._played if i < len(episodes)]
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Who is measured, and where.
+
+    Attributes:
+        lanes: Environments to play in; they are reset.
+        policy: Answers observations.
+        door: Fits actions to the environments.
+        example: One observation, for shapes and dtypes.
+        normalizer: Normalises observations; learns nothing here.
+        mask: Where observations say which actions are allowed.
+        learned_rewards: Rewards float[N] as a learner gets them, which a memory may be told of.
+    """
+
+    lanes: Lanes
+    policy: Policy
+    door: ActionDoor
+    example: Columns
+    normalizer: RunningNormalizer | None
+    mask: ActionMask | None
+    learned_rewards: Callable[[np.ndarray], np.ndarray]
+
+
 def evaluate(
-    lanes: Lanes,
-    policy: Policy,
-    door: ActionDoor,
+    trial: Trial,
     num_episodes: int,
     *,
-    example: Columns,
-    normalizer: RunningNormalizer | None,
     seeds: Sequence[int],
-    noise_seed: int,
-    stream: str,
-    explore: bool,
-    mask: ActionMask | None = None,
-    learned_rewards: Callable[[np.ndarray], np.ndarray] | None = None,
+    noise: NoiseBlocks | None,
+    limit: StepLimit,
     watch: Watch | None = None,
-    max_episode_steps: int | None = None,
-    tell: Tell | None = None,
 ) -> list[Episode]:
     """Play a fixed number of episodes in each lane: its quota (``EpisodeQuota``).
 
@@ -132,39 +146,29 @@ def evaluate(
     reset together.
 
     Args:
-        lanes: Environments to play in; they are reset.
-        policy: Answers observations.
-        door: Fits actions to the environments.
+        trial: Who plays, and where.
         num_episodes: How many episodes in all.
-        example: One observation, for shapes and dtypes.
-        normalizer: Normalises observations; learns nothing here.
         seeds: One per lane.
-        noise_seed: Seed of the action noise.
-        stream: Name of the action noise.
-        explore: Sample actions instead of taking the most likely ones.
-        mask: Where observations say which actions are allowed.
-        learned_rewards: Rewards float[N] as a learner gets them, which a memory may be told of; None: as they are.
+        noise: Samples actions; None takes the most likely ones.
+        limit: How long an episode may be.
         watch: Told of every step; the last one of an episode that is cut is truncated.
-        max_episode_steps: Steps of an episode, at most.
-        tell: Told where no limit was set and an episode goes on and on; by default the user of this process.
 
     Returns:
         The episodes: every lane's first, then every lane's second, ...
     """
+    lanes, door, normalizer = trial.lanes, trial.door, trial.normalizer
     count = lanes.num_envs
     quota = EpisodeQuota(num_episodes, count)
-    obs: Any = tree_map(lambda leaf: np.empty((count, *leaf.shape), leaf.dtype), example)
-    noise = NoiseBlocks(noise_seed, stream, count, policy.noise_shape)
+    obs: Columns = tree_map(lambda leaf: np.empty((count, *leaf.shape), leaf.dtype), trial.example)
     returns, lengths = np.zeros(count), np.zeros(count, np.int64)
     memory = LaneMemory(
-        policy,
+        trial.policy,
         count,
-        mask,
+        trial.mask,
         action_space=door.space,
         whose=lambda lane: f"environment {lane} of an evaluation, step {lanes.num_steps}",
     )
     lanes.reset(seeds, obs)
-    limit = StepLimit(max_episode_steps, lanes.environments(), tell=tell)
     # Lanes whose episode was cut, and which cannot begin another one by themselves.
     waits = np.zeros(count, np.bool_)
     step_number = num_resets = 0
@@ -177,8 +181,8 @@ def evaluate(
         seen = memory.seen(obs)
         allowed = memory.allowed(obs)
         shown = seen if normalizer is None else normalizer.normalize(seen)
-        row = noise.at(step_number) if explore else None
-        answer = memory.ask(shown, noise=row, explore=explore, allowed=allowed)
+        row = None if noise is None else noise.at(step_number)
+        answer = memory.ask(shown, noise=row, explore=noise is not None, allowed=allowed)
         state_out = answer.pop("state_out", None)
         before = None if watch is None else tree_map(np.array, seen)
         step = lanes.step(door.to_env(answer["actions"]), obs)
@@ -205,7 +209,7 @@ def evaluate(
             returns[lane], lengths[lane] = 0.0, 0
         if cut and not lanes.begin_again(cut, obs):
             waits[cut] = True
-        paid = step.rewards if learned_rewards is None else learned_rewards(np.asarray(step.rewards, np.float64))
+        paid = trial.learned_rewards(np.asarray(step.rewards, np.float64))
         memory.advance(step, memory.after(state_out, answer["actions"], paid))
     return quota.episodes()
 

@@ -6,13 +6,13 @@ Needs the state that a module begins with and its action space. Refuses leaves o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from .. import numpy_xp
 from ..errors import ConfigError
 from ..maths.action_inputs import PREV_ACTION, PREV_REWARD, ActionInputs
+from ..spaces import AnySpace
 
 __all__ = ["Feedback"]
 
@@ -28,7 +28,7 @@ class Feedback:
         ConfigError: A leaf of that name has another shape.
     """
 
-    def __init__(self, initial_state: Mapping[str, np.ndarray], action_space: Any) -> None:
+    def __init__(self, initial_state: Mapping[str, np.ndarray], action_space: AnySpace) -> None:
         self._actions: ActionInputs | None = None
         self.rewarded = PREV_REWARD in initial_state
         if PREV_ACTION in initial_state:

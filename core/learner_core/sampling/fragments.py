@@ -6,13 +6,12 @@ batch takes the oldest ones, whoever sampled them, and what it leaves waits for 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 
 from ..state.schema import Array, Nullable, Record, Schema, refuse
-from ..state.tree import describe, join
+from ..state.tree import Plain, Tree, describe, join
 from .columns import Columns, tree_map, tree_paths
 from .rollout import Rollout
 from .sequences import rollout_to_sequences
@@ -83,7 +82,7 @@ class WaitingSequences:
         self._count -= count
         return join_sequences([part for part, _ in taken]), np.concatenate([versions for _, versions in taken])
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Plain data; nothing waits any less for it."""
         if not self._count:
             return {"batch": None, "versions": np.zeros(0, np.int64)}
@@ -99,7 +98,7 @@ class WaitingSequences:
             batch: What sequences of the module must be, ``loss_mask`` [B, T] among them.
         """
 
-        def rule(state: Mapping[str, Any], path: str) -> None:
+        def rule(state: Tree, path: str) -> None:
             count, place = len(state["versions"]), join(path, "batch")
             if (state["batch"] is None) != (not count):
                 refuse(place, f"{count} sequences, None for 0", describe(state["batch"]))
@@ -110,7 +109,7 @@ class WaitingSequences:
         fields = {"batch": Nullable(batch), "versions": Array((None,), np.int64, least=0)}
         return Record(fields, rule=rule, what="waiting sequences")
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         """Go on from what ``get_state`` returned."""
         versions = np.asarray(state["versions"], np.int64)
         self._parts = [(tree_map(np.asarray, state["batch"]), versions)] if len(versions) else []

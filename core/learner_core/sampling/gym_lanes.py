@@ -7,8 +7,7 @@ environment that is no ``VectorEnv`` and does not say its mode, and environments
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,11 +16,13 @@ from ..config.foreign import closed, failure
 from ..config.foreign_arrays import ArrayForm
 from ..errors import EnvError, EnvOutputError
 from ..plugins.containment import said
-from .answers import flags_of, reset_result, rewards_of, step_result
+from ..state.tree import Plain, Tree
+from .actions import EnvActions
+from .answers import Infos, flags_of, reset_result, rewards_of, step_result
 from .checked_env import check_infos
 from .columns import Columns, tree_map
 from .env_state import layers_of
-from .lanes import DISABLED, NEXT_STEP, SAME_STEP, Step, lose
+from .lanes import DISABLED, NEXT_STEP, SAME_STEP, AnyEnv, AnyVectorEnv, Step, lose
 from .observations import ObservationReader
 from .rebuilding import Rebuilding, Tell
 from .space_generators import SpaceSeeds
@@ -46,7 +47,7 @@ class GymLanes(Rebuilding):
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        make: Callable[[], AnyVectorEnv],
         *,
         max_restarts: int,
         step_timeout_s: float | None = None,
@@ -61,7 +62,7 @@ class GymLanes(Rebuilding):
         self._space_seeds: list[SpaceSeeds] = []
         self._adopt(make())
 
-    def _adopt(self, env: Any) -> None:
+    def _adopt(self, env: AnyVectorEnv) -> None:
         self.env = env
         self.num_envs = int(env.num_envs)
         self.observation_space = env.single_observation_space
@@ -94,7 +95,7 @@ class GymLanes(Rebuilding):
         self._reader.write_all(out, obs)
         self._reader.check(out)
 
-    def step(self, actions: Any, out: Columns) -> Step:
+    def step(self, actions: EnvActions, out: Columns) -> Step:
         self.num_steps += 1
         try:
             step = self._step(actions, out)
@@ -108,7 +109,7 @@ class GymLanes(Rebuilding):
         self._reader.check(out)
         return step
 
-    def _step(self, actions: Any, out: Columns) -> Step:
+    def _step(self, actions: EnvActions, out: Columns) -> Step:
         """One step, copied before the reset of what has ended: environments may write into what they returned."""
         whose, count = self._whose, self.num_envs
         answer = step_result(self._stepped(self._arrays.give(_batched(actions))), 0, whose)
@@ -150,11 +151,11 @@ class GymLanes(Rebuilding):
         self._reader.check(out)
         return True
 
-    def _reset_some(self, chosen: np.ndarray) -> Any:
+    def _reset_some(self, chosen: np.ndarray) -> object:
         """Reset the environments of a mask bool[N]; the observations of all."""
         return self._reset(options={"reset_mask": self._arrays.give(chosen)})
 
-    def _final(self, infos: Mapping[str, Any], lane: int) -> Columns:
+    def _final(self, infos: Infos, lane: int) -> Columns:
         if "final_obs" not in infos:
             raise EnvError(
                 f"environment {lane} ended its episode in autoreset mode {SAME_STEP} without infos['final_obs']: "
@@ -171,24 +172,20 @@ class GymLanes(Rebuilding):
         self._reader.check(tree_map(lambda leaf: leaf[np.newaxis], picked), lambda _: self._whose(lane))
         return picked
 
-    def _rebuild(self, error: Exception) -> Any:
-        def begin(error: Exception, seed: int) -> Any:
+    def _rebuild(self, error: Exception) -> object:
+        def begin(error: Exception, seed: int) -> object:
             self._close_broken(error)
             self._adopt(self._make())
             return self._begin_anew(seed)
 
-        def whose() -> str:
-            return f"the vector environment of {self._whose(0)}"
-
-        error = _inner(error)
         try:
-            return self._retry(error, begin, seed=self._seed, whose=whose)
+            return self._retry(_inner(error), begin, seed=self._seed, whose=self._whose_vector)
         except EnvError:
             if hasattr(self.env, "processes"):
                 _end_processes(self.env)  # asked to close, it would wait for those that are dead or hang
             raise
 
-    def _begin_anew(self, seed: int) -> Any:
+    def _begin_anew(self, seed: int) -> object:
         """Seed the environments with their spaces, and reset them; their first observations."""
         for number, env in enumerate(self.environments()):
             if number == len(self._space_seeds):
@@ -196,24 +193,25 @@ class GymLanes(Rebuilding):
             self._space_seeds[number].seed(layers_of(env), seed + number)
         return self._reset(seed=seed)
 
-    def _stepped(self, actions: Any) -> Any:
+    def _stepped(self, actions: object) -> object:
         if self._step_timeout_s is None or not hasattr(self.env, "processes"):
             return self.env.step(actions)
         self.env.step_async(actions)
         return self._in_time(self.env.step_wait)
 
-    def _reset(self, **arguments: Any) -> Any:
+    def _reset(self, **arguments: object) -> object:
         """The first observations of the environments that are reset."""
         if self._step_timeout_s is None or not hasattr(self.env, "processes"):
             result = self.env.reset(**arguments)
         else:
             self.env.reset_async(**arguments)
             result = self._in_time(self.env.reset_wait)
-        obs = self._arrays.read(reset_result(result, 0, self._whose))
-        check_infos(result[1] or {}, self._whose)
-        return obs
+        obs, infos = reset_result(result, 0, self._whose)
+        read = self._arrays.read(obs)
+        check_infos(infos, self._whose)
+        return read
 
-    def _in_time(self, wait: Callable[..., Any]) -> Any:
+    def _in_time(self, wait: Callable[..., object]) -> object:
         """The answer of environments in processes of their own."""
         from gymnasium import logger
 
@@ -241,14 +239,14 @@ class GymLanes(Rebuilding):
             error.add_note(f"closing it raised {said(failure(close_error))}")
             self.env.closed = True  # or its destructor tries again
 
-    def environments(self) -> list[Any]:
+    def environments(self) -> list[AnyEnv | AnyVectorEnv]:
         if hasattr(self.env, "processes"):
             return []  # the environments live in other processes
         if hasattr(self.env.unwrapped, "envs"):
             return [self.env, *self.env.unwrapped.envs]
         return [self.env]
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         return {
             "kind": f"{type(self.env.unwrapped).__qualname__}/{self.autoreset}",
             "num_restarts": self.num_restarts,
@@ -256,16 +254,19 @@ class GymLanes(Rebuilding):
             "was_done": self._was_done.copy(),
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         self.num_restarts = int(state["num_restarts"])
         self._seed = int(state["seed"])
         self._was_done = np.array(state["was_done"], np.bool_)
 
     def close(self) -> None:
-        closed(self.env.close, whose=lambda: f"the vector environment of {self._whose(0)}")
+        closed(self.env.close, whose=self._whose_vector)
+
+    def _whose_vector(self) -> str:
+        return f"the vector environment of {self._whose(0)}"
 
 
-def _is_gymnasiums(env: Any) -> bool:
+def _is_gymnasiums(env: AnyVectorEnv) -> bool:
     import gymnasium as gym
 
     return isinstance(env, gym.vector.VectorEnv)
@@ -277,7 +278,7 @@ def _inner(error: Exception) -> Exception:
     return inner if isinstance(inner, Exception) and type(inner) is type(error) else error
 
 
-def _end_processes(env: Any) -> None:
+def _end_processes(env: AnyVectorEnv) -> None:
     """Let nothing be left of an AsyncVectorEnv, whatever its processes are doing; may be called twice."""
     if env.closed:
         return
@@ -297,6 +298,6 @@ def _pick(obs: Columns, lane: int) -> Columns:
     return tree_map(lambda leaf: np.array(leaf[lane]), obs)
 
 
-def _batched(actions: Any) -> Any:
+def _batched(actions: EnvActions) -> object:
     """As a vector environment takes them: those of a Dict or Tuple part by part."""
     return actions.batched if isinstance(actions, NestedActions) else actions

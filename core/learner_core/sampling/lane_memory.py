@@ -8,14 +8,14 @@ about its final observation, and begins anew after that.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from ..errors import EnvError
 from ..maths.action_masks import ActionMask
+from ..spaces import AnySpace
 from ..state.schema import Array, Nullable, Record, Schema
-from .actions import ActionDoor
+from ..state.tree import Plain, Tree
 from .columns import Columns, columns_schema, tree_map
 from .feedback import Feedback
 from .lanes import Step
@@ -45,7 +45,7 @@ class LaneMemory:
         num_envs: int,
         mask: ActionMask | None,
         *,
-        action_space: Any,
+        action_space: AnySpace,
         whose: Callable[[int], str] | None = None,
     ) -> None:
         self._policy = policy
@@ -96,18 +96,11 @@ class LaneMemory:
 
     def ask(
         self, obs: Columns, *, noise: np.ndarray | None, explore: bool, allowed: np.ndarray | None
-    ) -> dict[str, Any]:
+    ) -> dict[str, Columns]:
         """The policy's answer to what it sees; ``state_out`` among it if it is recurrent."""
-        more: dict[str, Any] = {}
-        if allowed is not None:
-            more["mask"] = allowed
-        if self._initial:
-            more["state"] = self.state
-        return self._policy.compute_actions(obs, noise=noise, explore=explore, **more)
-
-    def random(self, door: ActionDoor, uniforms: np.ndarray, allowed: np.ndarray | None) -> dict[str, Any]:
-        """Random actions, among those that are allowed."""
-        return {"actions": door.random(uniforms, allowed)}
+        more: dict[str, Columns] = {"mask": allowed, "state": self.state if self._initial else None}
+        known = {name: value for name, value in more.items() if value is not None}
+        return self._policy.compute_actions(obs, noise=noise, explore=explore, **known)
 
     def after(self, state_out: Columns | None, actions: np.ndarray, rewards: np.ndarray) -> Columns:
         """The state after a step, before lanes begin anew: leaves [N, ...]; {} without memory.
@@ -138,7 +131,7 @@ class LaneMemory:
 
     # ------------------------------------------------------------------------------------------------------- state
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Copies: ``state`` by leaf, ``fresh`` and ``over`` bool[N]."""
         return {"state": tree_map(np.array, self.state), "fresh": self.fresh.copy(), "over": self._over.copy()}
 
@@ -149,7 +142,7 @@ class LaneMemory:
         schema = Record(fields, what="recurrent state")
         return schema if self._initial else Nullable(schema)
 
-    def set_state(self, state: Mapping[str, Any] | None) -> None:
+    def set_state(self, state: Tree | None) -> None:
         """Take back what fits ``state_schema``; ``None`` (a state from before there was memory) begins anew."""
         if state is None:
             self.begin()

@@ -6,14 +6,22 @@ Needs gymnasium's observations: arrays, or nested dicts and tuples of them. Gymn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from ..spaces import AnySpace
 from ..state.schema import COUNT, SEED, Array, ListOf, Record, Schema, Text
+from ..state.tree import Plain, Tree
+from .actions import EnvActions
 from .columns import Columns
+
+if TYPE_CHECKING:
+    from gymnasium import Env
+    from gymnasium.vector import VectorEnv
+    from pettingzoo import AECEnv, ParallelEnv
 
 __all__ = ["DISABLED", "NEXT_STEP", "SAME_STEP", "Lanes", "LanesSchema", "Step", "lose"]
 
@@ -26,6 +34,14 @@ _STEPPED_HERE = ("sync", "parallel")
 def _is_kind(text: str) -> bool:
     name, _, mode = text.partition("/")
     return text in _STEPPED_HERE or (bool(name) and mode in (NEXT_STEP, SAME_STEP, DISABLED))
+
+
+#: Environments of gymnasium, of whatever observations and actions.
+AnyEnv: TypeAlias = "Env[Any, Any]"
+AnyVectorEnv: TypeAlias = "VectorEnv[Any, Any, Any]"
+#: The same of PettingZoo: with turns, and with them or in parallel.
+TurnBasedEnv: TypeAlias = "AECEnv[Any, Any, Any]"
+AgentsEnv: TypeAlias = "ParallelEnv[Any, Any, Any] | AECEnv[Any, Any, Any]"
 
 
 @dataclass(slots=True)
@@ -53,8 +69,8 @@ class Lanes(Protocol):
     """
 
     num_envs: int
-    observation_space: Any
-    action_space: Any
+    observation_space: AnySpace
+    action_space: AnySpace
     autoreset: str
     num_restarts: int
     num_steps: int
@@ -63,7 +79,7 @@ class Lanes(Protocol):
         """Start N episodes; observations are written to ``out`` ([N, ...] leaves)."""
         ...
 
-    def step(self, actions: Any, out: Columns) -> Step:
+    def step(self, actions: EnvActions, out: Columns) -> Step:
         """Step all lanes; the observations to act on next are written to ``out``."""
         ...
 
@@ -75,15 +91,15 @@ class Lanes(Protocol):
         """
         ...
 
-    def environments(self) -> list[Any]:
+    def environments(self) -> list[AnyEnv | AnyVectorEnv]:
         """The Python objects whose state can be saved: N environments, one vector environment, or none."""
         ...
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """What the lanes themselves carry from step to step: plain values, among them their ``kind``."""
         ...
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         """Take back the state of lanes of the same kind."""
         ...
 
@@ -107,7 +123,7 @@ class LanesSchema(Schema):
         """In words."""
         return "the state of environments, with their kind"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: Plain, path: str) -> None:
         """As ``Schema.check``."""
         kind = Text('a kind of environments: "sync", "parallel" or "<class>/<autoreset mode>"', _is_kind)
         Record({"kind": kind, "num_restarts": COUNT}, is_open=True, what=self.expected).check(value, path)

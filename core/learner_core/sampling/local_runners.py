@@ -15,13 +15,16 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import EnvError
 from ..group.nursery import Nursery, nursery_for
+from .make_runner import Weights
 from .runner_memory import FragmentReader, WeightsBoard
 from .runner_process import LENGTH, MOVED
+from .runner_server import Answer, Argument
 
 __all__ = ["LocalRunners", "ProcessRunner"]
 
@@ -61,7 +64,7 @@ class ProcessRunner:
         self._out = bytearray()
         self._in = bytearray()
 
-    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
+    def send(self, operation: str, argument: Argument) -> None:
         """As ``RunnerHandle.send``."""
         if operation == "sample":
             argument = {**argument, "slot": self._num_samples % self._num_slots}
@@ -92,7 +95,7 @@ class ProcessRunner:
         """Whether something waits to be sent."""
         return bool(self._out)
 
-    def poll(self) -> list[tuple[bool, Any]]:
+    def poll(self) -> list[Answer]:
         """As ``RunnerHandle.poll``."""
         self._flush()
         self._hear()
@@ -115,7 +118,7 @@ class ProcessRunner:
             answers.append(self._read(message))
         return answers
 
-    def _read(self, message: bytes) -> tuple[bool, Any]:
+    def _read(self, message: bytes) -> Answer:
         """An answer; one that cannot be read is a failed one, for each request has its own."""
         try:
             kind, answer = pickle.loads(message)
@@ -165,8 +168,8 @@ class LocalRunners:
         framework: the backend that answers observations in the runners; "" if numpy does.
     """
 
-    def __init__(self, config: Any, setup: bytes, framework: str) -> None:
-        self._num_slots = int(getattr(config, "max_requests_in_flight_per_env_runner", 1))
+    def __init__(self, config: AlgorithmSettings, setup: bytes, framework: str) -> None:
+        self._num_slots = int(config.max_requests_in_flight_per_env_runner)
         self._setup = setup
         self._framework = framework
         self._board = WeightsBoard()
@@ -186,7 +189,7 @@ class LocalRunners:
         """As ``RunnerLauncher.renew``."""
         self._setup = setup
 
-    def publish(self, weights: Mapping[str, Mapping[str, Any]], version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
         """As ``RunnerLauncher.publish``."""
         if self._board.publish(weights, version):
             for handle in self._handles.values():

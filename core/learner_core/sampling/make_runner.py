@@ -5,80 +5,33 @@ Needs a config and complete module specs. Refuses nothing itself. Runners in thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from ..config.agents import ONLY_MODULE, is_multi_agent
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import ConfigError
+from ..learning.rl_module import RLModuleSpec
 from .env_runner import EnvRunner
-from .evaluation import Watch
 from .multi_agent_env_runner import MultiAgentEnvRunner
-from .numpy_backend import Policy
+from .numpy_backend import MakePolicy
 from .rebuilding import Tell
 
-__all__ = ["MakePolicy", "Runner", "Weights", "give_weights", "make_runner"]
+__all__ = ["Runner", "Weights", "change_modules", "give_weights", "make_runner"]
 
-#: (config, module spec) -> who answers observations for this module.
-MakePolicy: TypeAlias = Callable[[Any, Any], Policy]
 #: {module_id: {name: array}}.
 Weights: TypeAlias = Mapping[str, Mapping[str, np.ndarray]]
-
-
-class Runner(Protocol):
-    """What a group of runners asks of each; ``EnvRunner`` says what the methods do."""
-
-    num_envs: int
-
-    @property
-    def num_vector_steps(self) -> int:
-        """Steps of all environments so far: it must grow while ``sample`` gets on, or the runner counts as hung."""
-
-    def set_weights(self, weights: Any) -> None:
-        """Of one module {name: array}, or of all {module_id: {name: array}}: see ``give_weights``."""
-
-    def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> Any:
-        """A ``Rollout``, or {module_id: Rollout}."""
-
-    def evaluate(
-        self,
-        num_episodes: int,
-        *,
-        explore: bool = False,
-        watch: Watch | None = None,
-        max_episode_steps: int | None = None,
-    ) -> list[Any]:
-        """Whole episodes in environments of their own."""
-
-    def metrics(self) -> dict[str, Any]:
-        """``episodes`` since the last call; every other entry is a lifetime count, to be summed over runners."""
-
-    def take_statistics(self) -> dict[str, Any]:
-        """What the normalisers saw since the last call: {name: moments}."""
-
-    def get_statistics(self) -> dict[str, Any]:
-        """All that the normalisers know: {name: moments}."""
-
-    def set_statistics(self, statistics: Mapping[str, Any]) -> None:
-        """Normalise by these from now on."""
-
-    def get_state(self, *, environments: bool = True) -> dict[str, Any]:
-        """Plain data, ``num_vector_steps`` and ``env_state`` ("exact" or "restarted") among them."""
-
-    def set_state(self, state: Mapping[str, Any]) -> str:
-        """Go on from there; with ``env_state`` "restarted", in new episodes seeded by ``num_vector_steps``."""
-
-    def close(self) -> None:
-        """Release everything."""
+#: What a group of runners has of each.
+Runner: TypeAlias = EnvRunner | MultiAgentEnvRunner
 
 
 def make_runner(
-    config: Any,
-    module_specs: Mapping[str, Any],
+    config: AlgorithmSettings,
+    module_specs: Mapping[str, RLModuleSpec],
     *,
     worker_index: int = 0,
-    env: Any = None,
     make_policy: MakePolicy | None = None,
     tell: Tell | None = None,
 ) -> Runner:
@@ -88,7 +41,6 @@ def make_runner(
         config: frozen configuration.
         module_specs: {module_id: RLModuleSpec}, complete.
         worker_index: 0 for the one in the driver; those of other processes count from 1.
-        env: takes the place of ``config.env``.
         make_policy: who answers observations; by default the modules in numpy.
         tell: told of every environment that is made anew; by default the user of this process.
 
@@ -99,14 +51,10 @@ def make_runner(
         ConfigError: several modules act where there is one agent, or the one that does has another name than
             "default_policy".
     """
-    given: dict[str, Any] = {
-        "seed": int(getattr(config, "seed", 0)),
-        "env": env,
-        "worker_index": worker_index,
-        "tell": tell,
-    }
     if is_multi_agent(config):
-        return MultiAgentEnvRunner(config, module_specs, make_policy=make_policy, **given)
+        return MultiAgentEnvRunner(
+            config, module_specs, seed=int(config.seed), worker_index=worker_index, make_policy=make_policy, tell=tell
+        )
     if len(module_specs) > 1:
         raise ConfigError(
             f"{len(module_specs)} modules act ({', '.join(module_specs)}), and the environment has one agent: name the "
@@ -120,7 +68,7 @@ def make_runner(
             f"{module_id!r}: give it that name"
         )
     policy = None if make_policy is None else make_policy(config, spec)
-    return EnvRunner(config, spec, policy=policy, raw=config.samples_raw, **given)
+    return EnvRunner(config, spec, seed=int(config.seed), worker_index=worker_index, policy=policy, tell=tell)
 
 
 def give_weights(runner: Runner, weights: Weights) -> None:
@@ -130,4 +78,19 @@ def give_weights(runner: Runner, weights: Weights) -> None:
         runner: any runner.
         weights: {module_id: {name: array}}.
     """
-    runner.set_weights(next(iter(weights.values())) if isinstance(runner, EnvRunner) else weights)
+    if isinstance(runner, EnvRunner):
+        runner.set_weights(next(iter(weights.values())))
+    else:
+        runner.set_weights(weights)
+
+
+def change_modules(
+    runner: Runner,
+    config: AlgorithmSettings,
+    module_specs: Mapping[str, RLModuleSpec],
+    weights: Weights,
+    statistics_of: Mapping[str, str],
+) -> None:
+    """Change the modules of a runner of several agents; see ``MultiAgentEnvRunner.set_modules``."""
+    assert isinstance(runner, MultiAgentEnvRunner)  # one agent has one module, and no other
+    runner.set_modules(config, module_specs, weights=weights, statistics_of=statistics_of)

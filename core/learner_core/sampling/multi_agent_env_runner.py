@@ -1,9 +1,9 @@
 """Steps N copies of a PettingZoo environment with one policy per module and records what happened.
 
-Needs a config (``env env_config num_envs_per_env_runner policies policy_mapping_fn policies_to_train
-normalize_observations``), a spec of every module with its spaces, and weights before the first policy action. Refuses
-what its parts refuse (``multi_agent_lanes``, ``agent_game``), and normalised rewards.
-Imports no framework.
+Needs a config (``env env_config num_env_runners num_envs_per_env_runner policy_mapping_fn policies_to_train
+normalize_observations normalize_rewards action_mask_in_info critic_observes max_env_restarts``), a spec of every module
+with its spaces, and weights before the first policy action. Refuses what its parts refuse (``multi_agent_lanes``,
+``agent_game``), and normalised rewards. Imports no framework.
 
 One step, in the order that matters:
 
@@ -20,15 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
-from ..config.agents import AgentMapping, is_environment
+from ..config.agents import AgentMapping, EnvSource, is_environment
+from ..config.algorithm_settings import AlgorithmSettings
 from ..config.environments import make_env, wrapped
 from ..errors import ConfigError
+from ..learning.rl_module import RLModuleSpec
 from ..state.schema import COUNT, Record, Schema
-from ..state.tree import join
+from ..state.tree import Plain, Tree, join
+from .actions import EnvActions
 from .agent_evaluation import evaluate_agents
 from .agent_fragment import AgentFragment
 from .agent_game import AgentGame, Lane
@@ -38,10 +40,11 @@ from .agent_player import Player
 from .agent_recorder import AgentRecorder
 from .columns import Columns
 from .episodes import Episode
-from .evaluation import Watch
+from .evaluation import StepLimit, Watch
+from .lanes import AgentsEnv
 from .multi_agent_lanes import AgentLanes
 from .normalize import NO_STATISTICS, RunningMoments
-from .numpy_backend import NumpyPolicy
+from .numpy_backend import MakePolicy, NumpyPolicy
 from .open_rows import OpenRows, check_owners, open_rows_schema
 from .rebuilding import Tell
 from .rollout import Rollout
@@ -56,10 +59,9 @@ class MultiAgentEnvRunner(RunnerBase):
     Seeds, statistics and state are as ``RunnerBase`` says.
 
     Args:
-        config: An ``AlgorithmConfig``, or anything with the fields named above.
+        config: An ``AlgorithmSettings``, or anything with the fields named above.
         module_specs: {module_id: ``RLModuleSpec``}, with their spaces.
         seed: The run's seed.
-        env: Takes the place of ``config.env``: a name, a callable, or an environment (one copy).
         worker_index: Which runner this is; runners of one seed have noise and environments of their own.
         make_policy: (config, spec) -> who answers observations; by default the modules in numpy.
         tell: Told of every environment that is made anew; by default the user of this process.
@@ -74,31 +76,30 @@ class MultiAgentEnvRunner(RunnerBase):
 
     def __init__(
         self,
-        config: Any,
-        module_specs: Mapping[str, Any],
+        config: AlgorithmSettings,
+        module_specs: Mapping[str, RLModuleSpec],
         *,
         seed: int,
-        env: Any = None,
         worker_index: int = 0,
-        make_policy: Any = None,
+        make_policy: MakePolicy | None = None,
         tell: Tell | None = None,
     ) -> None:
-        super().__init__(config, env=env, worker_index=worker_index, tell=tell)
+        super().__init__(config, worker_index=worker_index, tell=tell)
         self._make_policy = make_policy
-        self.num_envs = int(getattr(config, "num_envs_per_env_runner", 1))
-        if getattr(config, "normalize_rewards", False):
+        self.num_envs = int(config.num_envs_per_env_runner)
+        if config.normalize_rewards:
             raise ConfigError(
                 "normalize_rewards=True: rewards of several agents are not scaled; scale them in the environment"
             )
         self.players: dict[str, Player] = {mid: self._make_player(spec) for mid, spec in module_specs.items()}
-        self._mapping = AgentMapping(getattr(config, "policy_mapping_fn", None), list(self.players))
-        self._trained: list[str] | None = getattr(config, "policies_to_train", None)
+        self._mapping = AgentMapping(config.policy_mapping_fn, list(self.players))
+        self._trained: list[str] | None = config.policies_to_train
         self._set_seed(int(seed))
         self._num_agent_steps = 0
         self._broken = False
         self._waiting: dict[str, OpenRows] = {}
         self._evaluation: AgentGame | None = None
-        runners = 1 + int(getattr(config, "num_env_runners", 0))
+        runners = 1 + int(config.num_env_runners)
         self._game = self._make_game(self._env, self.num_envs, first=worker_index * self.num_envs, runners=runners)
         self.lanes = self._game.lanes
         try:
@@ -118,7 +119,7 @@ class MultiAgentEnvRunner(RunnerBase):
             if module_id in self.players:
                 self.players[module_id].policy.set_weights(values)
 
-    def set_config(self, config: Any) -> None:
+    def set_config(self, config: AlgorithmSettings) -> None:
         """Go by these settings from now on, as far as a run can change them: who learns, and who plays whom."""
         self.set_modules(config, {module_id: player.spec for module_id, player in self.players.items()}, weights={})
 
@@ -153,7 +154,7 @@ class MultiAgentEnvRunner(RunnerBase):
         fragment = AgentFragment(num_steps, self.num_envs, self._waiting)
         for t in range(num_steps):
             groups = game.groups()
-            actions: dict[str, np.ndarray] = {}
+            actions: dict[str, EnvActions] = {}
             for module_id, lanes in groups.items():
                 player = self.players[module_id]
                 obs = self._observed(game, module_id, lanes)
@@ -161,7 +162,7 @@ class MultiAgentEnvRunner(RunnerBase):
                 state, fresh = game.memory(module_id, lanes)
                 if random_actions:
                     uniforms = self._random_noise.at(self._num_vector_steps, module_id, player, lanes)
-                    answer: dict[str, Any] = {"actions": player.door.random(uniforms, allowed)}
+                    answer: dict[str, Columns] = {"actions": player.door.random(uniforms, allowed)}
                 else:
                     noise = None
                     if explore:
@@ -232,16 +233,15 @@ class MultiAgentEnvRunner(RunnerBase):
             observed=lambda module_id, lanes: self._observed(game, module_id, lanes, learn=False),
             seeds=self._env_seeds("evaluation", number, count),
             noise=self._noise(f"evaluation/{number}") if explore else None,
-            max_episode_steps=max_episode_steps,
-            tell=self._tell,
+            limit=StepLimit(max_episode_steps, game.lanes.environments(), tell=self._tell),
         )
 
     # ------------------------------------------------------------------------------------------------------- modules
 
     def set_modules(
         self,
-        config: Any,
-        module_specs: Mapping[str, Any],
+        config: AlgorithmSettings,
+        module_specs: Mapping[str, RLModuleSpec],
         *,
         weights: Mapping[str, Mapping[str, np.ndarray]],
         statistics_of: Mapping[str, str] | None = None,
@@ -287,12 +287,12 @@ class MultiAgentEnvRunner(RunnerBase):
         self._set_seed(self.seed)  # a module of a name that was another's draws noise of its own shape
         self.set_weights(weights)
 
-    def _make_player(self, spec: Any) -> Player:
+    def _make_player(self, spec: RLModuleSpec) -> Player:
         if self._make_policy is not None:
             policy = self._make_policy(self._config, spec)
         else:
             policy = NumpyPolicy(spec)
-        return Player(spec, policy, normalized=bool(getattr(self._config, "normalize_observations", False)))
+        return Player(spec, policy, normalized=self._config.normalize_observations)
 
     # ------------------------------------------------------------------------------------------------------- state
 
@@ -316,7 +316,7 @@ class MultiAgentEnvRunner(RunnerBase):
             if player.normalizer is not None:
                 player.normalizer.refresh()
 
-    def _get_own_state(self) -> dict[str, Any]:
+    def _get_own_state(self) -> dict[str, Plain]:
         return {
             "num_agent_steps_sampled_lifetime": self._num_agent_steps,
             "game": self._game.get_state(),
@@ -327,7 +327,7 @@ class MultiAgentEnvRunner(RunnerBase):
             },
         }
 
-    def _own_schema(self, module_specs: Mapping[str, Any] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
+    def _own_schema(self, module_specs: Mapping[str, RLModuleSpec] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
         players = self._players_of(module_specs)
         normalizers = {
             module_id: NO_STATISTICS if player.normalizer is None else player.normalizer.state_schema()
@@ -343,20 +343,20 @@ class MultiAgentEnvRunner(RunnerBase):
         }
         return fields, ("waiting",)  # states from before turn-based games do not have it
 
-    def _check_parts(self, state: Mapping[str, Any], path: str) -> None:
+    def _check_parts(self, state: Tree, path: str) -> None:
         check_owners(state.get("waiting", {}), state["game"]["copies"], join(path, "waiting"))
 
     def rollout_columns(self, module_id: str, rows: tuple[None, ...] = (None, None)) -> dict[str, Schema]:
         """What columns of a module's fragment must be to be of this runner's environments."""
         return self.players[module_id].rollout_columns(rows)
 
-    def _players_of(self, module_specs: Mapping[str, Any] | None) -> dict[str, Player]:
+    def _players_of(self, module_specs: Mapping[str, RLModuleSpec] | None) -> dict[str, Player]:
         """The players with these modules, of which some may be new."""
         if module_specs is None:
             return self.players
         return {mid: self.players.get(mid) or self._make_player(spec) for mid, spec in module_specs.items()}
 
-    def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
+    def _set_own_state(self, state: Tree, *, exact: bool) -> None:
         for module_id, saved in state["normalizers"].items():
             normalizer = self.players[module_id].normalizer
             if normalizer is not None:
@@ -381,7 +381,13 @@ class MultiAgentEnvRunner(RunnerBase):
         return AgentNoise(self.seed, self.worker_index, self.num_envs, purpose)
 
     def _make_game(
-        self, env: Any, num_envs: int, *, first: int = 0, runners: int = 1, whose: Callable[[int], str] | None = None
+        self,
+        env: EnvSource | None,
+        num_envs: int,
+        *,
+        first: int = 0,
+        runners: int = 1,
+        whose: Callable[[int], str] | None = None,
     ) -> AgentGame:
         """Copies of an environment; their episodes are numbered apart from those of other runners."""
         if is_environment(env) and num_envs > 1:
@@ -390,13 +396,18 @@ class MultiAgentEnvRunner(RunnerBase):
                 "callable that makes it"
             )
 
-        def make() -> Any:
+        def make() -> AgentsEnv:
             config = self._config
             if is_environment(env):
                 return wrapped(env, config)
-            env_config = dict(getattr(config, "env_config", None) or {})
-            added = {name: getattr(config, name, None) for name in ("action_mask_in_info", "critic_observes")}
-            return make_env(SimpleNamespace(env=env, env_config=env_config, **added))
+            return make_env(
+                SimpleNamespace(
+                    env=env,
+                    env_config=dict(config.env_config),
+                    action_mask_in_info=config.action_mask_in_info,
+                    critic_observes=config.critic_observes,
+                )
+            )
 
         named = whose or self._whose
         lanes = AgentLanes(make, num_envs, max_restarts=self._max_restarts, whose=named, tell=self._tell)

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from ..config.agents import check_agents, is_turn_based
 from ..config.foreign import failure
 from ..errors import EnvError
 from ..plugins.containment import said
+from ..spaces import AnySpace
 from .agent_step import AgentStep
 from .answers import flag_of, mapping_of, reset_result, reward_of, step_result
 from .columns import Columns
+from .lanes import AgentsEnv
 from .observations import ObservationReader
 from .rebuilding import EnvList, Tell
 from .turns import TurnChecks, begin_turns, take_turn
@@ -30,7 +31,7 @@ from .turns import TurnChecks, begin_turns, take_turn
 __all__ = ["AgentLanes"]
 
 
-class AgentLanes(EnvList):
+class AgentLanes(EnvList["AgentsEnv", dict[str, Columns]]):
     """The copies.
 
     Args:
@@ -46,14 +47,14 @@ class AgentLanes(EnvList):
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        make: Callable[[], AgentsEnv],
         num_envs: int,
         *,
         max_restarts: int,
         whose: Callable[[int], str],
         tell: Tell | None = None,
     ) -> None:
-        def make_checked() -> Any:
+        def make_checked() -> AgentsEnv:
             env = make()
             check_agents(env)
             return env
@@ -80,16 +81,14 @@ class AgentLanes(EnvList):
 
     def begin_again(self, copy: int) -> dict[str, Columns]:
         """Give up one copy's running episode; {agent: observation} of a new one."""
-        shown: dict[str, Columns]
         try:
-            shown = self._begin(copy)
+            return self._begin(copy)
         except EnvError:
             raise
         except BaseException as error:
-            shown = self._rebuild(copy, failure(error))
-        return shown
+            return self._rebuild(copy, failure(error))
 
-    def step(self, copy: int, actions: dict[str, Any], waiting: Iterable[str] = ()) -> AgentStep:
+    def step(self, copy: int, actions: Mapping[str, object], waiting: Iterable[str] = ()) -> AgentStep:
         """Step one copy.
 
         Args:
@@ -106,7 +105,7 @@ class AgentLanes(EnvList):
         except BaseException as error:
             return AgentStep(self._rebuild(copy, failure(error)), over=True, lost=True)
 
-    def _step(self, copy: int, actions: dict[str, Any], waiting: Iterable[str]) -> AgentStep:
+    def _step(self, copy: int, actions: Mapping[str, object], waiting: Iterable[str]) -> AgentStep:
         env, whose, arrays = self.envs[copy], self._whose, self._arrays[copy]
         self._lengths[copy] += 1
         result = arrays.read(step_result(env.step(arrays.give(actions)), copy, whose)[:4])
@@ -134,7 +133,7 @@ class AgentLanes(EnvList):
             out.obs = self._begin(copy)
         return out
 
-    def _take_turn(self, copy: int, actions: dict[str, Any], waiting: Iterable[str]) -> AgentStep:
+    def _take_turn(self, copy: int, actions: Mapping[str, object], waiting: Iterable[str]) -> AgentStep:
         (action,) = actions.values()
         self._lengths[copy] += 1
         step = take_turn(self.envs[copy], self._arrays[copy].give(action), waiting, self._checks(copy))
@@ -147,7 +146,7 @@ class AgentLanes(EnvList):
         self._lengths[copy] = 0
         if is_turn_based(env):
             return begin_turns(env, seed, self._checks(copy))
-        answer = self._arrays[copy].read(reset_result(env.reset(**seed), copy, self._whose))
+        answer = self._arrays[copy].read(reset_result(env.reset(**seed), copy, self._whose)[0])
         obs = mapping_of(answer, "observations", copy, self._whose)
         if not env.agents:
             raise EnvError(f"{self._whose(copy)}: there is no agent after reset()")
@@ -163,12 +162,12 @@ class AgentLanes(EnvList):
             as_numpy=self._arrays[copy].read,
         )
 
-    def _check_names(self, copy: int, agents: Iterable[Any]) -> None:
+    def _check_names(self, copy: int, agents: Iterable[object]) -> None:
         for agent in agents:
             if not isinstance(agent, str):
                 raise EnvError(f"{self._whose(copy)}: agent {agent!r}: names of agents must be strings")
 
-    def _shown(self, copy: int, agents: Sequence[Any], obs: Mapping[str, Any]) -> dict[str, Columns]:
+    def _shown(self, copy: int, agents: Sequence[str], obs: Mapping[str, object]) -> dict[str, Columns]:
         """Observations of live agents; PettingZoo's interface promises one of each."""
         self._check_names(copy, agents)
         for agent in agents:
@@ -179,25 +178,25 @@ class AgentLanes(EnvList):
                 )
         return {agent: self._read(copy, agent, obs[agent]) for agent in agents}
 
-    def _read(self, copy: int, agent: str, obs: Any) -> Columns:
+    def _read(self, copy: int, agent: str, obs: object) -> Columns:
         self._check_names(copy, [agent])
         if agent not in self._readers:
             space, _ = self.spaces_of(copy, agent)
             self._readers[agent] = ObservationReader(space, functools.partial(self._whose_agent, agent))
         return self._readers[agent].read(obs, copy)
 
-    def _reward(self, copy: int, agent: Any, reward: Any) -> float:
+    def _reward(self, copy: int, agent: str, reward: object) -> float:
         return reward_of(reward, copy, functools.partial(self._whose_agent, agent))
 
-    def _flags(self, copy: int, agent: Any, terminated: Any, truncated: Any) -> tuple[bool, bool]:
+    def _flags(self, copy: int, agent: str, terminated: object, truncated: object) -> tuple[bool, bool]:
         """Whether an agent was reported terminated, or truncated."""
         whose = functools.partial(self._whose_agent, agent)
         return flag_of(terminated, "terminated", copy, whose), flag_of(truncated, "truncated", copy, whose)
 
-    def _whose_agent(self, agent: Any, copy: int) -> str:
+    def _whose_agent(self, agent: str, copy: int) -> str:
         return f"{self._whose(copy)}, agent {agent!r}"
 
-    def spaces_of(self, copy: int, agent: str) -> tuple[Any, Any]:
+    def spaces_of(self, copy: int, agent: str) -> tuple[AnySpace, AnySpace]:
         """An agent's (observation space, action space).
 
         Raises:

@@ -8,12 +8,13 @@ combined exactly in parallel, so that runners can be merged in any grouping.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from ..errors import StateError
 from ..state.schema import Array, Real, Record, Schema
+from ..state.tree import Plain, Tree
 from .columns import Columns, tree_paths
 
 __all__ = [
@@ -25,6 +26,10 @@ __all__ = [
     "merge_moments",
     "moments_schema",
 ]
+
+
+#: {name: what ``RunningMoments.get_state`` returned}.
+Statistics: TypeAlias = dict[str, dict[str, Plain]]
 
 
 class RunningMoments:
@@ -80,7 +85,7 @@ class RunningMoments:
         self.m2 = self.m2 + m2 + delta * delta * (self.count * count / total)
         self.count = total
 
-    def take_fresh(self) -> dict[str, Any]:
+    def take_fresh(self) -> dict[str, Plain]:
         """The state of what was taken in since the last call, or, at the first, of everything so far."""
         taken = self if self.fresh is None else self.fresh
         state = taken.get_state()
@@ -94,11 +99,11 @@ class RunningMoments:
             return np.ones_like(self.m2)
         return self.m2 / self.count
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """``{"count": float, "mean": float64[*shape], "m2": float64[*shape]}``, copies."""
         return {"count": float(self.count), "mean": np.array(self.mean), "m2": np.array(self.m2)}
 
-    def set_state(self, state: Mapping[str, Any], *, path: str = "") -> None:
+    def set_state(self, state: Tree, *, path: str = "") -> None:
         """Take a state back.
 
         Raises:
@@ -117,7 +122,7 @@ class _NoStatistics(Schema):
         """In words."""
         return "None"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if value is not None:
             raise StateError("normalisation is off here and not in the state; build with the same settings", path=path)
@@ -137,7 +142,7 @@ def moments_schema(shape: tuple[int, ...] | None) -> Record:
     return Record(fields, what="moments")
 
 
-def _one_shape(moments: Mapping[str, Any], path: str) -> None:
+def _one_shape(moments: Tree, path: str) -> None:
     Array(np.shape(moments["mean"])).check(moments["m2"], f"{path}/m2")
 
 
@@ -145,7 +150,7 @@ def _one_shape(moments: Mapping[str, Any], path: str) -> None:
 MOMENTS = Record(moments_schema(None).fields, rule=_one_shape, what="moments")
 
 
-def merge_moments(*states: Mapping[str, Any]) -> dict[str, Any]:
+def merge_moments(*states: Mapping[str, Tree]) -> Statistics:
     """Combine states of moments exactly, in this order.
 
     Args:
@@ -231,7 +236,7 @@ class RunningNormalizer:
         result: np.ndarray = scaled.astype(np.float32)
         return result
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """``{"moments": {leaf path: {"count", "mean", "m2"}}}``: copies, plain arrays. Paths: "obs", "obs/position"."""
         return {"moments": {path: moments.get_state() for path, moments in self.moments.items()}}
 
@@ -240,7 +245,7 @@ class RunningNormalizer:
         moments = {path: moments_schema(moments.mean.shape) for path, moments in self.moments.items()}
         return Record({"moments": Record(moments)}, what="statistics of observations")
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         """Take a state back; all of it or nothing.
 
         Raises:
@@ -318,11 +323,11 @@ class RewardScaler:
         """Forget the running return of lanes (bool[N]) whose episode was given up."""
         self.returns[lanes] = 0.0
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """``{"moments": {...}, "returns": float64[N]}``: copies."""
         return {"moments": self.moments.get_state(), "returns": self.returns.copy()}
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         """Take a state back.
 
         Raises:

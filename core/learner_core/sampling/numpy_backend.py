@@ -8,26 +8,38 @@ samples need not import one; convolutions belong on the backend (``choose_infere
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 
 from .. import numpy_xp
-from ..backend import Backend
+from ..backend import Backend, Tree
 from ..errors import BatchError, ConfigError, StateError
 from ..learning.framework_modules import UnboundNetwork
+from ..learning.rl_module import RLModule, RLModuleSpec
 from ..maths.action_masks import ActionMask
-from ..maths.distributions import distribution_for
+from ..maths.distributions import Distribution, distribution_for
 from ..maths.images import has_image
 from ..plugins.hookspecs import hookimpl
-from ..spaces import action_spec, check_actions
+from ..spaces import AnySpace, action_spec, check_actions
 from .columns import Columns, tree_map
 
-__all__ = ["ForwardPolicy", "NumpyBackend", "NumpyPolicy", "Policy", "choose_inference", "learner_core_backend"]
+if TYPE_CHECKING:
+    from ..config.algorithm_settings import AlgorithmSettings
+
+__all__ = [
+    "ForwardPolicy",
+    "MakePolicy",
+    "NumpyBackend",
+    "NumpyPolicy",
+    "Policy",
+    "choose_inference",
+    "learner_core_backend",
+]
 
 PLUGIN_API = 1
 
-Forward = Callable[[dict[str, Columns], bool], Mapping[str, Any]]
+Forward = Callable[[dict[str, Columns], bool], Mapping[str, Columns]]
 
 
 class Policy(Protocol):
@@ -52,7 +64,7 @@ class Policy(Protocol):
         explore: bool,
         state: Columns | None = None,
         mask: np.ndarray | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Columns]:
         """Answer observations [N, ...]: ``actions`` and, as far as known, ``action_logp``, ``action_dist_inputs``,
         ``vf_preds``, and ``state_out`` if it was given ``state`` (leaves [N, ...]). ``noise``: float32[N,
         *noise_shape]; None takes the most likely action. ``mask``: bool[N, K], False where an action is forbidden."""
@@ -61,6 +73,10 @@ class Policy(Protocol):
     def values(self, obs: Columns, state: Columns | None = None) -> np.ndarray | None:
         """Value of observations [N, ...] as float32[N]; None if the module has none."""
         ...
+
+
+#: (config, module spec) -> who answers observations for this module.
+MakePolicy: TypeAlias = "Callable[[AlgorithmSettings, RLModuleSpec], Policy]"
 
 
 class ForwardPolicy:
@@ -83,10 +99,10 @@ class ForwardPolicy:
     def __init__(
         self,
         forward: Forward,
-        action_space: Any,
+        action_space: AnySpace,
         *,
-        exploration: Any = None,
-        inference: Any = None,
+        exploration: type[Distribution] | None = None,
+        inference: type[Distribution] | None = None,
         set_weights: Callable[[Mapping[str, np.ndarray]], None] | None = None,
         initial_state: Mapping[str, np.ndarray] | None = None,
     ) -> None:
@@ -111,7 +127,7 @@ class ForwardPolicy:
         explore: bool,
         state: Columns | None = None,
         mask: np.ndarray | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Columns]:
         """See ``Policy``."""
         batch = {"obs": obs}
         if state is not None:
@@ -129,8 +145,8 @@ class ForwardPolicy:
         return answer
 
     def _acted(
-        self, outputs: Mapping[str, Any], noise: np.ndarray | None, *, explore: bool, mask: np.ndarray | None
-    ) -> dict[str, Any]:
+        self, outputs: Mapping[str, Columns], noise: np.ndarray | None, *, explore: bool, mask: np.ndarray | None
+    ) -> dict[str, Columns]:
         """Actions, and what is known of them: the module's own, or drawn from its distribution."""
         own, inputs = outputs.get("actions"), outputs.get("action_dist_inputs")
         if own is None and (inputs is None or "action_logp" in outputs):
@@ -188,7 +204,7 @@ class NumpyPolicy(ForwardPolicy):
         weights: Parameters by name (buffers too, for modules that have them); needed before the first action.
     """
 
-    def __init__(self, module_spec: Any, weights: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(self, module_spec: RLModuleSpec, weights: Mapping[str, np.ndarray] | None = None) -> None:
         self.module = module_spec.build(numpy_xp)
         self._params: dict[str, np.ndarray] | None = None  # a scripted policy has weights, and they are {}
         super().__init__(
@@ -215,15 +231,14 @@ class NumpyPolicy(ForwardPolicy):
             params[name] = array
         self._params = params
 
-    def _module_forward(self, batch: dict[str, Columns], explore: bool) -> Mapping[str, Any]:
+    def _module_forward(self, batch: dict[str, Columns], explore: bool) -> Mapping[str, Columns]:
         if self._params is None:
             raise StateError("the policy has no weights yet: call set_weights(weights) first")
         forward = self.module.forward_exploration if explore else self.module.forward_inference
-        outputs: Mapping[str, Any] = forward(self._params, batch)
-        return outputs
+        return forward(self._params, batch)
 
 
-def choose_inference(module_spec: Any, *, setting: str = "auto") -> str:
+def choose_inference(module_spec: RLModuleSpec, *, setting: str = "auto") -> str:
     """Who answers observations: "numpy" or "backend".
 
     Measured on one thread, median of a call on 8 rows, numpy against eager Torch: a 64x64 network 39 us against 61, a
@@ -238,8 +253,6 @@ def choose_inference(module_spec: Any, *, setting: str = "auto") -> str:
     """
     if setting != "auto":
         return setting
-    from ..learning.rl_module import RLModule
-
     module_class = module_spec.module_class
     if not (isinstance(module_class, type) and issubclass(module_class, RLModule)):
         return "backend"
@@ -261,19 +274,19 @@ class NumpyBackend(Backend):
             raise ConfigError(f"device={device!r}: backend 'numpy' has auto, cpu")
         self.check_precision(("float32", "float64"))
 
-    def from_numpy(self, tree: Any) -> Any:
+    def from_numpy(self, tree: Tree) -> Tree:
         """A copy."""
         return tree_map(np.array, tree)
 
-    def to_numpy(self, tree: Any) -> Any:
+    def to_numpy(self, tree: Tree) -> Tree:
         """A copy."""
         return tree_map(np.array, tree)
 
-    def adapt_module(self, spec: Any) -> Any:
+    def adapt_module(self, spec: RLModuleSpec) -> UnboundNetwork:
         """A stand-in for a network of a framework, which has its distributions and no forward pass."""
         return UnboundNetwork(spec, self.xp)
 
-    def gradients(self, loss_fn: Any, params: Any, groups: Any) -> Any:
+    def gradients(self, loss_fn: object, params: object, groups: object) -> NoReturn:
         """Refuse.
 
         Raises:

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
 from ..errors import EnvOutputError, SpaceError
-from ..spaces import leaves
+from ..spaces import AnySpace, leaves
 from .columns import Columns, tree_map
 
 __all__ = ["ObservationReader", "exact", "in_words"]
@@ -43,12 +43,12 @@ class ObservationReader:
         SpaceError: A space that is not supported.
     """
 
-    def __init__(self, space: Any, whose: Whose) -> None:
+    def __init__(self, space: AnySpace, whose: Whose) -> None:
         self._whose = whose
         self._root = _part(space)
         self._leaves = list(self._root.leaves())
 
-    def write(self, out: Columns, obs: Any, index: int) -> None:
+    def write(self, out: Columns, obs: object, index: int) -> None:
         """Copy the observation of one environment into row ``index`` of columns [N, ...].
 
         Raises:
@@ -56,14 +56,14 @@ class ObservationReader:
         """
         self._write(out, obs, index, index)
 
-    def write_all(self, out: Columns, obs: Any) -> None:
+    def write_all(self, out: Columns, obs: object) -> None:
         """Copy a batch of observations, of all N environments at once, into columns [N, ...]; as ``write``."""
         try:
             self._root.write(out, obs, None)
         except _NoFitError as error:
             self._refuse(error.row, error)
 
-    def read(self, obs: Any, index: int) -> Columns:
+    def read(self, obs: object, index: int) -> Columns:
         """A copy of one observation as columns of the space's dtypes, with its values compared.
 
         Raises:
@@ -90,7 +90,7 @@ class ObservationReader:
             except _NoFitError as error:
                 self._refuse(error.row, error, whose)
 
-    def _write(self, out: Columns, obs: Any, row: int, index: int) -> None:
+    def _write(self, out: Columns, obs: object, row: int, index: int) -> None:
         try:
             self._root.write(out, obs, row)
         except _NoFitError as error:
@@ -114,7 +114,7 @@ class _Part(ABC):
     path: tuple[str, ...]
 
     @abstractmethod
-    def write(self, out: Columns, value: Any, index: int | None) -> None:
+    def write(self, out: Columns, value: object, index: int | None) -> None:
         """Copy into row ``index``, or into all rows."""
 
     @abstractmethod
@@ -146,12 +146,12 @@ class _Parts(_Part):
 
 
 class _DictPart(_Parts):
-    def __init__(self, path: tuple[str, ...], parts: Mapping[Any, _Part]) -> None:
+    def __init__(self, path: tuple[str, ...], parts: Mapping[str | int, _Part]) -> None:
         super().__init__(path, {str(name): part for name, part in parts.items()})
         self._keys = [(name, str(name), part) for name, part in parts.items()]
         self._expected = set(parts)
 
-    def write(self, out: Columns, value: Any, index: int | None) -> None:
+    def write(self, out: Columns, value: object, index: int | None) -> None:
         if not isinstance(value, Mapping):
             raise _NoFitError(
                 f"{self._name} must be a dict with the keys {_keys(self._expected)}, got {in_words(value)}"
@@ -167,7 +167,7 @@ class _DictPart(_Parts):
 
 
 class _TuplePart(_Parts):
-    def write(self, out: Columns, value: Any, index: int | None) -> None:
+    def write(self, out: Columns, value: object, index: int | None) -> None:
         count = len(self._parts)
         if not isinstance(value, (tuple, list)):
             raise _NoFitError(f"{self._name} must be a tuple of {count}, got {in_words(value)}")
@@ -180,7 +180,7 @@ class _TuplePart(_Parts):
 class _Leaf(_Part):
     """An array; ``low`` and ``size`` of a discrete space: its values are low, ..., low + size - 1."""
 
-    def __init__(self, path: tuple[str, ...], space: Any) -> None:
+    def __init__(self, path: tuple[str, ...], space: AnySpace) -> None:
         ((self.shape, self.dtype),) = leaves(space).values()
         self.path = path
         self._space = space
@@ -202,7 +202,7 @@ class _Leaf(_Part):
     def leaves(self) -> Iterator[_Leaf]:
         yield self
 
-    def write(self, out: np.ndarray, value: Any, index: int | None) -> None:
+    def write(self, out: np.ndarray, value: object, index: int | None) -> None:
         place: Any = ... if index is None else index
         shape = self.shape if index is not None else out.shape
         if type(value) is np.ndarray and value.dtype == out.dtype and value.shape == shape:
@@ -222,7 +222,7 @@ class _Leaf(_Part):
         else:
             out[place] = self._converted(value, shape, out.dtype, is_batch=index is None)
 
-    def _converted(self, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, is_batch: bool) -> np.ndarray:
+    def _converted(self, value: object, shape: tuple[int, ...], dtype: np.dtype, *, is_batch: bool) -> np.ndarray:
         try:
             array = np.asarray(value)
         except Exception as error:
@@ -273,7 +273,7 @@ def _all_float32(column: np.ndarray) -> bool:
     return not column.size or bool(column.max() <= _MOST and column.min() >= -_MOST)
 
 
-def exact(array: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+def exact(array: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """An array of numbers in another dtype, and where that is the same value: bool of its shape.
 
     Floats may lose precision; a finite one that becomes infinite is not the same.
@@ -285,7 +285,7 @@ def exact(array: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarr
         return converted, np.asarray(converted == array)
 
 
-def in_words(value: Any) -> str:
+def in_words(value: object) -> str:
     """A value in few words, whatever it is."""
     if isinstance(value, np.ndarray):
         text = f"an array of {value.dtype} of shape {value.shape}"
@@ -296,7 +296,7 @@ def in_words(value: Any) -> str:
         return f"an object of {type(value).__name__}"
 
 
-def _keys(keys: set[Any]) -> str:
+def _keys(keys: Iterable[object]) -> str:
     return repr(sorted(keys, key=str))
 
 
@@ -304,10 +304,10 @@ def _first(leaf: np.ndarray) -> np.ndarray:
     return leaf.reshape(leaf.shape[1:])
 
 
-def _part(space: Any, path: tuple[str, ...] = ()) -> _Part:
+def _part(space: AnySpace, path: tuple[str, ...] = ()) -> _Part:
     from gymnasium import spaces
 
-    def inside(name: Any, inner: Any) -> _Part:
+    def inside(name: object, inner: AnySpace) -> _Part:
         return _part(inner, (*path, str(name)))
 
     if isinstance(space, spaces.Dict):

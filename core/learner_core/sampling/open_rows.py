@@ -5,16 +5,15 @@ Needs nothing. Refuses states that are not of the module that is to go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..errors import BatchError, StateError
 from ..spaces import check_actions
 from ..state.schema import COUNT, TEXT, Anything, Array, Items, ListOf, MapOf, Nullable, Record, Schema, refuse
-from ..state.tree import describe
+from ..state.tree import Plain, Tree, describe
 from .agent_game import Lane
 from .agent_player import Player
 from .columns import Columns, columns_schema, tree_map, tree_paths
@@ -40,7 +39,7 @@ class OpenRows:
     answer: dict[str, Columns]
     after: Columns | None
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Plain]:
         """Plain data and copies of the arrays, for a state."""
         return {
             "lanes": [list(lane) for lane in self.lanes],
@@ -51,7 +50,7 @@ class OpenRows:
         }
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> OpenRows:
+    def from_plain(cls, plain: Tree) -> OpenRows:
         """Back from ``to_plain``'s data."""
         lanes = tuple((int(copy), str(agent)) for copy, agent in plain["lanes"])
         after = plain["after"]
@@ -72,7 +71,7 @@ def open_rows_schema(player: Player, num_envs: int) -> Schema:
     if state is not None:
         answers["state_in"] = state
 
-    def rule(plain: Mapping[str, Any], path: str) -> None:
+    def rule(plain: Tree, path: str) -> None:
         lanes = [tuple(lane) for lane in plain["lanes"]]
         if len(set(lanes)) != len(lanes) or not lanes or any(copy >= num_envs for copy, _ in lanes):
             refuse(f"{path}/lanes", f"agents of {num_envs} environments, each once", repr(lanes)[:100])
@@ -101,7 +100,7 @@ def open_rows_schema(player: Player, num_envs: int) -> Schema:
     return Record(fields, rule=rule, what="rows of agents that wait")
 
 
-def check_owners(waiting: Mapping[str, Any], copies: Sequence[Mapping[str, Any]], path: str) -> None:
+def check_owners(waiting: Tree, copies: Sequence[Tree], path: str) -> None:
     """Refuse open rows of agents that do not wait in a saved game, or are played by another module there."""
     for module_id, rows in waiting.items():
         for copy, agent in rows["lanes"]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import EnvError
 from ..group.ray.actor import Actor, start_actor, wait_for
 from ..group.ray.cluster import RayOptions, connect, describe_room, import_ray
 from ..group.ray.own import hold, release
-from .runner_server import RunnerServer
+from .make_runner import Weights
+from .runner_server import Answer, Argument, RunnerServer
 
 __all__ = ["RayRunners", "RunnerActor", "RunnerWorker"]
 
@@ -55,7 +57,7 @@ class RunnerWorker:
             if self._posted is None or weights[0] > self._posted[0]:
                 self._posted = weights
 
-    def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bool, Any]:
+    def handle(self, operation: str, argument: Argument) -> Answer:
         """As ``RunnerServer.handle``; a request for a fragment brings the newest weights with it."""
         if operation == "close":
             self._server.close()
@@ -69,7 +71,7 @@ class RunnerWorker:
             self.post(weights)
         return self._server.handle(operation, own)
 
-    def _newest(self) -> tuple[int, Any] | None:
+    def _newest(self) -> tuple[int, Weights] | None:
         posted = self._posted
         if posted is None or posted[0] <= self._taken:
             return None
@@ -98,13 +100,13 @@ class RunnerActor(Actor):
         self.ended = False
         self._launcher = launcher
 
-    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
+    def send(self, operation: str, argument: Argument) -> None:
         """As ``RunnerHandle.send``."""
         if operation == "sample" and self._launcher.newest is not None:
             argument = {**argument, "weights": self._launcher.newest}
         self.ask(operation, argument)
 
-    def poll(self) -> list[tuple[bool, Any]]:
+    def poll(self) -> list[Answer]:
         """As ``RunnerHandle.poll``.
 
         Raises:
@@ -151,7 +153,7 @@ class RayRunners:
         LearnerGroupError: Ray is not installed or not reachable, or an option is none.
     """
 
-    def __init__(self, config: Any, setup: bytes, framework: str) -> None:
+    def __init__(self, config: AlgorithmSettings, setup: bytes, framework: str) -> None:
         self.options = RayOptions.of(config.launcher_options)
         num_cpus = self.options.num_cpus_of_runners(config)
         self._ray = connect(self.options, num_cpus)
@@ -178,7 +180,7 @@ class RayRunners:
         """As ``RunnerLauncher.renew``."""
         self._setup = self._ray.put(setup)
 
-    def publish(self, weights: Mapping[str, Mapping[str, Any]], version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
         """As ``RunnerLauncher.publish``."""
         self._serial += 1
         self.newest = (self._serial, version, [self._ray.put(weights)])

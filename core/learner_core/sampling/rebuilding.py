@@ -10,15 +10,17 @@ from __future__ import annotations
 import functools
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 
+from ..config.agents import Environment
 from ..config.foreign import closed, failure
 from ..config.foreign_arrays import ArrayForm
 from ..errors import EnvError, EnvOutputError
 from ..plugins.containment import said
+from ..state.tree import Plain, Tree
 from .contract import broken_contract
 from .env_state import layers_of
 from .space_generators import SpaceSeeds
@@ -27,6 +29,9 @@ __all__ = ["EnvList", "Rebuilding", "Tell", "warn"]
 
 #: Takes the text of a warning.
 Tell: TypeAlias = Callable[[str], None]
+_Env = TypeVar("_Env", bound=Environment)
+#: What an environment shows when an episode begins.
+_Shown = TypeVar("_Shown")
 
 
 def warn(text: str) -> None:
@@ -56,8 +61,8 @@ class Rebuilding:
         self.num_steps = 0
 
     def _retry(
-        self, error: Exception, begin: Callable[[Exception, int], Any], *, seed: int, whose: Callable[[], str]
-    ) -> Any:
+        self, error: Exception, begin: Callable[[Exception, int], _Shown], *, seed: int, whose: Callable[[], str]
+    ) -> _Shown:
         """Begin again until it succeeds.
 
         Args:
@@ -106,7 +111,7 @@ class Rebuilding:
         return f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
-class EnvList(Rebuilding):
+class EnvList(Rebuilding, Generic[_Env, _Shown]):
     """N environments of this process, of any interface, each rebuilt by itself.
 
     Args:
@@ -122,7 +127,7 @@ class EnvList(Rebuilding):
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        make: Callable[[], _Env],
         num_envs: int,
         *,
         max_restarts: int,
@@ -145,19 +150,19 @@ class EnvList(Rebuilding):
         self._seeds = [int(seed) for seed in seeds]
         return self._seeds
 
-    def _begin_anew(self, index: int, seed: int) -> Any:
+    def _begin_anew(self, index: int, seed: int) -> _Shown:
         """Seed one environment with its spaces, and reset it; its first observation."""
         self._space_seeds[index].seed(layers_of(self.envs[index]), seed)
         return self._begin(index, seed=seed)
 
-    def _begin(self, index: int, /, **seed: int) -> Any:
+    def _begin(self, index: int, /, **seed: int) -> _Shown:
         """Reset one environment; its first observation."""
         raise NotImplementedError
 
-    def _rebuild(self, index: int, error: Exception) -> Any:
+    def _rebuild(self, index: int, error: Exception) -> _Shown:
         """Replace one environment by a new one; its first observation."""
 
-        def begin(error: Exception, seed: int) -> Any:
+        def begin(error: Exception, seed: int) -> _Shown:
             try:
                 self.envs[index].close()
             except BaseException as close_error:
@@ -175,15 +180,15 @@ class EnvList(Rebuilding):
         """Names an environment in an error."""
         return self._whose(index)
 
-    def environments(self) -> list[Any]:
+    def environments(self) -> list[_Env]:
         """The environments, whose state may be saved."""
         return list(self.envs)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """What the lanes themselves carry from step to step."""
         return {"kind": self.kind, "num_restarts": self.num_restarts, "seeds": list(self._seeds)}
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         """Take it back."""
         self.num_restarts = int(state["num_restarts"])
         self._take_seeds(state["seeds"])

@@ -71,7 +71,7 @@ def _row(columns: Columns, lane: int) -> Columns:
     return tree_map(lambda leaf: np.array(leaf[lane]), columns)
 
 
-def _stack(rows: list[Any]) -> Columns:
+def _stack(rows: list[Columns]) -> Columns:
     if isinstance(rows[0], Mapping):
         return {key: _stack([row[key] for row in rows]) for key in rows[0]}
     return np.stack(rows)

@@ -15,10 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import EnvRunnerLostError, LearnerCoreError
 from ..plugins.manager import get_manager, notify
+from ..state.tree import Plain
 from .rebuilding import warn
 from .runner_handle import RunnerHandle, RunnerLauncher
+from .runner_server import Argument
 
 __all__ = ["Remote", "RemoteRunners", "Request", "with_trace"]
 
@@ -89,16 +92,16 @@ class RemoteRunners:
 
     def __init__(
         self,
-        config: Any,
+        config: AlgorithmSettings,
         launcher: RunnerLauncher,
         number: int,
         *,
         sampled: Callable[[Remote, Request], None],
         renewed: Callable[[Remote, Request], None],
     ) -> None:
-        self._max_restarts = int(getattr(config, "max_env_runner_restarts", 10))
-        self._timeout_s = float(getattr(config, "env_runner_timeout_s", 30.0))
-        self._step_timeout_s = float(getattr(config, "env_step_timeout_s", 120.0))
+        self._max_restarts = int(config.max_env_runner_restarts)
+        self._timeout_s = float(config.env_runner_timeout_s)
+        self._step_timeout_s = float(config.env_step_timeout_s)
         self._launcher = launcher
         self._sampled, self._renewed = sampled, renewed
         self.remotes: list[Remote] = []
@@ -114,17 +117,17 @@ class RemoteRunners:
             self.close()
             raise
 
-    def send(self, remote: Remote, operation: str, argument: dict[str, Any], *, alone: bool = False) -> Request:
+    def send(self, remote: Remote, operation: str, argument: Argument, *, alone: bool = False) -> Request:
         """Ask a runner for something; ``wait_for`` or ``pump`` take the answer."""
         self._check()
-        request = Request(operation, argument, alone)
+        request = Request(operation, dict(argument), alone)
         if not remote.pending:
             remote.handle.last_sign = remote.handle.last_move = time.monotonic()
         remote.pending.append(request)
-        remote.handle.send(operation, argument)
+        remote.handle.send(operation, request.argument)
         return request
 
-    def ask(self, operation: str, arguments: Sequence[dict[str, Any]]) -> list[Any]:
+    def ask(self, operation: str, arguments: Sequence[Argument]) -> list[Any]:
         """Ask all runners and wait: their answers in runner order."""
         pairs = zip(self.remotes, arguments, strict=True)
         return self.wait_for([self.send(remote, operation, argument) for remote, argument in pairs])
@@ -181,7 +184,7 @@ class RemoteRunners:
         if self.broken is not None:
             raise EnvRunnerLostError(f"these environment runners are of no more use: {self.broken}; build new ones")
 
-    def _take(self, remote: Remote, good: bool, answer: Any) -> None:
+    def _take(self, remote: Remote, good: bool, answer: Plain) -> None:
         """Match an answer with its request."""
         request = remote.pending.popleft()
         remote.handle.last_move = time.monotonic()

@@ -7,14 +7,13 @@ are a function of (seed, key) and of what is in the buffer: nothing to remember,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from ..errors import BatchError, ConfigError
 from ..maths.noise import stream_id, uniforms
 from ..state.schema import COUNT, SEED, Anything, Array, Nullable, OneOf, Real, Record, Schema, refuse
-from ..state.tree import describe, join
+from ..state.tree import Plain, Tree, describe, join
 from .columns import Columns, tree_leaves, tree_map
 from .priorities import SumTree
 from .replay_storage import ReplayStorage, storage_schema
@@ -75,7 +74,7 @@ class ReplayBuffer:
         prioritized: bool = False,
         alpha: float = 0.6,
         beta: float = 0.4,
-        drawn: Mapping[str, Callable[[Any], Any]] | None = None,
+        drawn: Mapping[str, Callable[[Columns], Columns]] | None = None,
     ) -> None:
         if capacity < 1 or n_step < 1:
             raise ConfigError(f"capacity={capacity}, n_step={n_step}: expected at least 1")
@@ -299,7 +298,7 @@ class ReplayBuffer:
 
     # -------------------------------------------------------------------------------------------------------- state
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Rows (as far as filled), position and priorities, in arrays of their own."""
         storage, tree = self._storage, self._tree
         return {
@@ -321,7 +320,7 @@ class ReplayBuffer:
         if columns is None and self._storage is not None:
             columns = self._storage.row_schema()
 
-        def rule(state: Mapping[str, Any], path: str) -> None:
+        def rule(state: Tree, path: str) -> None:
             storage, place = state["storage"], join(path, "priorities")
             if self._drawn and storage is not None and "is_raw" not in state:
                 refuse(
@@ -348,7 +347,7 @@ class ReplayBuffer:
         }
         return Record(fields, ("is_raw",), rule=rule, what="the state of a replay buffer")
 
-    def set_state(self, state: Mapping[str, Any], *, is_checked: bool = False) -> None:
+    def set_state(self, state: Tree, *, is_checked: bool = False) -> None:
         """Become the buffer that was saved: the same draws for the same keys.
 
         Args:

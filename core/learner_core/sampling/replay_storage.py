@@ -9,14 +9,13 @@ Refuses columns that change their name, shape or dtype.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ..errors import BatchError, ConfigError
 from ..state.memory import copy_into
 from ..state.schema import Anything, Array, Int, MapOf, Record, Schema, as_array, refuse
-from ..state.tree import describe, join
+from ..state.tree import Plain, Tree, describe, join
 from .columns import Columns, columns_schema, tree_leaves, tree_map, tree_paths
 
 __all__ = ["ReplayStorage", "storage_schema"]
@@ -185,7 +184,7 @@ class ReplayStorage:
 
     # -------------------------------------------------------------------------------------------------------- state
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Filled rows as arrays of their own, and where the ring stands."""
         slots = np.flatnonzero(self._beside >= 0)
         places = self._beside[slots]
@@ -207,7 +206,7 @@ class ReplayStorage:
         return {name: columns_schema(example, (None,), exactly=True) for name, example in examples.items()}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> ReplayStorage:
+    def from_state(cls, state: Tree) -> ReplayStorage:
         """Storage as it was saved: a state that fits ``storage_schema``."""
         storage = cls(int(state["capacity"]), int(state["lanes"]))
         fill, position = int(state["fill"]), int(state["position"])
@@ -246,7 +245,7 @@ def storage_schema(capacity: int, columns: Mapping[str, Schema] | None) -> Recor
         "beside": Anything(),
     }
 
-    def rule(state: Mapping[str, Any], path: str) -> None:
+    def rule(state: Tree, path: str) -> None:
         fill, lanes, size, position = (state[name] for name in ("fill", "lanes", "capacity", "position"))
         if size != capacity // lanes * lanes or fill > size or fill % lanes or position % lanes:
             refuse(join(path, "fill"), f"whole steps of {lanes} lanes in {capacity} rows", f"fill={fill}, {size} rows")
@@ -262,7 +261,7 @@ def storage_schema(capacity: int, columns: Mapping[str, Schema] | None) -> Recor
     return Record(fields, rule=rule)
 
 
-def _check_following(state: Mapping[str, Any], path: str, columns: Mapping[str, Schema] | None) -> None:
+def _check_following(state: Tree, path: str, columns: Mapping[str, Schema] | None) -> None:
     """Next observations: of the newest step of all lanes, and of rows that the following row does not show."""
     slots, table, head = np.asarray(state["beside_slots"]), state["beside"], state["head_next"]
     if head is None and columns is None and not slots.size and table is None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from ..state.schema import Anything, Array, ListOf, MapOf, Record, Schema, as_array, refuse
-from ..state.tree import describe
+from ..state.tree import Plain, Tree, describe
 from .actions import ActionDoor
 from .columns import Columns, columns_schema, tree_map, tree_paths
 from .episodes import EPISODE, Episode
 
-__all__ = ["Rollout", "join_lanes", "per_module", "rollout_columns", "rollout_schema"]
+__all__ = ["Rollout", "Sampled", "join_lanes", "per_module", "rollout_columns", "rollout_schema"]
 
 #: The module of a single-agent rollout; the learner knows it by the same name.
 _ONLY_MODULE = "default_policy"
@@ -65,17 +65,17 @@ class Rollout:
         ends[-1] = True
         return ends
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Plain]:
         """Plain data and arrays, for a state; shares memory with the rollout."""
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         return {**plain, "episodes": [episode.to_plain() for episode in self.episodes]}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Rollout:
+    def from_plain(cls, plain: Tree) -> Rollout:
         """Back from ``to_plain``'s data."""
         return cls(**{**plain, "episodes": [Episode.from_plain(episode) for episode in plain["episodes"]]})
 
-    def rows(self, extra: dict[str, Any] | None = None) -> dict[str, Columns]:
+    def rows(self, extra: Mapping[str, Columns] | None = None) -> dict[str, Columns]:
         """The valid rows as one batch.
 
         Args:
@@ -90,6 +90,10 @@ class Rollout:
             return {name: tree_map(_flatten, column) for name, column in columns.items()}
         keep = np.flatnonzero(valid)
         return {name: tree_map(lambda leaf: _flatten(leaf)[keep], column) for name, column in columns.items()}
+
+
+#: What a runner hands over: a fragment, or {module_id: its fragment} of a multi-agent runner.
+Sampled: TypeAlias = Rollout | Mapping[str, Rollout]
 
 
 def rollout_columns(obs: Columns, door: ActionDoor, rows: tuple[None, ...] = (None, None)) -> dict[str, Schema]:
@@ -125,7 +129,7 @@ def rollout_schema(columns: Mapping[str, Schema], length: int | None = None) -> 
         length: T; ``None``: any.
     """
 
-    def rule(plain: Mapping[str, Any], path: str) -> None:
+    def rule(plain: Tree, path: str) -> None:
         optional = [name for name in plain["columns"] if name not in _ALWAYS]
         place = f"{path}/columns"
         Record(columns, [name for name in columns if name not in _ALWAYS], is_open=True).check(plain["columns"], place)
@@ -149,7 +153,7 @@ def rollout_schema(columns: Mapping[str, Schema], length: int | None = None) -> 
     return Record(fields, rule=rule, what="a fragment")
 
 
-def per_module(rollout: Rollout | Mapping[str, Rollout]) -> dict[str, Rollout]:
+def per_module(rollout: Sampled) -> dict[str, Rollout]:
     """What a runner handed over, by module: everything that consumes rollouts asks this and nothing else.
 
     Args:
@@ -173,15 +177,15 @@ def join_lanes(rollouts: Sequence[Rollout]) -> Rollout:
     if len(rollouts) == 1:
         return rollouts[0]
     columns = [rollout.columns for rollout in rollouts]
-    values = [rollout.bootstrap_values for rollout in rollouts]
+    values = [rollout.bootstrap_values for rollout in rollouts if rollout.bootstrap_values is not None]
     return Rollout(
         {name: tree_map(_side_by_side, *[part[name] for part in columns]) for name in columns[0]},
-        bootstrap_values=None if any(part is None for part in values) else _side_by_side(*values),
+        bootstrap_values=_side_by_side(*values) if len(values) == len(rollouts) else None,
         episodes=[episode for rollout in rollouts for episode in rollout.episodes],
     )
 
 
-def _side_by_side(*leaves: Any) -> np.ndarray:
+def _side_by_side(*leaves: np.ndarray) -> np.ndarray:
     return np.concatenate(leaves, axis=1)
 
 

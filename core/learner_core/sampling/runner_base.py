@@ -13,14 +13,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..config.agents import is_environment
+from ..config.agents import EnvSource, is_environment
+from ..config.algorithm_settings import AlgorithmSettings
 from ..config.given_environments import maker_of
+from ..learning.rl_module import RLModuleSpec
 from ..state.schema import COUNT, SEED, Anything, ListOf, Nullable, OneOf, Record, Schema, refuse
-from ..state.tree import describe, join
+from ..state.tree import Plain, Tree, describe, join
 from .env_state import check_env, restore_env, save_env
 from .episodes import EPISODE, Episode
 from .lanes import LanesSchema
-from .normalize import RunningMoments
+from .normalize import RunningMoments, Statistics
 from .rebuilding import Tell
 
 __all__ = ["RunnerBase"]
@@ -30,8 +32,7 @@ class RunnerBase(ABC):
     """N environments and what happened in them; a subclass makes ``lanes`` and samples.
 
     Args:
-        config: An ``AlgorithmConfig``, or anything with its fields.
-        env: Takes the place of ``config.env``.
+        config: An ``AlgorithmSettings``, or anything with its fields.
         worker_index: Which runner this is; runners of one seed have noise and environments of their own.
         tell: Told of every environment that is made anew; by default the user of this process.
     """
@@ -43,10 +44,10 @@ class RunnerBase(ABC):
     #: What a state of such a runner is called.
     _state_name: ClassVar[str]
 
-    def __init__(self, config: Any, *, env: Any, worker_index: int, tell: Tell | None = None) -> None:
+    def __init__(self, config: AlgorithmSettings, *, worker_index: int, tell: Tell | None = None) -> None:
         self._config = config
-        self._env = env if env is not None else config.env
-        self._max_restarts = int(getattr(config, "max_env_restarts", 0))
+        self._env = config.env
+        self._max_restarts = int(config.max_env_restarts)
         self._tell = tell
         self.worker_index = worker_index
         self._finished: list[Episode] = []
@@ -91,7 +92,7 @@ class RunnerBase(ABC):
             "num_env_restarts_lifetime": self.lanes.num_restarts,
         }
 
-    def take_statistics(self) -> dict[str, Any]:
+    def take_statistics(self) -> Statistics:
         """What the normalisers saw since the last call (at the first: ever), for other runners.
 
         Returns:
@@ -99,11 +100,11 @@ class RunnerBase(ABC):
         """
         return {name: moments.take_fresh() for name, moments in self._moments().items()}
 
-    def get_statistics(self) -> dict[str, Any]:
+    def get_statistics(self) -> Statistics:
         """All that the normalisers know: {name: moments}, as ``take_statistics`` names them; copies."""
         return {name: moments.get_state() for name, moments in self._moments().items()}
 
-    def set_statistics(self, statistics: Mapping[str, Any]) -> None:
+    def set_statistics(self, statistics: Mapping[str, Tree]) -> None:
         """Normalise by these moments from now on; what ``take_statistics`` has not told yet stays to be told.
 
         Args:
@@ -124,7 +125,7 @@ class RunnerBase(ABC):
 
     # ------------------------------------------------------------------------------------------------------- state
 
-    def get_state(self, *, environments: bool = True) -> dict[str, Any]:
+    def get_state(self, *, environments: bool = True) -> dict[str, Plain]:
         """Everything needed to go on, as plain data and arrays that share no memory with the runner.
 
         Args:
@@ -149,7 +150,7 @@ class RunnerBase(ABC):
             "envs": envs,
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> str:
+    def set_state(self, state: Tree) -> str:
         """Go on from a state; modules must be those it was taken with.
 
         Environments saved exactly go on where they were. Others start new episodes, with seeds that follow from the
@@ -182,11 +183,11 @@ class RunnerBase(ABC):
         self._start_episodes()
         return "restarted"
 
-    def _is_exact(self, state: Mapping[str, Any]) -> bool:
+    def _is_exact(self, state: Tree) -> bool:
         """Whether the state's environments can go on here: saved whole, and stepped in the same way."""
         return bool(state["env_state"] == "exact" and state["lanes"]["kind"] == self.lanes.get_state()["kind"])
 
-    def state_schema(self, module_specs: Mapping[str, Any] | None = None) -> Record:
+    def state_schema(self, module_specs: Mapping[str, RLModuleSpec] | None = None) -> Record:
         """What ``set_state`` takes.
 
         Args:
@@ -205,17 +206,17 @@ class RunnerBase(ABC):
         }
         own, optional = self._own_schema(module_specs)
 
-        def rule(state: Mapping[str, Any], path: str) -> None:
+        def rule(state: Tree, path: str) -> None:
             self._check_parts(state, path)
             self._check_environments(state, path)
 
         return Record(fields | own, optional, rule=rule, what=self._state_name)
 
-    def _check_parts(self, state: Mapping[str, Any], path: str) -> None:
+    def _check_parts(self, state: Tree, path: str) -> None:
         """Refuse what a subclass keeps in several entries that do not go together."""
         return
 
-    def _check_environments(self, state: Mapping[str, Any], path: str) -> None:
+    def _check_environments(self, state: Tree, path: str) -> None:
         """Refuse environments that cannot go on as the state says."""
         place = join(path, "envs")
         if (state["envs"] is None) != (state["env_state"] == "restarted"):
@@ -228,11 +229,11 @@ class RunnerBase(ABC):
         for index, (env, saved) in enumerate(zip(environments, state["envs"], strict=True)):
             check_env(env, saved, join(place, index, index=True))
 
-    def _save_envs(self) -> tuple[list[Any] | None, str]:
+    def _save_envs(self) -> tuple[list[Tree] | None, str]:
         environments = self.lanes.environments()
         if not environments:
             return None, "the environments run in other processes"
-        states = []
+        states: list[Tree] = []
         for env in environments:
             state, reason = save_env(env)
             if state is None:
@@ -255,15 +256,15 @@ class RunnerBase(ABC):
         """The moments have been changed from outside."""
 
     @abstractmethod
-    def _get_own_state(self) -> dict[str, Any]:
+    def _get_own_state(self) -> dict[str, Plain]:
         """What goes into the state besides what every runner has."""
 
     @abstractmethod
-    def _own_schema(self, module_specs: Mapping[str, Any] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
+    def _own_schema(self, module_specs: Mapping[str, RLModuleSpec] | None) -> tuple[dict[str, Schema], tuple[str, ...]]:
         """What ``_get_own_state`` must be, and which of it states of earlier versions do not have."""
 
     @abstractmethod
-    def _set_own_state(self, state: Mapping[str, Any], *, exact: bool) -> None:
+    def _set_own_state(self, state: Tree, *, exact: bool) -> None:
         """Take it back; unless ``exact`` new episodes will begin."""
 
     @abstractmethod
@@ -283,7 +284,7 @@ class RunnerBase(ABC):
         entropy = [self.seed, self.worker_index, number, *purpose.encode()]
         return [int(word) for word in np.random.SeedSequence(entropy).generate_state(count)]
 
-    def _env_apart(self) -> Any:
+    def _env_apart(self) -> EnvSource | None:
         """What to make environments of evaluation from: what made an environment object that was handed over.
 
         Raises:

@@ -13,26 +13,29 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 
-from ..learning.rl_module import acting
+from ..config.algorithm_settings import AlgorithmSettings
+from ..learning.rl_module import RLModuleSpec, acting
 from ..learning.shared_parameters import completed
 from ..state.schema import COUNT, SEED, Anything, Int, ListOf, MapOf, Nullable, Record, Schema, refuse
-from ..state.tree import join
+from ..state.tree import Plain, Tree, join
 from .env_runner import EnvRunner
 from .episodes import EPISODE, Episode
-from .make_runner import MakePolicy, Weights, give_weights, make_runner
+from .make_runner import Runner, Weights, change_modules, give_weights, make_runner
 from .multi_agent_env_runner import MultiAgentEnvRunner
-from .normalize import MOMENTS, merge_moments, moments_schema
-from .numpy_backend import choose_inference
+from .normalize import MOMENTS, Statistics, merge_moments, moments_schema
+from .numpy_backend import MakePolicy, choose_inference
 from .remote_runners import Remote, RemoteRunners, Request, kill_all, with_trace
-from .rollout import Rollout, rollout_schema
-from .runner_handle import Fragment, runner_launcher
+from .rollout import Rollout, Sampled, rollout_schema
+from .runner_handle import Fragment, RunnerLauncher, runner_launcher
 from .runner_server import for_processes, make_setup, restart
 
 __all__ = ["EnvRunnerGroup", "Fragment"]
+
+_Answer = TypeVar("_Answer")
 
 
 class EnvRunnerGroup:
@@ -55,30 +58,30 @@ class EnvRunnerGroup:
 
     def __init__(
         self,
-        config: Any,
-        module_specs: Mapping[str, Any],
+        config: AlgorithmSettings,
+        module_specs: Mapping[str, RLModuleSpec],
         *,
         make_policy: MakePolicy | None = None,
         before_sampling: Callable[[], None] | None = None,
     ) -> None:
         self._make_policy = make_policy
-        self._before_sampling = before_sampling or _nothing
-        self._limit = int(getattr(config, "max_requests_in_flight_per_env_runner", 1))
+        self._before_sampling = before_sampling or (lambda: None)
+        self._limit = int(config.max_requests_in_flight_per_env_runner)
         self._specs = dict(module_specs)
         module_specs = acting(module_specs)
-        number = int(getattr(config, "num_env_runners", 0))
+        number = int(config.num_env_runners)
         self.num_runners = max(1, number)
-        self._local: Any = make_runner(config, module_specs, make_policy=make_policy)
+        self._local: Runner = make_runner(config, module_specs, make_policy=make_policy)
         self._weights: Weights | None = None
         self._version = -1
         self._num_steps = 0
         self._arrived: deque[Fragment] = deque()
-        self._episodes: list[Any] = []
-        self._statistics: dict[str, Any] = {}
+        self._episodes: list[Episode] = []
+        self._statistics: Statistics = {}
         self._statistics_version = 0
         # Lifetime counts of runners that are no more: of a checkpoint of another number of them.
         self._earlier: dict[str, int] = {}
-        self._launcher: Any = None
+        self._launcher: RunnerLauncher | None = None
         self._elsewhere: RemoteRunners | None = None
         if number:
             framework = _framework(config, module_specs) if make_policy is not None else ""
@@ -95,7 +98,7 @@ class EnvRunnerGroup:
     # ------------------------------------------------------------------------------------------------ for everybody
 
     @property
-    def local(self) -> Any:
+    def local(self) -> Runner:
         """The runner in this process, with the newest weights: spaces, evaluation, merged statistics."""
         if self._weights is not None:
             give_weights(self._local, self._weights)
@@ -106,6 +109,11 @@ class EnvRunnerGroup:
     def module_ids(self) -> set[str] | None:
         """The modules that play several agents; ``None`` where there is one agent."""
         return set(self._local.players) if isinstance(self._local, MultiAgentEnvRunner) else None
+
+    @property
+    def possible_agents(self) -> list[str]:
+        """Agents known beforehand; none where there is one agent."""
+        return self._local.lanes.possible_agents() if isinstance(self._local, MultiAgentEnvRunner) else []
 
     @property
     def weights_version(self) -> int:
@@ -133,7 +141,7 @@ class EnvRunnerGroup:
         """Give weights to the runner in this process alone, to evaluate them."""
         self._weights = _of_players(self._specs, weights)
 
-    def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> list[Any]:
+    def sample(self, num_steps: int, *, explore: bool = True, random_actions: bool = False) -> list[Sampled]:
         """Sample together: every runner steps its environments with the newest weights.
 
         Args:
@@ -230,7 +238,7 @@ class EnvRunnerGroup:
                     totals[name] += value
         return {"episodes": episodes, **totals, **self._losses()}
 
-    def foreach_runner(self, function: Callable[[Any], Any]) -> list[Any]:
+    def foreach_runner(self, function: Callable[[Runner], _Answer]) -> list[_Answer]:
         """``[function(runner)]`` of the runners that sample, in runner order; function and answers are pickled.
 
         The runner in this process is not among them where there are others: see ``local``.
@@ -243,8 +251,8 @@ class EnvRunnerGroup:
 
     def set_modules(
         self,
-        config: Any,
-        module_specs: Mapping[str, Any],
+        config: AlgorithmSettings,
+        module_specs: Mapping[str, RLModuleSpec],
         *,
         weights: Weights,
         statistics_of: Mapping[str, str] | None = None,
@@ -258,10 +266,10 @@ class EnvRunnerGroup:
         """
         specs, module_specs = dict(module_specs), acting(module_specs)
         weights = _of_players(specs, weights)
-        arguments = {"weights": weights, "statistics_of": dict(statistics_of or {})}
-        self._local.set_modules(config, module_specs, **arguments)
+        sources = dict(statistics_of or {})
+        change_modules(self._local, config, module_specs, weights, sources)
         self._weights, self._specs = None, specs
-        for new, known in arguments["statistics_of"].items():
+        for new, known in sources.items():
             parts = {name: part for name, part in self._statistics.items() if name.startswith(f"observations/{known}/")}
             for name, part in parts.items():
                 self._statistics[name.replace(f"/{known}/", f"/{new}/", 1)] = part
@@ -269,9 +277,9 @@ class EnvRunnerGroup:
             self._launcher.renew(make_setup(config, module_specs, self._make_policy))
             self._launcher.publish(weights, self._version)
             own = for_processes(config, module_specs)
-            self.foreach_runner(lambda runner: runner.set_modules(own, module_specs, **arguments))
+            self.foreach_runner(lambda runner: change_modules(runner, own, module_specs, weights, sources))
 
-    def set_config(self, config: Any, module_specs: Mapping[str, Any]) -> None:
+    def set_config(self, config: AlgorithmSettings, module_specs: Mapping[str, RLModuleSpec]) -> None:
         """Let all runners go by these settings from their next fragment on; see ``EnvRunner.set_config``.
 
         Fragments under way are waited for and handed out by ``ready``. Runners that start anew know the new settings.
@@ -292,7 +300,7 @@ class EnvRunnerGroup:
 
     # -------------------------------------------------------------------------------------------------------- state
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Everything needed to go on, as plain data. Fragments under way are waited for and saved with the rest.
 
         Runners that are of no more use (``EnvRunnerLostError``) say what they said last: they go on in new episodes.
@@ -325,7 +333,7 @@ class EnvRunnerGroup:
 
     def state_schema(
         self,
-        module_specs: Mapping[str, Any] | None = None,
+        module_specs: Mapping[str, RLModuleSpec] | None = None,
         *,
         fragment_length: int | None = None,
         local_path: str | None = None,
@@ -338,13 +346,13 @@ class EnvRunnerGroup:
             local_path: where the state of the runner in this process stands, if it does not stand with the others.
         """
         local = self._local
-        moments = {name: moments_schema(part["mean"].shape) for name, part in _statistics(local).items()}
+        moments = {name: moments_schema(part["mean"].shape) for name, part in local.get_statistics().items()}
         # Statistics of other modules come and go with them.
         statistics: Schema = MapOf(MOMENTS) if module_specs is not None else Record(moments, tuple(moments))
         names = {*local.count_names, "num_env_runner_restarts_lifetime", "num_fragments_lost_lifetime"}
         counts: dict[str, Schema] = dict.fromkeys(sorted(names), COUNT)
 
-        def rule(state: Mapping[str, Any], path: str) -> None:
+        def rule(state: Tree, path: str) -> None:
             whole = local.state_schema(module_specs) if self._is_same(state) else _COUNTERS
             whole.check(state["local"], local_path or join(path, "local"))
             for index, saved in enumerate(state["runners"]):
@@ -364,13 +372,13 @@ class EnvRunnerGroup:
         }
         return Record(fields, rule=rule, what="the state of environment runners")
 
-    def _is_same(self, state: Mapping[str, Any]) -> bool:
+    def _is_same(self, state: Tree) -> bool:
         """Whether a state is of as many runners as there are here, and of all of them."""
         saved = state["runners"]
         number = 0 if self._elsewhere is None else self.num_runners
         return len(saved) == number and all(part["runner"] for part in saved)
 
-    def _check_fragment(self, plain: Mapping[str, Any], path: str, length: int | None) -> None:
+    def _check_fragment(self, plain: Tree, path: str, length: int | None) -> None:
         """Refuse a waiting fragment that is not of these environments and modules."""
         modules, rollout = plain["modules"], plain["rollout"]
         if (modules is None) != isinstance(self._local, EnvRunner) or (rollout is None) != (modules is not None):
@@ -380,7 +388,7 @@ class EnvRunnerGroup:
             if module_id in getattr(self._local, "players", {"": None}):
                 rollout_schema(self._local.rollout_columns(module_id), length).check(part, place)
 
-    def set_state(self, state: Mapping[str, Any]) -> str:
+    def set_state(self, state: Tree) -> str:
         """Go on from a state.
 
         One of another number of runners gives its counters, statistics and waiting fragments; every environment starts
@@ -489,7 +497,7 @@ class EnvRunnerGroup:
         """A fragment is asked for again, of a runner that knows nothing yet."""
         request.argument.update(statistics=self._statistics or None, includes=remote.num_told)
 
-    def _merge(self, statistics: list[Mapping[str, Any]]) -> None:
+    def _merge(self, statistics: list[Statistics]) -> None:
         if any(statistics):
             self._statistics = merge_moments(self._statistics, *statistics)
             self._statistics_version += 1
@@ -508,42 +516,32 @@ _FRAGMENT = Record(
 _COUNTERS = Record({"num_vector_steps": COUNT, "num_evaluations": COUNT, "seed": SEED}, is_open=True)
 
 
-def _nothing() -> None:
-    return None
-
-
-def _statistics(runner: Any) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = runner.get_statistics()
-    return found
-
-
-def _framework(config: Any, module_specs: Mapping[str, Any]) -> str:
+def _framework(config: AlgorithmSettings, module_specs: Mapping[str, RLModuleSpec]) -> str:
     """The backend that answers observations, or "" if numpy does."""
-    setting = getattr(config, "inference", "auto")
-    chosen = {choose_inference(spec, setting=setting) for spec in module_specs.values()}
+    chosen = {choose_inference(spec, setting=config.inference) for spec in module_specs.values()}
     return str(config.framework_name) if "backend" in chosen else ""
 
 
-def _plain_fragment(fragment: Fragment) -> dict[str, Any]:
+def _plain_fragment(fragment: Fragment) -> dict[str, Plain]:
     rollout = fragment.rollout
-    several = isinstance(rollout, Mapping)
+    one, several = (rollout, None) if isinstance(rollout, Rollout) else (None, rollout)
     return {
         "worker_index": fragment.worker_index,
         "weights_version": fragment.weights_version,
-        "modules": {name: part.to_plain() for name, part in rollout.items()} if several else None,
-        "rollout": None if several else rollout.to_plain(),
+        "modules": None if several is None else {name: part.to_plain() for name, part in several.items()},
+        "rollout": None if one is None else one.to_plain(),
     }
 
 
-def _fragment(plain: Mapping[str, Any]) -> Fragment:
-    if plain["modules"] is None:
-        rollout: Any = Rollout.from_plain(plain["rollout"])
-    else:
-        rollout = {name: Rollout.from_plain(part) for name, part in plain["modules"].items()}
+def _fragment(plain: Tree) -> Fragment:
+    one, several = plain["rollout"], plain["modules"]  # None where it is the other
+    rollout = (
+        {n: Rollout.from_plain(part) for n, part in several.items()} if several is not None else Rollout.from_plain(one)
+    )
     return Fragment(int(plain["worker_index"]), int(plain["weights_version"]), rollout)
 
 
-def _of_players(specs: Mapping[str, Any], weights: Weights) -> Weights:
+def _of_players(specs: Mapping[str, RLModuleSpec], weights: Weights) -> Weights:
     """The weights of the modules that act, with what others hold for them."""
     full, players = completed(specs, weights), acting(specs)
     return {module_id: arrays for module_id, arrays in full.items() if module_id in players}

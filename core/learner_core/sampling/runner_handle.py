@@ -7,12 +7,16 @@ framework) -> RunnerLauncher``; without it, runners are processes of this machin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import ConfigError
 from .local_runners import LocalRunners
+from .make_runner import Weights
+from .rollout import Sampled
+from .runner_server import Answer, Argument
 
 __all__ = ["Fragment", "RunnerHandle", "RunnerLauncher", "runner_launcher"]
 
@@ -29,7 +33,7 @@ class Fragment:
 
     worker_index: int
     weights_version: int
-    rollout: Any
+    rollout: Sampled
 
 
 class RunnerHandle(Protocol):
@@ -47,10 +51,10 @@ class RunnerHandle(Protocol):
     last_sign: float
     last_move: float
 
-    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
+    def send(self, operation: str, argument: Argument) -> None:
         """Make a request for ``RunnerServer.handle``, or "stop"; never waits, never raises. Answers come in order."""
 
-    def poll(self) -> list[tuple[bool, Any]]:
+    def poll(self) -> list[Answer]:
         """What ``RunnerServer.handle`` returned for requests that are done since the last call; does not wait."""
 
     def exit_code(self, timeout_s: float) -> int | None:
@@ -73,7 +77,7 @@ class RunnerLauncher(Protocol):
     def renew(self, setup: bytes) -> None:
         """Start runners from this setup from now on; those that live have been told by other means."""
 
-    def publish(self, weights: Mapping[str, Mapping[str, Any]], version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
         """Make these the weights that every runner takes before its next fragment; never waits for a runner.
 
         Args:
@@ -81,14 +85,14 @@ class RunnerLauncher(Protocol):
             version: their number.
         """
 
-    def wait(self, handles: Sequence[Any], timeout_s: float) -> None:
+    def wait(self, handles: Sequence[RunnerHandle], timeout_s: float) -> None:
         """Until one of ``handles`` has something to ``poll`` or has ended, or the time is over."""
 
     def close(self) -> None:
         """Release what the runners shared, when all are gone."""
 
 
-def runner_launcher(config: Any, setup: bytes, framework: str) -> RunnerLauncher:
+def runner_launcher(config: AlgorithmSettings, setup: bytes, framework: str) -> RunnerLauncher:
     """The launcher that ``config.launcher`` names, if it starts environment runners; else the one of this machine.
 
     Args:
@@ -100,13 +104,12 @@ def runner_launcher(config: Any, setup: bytes, framework: str) -> RunnerLauncher
         ConfigError: runners as processes need Linux.
         PluginNotFoundError: no such launcher.
     """
-    name = getattr(config, "launcher", "")
-    if name:
+    if config.launcher:
         from ..plugins import discovery
 
-        make = getattr(discovery.load("learner_core.launchers", name), "make_env_runners", None)
-        if make is not None:
-            launcher: RunnerLauncher = make(config, setup, framework)
+        named = discovery.load("learner_core.launchers", config.launcher)
+        if hasattr(named, "make_env_runners"):
+            launcher: RunnerLauncher = named.make_env_runners(config, setup, framework)
             return launcher
     import os
 

@@ -44,7 +44,7 @@ class FragmentWriter:
         self._hand_over = hand_over
         self._slots: dict[int, mmap.mmap] = {}
 
-    def write(self, slot: int, value: Any) -> dict[str, Any]:
+    def write(self, slot: int, value: object) -> dict[str, object]:
         """Copy a value's arrays into a slot; whatever it held before is gone.
 
         Args:
@@ -122,7 +122,7 @@ class FragmentReader:
         self._receive = receive
         self._slots: dict[int, mmap.mmap] = {}
 
-    def read(self, place: Mapping[str, Any]) -> Any:
+    def read(self, place: Mapping[str, Any]) -> object:
         """The value that was written, copied out: the slot may be written again.
 
         Args:
@@ -206,7 +206,7 @@ class WeightsBoard:
         self._published = number
         return new
 
-    def notice(self) -> tuple[int, dict[str, Any]] | None:
+    def notice(self) -> tuple[int, dict[str, object]] | None:
         """(descriptor, what a ``WeightsReader`` needs to know), or None before the first weights."""
         if self._memory is None:
             return None

@@ -17,7 +17,6 @@ import socket
 import struct
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 import cloudpickle
 
@@ -103,7 +102,7 @@ def _settle(*, environment: Mapping[str, str], folder: str, framework: str) -> N
         discovery.load("learner_core.backends", framework).limit_threads(1)
 
 
-def _dumps(kind: str, answer: Any) -> bytes:
+def _dumps(kind: str, answer: object) -> bytes:
     try:
         return bytes(cloudpickle.dumps((kind, answer)))
     except Exception as error:

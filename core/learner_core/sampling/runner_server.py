@@ -10,18 +10,24 @@ import copy
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import cloudpickle
 
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import ConfigError, EnvError
-from .make_runner import MakePolicy, Runner, Weights, give_weights, make_runner
-from .normalize import merge_moments
+from ..learning.rl_module import RLModuleSpec
+from ..state.tree import Plain, Tree
+from .make_runner import Runner, Weights, give_weights, make_runner
+from .normalize import Statistics, merge_moments
+from .numpy_backend import MakePolicy
 
 __all__ = ["RunnerServer", "for_processes", "make_setup", "restart"]
 
 
-def make_setup(config: Any, module_specs: Mapping[str, Any], make_policy: MakePolicy | None) -> bytes:
+def make_setup(
+    config: AlgorithmSettings, module_specs: Mapping[str, RLModuleSpec], make_policy: MakePolicy | None
+) -> bytes:
     """Everything a runner is made from, pickled by value where it has to be (lambdas, classes of a script).
 
     Args:
@@ -46,7 +52,7 @@ def make_setup(config: Any, module_specs: Mapping[str, Any], make_policy: MakePo
         ) from error
 
 
-def for_processes(config: Any, module_specs: Mapping[str, Any]) -> Any:
+def for_processes(config: AlgorithmSettings, module_specs: Mapping[str, RLModuleSpec]) -> AlgorithmSettings:
     """The configuration without what only learners need: unpickling that might import a framework.
 
     With ``device="auto"`` runners compute on the CPU: the accelerator, and its memory, are the learners'.
@@ -54,22 +60,28 @@ def for_processes(config: Any, module_specs: Mapping[str, Any]) -> Any:
     own = config.copy() if hasattr(config, "copy") else copy.copy(config)
     own.learner_class = None
     own.rl_module_spec = None
-    if getattr(own, "device", None) == "auto":
+    if own.device == "auto":
         own.device = "cpu"
-    if getattr(own, "policies", None) is not None:
+    if own.policies is not None:
         own.policies = list(module_specs)
     if hasattr(own, "freeze"):
         own = own.freeze()
     return own
 
 
-def _registered(env: Any) -> Any:
+def _registered(env: object) -> object:
     """gymnasium's entry of an id: a script may have registered it, and nobody runs the script in the other process."""
     if not isinstance(env, str):
         return None
     import gymnasium
 
     return gymnasium.registry.get(env.rpartition(":")[2])
+
+
+#: Keyword arguments of a request.
+Argument: TypeAlias = Mapping[str, Any]
+#: (True, what the operation returned), or (False, (the exception, its traceback)).
+Answer: TypeAlias = tuple[bool, Any]
 
 
 class RunnerServer:
@@ -84,10 +96,10 @@ class RunnerServer:
         self._runner: Runner | None = None
         self._version = -1
         # {fragment: statistics} that went to the group; its next broadcast may have been sent before they came.
-        self._told: dict[int, dict[str, Any]] = {}
+        self._told: dict[int, Statistics] = {}
         #: Warnings that the group has not been told.
         self._warnings: list[str] = []
-        self._untold: dict[str, Any] = {}
+        self._untold: Statistics = {}
 
     @property
     def runner(self) -> Runner:
@@ -101,7 +113,7 @@ class RunnerServer:
         """A number that changes as long as the environments step."""
         return -1 if self._runner is None else self._runner.num_vector_steps
 
-    def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bool, Any]:
+    def handle(self, operation: str, argument: Argument) -> Answer:
         """Do what a request says.
 
         Args:
@@ -142,9 +154,9 @@ class RunnerServer:
         num_steps: int,
         explore: bool,
         random_actions: bool,
-        statistics: Mapping[str, Any] | None,
+        statistics: Mapping[str, Tree] | None,
         includes: int,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Plain]:
         """One fragment, with the newest weights.
 
         Args:
@@ -174,25 +186,23 @@ class RunnerServer:
             self._told[number] = own
         return {"rollout": rollout, "weights_version": self._version, "statistics": own, **self._news()}
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """The runner's whole state, and what it has not told yet."""
         return {"runner": self.runner.get_state(), "untold": self._take_untold()}
 
-    def set_state(self, *, state: Mapping[str, Any]) -> dict[str, Any]:
+    def set_state(self, *, state: Tree) -> dict[str, Plain]:
         """Go on from what ``get_state`` returned; ``how``: "exact" or "restarted", and what ``sample`` says of it."""
         how = self.runner.set_state(state["runner"])
         self._told, self._untold = {}, dict(state["untold"])
         return {"how": how, **self._news()}
 
-    def restart(
-        self, *, state: Mapping[str, Any] | None, num_vector_steps: int, seed: int | None = None
-    ) -> dict[str, Any]:
+    def restart(self, *, state: Tree | None, num_vector_steps: int, seed: int | None = None) -> dict[str, Plain]:
         """Start new episodes: see the function ``restart``; answers as ``set_state`` does."""
         restart(self.runner, state, num_vector_steps=num_vector_steps, seed=seed)
         self._told, self._untold = {}, {}
         return {"how": "restarted", **self._news()}
 
-    def call(self, *, function: bytes) -> Any:
+    def call(self, *, function: bytes) -> object:
         """``function(runner)``."""
         return cloudpickle.loads(function)(self.runner)
 
@@ -201,7 +211,7 @@ class RunnerServer:
         if self._runner is not None:
             self._runner.close()
 
-    def _news(self) -> dict[str, Any]:
+    def _news(self) -> dict[str, Plain]:
         metrics = self.runner.metrics()
         episodes = metrics.pop("episodes")
         state = self.runner.get_state(environments=False)
@@ -212,14 +222,12 @@ class RunnerServer:
         self._warnings.clear()
         return taken
 
-    def _take_untold(self) -> dict[str, Any]:
+    def _take_untold(self) -> Statistics:
         self._untold = merge_moments(self._untold, self.runner.take_statistics())
         return self._untold
 
 
-def restart(
-    runner: Runner, state: Mapping[str, Any] | None, *, num_vector_steps: int, seed: int | None = None, **more: int
-) -> None:
+def restart(runner: Runner, state: Tree | None, *, num_vector_steps: int, seed: int | None = None, **more: int) -> None:
     """Let a runner start new episodes, as the replacement of one that was lost, or of another number of runners.
 
     Args:

@@ -7,7 +7,7 @@ are full whatever the lengths of episodes.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,7 +19,7 @@ __all__ = ["rollout_to_sequences"]
 
 
 def rollout_to_sequences(
-    rollout: Rollout, length: int, extra: dict[str, Any] | None = None, *, burn_in: int = 0
+    rollout: Rollout, length: int, extra: Mapping[str, Columns] | None = None, *, burn_in: int = 0
 ) -> dict[str, Columns]:
     """A fragment as a batch of sequences.
 

@@ -8,14 +8,15 @@ that a run is a function of its seed, and a run that goes on draws what it would
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+
+from ..spaces import AnySpace
 
 __all__ = ["SpaceSeeds", "generator_of", "set_generator", "spaces_of"]
 
 
-def spaces_of(layers: Sequence[Any]) -> list[dict[str, list[Any]]]:
+def spaces_of(layers: Sequence[object]) -> list[dict[str, list[AnySpace]]]:
     """The spaces of wrappers and their environment, those inside of others among them.
 
     Args:
@@ -27,7 +28,7 @@ def spaces_of(layers: Sequence[Any]) -> list[dict[str, list[Any]]]:
     """
     seen: set[int] = set()
 
-    def new(value: Any) -> list[Any]:
+    def new(value: object) -> list[AnySpace]:
         spaces = {id(space): space for space in _inside(value) if id(space) not in seen}
         seen.update(spaces)
         return list(spaces.values())
@@ -39,12 +40,12 @@ def spaces_of(layers: Sequence[Any]) -> list[dict[str, list[Any]]]:
     return found
 
 
-def generator_of(space: Any) -> Any:
+def generator_of(space: AnySpace) -> np.random.Generator | None:
     """Its generator; None: it has none yet. Asking ``np_random`` would make one."""
     return getattr(space, "_np_random", None)
 
 
-def set_generator(space: Any, generator: Any) -> None:
+def set_generator(space: AnySpace, generator: np.random.Generator | None) -> None:
     """Let a space draw from this generator from now on."""
     space._np_random = generator  # gymnasium has no other way
 
@@ -53,10 +54,10 @@ class SpaceSeeds:
     """Seeds the spaces of one environment that have no generator of their own, whenever the environment is seeded."""
 
     def __init__(self) -> None:
-        self._env: Any = None
-        self._spaces: list[Any] = []
+        self._env: object = None
+        self._spaces: list[AnySpace] = []
 
-    def seed(self, layers: list[Any], seed: int) -> None:
+    def seed(self, layers: Sequence[object], seed: int) -> None:
         """Seed them.
 
         Args:
@@ -72,7 +73,7 @@ class SpaceSeeds:
             set_generator(space, np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number]))))
 
 
-def _by_agent(layer: Any) -> Iterator[tuple[str, Any]]:
+def _by_agent(layer: object) -> Iterator[tuple[str, object]]:
     """PettingZoo's: spaces that an environment is asked for, if it gives the same ones each time."""
     for name in ("observation_space", "action_space"):
         method = getattr(type(layer), name, None)
@@ -87,7 +88,7 @@ def _by_agent(layer: Any) -> Iterator[tuple[str, Any]]:
                 continue
 
 
-def _inside(value: Any) -> Iterator[Any]:
+def _inside(value: object) -> Iterator[AnySpace]:
     """A space and those inside of it, or those in a dict or list of spaces."""
     from gymnasium import Space
 

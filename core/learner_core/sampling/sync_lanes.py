@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from ..config.foreign import failure
 from ..errors import EnvOutputError
+from .actions import EnvActions
 from .answers import flag_of, reset_result, reward_of, step_result
 from .columns import Columns
-from .lanes import SAME_STEP, Step, lose
+from .lanes import SAME_STEP, AnyEnv, Step, lose
 from .observations import ObservationReader
 from .rebuilding import EnvList, Tell
 
 __all__ = ["SyncLanes"]
 
 
-class SyncLanes(EnvList):
+class SyncLanes(EnvList["AnyEnv", object]):
     """Environments stepped one after the other in this process; an episode's end and the reset are one step.
 
     Args:
@@ -39,7 +39,7 @@ class SyncLanes(EnvList):
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        make: Callable[[], AnyEnv],
         num_envs: int,
         *,
         max_restarts: int,
@@ -61,7 +61,7 @@ class SyncLanes(EnvList):
         self._begin_each({lane: partial(self._begin, lane) for lane in lanes}, out)
         return True
 
-    def _begin_each(self, begin: Mapping[int, Callable[[], Any]], out: Columns) -> None:
+    def _begin_each(self, begin: Mapping[int, Callable[[], object]], out: Columns) -> None:
         """Begin episodes: ``begin`` {lane: what gives its first observation}. One that raises is made anew."""
         for lane, first in begin.items():
             try:
@@ -73,7 +73,7 @@ class SyncLanes(EnvList):
             self._reader.write(out, obs, lane)
         self._reader.check(out)
 
-    def step(self, actions: Any, out: Columns) -> Step:
+    def step(self, actions: EnvActions, out: Columns) -> Step:
         count = self.num_envs
         self.num_steps += 1
         rewards = np.zeros(count, np.float64)
@@ -92,7 +92,7 @@ class SyncLanes(EnvList):
         self._reader.check(out)
         return step
 
-    def _step(self, lane: int, action: Any, out: Columns, step: Step) -> None:
+    def _step(self, lane: int, action: object, out: Columns, step: Step) -> None:
         whose, arrays = self._whose, self._arrays[lane]
         self._lengths[lane] += 1
         obs, reward, terminated, truncated, _ = step_result(self.envs[lane].step(arrays.give(action)), lane, whose)
@@ -106,6 +106,6 @@ class SyncLanes(EnvList):
                 obs = self._begin(lane)
         self._reader.write(out, obs, lane)
 
-    def _begin(self, lane: int, /, **seed: int) -> Any:
+    def _begin(self, lane: int, /, **seed: int) -> object:
         self._lengths[lane] = 0
-        return self._arrays[lane].read(reset_result(self.envs[lane].reset(**seed), lane, self._whose))
+        return self._arrays[lane].read(reset_result(self.envs[lane].reset(**seed), lane, self._whose)[0])

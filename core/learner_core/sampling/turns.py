@@ -17,6 +17,7 @@ from ..errors import EnvError
 from .agent_step import AgentStep
 from .answers import step_result
 from .columns import Columns
+from .lanes import TurnBasedEnv
 
 __all__ = ["TurnChecks", "begin_turns", "take_turn"]
 
@@ -33,14 +34,14 @@ class TurnChecks:
         as_numpy: What it said, in arrays of numpy.
     """
 
-    reward: Callable[[Any, Any], float]
-    flags: Callable[[Any, Any, Any], tuple[bool, bool]]
-    read: Callable[[Any, Any], Columns]
+    reward: Callable[[str, object], float]
+    flags: Callable[[str, object, object], tuple[bool, bool]]
+    read: Callable[[str, object], Columns]
     whose: Callable[[], str]
     as_numpy: Callable[[Any], Any]
 
 
-def begin_turns(env: Any, seed: Mapping[str, int], checks: TurnChecks) -> dict[str, Columns]:
+def begin_turns(env: TurnBasedEnv, seed: Mapping[str, int], checks: TurnChecks) -> dict[str, Columns]:
     """Start an episode, with ``{"seed": ...}`` or without; {the agent that acts first: what it sees}.
 
     Raises:
@@ -53,7 +54,7 @@ def begin_turns(env: Any, seed: Mapping[str, int], checks: TurnChecks) -> dict[s
     return step.obs
 
 
-def take_turn(env: Any, action: Any, waiting: Iterable[str], checks: TurnChecks) -> AgentStep:
+def take_turn(env: TurnBasedEnv, action: object, waiting: Iterable[str], checks: TurnChecks) -> AgentStep:
     """The agent whose turn it is acts.
 
     Args:
@@ -74,7 +75,7 @@ def take_turn(env: Any, action: Any, waiting: Iterable[str], checks: TurnChecks)
     return step
 
 
-def _until_somebody_acts(env: Any, checks: TurnChecks) -> AgentStep:
+def _until_somebody_acts(env: TurnBasedEnv, checks: TurnChecks) -> AgentStep:
     """Tell agents whose part is over, one after the other, up to one that acts."""
     step = AgentStep({})
     told = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from ..errors import StateError, did_you_mean
 
 __all__ = [
     "Difference",
+    "Plain",
+    "Tree",
     "assert_same_structure",
     "copy_tree",
     "describe",
@@ -29,6 +31,10 @@ __all__ = [
 ]
 
 Leaf = Any
+#: A value of a state tree: a number, a text, bytes, None, an array, or dicts and lists of these.
+Plain: TypeAlias = Any
+#: A state tree, or a part of one, that is read and not changed.
+Tree: TypeAlias = Mapping[str, Plain]
 
 
 def join(path: str, key: str | int, *, index: bool = False) -> str:

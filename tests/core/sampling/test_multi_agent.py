@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from learner_core.sampling.rollout import per_module
 
 from support.agents import MODULES, copied, crossing, rows_of, who
 from support.parallel_envs import PARTS, Crossing, Signals, make_agents_runner, make_crossing, make_signals
-from support.sampling import LinearModule, same_tree
+from support.sampling import LinearModule, runner_config, same_tree
 
 # ---- what is recorded ------------------------------------------------------------------------------------------------
 
@@ -245,7 +244,7 @@ def test_masked_actions_are_never_taken(random_actions: bool) -> None:
         for agent in ("speaker", "listener")
     }
 
-    config = SimpleNamespace(env=lambda config: Masked(), env_config={}, num_envs_per_env_runner=2)
+    config = runner_config(lambda config: Masked(), 2)
     runner = MultiAgentEnvRunner(config, specs, seed=1)
     runner.set_weights({m: p.policy.module.init(np.random.default_rng(0)) for m, p in runner.players.items()})
     columns = runner.sample(50, random_actions=random_actions)["speaker"].columns
@@ -284,7 +283,7 @@ def test_a_recurrent_modules_state_is_its_agents_own() -> None:
     spec = RLModuleSpec(Counter, env.observation_space("a"), env.action_space("a"))
 
     def make() -> Any:
-        config = SimpleNamespace(env=make_crossing, env_config={}, num_envs_per_env_runner=1)
+        config = runner_config(make_crossing, 1)
         runner = MultiAgentEnvRunner(config, {"m": spec}, seed=1)
         runner.set_weights({"m": runner.players["m"].policy.module.init(np.random.default_rng(0))})
         return runner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from learner_core.sampling.multi_agent_env_runner import MultiAgentEnvRunner
 
 from support.agents import crossing
 from support.parallel_envs import PARTS, Crossing, make_agents_runner, make_crossing, specs_for
-from support.sampling import CountEnv
+from support.sampling import CountEnv, runner_config
 
 
 def test_spaces_that_are_not_the_modules() -> None:
@@ -71,7 +70,7 @@ def test_numbers_that_are_not_finite(what: str) -> None:
 def test_environments_of_the_wrong_kind() -> None:
     specs = specs_for(make_crossing({}), {"m": "a"})
     with pytest.raises(EnvError, match="no PettingZoo"):
-        config = SimpleNamespace(env=lambda config: CountEnv(), env_config={}, num_envs_per_env_runner=1)
+        config = runner_config(lambda config: CountEnv(), 1)
         MultiAgentEnvRunner(config, specs, seed=0)
     with pytest.raises(ConfigError, match="normalize_rewards"):
         crossing(normalize_rewards=True)

@@ -16,9 +16,8 @@ from learner_core.sampling.gym_lanes import GymLanes
 from learner_core.sampling.noise_blocks import BLOCK, NoiseBlocks
 from learner_core.sampling.numpy_backend import ForwardPolicy, NumpyBackend, NumpyPolicy, choose_inference
 from learner_core.sampling.sync_lanes import SyncLanes
-from learner_core.sampling.vector_env import make_lanes
 
-from support.sampling import CountEnv, LinearModule, SpacesEnv
+from support.sampling import CountEnv, LinearModule, SpacesEnv, make_lanes
 
 
 def test_the_fastest_way_of_stepping_is_taken() -> None:

@@ -17,7 +17,7 @@ from learner_core.sampling.multi_agent_env_runner import MultiAgentEnvRunner
 
 from support.agents import bytes_of, copied, rows_of
 from support.parallel_envs import Signals, make_agents_runner
-from support.sampling import LinearModule, same_tree
+from support.sampling import LinearModule, runner_config, same_tree
 from support.turn_envs import Duel, make_duel, make_masked_duel
 
 SIDES = {"a": "a", "b": "b"}
@@ -172,7 +172,7 @@ def test_random_actions_and_the_policys_do_not_mix_in_a_fragment() -> None:
 
 @pytest.mark.parametrize("random_actions", [False, True])
 def test_masks_of_infos(random_actions: bool) -> None:
-    config = SimpleNamespace(env=make_masked_duel, env_config={}, action_mask_in_info=True, num_envs_per_env_runner=2)
+    config = runner_config(make_masked_duel, 2, action_mask_in_info=True)
     runner = masked_runner(config, make_env(config), "a")
     columns = runner.sample(30, random_actions=random_actions)["m"].columns  # the environment refuses others
     clock = columns["obs"][..., 1]
@@ -206,7 +206,7 @@ def test_players_whose_masks_allow_nothing_wait() -> None:
             obs, rewards, *rest = super().step({"speaker": 0, "listener": 0, **actions})
             return obs, {agent: float(self.clock) for agent in rewards}, *rest
 
-    config = SimpleNamespace(env=lambda config: Turns(), env_config={}, num_envs_per_env_runner=1)
+    config = runner_config(lambda config: Turns(), 1)
     runner = masked_runner(config, Turns(), "speaker")
     rollout = runner.sample(4)["m"]
     assert rows_of(rollout, 0) == [
