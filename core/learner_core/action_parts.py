@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import SpaceError
+from .xp import ArrayTree
+
+if TYPE_CHECKING:
+    from gymnasium import Space
 
 __all__ = ["ActionPart", "NestedActions", "action_parts", "has_parts", "nested", "row_of", "with_open_boxes"]
 
@@ -37,7 +41,7 @@ class ActionPart:
     """
 
     path: _Path
-    space: Any
+    space: Space[object]
     start: int
     size: int
 
@@ -51,18 +55,18 @@ class ActionPart:
         """Whether its numbers are any in between, and no choices."""
         return type(self.space).__name__ == "Box"
 
-    def of(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def of(self, rows: np.ndarray) -> np.ndarray:
         """[B, *shape] of rows [B, K], in the part's own dtype."""
         piece = rows[..., self.start : self.start + self.size].reshape((*rows.shape[:-1], *self.shape))
         return piece.astype(self.space.dtype if self.is_box else np.int64)
 
 
-def has_parts(space: Any) -> bool:
+def has_parts(space: Space[object]) -> bool:
     """Whether actions of the space have several parts: a Dict or a Tuple."""
     return type(space).__name__ in ("Dict", "Tuple")
 
 
-def action_parts(space: Any) -> list[ActionPart]:
+def action_parts(space: Space[object]) -> list[ActionPart]:
     """The parts of an action, in the order of their numbers.
 
     Args:
@@ -93,13 +97,13 @@ def action_parts(space: Any) -> list[ActionPart]:
     return found
 
 
-def nested(space: Any, take: Any) -> Any:
+def nested(space: Space[object], take: Callable[[ActionPart], object]) -> ArrayTree:
     """A nested action: ``take(part)`` of every part, in the dicts and tuples of the space."""
     by_path = {part.path: part for part in action_parts(space)}
     return _rebuilt(space, (), lambda path: take(by_path[path]))
 
 
-def row_of(space: Any, action: Any) -> npt.NDArray[np.float32]:
+def row_of(space: Space[object], action: ArrayTree) -> npt.NDArray[np.float32]:
     """float32[K] of one action as an environment takes it."""
     row = np.empty(sum(part.size for part in action_parts(space)), np.float32)
     for part in action_parts(space):
@@ -110,18 +114,18 @@ def row_of(space: Any, action: Any) -> npt.NDArray[np.float32]:
     return row
 
 
-def with_open_boxes(space: Any) -> Any:
+def with_open_boxes(space: Space[object]) -> Space[object]:
     """The space with the bounds of its boxes taken away: what a policy that samples beyond them is held to."""
     from gymnasium import spaces
 
-    def opened(part: ActionPart) -> Any:
+    def opened(part: ActionPart) -> Space[object]:
         return spaces.Box(-np.inf, np.inf, part.shape, part.space.dtype) if part.is_box else part.space
 
     by_path = {part.path: opened(part) for part in action_parts(space)}
     return _rebuilt_space(space, (), by_path)
 
 
-class NestedActions(Sequence[Any]):
+class NestedActions(Sequence[ArrayTree]):
     """The actions of N environments, from rows: each by its index, or batched, as a vector environment takes them.
 
     Args:
@@ -132,27 +136,27 @@ class NestedActions(Sequence[Any]):
     #: As of an array of rows: an item is no number.
     ndim: Final = 2
 
-    def __init__(self, space: Any, rows: npt.NDArray[Any]) -> None:
+    def __init__(self, space: Space[object], rows: np.ndarray) -> None:
         self._space = space
         self._rows = rows
 
     @functools.cached_property
-    def batched(self) -> Any:
+    def batched(self) -> ArrayTree:
         """The parts [N, *shape] in the dicts and tuples of the space."""
         return nested(self._space, lambda part: part.of(self._rows))
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, lane: Any) -> Any:
+    def __getitem__(self, lane: slice | int) -> ArrayTree:
         row = self._rows[lane]
         return nested(self._space, lambda part: part.of(row)[()])
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[ArrayTree]:
         return (self[lane] for lane in range(len(self)))
 
 
-def _leaves(space: Any, path: _Path) -> Iterator[tuple[_Path, Any]]:
+def _leaves(space: Space[object], path: _Path) -> Iterator[tuple[_Path, Space[object]]]:
     kind = type(space).__name__
     if kind == "Dict":
         for key, inner in space.spaces.items():
@@ -164,7 +168,7 @@ def _leaves(space: Any, path: _Path) -> Iterator[tuple[_Path, Any]]:
         yield path, space
 
 
-def _rebuilt(space: Any, path: _Path, make: Any) -> Any:
+def _rebuilt(space: Space[object], path: _Path, make: Callable[[_Path], object]) -> ArrayTree:
     kind = type(space).__name__
     if kind == "Dict":
         return {key: _rebuilt(inner, (*path, key), make) for key, inner in space.spaces.items()}
@@ -173,7 +177,7 @@ def _rebuilt(space: Any, path: _Path, make: Any) -> Any:
     return make(path)
 
 
-def _rebuilt_space(space: Any, path: _Path, leaves: dict[_Path, Any]) -> Any:
+def _rebuilt_space(space: Space[object], path: _Path, leaves: dict[_Path, Space[object]]) -> Space[object]:
     kind = type(space).__name__
     if kind == "Dict":
         return type(space)({key: _rebuilt_space(inner, (*path, key), leaves) for key, inner in space.spaces.items()})

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from .action_parts import action_parts, has_parts
 from .errors import BatchError, SpaceError, StateError
-from .xp import Array, DType, Namespace
+from .xp import Array, ArrayTree, DType, Namespace
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -102,13 +101,13 @@ class SpaceEncoder:
         SpaceError: A space that is not supported, or one without elements.
     """
 
-    def __init__(self, space: Any) -> None:
+    def __init__(self, space: AnySpace) -> None:
         self._leaves = _leaves(space)
         self.size = sum(leaf.encoded_size for leaf in self._leaves)
         if not self.size:
             raise SpaceError(f"observation space {space}: it has no elements")
 
-    def __call__(self, xp: Namespace, obs: Any, dtype: DType = None) -> Array:
+    def __call__(self, xp: Namespace, obs: ArrayTree, dtype: DType = None) -> Array:
         """Flatten a batch of observations.
 
         Args:
@@ -130,13 +129,13 @@ class SpaceEncoder:
         return parts[0] if len(parts) == 1 else xp.concat(parts, -1)
 
 
-def encode(xp: Namespace, space: Any, obs: Any, dtype: DType = None) -> Array:
+def encode(xp: Namespace, space: AnySpace, obs: ArrayTree, dtype: DType = None) -> Array:
     """Flatten observations once; inside a compiled step keep a :class:`SpaceEncoder` and call that. Same arguments."""
     encoded: Array = SpaceEncoder(space)(xp, obs, dtype)
     return encoded
 
 
-def encoded_size(space: Any) -> int:
+def encoded_size(space: AnySpace) -> int:
     """Length of the vector that :func:`encode` makes of one observation.
 
     Raises:
@@ -145,7 +144,7 @@ def encoded_size(space: Any) -> int:
     return SpaceEncoder(space).size
 
 
-def leaves(space: Any) -> dict[Path, tuple[tuple[int, ...], np.dtype[Any]]]:
+def leaves(space: AnySpace) -> dict[Path, tuple[tuple[int, ...], np.dtype]]:
     """The arrays that one observation consists of.
 
     Args:
@@ -160,7 +159,7 @@ def leaves(space: Any) -> dict[Path, tuple[tuple[int, ...], np.dtype[Any]]]:
     return {leaf.path: (leaf.shape, np.dtype(leaf.dtype)) for leaf in _leaves(space)}
 
 
-def alike(first: Any, second: Any) -> bool:
+def alike(first: AnySpace, second: AnySpace) -> bool:
     """Whether one network fits both spaces: the same parts, Boxes of the same shapes whatever their bounds and dtype.
 
     Args:
@@ -177,7 +176,7 @@ def alike(first: Any, second: Any) -> bool:
     )
 
 
-def parts(space: Any) -> dict[Path, Any]:
+def parts(space: AnySpace) -> dict[Path, AnySpace]:
     """The spaces without keys that a space consists of.
 
     Args:
@@ -197,7 +196,7 @@ def parts(space: Any) -> dict[Path, Any]:
     return {(key, *path): part for key, inner in inside for path, part in parts(inner).items()}
 
 
-def to_columns(space: Any, obs: Any) -> Any:
+def to_columns(space: AnySpace, obs: object) -> ArrayTree:
     """Bring observations as gymnasium gives them, batched or single, into the form of a batch.
 
     Args:
@@ -226,7 +225,7 @@ def to_columns(space: Any, obs: Any) -> Any:
     return np.asarray(obs, dtype=leaf.dtype)
 
 
-def blank(space: Any) -> Any:
+def blank(space: AnySpace) -> ArrayTree:
     """One observation in the form of ``to_columns`` with nothing but zeros: for its structure, shapes and dtypes.
 
     Args:
@@ -249,7 +248,7 @@ def blank(space: Any) -> Any:
     return tree
 
 
-def action_spec(space: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def action_spec(space: AnySpace) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of one action in a batch.
 
     Args:
@@ -267,7 +266,7 @@ def action_spec(space: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return leaf.shape, np.dtype(leaf.dtype if leaf.kind == "box" else np.int64)
 
 
-def check_actions(space: Any, actions: npt.NDArray[Any], *, bounds: bool = False) -> None:
+def check_actions(space: AnySpace, actions: np.ndarray, *, bounds: bool = False) -> None:
     """Refuse actions that are not in their space.
 
     Args:
@@ -308,7 +307,7 @@ def check_actions(space: Any, actions: npt.NDArray[Any], *, bounds: bool = False
         raise BatchError(f"actions must be {where}; row {bad[0]} is {first} ({len(bad)} of {len(actions)} rows)")
 
 
-def to_plain(space: Any) -> dict[str, Any]:
+def to_plain(space: AnySpace) -> dict[str, object]:
     """A space as plain data for a file: None, bool, int, float, str, list, dict.
 
     Args:
@@ -335,7 +334,7 @@ def to_plain(space: Any) -> dict[str, Any]:
     return plain
 
 
-def from_plain(plain: Mapping[str, Any]) -> Any:
+def from_plain(plain: Mapping[str, Any]) -> AnySpace:
     """The inverse of :func:`to_plain`.
 
     Args:
@@ -373,7 +372,7 @@ def from_plain(plain: Mapping[str, Any]) -> Any:
     raise StateError(f"this does not describe a space: kind={kind!r}")
 
 
-def _leaves(space: Any, path: Path = ()) -> list[_Leaf]:
+def _leaves(space: AnySpace, path: Path = ()) -> list[_Leaf]:
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
@@ -404,7 +403,7 @@ def _leaves(space: Any, path: Path = ()) -> list[_Leaf]:
     )
 
 
-def _check_parts(space: Any, rows: npt.NDArray[Any], *, bounds: bool) -> None:
+def _check_parts(space: AnySpace, rows: np.ndarray, *, bounds: bool) -> None:
     """Refuse rows of numbers of which a part is not in its space."""
     parts = action_parts(space)
     width = sum(part.size for part in parts)
@@ -418,14 +417,14 @@ def _check_parts(space: Any, rows: npt.NDArray[Any], *, bounds: bool) -> None:
             raise BatchError(f"{'/'.join(map(str, part.path))} of the {error.args[0]}") from None
 
 
-def _action_leaf(space: Any) -> _Leaf:
+def _action_leaf(space: AnySpace) -> _Leaf:
     found = _leaves(space)
     if len(found) != 1 or found[0].path:
         raise SpaceError(f"action space {space}: expected Box, Discrete, MultiDiscrete or MultiBinary")
     return found[0]
 
 
-def _get(obs: Any, path: Path) -> Any:
+def _get(obs: ArrayTree, path: Path) -> Array:
     for depth, key in enumerate(path):
         if not isinstance(obs, Mapping) or key not in obs:
             raise SpaceError(f"observation: {_text(path[: depth + 1])} is missing")
@@ -437,12 +436,12 @@ def _text(path: Path) -> str:
     return repr("/".join(path)) if path else "(the whole)"
 
 
-def _plain_key(key: Any) -> str | int:
+def _plain_key(key: object) -> str | int:
     """A key as a file has it; those that are neither text nor int are text in batches, too."""
     return key if isinstance(key, str | int) else str(key)
 
 
-def _bound(values: npt.NDArray[Any]) -> Any:
+def _bound(values: np.ndarray) -> object:
     """One number where all are equal, as for images, else nested lists."""
     same = values.size > 0 and bool((values == values.flat[0]).all())
     return values.flat[0].item() if same else values.tolist()

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ..config import references
 from ..config.agents import AgentMapping, is_multi_agent
+from ..config.algorithm_settings import AlgorithmSettings
 from ..config.values import same
 from ..errors import ConfigError, StateError
 from ..group.learner_group import LearnerGroup
-from ..learning.rl_module import acting
+from ..learning.rl_module import RLModuleSpec, acting
 from ..learning.shared_parameters import completed
 from ..sampling.episodes import Episode
 from ..sampling.runner_group import EnvRunnerGroup
+from ..state.tree import Plain, Tree
 from .stored_modules import KEEP, MODULE_SETTINGS, Opening, read_modules
 
 __all__ = ["KEEP", "AgentModules", "agent_means"]
@@ -29,7 +30,7 @@ __all__ = ["KEEP", "AgentModules", "agent_means"]
 class AgentModules:
     """The part of an Algorithm that changes who learns and who plays whom."""
 
-    config: Any
+    config: AlgorithmSettings
     env_runners: EnvRunnerGroup | None
     #: What the user said of the state that is being taken over.
     _opening = Opening()
@@ -39,7 +40,7 @@ class AgentModules:
         """The learners."""
         raise NotImplementedError
 
-    def use_config(self, config: Any) -> None:
+    def use_config(self, config: AlgorithmSettings) -> None:
         """Go by these settings from now on; learners and runners have them."""
         raise NotImplementedError
 
@@ -47,11 +48,11 @@ class AgentModules:
         self,
         *,
         module_id: str,
-        module_spec: Any = None,
+        module_spec: RLModuleSpec | None = None,
         like: str | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        policy_mapping_fn: Callable[..., Any] | None = KEEP,
+        settings: Mapping[str, object] | None = None,
+        policy_mapping_fn: Callable[..., str] | None = KEEP,
         policies_to_train: Collection[str] | None = KEEP,
     ) -> None:
         """Add a module; the others and the running episodes go on.
@@ -97,7 +98,7 @@ class AgentModules:
         self,
         module_id: str,
         *,
-        policy_mapping_fn: Callable[..., Any] | None = KEEP,
+        policy_mapping_fn: Callable[..., str] | None = KEEP,
         policies_to_train: Collection[str] | None = KEEP,
     ) -> None:
         """Remove a module with all that it has learned; agents that it plays get another from the mapping at once.
@@ -131,7 +132,7 @@ class AgentModules:
         self.agent_runners()
         self._take_over(self._changed(self.learner_group.module_specs, {}, KEEP, policies_to_train), {})
 
-    def set_policy_mapping_fn(self, policy_mapping_fn: Callable[..., Any] | None) -> None:
+    def set_policy_mapping_fn(self, policy_mapping_fn: Callable[..., str] | None) -> None:
         """Say who plays whom in episodes, and for agents, that begin from now on.
 
         Raises:
@@ -158,7 +159,13 @@ class AgentModules:
             raise ConfigError("there is no environment: set .environment(...)")
         return self.env_runners
 
-    def _changed(self, specs: Mapping[str, Any], settings: Any, mapping: Any, trained: Any) -> Any:
+    def _changed(
+        self,
+        specs: Mapping[str, RLModuleSpec | None],
+        settings: Mapping[str, Mapping[str, object]],
+        mapping: Callable[..., str] | None,
+        trained: Collection[str] | None,
+    ) -> AlgorithmSettings:
         """The configuration with other modules, checked."""
         now = self.config
         if trained is KEEP and now.policies_to_train is not None:
@@ -171,12 +178,12 @@ class AgentModules:
             policy_settings={**own, **settings},
         )
 
-    def _check_mapping(self, runners: EnvRunnerGroup, config: Any) -> None:
-        mapping = AgentMapping(config.policy_mapping_fn, list(acting(config.policies)))
+    def _check_mapping(self, runners: EnvRunnerGroup, config: AlgorithmSettings) -> None:
+        mapping = AgentMapping(config.policy_mapping_fn, list(acting(_specs_of(config))))
         for agent in runners.possible_agents:
             mapping.module_of(agent, 0)
 
-    def _take_over(self, config: Any, statistics_of: Mapping[str, str]) -> None:
+    def _take_over(self, config: AlgorithmSettings, statistics_of: Mapping[str, str]) -> None:
         """Bring learners and runners to a configuration whose modules the learners have already."""
         group = self.learner_group
         config = config.replaced(policies=group.module_specs)
@@ -189,7 +196,7 @@ class AgentModules:
 
     # ------------------------------------------------------------------ checkpoints
 
-    def modules_state(self) -> dict[str, Any] | None:
+    def modules_state(self) -> dict[str, Plain] | None:
         """Which modules there are, who learns and who plays whom, as plain data; ``None`` with one agent."""
         if not is_multi_agent(self.config):
             return None
@@ -211,7 +218,7 @@ class AgentModules:
             self._opening = Opening()
 
     @contextlib.contextmanager
-    def modules_of(self, state: Mapping[str, Any] | None) -> Iterator[ModuleChange | None]:
+    def modules_of(self, state: Tree | None) -> Iterator[ModuleChange | None]:
         """What it takes to have the modules of a state; ``None``: they are here.
 
         In the block the learners have new ones beside those there were; the rest is up to the block. If it fails, the
@@ -230,19 +237,19 @@ class AgentModules:
         group, added = self.learner_group, list[str]()
         before = group.module_specs
         try:
-            for module_id, spec in config.policies.items():
+            for module_id, spec in _specs_of(config).items():
                 if module_id not in group.module_specs:
                     own = config.policy_settings.get(module_id)
                     group.add_module(module_id=module_id, module_spec=spec, settings=own)
                     added.append(module_id)
-            config = config.replaced(policies={mid: group.module_specs[mid] for mid in config.policies})
+            config = config.replaced(policies={mid: group.module_specs[mid] for mid in _specs_of(config)})
             yield ModuleChange(self, config, before)
         except BaseException:
             for module_id in added:
                 group.remove_module(module_id)
             raise
 
-    def _config_of(self, state: Mapping[str, Any] | None) -> Any:
+    def _config_of(self, state: Tree | None) -> AlgorithmSettings | None:
         """The configuration with the modules of a state, checked; ``None``: it has them. Nothing has changed."""
         if (state is None) != (not is_multi_agent(self.config)):
             here = "several agents" if state is None else "one agent"
@@ -258,6 +265,12 @@ class AgentModules:
         config = self.config.replaced(**saved)
         self._check_mapping(self.agent_runners(), config)
         return config
+
+
+def _specs_of(config: AlgorithmSettings) -> Mapping[str, RLModuleSpec]:
+    """{module_id: spec} of a configuration whose modules are complete."""
+    assert isinstance(config.policies, Mapping)
+    return config.policies
 
 
 def agent_means(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
@@ -293,10 +306,10 @@ class ModuleChange:
         specs: {module_id: spec} of the modules that it will have.
     """
 
-    def __init__(self, run: AgentModules, config: Any, specs_before: Mapping[str, Any]) -> None:
+    def __init__(self, run: AgentModules, config: AlgorithmSettings, specs_before: Mapping[str, RLModuleSpec]) -> None:
         self._run, self._before, self._config = run, run.config, config
         self._specs_before = specs_before
-        self.specs: dict[str, Any] = dict(config.policies)
+        self.specs = dict(_specs_of(config))
 
     def runners(self) -> None:
         """The runners have the new modules."""
@@ -316,6 +329,6 @@ class ModuleChange:
             group.set_config(policies_to_train=self._config.policies_to_train)
         self._run.use_config(self._config)
 
-    def _give(self, config: Any, specs: Mapping[str, Any]) -> None:
+    def _give(self, config: AlgorithmSettings, specs: Mapping[str, RLModuleSpec]) -> None:
         weights = self._run.learner_group.get_weights()
         self._run.agent_runners().set_modules(config, specs, weights={mid: weights[mid] for mid in specs})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..config.agents import is_multi_agent
+from ..config.agents import Environment, is_multi_agent
 from ..config.algorithm_settings import AlgorithmSettings
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
 from ..config.environments import opened
@@ -33,17 +33,18 @@ from ..maths.initialisers import placeholders
 from ..plugins.discovery import load
 from ..plugins.manager import get_manager, notify
 from ..sampling.episodes import Episode
+from ..sampling.make_runner import Runner
 from ..sampling.runner_group import EnvRunnerGroup
+from ..state.atomic import PathLike
 from ..state.files import load_mapping, save_state
 from ..state.kinds import ALGORITHM, ALGORITHM_FORMAT, kind_of, refuse_other_kinds
-from ..state.schema import COUNT, TEXT, Anything, MapOf, Record, Schema, under
-from ..state.tree import copy_tree
-from .agents import AgentModules, agent_means
-from .evaluations import evaluation_results, evaluation_size, plain_episodes
+from ..state.schema import COUNT, TEXT, Anything, MapOf, Record, under
+from ..state.tree import Plain, Tree, copy_tree
+from .agents import agent_means
+from .evaluations import Results, evaluation_results, evaluation_size, plain_episodes
 from .own_checkpoints import OwnCheckpoints, folder_of
 from .policies import make_policy
-from .ranks import RankedRun
-from .restoring import check_outline, take_state
+from .restoring import RestoredRun, check_outline, take_state
 from .rollouts import RolloutHooks
 from .stored_modules import KEEP, Opening, named_by, settle_modules
 from .stored_spaces import spaces_state
@@ -57,7 +58,7 @@ _WINDOW = 100
 _LARGE_PARTS = re.compile(r"state/(learner/|extra/(.*/)?storage/columns/)")
 
 
-class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
+class Algorithm(RestoredRun, OwnCheckpoints, RolloutHooks):
     """A run: samples, learns, evaluates, saves.
 
     Args:
@@ -104,7 +105,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
             raise
 
     @contextlib.contextmanager
-    def _environment_seen(self) -> Iterator[Any]:
+    def _environment_seen(self) -> Iterator[Environment | None]:
         """The environment of one agent, to take the spaces from, seen before a framework is imported; what it decides
         among the settings is settled. ``None``: there is none, or several agents' modules say what they need."""
         config = self.config
@@ -122,7 +123,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
             self.config = with_num_envs(config, config.env if env is None else env)
             yield env
 
-    def _make_group(self, env: Any) -> LearnerGroup:
+    def _make_group(self, env: Environment | None) -> LearnerGroup:
         config = self.config
         if not config.num_learners:
             # An Algorithm has the process to itself; a bare Learner leaves threads as it finds them. Where learners are
@@ -138,33 +139,17 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
     def setup(self) -> None:
         """Make what the algorithm needs beside runner and group: replay buffers, data sets."""
 
-    def training_step(self) -> dict[str, Any]:
+    def training_step(self) -> Results:
         """One iteration of sampling and learning; returns the learners' results."""
         raise NotImplementedError(f"{type(self).__name__} must implement training_step()")
 
-    def iteration_results(self) -> dict[str, Any]:
+    def iteration_results(self) -> Results:
         """More entries of the iteration's results, asked for after ``training_step``."""
         return {}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """State of what ``setup`` made, as arrays and plain values."""
-        return {}
-
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``get_extra_state`` returned."""
-
-    def extra_state_schema(self) -> Schema:
-        """What ``set_extra_state`` takes: declared by whoever overrides these two, to be checked before anything
-        changes. Without it, ``set_extra_state`` is called first, and given the old state back if it raises."""
-        return Record({})
 
     def settings_changed(self) -> None:
         """``self.config`` has other settings: hand them to what ``setup`` made. Settings that cannot be changed belong
         in the config class's ``fixed_settings``."""
-
-    def state_fragment_length(self) -> int | None:
-        """Steps of the fragments that wait in a state; ``None``: any."""
-        return None
 
     # ------------------------------------------------------------------ a run
 
@@ -175,7 +160,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
             raise ConfigError("this Algorithm has been stopped")
         return self._group
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> Results:
         """One iteration.
 
         Returns:
@@ -219,7 +204,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         self.save_when_due()
         return results
 
-    def _training_step(self) -> dict[str, Any]:
+    def _training_step(self) -> Results:
         """``training_step``, whose updates are this run's own: when runners are given their weights is its affair."""
         self._trains = True
         try:
@@ -228,7 +213,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
             self._trains = False
             self._known_changes = (self._known_changes[0], self.learner_group.num_updates_asked)
 
-    def evaluate(self, num_episodes: int | None = None, *, max_episode_steps: int | None = None) -> dict[str, Any]:
+    def evaluate(self, num_episodes: int | None = None, *, max_episode_steps: int | None = None) -> Results:
         """Play whole episodes greedily in environments of their own; training is not disturbed.
 
         Args:
@@ -279,16 +264,17 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
     # ------------------------------------------------------------------ what training steps use
 
     @property
-    def runner(self) -> Any:
+    def runner(self) -> Runner:
         """The environment runner in this process: it evaluates, and samples where ``num_env_runners=0``.
 
         Raises:
             ConfigError: there is no environment.
         """
-        return self._runners.local
+        runner: Runner = self._runners.local
+        return runner
 
     @property
-    def env_runner(self) -> Any:
+    def env_runner(self) -> Runner | None:
         """As :attr:`runner`; None where there is no environment."""
         return None if self.env_runners is None else self.env_runners.local
 
@@ -330,7 +316,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
                 self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
         self._know_changes()
 
-    def set_weights(self, weights: Mapping[str, Any]) -> None:
+    def set_weights(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Give learners and samplers these weights, or none of them; optimizers and target networks stay.
 
         The next fragment of every runner, and the next evaluation, is sampled with them.
@@ -363,7 +349,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         self._know_changes()
         self.bring_weights()
 
-    def set_config(self, **settings: Any) -> None:
+    def set_config(self, **settings: object) -> None:
         """Change settings in the run, everywhere at once: learners, advantages, samplers, replay, evaluation, queues.
 
         They count from the next update, fragment or evaluation on, and are part of every later checkpoint.
@@ -431,7 +417,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         """The runners have, or are about to have, the learners' weights as they are now."""
         self._known_changes = self._changes(self.learner_group)
 
-    def _episode_results(self) -> dict[str, Any]:
+    def _episode_results(self) -> Results:
         out: dict[str, Any] = {"num_episodes": self._num_episodes, "num_env_steps_sampled": self._num_env_steps}
         out.update(self._lifetimes)
         if self._recent:
@@ -442,7 +428,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Everything the run needs to go on: learners, environments, normalisers, replay, counters."""
         self.notice_changes()
         learner = self.learner_group.get_state()
@@ -461,7 +447,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
             },
         }
 
-    def set_state(self, state: Mapping[str, Any], *, override_spaces: bool = False) -> None:
+    def set_state(self, state: Tree, *, override_spaces: bool = False) -> None:
         """Go on from a state of any backend.
 
         Args:
@@ -477,7 +463,12 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
             self._take_state(state)
         self._show_weights()
 
-    def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
+    @property
+    def keeps_more_state(self) -> bool:
+        """Whether a subclass puts entries of its own into the state."""
+        return type(self).get_state is not Algorithm.get_state or type(self).set_state is not Algorithm.set_state
+
+    def _go_on_from(self, checkpoint: dict[str, Plain]) -> None:
         """``set_state`` of the state in it, which is let go of before the runners' copies of the weights are made."""
         if type(self).set_state is not Algorithm.set_state:  # a subclass's own is heard
             self.set_state(checkpoint.pop("state"))
@@ -485,9 +476,9 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
         self._take_state(checkpoint.pop("state"))
         self._show_weights()
 
-    def _take_state(self, state: Mapping[str, Any]) -> None:
+    def _take_state(self, state: Tree) -> None:
         """``set_state``, but that the runners still have other weights."""
-        take_state(self, state)
+        take_state(self, state, is_open=self.keeps_more_state)
         own = state["algorithm"]
         self.iteration = int(own["iteration"])
         self.num_env_steps_sampled_lifetime = int(own["num_env_steps_sampled_lifetime"])
@@ -505,7 +496,7 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
             self.env_runners.forget_weights()
             self.env_runners.set_weights(self.learner_group.get_weights(), version=version)
 
-    def save(self, path: Any) -> None:
+    def save(self, path: PathLike) -> None:
         """Write a checkpoint: one file with the state and, beside it, the configuration. Atomic.
 
         Of several ranks all call it and rank 0 writes; it is there when the call returns on any of them.
@@ -527,10 +518,10 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
 
     def restore(
         self,
-        path: Any,
+        path: PathLike,
         *,
         import_modules: Iterable[str] = (),
-        policy_mapping_fn: Callable[..., Any] | None = KEEP,
+        policy_mapping_fn: Callable[..., str] | None = KEEP,
         override_spaces: bool = False,
     ) -> None:
         """Go on from a checkpoint of any backend, in this Algorithm, whose settings stay what they are.
@@ -560,12 +551,12 @@ class Algorithm(AgentModules, RankedRun, OwnCheckpoints, RolloutHooks):
     @classmethod
     def from_checkpoint(
         cls,
-        path: Any,
+        path: PathLike,
         *,
         framework: str | None = None,
         import_modules: Iterable[str] = (),
         override_spaces: bool = False,
-        **settings: Any,
+        **settings: object,
     ) -> Algorithm:
         """Build the Algorithm that a checkpoint holds and go on from it. No code of the file's choice runs.
 
@@ -616,7 +607,9 @@ def build_algorithm(config: AlgorithmSettings) -> Algorithm:
     return algorithm
 
 
-def stored_config(path: Any, *, import_modules: Iterable[str] = (), **settings: Any) -> AlgorithmSettings:
+def stored_config(
+    path: PathLike | Tree, *, import_modules: Iterable[str] = (), **settings: object
+) -> AlgorithmSettings:
     """The settings that a checkpoint carries: those of its run when it was saved. The checkpoint is read as a whole.
 
     Args:
@@ -629,7 +622,7 @@ def stored_config(path: Any, *, import_modules: Iterable[str] = (), **settings: 
     return _config_in(path if isinstance(path, Mapping) else stored_tree(path), import_modules, settings)
 
 
-def stored_tree(path: Any) -> dict[str, Any]:
+def stored_tree(path: PathLike) -> Tree:
     """A checkpoint as it is; large arrays are read when they are looked at.
 
     Raises:
@@ -638,13 +631,11 @@ def stored_tree(path: Any) -> dict[str, Any]:
     return _read(path, mapped=True)
 
 
-def _config_in(
-    tree: Mapping[str, Any], import_modules: Iterable[str], settings: Mapping[str, Any]
-) -> AlgorithmSettings:
+def _config_in(tree: Tree, import_modules: Iterable[str], settings: Mapping[str, object]) -> AlgorithmSettings:
     return AlgorithmSettings.from_dict(tree["config"], import_modules=import_modules, **settings)
 
 
-def _read(path: Any, *, mapped: bool) -> dict[str, Any]:
+def _read(path: PathLike, *, mapped: bool) -> dict[str, Plain]:
     """A checkpoint; if ``mapped``, what learners and replay buffers copy is views of the file."""
     tree = load_mapping(path, is_mapped=lambda place: mapped and _LARGE_PARTS.match(place) is not None)
     if kind_of(tree) != ALGORITHM:
@@ -656,12 +647,12 @@ def _read(path: Any, *, mapped: bool) -> dict[str, Any]:
     return dict(tree)
 
 
-def num_environments(config: Any) -> int:
+def num_environments(config: AlgorithmSettings) -> int:
     """Environments that sample side by side, over all runners."""
     return max(1, int(config.num_env_runners)) * int(config.num_envs_per_env_runner)
 
 
-def fragment_length(config: Any, num_ranks: int = 1) -> int:
+def fragment_length(config: AlgorithmSettings, num_ranks: int = 1) -> int:
     """Steps of each environment per fragment: the setting, or what fills ``train_batch_size`` over all runners."""
     if config.rollout_fragment_length == "auto":
         return max(1, math.ceil(int(config.train_batch_size) / (num_environments(config) * num_ranks)))

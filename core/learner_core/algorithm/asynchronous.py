@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -30,15 +30,21 @@ from ..group.results import merge_results
 from ..learning.batch_rule import BatchRule
 from ..sampling.circular_replay import CircularReplay
 from ..sampling.fragments import WaitingSequences, fragment_to_sequences, join_sequences
-from ..sampling.rollout import per_module
+from ..sampling.make_runner import Weights
+from ..sampling.rollout import Rollout, per_module
 from ..state.schema import COUNT, Anything, Items, MapOf, Record, refuse, under
+from ..state.tree import Plain, Tree
+from ..xp import ArrayTree
 from .algorithm import Algorithm
+from .evaluations import Results
 from .throughput import Throughput
 
 __all__ = ["AsynchronousAlgorithm"]
 
 #: Seconds to wait for a fragment before looking after the learners again.
 _WAIT_S = 0.05
+#: {module_id: columns}.
+_Batch: TypeAlias = dict[str, dict[str, ArrayTree]]
 
 
 class AsynchronousAlgorithm(Algorithm):
@@ -77,7 +83,7 @@ class AsynchronousAlgorithm(Algorithm):
 
     # ------------------------------------------------------------------ an iteration
 
-    def training_step(self) -> dict[str, Any]:
+    def training_step(self) -> Results:
         config: Any = self.config
         goal = self.num_env_steps_sampled_lifetime + config.timesteps_per_iteration
         self._throughput.begin(self.num_env_steps_sampled_lifetime, self.learner_group.busy_seconds)
@@ -97,21 +103,21 @@ class AsynchronousAlgorithm(Algorithm):
         results, self._learner_results = merge_results(self._learner_results), []
         return results or {"__all__": {"num_modules_updated": 0.0}}
 
-    def iteration_results(self) -> dict[str, Any]:
+    def iteration_results(self) -> Results:
         """``throughput``: rates, utilisation, policy lag, queue depth and drops of this iteration."""
         return {
             **super().iteration_results(),
             "throughput": {**self._throughput.results(), "replay_depth": float(len(self._replay))},
         }
 
-    def _fragments(self) -> Iterable[tuple[int, Any]]:
+    def _fragments(self) -> Iterable[tuple[int, Rollout | Mapping[str, Rollout]]]:
         """(version of the weights, rollout) of fragments that have come."""
         if not self._asynchronous:
             return [(self._sent[0], rollout) for rollout in self._runners.sample(self._length)]
         self._runners.request(self._length)
         return [(max(f.weights_version, 0), f.rollout) for f in self._runners.ready(_WAIT_S)]
 
-    def _take(self, rollout: Any, version: int) -> None:
+    def _take(self, rollout: Rollout | Mapping[str, Rollout], version: int) -> None:
         """Cut a fragment into sequences, which wait for their batch."""
         for module_id, part in per_module(self.processed(rollout)).items():
             if module_id in self._wanted:
@@ -119,7 +125,7 @@ class AsynchronousAlgorithm(Algorithm):
                 if sequences["loss_mask"].any():
                     self._waiting[module_id].add(sequences, version)
 
-    def _next_batch(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    def _next_batch(self) -> tuple[_Batch, dict[str, Plain]] | None:
         """The oldest sequences as a batch, once one module has enough of them; (batch, what is known of it)."""
         enough = self.config.train_batch_size // self._length
         everybodys = self.gather([len(waiting) for waiting in self._waiting.values()])
@@ -140,7 +146,7 @@ class AsynchronousAlgorithm(Algorithm):
             "num_timesteps": sum(n for n, _ in parts),
         }
 
-    def _uses(self, batch: dict[str, Any], info: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    def _uses(self, batch: _Batch, info: dict[str, Plain]) -> list[tuple[_Batch, dict[str, Plain]]]:
         """What is to be learned from, now that this batch has come."""
         config: Any = self.config
         uses = []
@@ -157,7 +163,7 @@ class AsynchronousAlgorithm(Algorithm):
 
     # ------------------------------------------------------------------ learning
 
-    def _learn(self, batch: dict[str, Any], info: dict[str, Any]) -> None:
+    def _learn(self, batch: _Batch, info: dict[str, Plain]) -> None:
         """One update: now, or queued."""
         config: Any = self.config
         group = self.learner_group
@@ -174,7 +180,7 @@ class AsynchronousAlgorithm(Algorithm):
             )
         self._absorb(results)
 
-    def _absorb(self, results: dict[str, Any]) -> None:
+    def _absorb(self, results: Results) -> None:
         """Take in the results of updates that are done: metrics, lag, and weights to send on."""
         if not results:
             return
@@ -188,7 +194,7 @@ class AsynchronousAlgorithm(Algorithm):
         if weights is not None:
             self._send(*weights)
 
-    def _send(self, version: int, weights: Any) -> None:
+    def _send(self, version: int, weights: Weights) -> None:
         with self.timed("sync_weights"):
             self._sent = (version, weights)
             self._runners.set_weights(weights, version=version)
@@ -216,7 +222,7 @@ class AsynchronousAlgorithm(Algorithm):
             self._sent = (self._throughput.num_updates_lifetime, weights)
             self.env_runners.set_weights(weights, version=self._sent[0])
 
-    def evaluate(self, num_episodes: int | None = None, *, max_episode_steps: int | None = None) -> dict[str, Any]:
+    def evaluate(self, num_episodes: int | None = None, *, max_episode_steps: int | None = None) -> Results:
         results = super().evaluate(num_episodes, max_episode_steps=max_episode_steps)
         version, weights = self._sent
         if not self._asynchronous and version != self._throughput.num_updates_lifetime:
@@ -226,7 +232,7 @@ class AsynchronousAlgorithm(Algorithm):
 
     # ------------------------------------------------------------------ state
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, Plain]:
         # The learners' state was taken first, which waited for all updates.
         self._absorb(self.learner_group.poll())
         version, weights = self._sent
@@ -257,7 +263,7 @@ class AsynchronousAlgorithm(Algorithm):
             rule=self._check_sent,
         )
 
-    def _check_sent(self, state: Mapping[str, Any], path: str) -> None:
+    def _check_sent(self, state: Tree, path: str) -> None:
         weights = state["sent"][1]
         if weights is not None:
             with under(f"{path}/sent/[1]"):
@@ -266,7 +272,7 @@ class AsynchronousAlgorithm(Algorithm):
     def state_fragment_length(self) -> int:
         return self._length
 
-    def extra_state_of(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def extra_state_of(self, states: Sequence[Tree]) -> Tree:
         """Of another number of ranks: what theirs had sampled is dealt out, nothing twice."""
         first = states[0]
         for index, state in enumerate(states):
@@ -298,7 +304,7 @@ class AsynchronousAlgorithm(Algorithm):
             _refuse_empty(batches)
         return {**states[0], "waiting": waiting, "replay": {**states[0]["replay"], "batches": batches}}
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+    def set_extra_state(self, state: Tree) -> None:
         self._absorb(self.learner_group.poll())
         self._in_flight.clear()
         self._learner_results = []
@@ -319,7 +325,7 @@ class AsynchronousAlgorithm(Algorithm):
             self.env_runners.set_weights(self._sent[1], version=version)
 
 
-def _refuse_empty(batches: Sequence[Any]) -> None:
+def _refuse_empty(batches: Sequence[Plain]) -> None:
     """Of a batch one rank may have no rows, and all of them together have some."""
     for place, (batch, _, _) in enumerate(batches):
         if not batch:

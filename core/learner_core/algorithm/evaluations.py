@@ -5,18 +5,25 @@ Needs a config and the episodes that were played. Refuses sizes that are none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..config.algorithm_settings import AlgorithmSettings
 from ..sampling.episodes import Episode
+from ..state.tree import Plain, Tree
 from .agents import agent_means
 
-__all__ = ["evaluation_results", "evaluation_size", "plain_episodes"]
+__all__ = ["Results", "evaluation_results", "evaluation_size", "plain_episodes"]
+
+#: What an iteration, an update or an evaluation has to say: numbers by name, nested.
+Results: TypeAlias = dict[str, Any]
 
 
-def evaluation_size(config: Any, num_episodes: int | None, max_episode_steps: int | None) -> tuple[int, int | None]:
+def evaluation_size(
+    config: AlgorithmSettings, num_episodes: int | None, max_episode_steps: int | None
+) -> tuple[int, int | None]:
     """How many episodes, and how long at most: what is given, else the settings.
 
     Raises:
@@ -30,13 +37,13 @@ def evaluation_size(config: Any, num_episodes: int | None, max_episode_steps: in
     return int(wanted), most
 
 
-def plain_episodes(episodes: Sequence[Episode]) -> dict[str, Any]:
+def plain_episodes(episodes: Sequence[Episode]) -> dict[str, Plain]:
     """Episodes of an evaluation as plain data, and how many of them were cut."""
     plain = [episode.to_plain() for episode in episodes]
     return {"episodes": plain, "num_unfinished": sum(episode.is_cut for episode in episodes)}
 
 
-def evaluation_results(played: Mapping[str, Any]) -> dict[str, Any]:
+def evaluation_results(played: Tree) -> Results:
     """Figures of an evaluation, over all of its episodes, those that were cut included.
 
     Args:

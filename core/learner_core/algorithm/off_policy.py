@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from operator import methodcaller
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.agents import ONLY_MODULE, is_multi_agent
 from ..errors import ConfigError
@@ -16,8 +16,14 @@ from ..sampling.rollout import join_lanes, per_module
 from ..sampling.runner_group import EnvRunnerGroup
 from ..schedules import value_at
 from ..state.schema import COUNT, Also, Real, Record
+from ..state.tree import Plain, Tree
+from ..xp import Array, ArrayTree, Columns
 from .algorithm import Algorithm
+from .evaluations import Results
 from .off_policy_config import OffPolicyConfig
+
+if TYPE_CHECKING:
+    from ..learning.learner import Learner
 
 __all__ = ["OffPolicyAlgorithm"]
 
@@ -76,7 +82,7 @@ class OffPolicyAlgorithm(Algorithm):
         config: Any = self.config
         self.replay.gamma, self.replay.n_step = config.gamma, config.n_step
 
-    def training_step(self) -> dict[str, Any]:
+    def training_step(self) -> Results:
         config: Any = self.config
         goal = self.num_env_steps_sampled_lifetime + config.timesteps_per_iteration
         length = 1 if config.rollout_fragment_length == "auto" else int(config.rollout_fragment_length)
@@ -102,7 +108,7 @@ class OffPolicyAlgorithm(Algorithm):
                 self.sync_weights()
         return merge_results(results)
 
-    def _learn(self, updates: int) -> dict[str, Any]:
+    def _learn(self, updates: int) -> Results:
         config: Any = self.config
         beta = value_at(config.priority_beta, self.num_env_steps_sampled_lifetime)
         with self.timed("replay"):
@@ -121,7 +127,7 @@ class OffPolicyAlgorithm(Algorithm):
                     self.replay.update_priorities(indices, errors + _LEAST_PRIORITY)
         return results
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, Plain]:
         return {"replay": self.replay.get_state(), "owed": self._owed, "num_draws": self._num_draws}
 
     def extra_state_schema(self) -> Record:
@@ -135,7 +141,7 @@ class OffPolicyAlgorithm(Algorithm):
         fields = {"replay": self.replay.state_schema(columns), "owed": Real(0.0, 1.0, below=True), "num_draws": COUNT}
         return Record(fields)
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+    def set_extra_state(self, state: Tree) -> None:
         self.replay.set_state(state["replay"], is_checked=True)
         if self.env_runners is not None:  # the state may be of another number of them
             self.replay.set_lanes(self.env_runners.num_runners * self.env_runners.local.num_envs)
@@ -143,7 +149,7 @@ class OffPolicyAlgorithm(Algorithm):
         self._num_draws = int(state["num_draws"])
 
 
-def _drawn(config: Any, env_runners: EnvRunnerGroup | None) -> dict[str, Callable[[Any], Any]]:
+def _drawn(config: OffPolicyConfig, env_runners: EnvRunnerGroup | None) -> dict[str, Callable[[ArrayTree], ArrayTree]]:
     """How columns of the replay buffer become what the policy sees: by the runners' statistics at that time."""
     runner = None if env_runners is None else env_runners.local
     if not isinstance(runner, EnvRunner):
@@ -156,9 +162,9 @@ def _drawn(config: Any, env_runners: EnvRunnerGroup | None) -> dict[str, Callabl
     return found
 
 
-def _td_errors(batch: dict[str, Any]) -> Callable[[Any], Any]:
+def _td_errors(batch: Columns) -> Callable[[Learner], Array]:
     return methodcaller("td_errors", batch) if batch else _nothing
 
 
-def _nothing(learner: Any) -> None:
+def _nothing(learner: object) -> None:
     return None

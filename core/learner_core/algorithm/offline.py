@@ -12,9 +12,13 @@ from ..errors import BatchError, ConfigError
 from ..group.results import merge_results
 from ..maths import noise
 from ..sampling.recording import RECORDING_FORMAT
+from ..state.atomic import PathLike
 from ..state.files import load_state
 from ..state.schema import COUNT, Record
+from ..state.tree import Plain, Tree
+from ..xp import ArrayTree
 from .algorithm import Algorithm
+from .evaluations import Results
 
 __all__ = ["OfflineAlgorithm", "read_recording"]
 
@@ -43,7 +47,7 @@ class OfflineAlgorithm(Algorithm):
         self._num_rows = len(_first(self._columns))
         self._num_rows_trained = 0
 
-    def training_step(self) -> dict[str, Any]:
+    def training_step(self) -> Results:
         config: Any = self.config
         size = min(config.train_batch_size, self._num_rows)
         results = []
@@ -62,17 +66,17 @@ class OfflineAlgorithm(Algorithm):
         merged["__all__"]["num_rows_trained_lifetime"] = float(self._num_rows_trained)
         return merged
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, Plain]:
         return {"num_rows_trained": self._num_rows_trained}
 
     def extra_state_schema(self) -> Record:
         return Record({"num_rows_trained": COUNT})
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+    def set_extra_state(self, state: Tree) -> None:
         self._num_rows_trained = int(state["num_rows_trained"])
 
 
-def read_recording(path: Any) -> dict[str, Any]:
+def read_recording(path: PathLike) -> dict[str, ArrayTree]:
     """The columns [B, ...] of a recording.
 
     Args:
@@ -96,17 +100,17 @@ def read_recording(path: Any) -> dict[str, Any]:
     return checked
 
 
-def _leaves(columns: Any) -> list[np.ndarray]:
+def _leaves(columns: ArrayTree) -> list[np.ndarray]:
     if isinstance(columns, Mapping):
         return [leaf for value in columns.values() for leaf in _leaves(value)]
     return [columns]
 
 
-def _first(columns: Any) -> np.ndarray:
+def _first(columns: ArrayTree) -> np.ndarray:
     return _leaves(columns)[0]
 
 
-def _take(columns: Any, rows: np.ndarray) -> Any:
+def _take(columns: ArrayTree, rows: np.ndarray) -> ArrayTree:
     if isinstance(columns, Mapping):
         return {name: _take(value, rows) for name, value in columns.items()}
     return columns[rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -12,9 +12,27 @@ from .. import numpy_xp
 from ..maths.returns import gae
 from ..sampling.rollout import Rollout, per_module
 from ..sampling.sequences import rollout_to_sequences
+from ..xp import ArrayTree, Columns
 from .algorithm import Algorithm, fragment_length, num_environments
+from .evaluations import Results
 
-__all__ = ["OnPolicyAlgorithm", "on_policy_batch", "with_advantages"]
+__all__ = ["AdvantageSettings", "OnPolicyAlgorithm", "on_policy_batch", "with_advantages"]
+
+
+class AdvantageSettings(Protocol):
+    """What advantages, and the rows that have them, are made by."""
+
+    gamma: float
+    lambda_: float
+    use_critic: bool
+    burn_in: int
+
+    @property
+    def sequence_length(self) -> int:
+        """Timesteps of a row where rows are sequences."""
+
+    def for_module(self, module_id: str) -> Self:
+        """Those of one module."""
 
 
 class OnPolicyAlgorithm(Algorithm):
@@ -30,8 +48,8 @@ class OnPolicyAlgorithm(Algorithm):
         rules = self.learner_group.batch_rules()
         self._kept = frozenset(mid for mid, rule in rules.items() if rule.is_read and rule.reads("next_obs"))
 
-    def training_step(self) -> dict[str, Any]:
-        config = self.config
+    def training_step(self) -> Results:
+        config: Any = self.config
         length = fragment_length(config, self.num_ranks)
         steps = length * num_environments(config) * self.num_ranks
         count = max(1, math.ceil(config.train_batch_size / steps))
@@ -50,8 +68,8 @@ class OnPolicyAlgorithm(Algorithm):
 
 
 def on_policy_batch(
-    rollouts: Sequence[Rollout | Mapping[str, Rollout]], config: Any, *, keep: Collection[str] = ()
-) -> dict[str, Any]:
+    rollouts: Sequence[Rollout | Mapping[str, Rollout]], config: AdvantageSettings, *, keep: Collection[str] = ()
+) -> dict[str, ArrayTree]:
     """The rows of fragments with their advantages, as one batch.
 
     Args:
@@ -76,7 +94,7 @@ def on_policy_batch(
     return with_rows
 
 
-def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
+def with_advantages(rollout: Rollout, config: AdvantageSettings) -> dict[str, ArrayTree]:
     """The rows of a rollout with ``advantages`` and ``value_targets`` (GAE; bootstrapped where an episode was cut).
 
     Where the policy is recurrent they are sequences of ``max_seq_len``; advantages are those of the whole fragment.
@@ -85,7 +103,7 @@ def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
     rewards = np.asarray(columns["rewards"], np.float32)
     zeros = np.zeros_like(rewards)
     values, following = columns.get("vf_preds"), rollout.bootstrap_values
-    if not config.has_critic or values is None or following is None:
+    if not config.use_critic or values is None or following is None:
         values, following = zeros, zeros
     advantages, targets = gae(
         numpy_xp,
@@ -95,7 +113,7 @@ def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
         terminated_t=columns["terminateds"],
         done_t=rollout.ends,
         gamma=config.gamma,
-        lambda_=config.lambda_ if config.has_critic else 1.0,
+        lambda_=config.lambda_ if config.use_critic else 1.0,
     )
     extra = {"advantages": advantages, "value_targets": targets}
     if "state_in" in columns:
@@ -105,7 +123,7 @@ def with_advantages(rollout: Rollout, config: Any) -> dict[str, Any]:
     return rows
 
 
-def _joined(batches: list[dict[str, Any]]) -> dict[str, Any]:
+def _joined(batches: Sequence[Columns]) -> dict[str, ArrayTree]:
     first = batches[0]
     return {
         name: _joined([batch[name] for batch in batches])

@@ -10,10 +10,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConfigError
+from ..state.atomic import PathLike
 from ..state.folder import CheckpointFolder
+
+if TYPE_CHECKING:
+    from ..config.algorithm_settings import AlgorithmSettings
 
 __all__ = ["OwnCheckpoints", "folder_of"]
 
@@ -27,7 +31,7 @@ class OwnCheckpoints:
         saves_itself: False: ``train()`` leaves saving to whoever calls it.
     """
 
-    config: Any
+    config: AlgorithmSettings
     iteration: int
     saves_itself: bool = True
     #: The folder that has been looked into.
@@ -38,7 +42,7 @@ class OwnCheckpoints:
         """``function()`` of rank 0, on every rank."""
         raise NotImplementedError
 
-    def save(self, path: Any) -> None:
+    def save(self, path: PathLike) -> None:
         """Write a checkpoint."""
         raise NotImplementedError
 
@@ -54,7 +58,7 @@ class OwnCheckpoints:
         if config.checkpoint_folder is None:
             self._say_that_there_is_none()
         elif config.checkpoint_folder != self._checked_folder:
-            folder = self._checkpoint_folder()
+            folder = CheckpointFolder(config.checkpoint_folder, keep=config.checkpoint_keep)
             later = self.on_first(lambda: [one.path for one in folder.checkpoints() if one.number > self.iteration])
             if later:
                 raise ConfigError(
@@ -70,14 +74,11 @@ class OwnCheckpoints:
         every = config.checkpoint_every
         if not self.saves_itself or config.checkpoint_folder is None or every is None or self.iteration % every:
             return
-        folder = self._checkpoint_folder()
+        folder = CheckpointFolder(config.checkpoint_folder, keep=config.checkpoint_keep)
         saved = folder.at(self.iteration)
         self.on_first(folder.make)
         self.save(saved.path)
         self.on_first(lambda: folder.tidy(saved))
-
-    def _checkpoint_folder(self) -> CheckpointFolder:
-        return CheckpointFolder(self.config.checkpoint_folder, keep=self.config.checkpoint_keep)
 
     def _say_that_there_is_none(self) -> None:
         config = self.config
@@ -97,7 +98,7 @@ class OwnCheckpoints:
             )
 
 
-def folder_of(config: Any, path: Any) -> str | None:
+def folder_of(config: AlgorithmSettings, path: PathLike) -> str | None:
     """The folder to save into of a run that goes on from a checkpoint: the file's own choice only if it lies there."""
     folder: str | None = config.checkpoint_folder
     if folder is None or os.path.realpath(folder) != os.path.realpath(os.path.dirname(os.path.abspath(path))):

@@ -15,9 +15,14 @@ from ..config.algorithm_settings import AlgorithmSettings
 from ..config.trust import Trust
 from ..errors import ConfigError, StateError
 from ..learning.resolve import resolve_modules
+from ..learning.rl_module import RLModuleSpec
+from ..sampling.make_runner import Weights
 from ..sampling.runner_group import EnvRunnerGroup
+from ..state.atomic import PathLike
 from ..state.schema import under
+from ..state.tree import Tree
 from .algorithm import Algorithm, stored_config, stored_tree
+from .evaluations import Results
 from .restoring import check_outline
 from .stored_modules import settle_modules
 from .stored_policies import stored_weights
@@ -38,9 +43,7 @@ class Player(Algorithm):
         ConfigError: a module is a network of one framework.
     """
 
-    def __init__(
-        self, config: AlgorithmSettings, specs: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, config: AlgorithmSettings, specs: Mapping[str, RLModuleSpec], weights: Weights) -> None:
         self._begin(config)
         for module_id, spec in specs.items():
             if not spec.is_neutral:
@@ -55,12 +58,12 @@ class Player(Algorithm):
     @classmethod
     def from_checkpoint(
         cls,
-        path: Any,
+        path: PathLike,
         *,
         framework: str | None = None,
         import_modules: Iterable[str] = (),
         override_spaces: bool = False,
-        **settings: Any,
+        **settings: object,
     ) -> Player:
         """As :meth:`Algorithm.from_checkpoint`, to play: episodes and seeds go on as they would there.
 
@@ -84,7 +87,7 @@ class Player(Algorithm):
             raise
         return player
 
-    def _go_on_playing(self, state: Mapping[str, Any], *, override_spaces: bool) -> None:
+    def _go_on_playing(self, state: Tree, *, override_spaces: bool) -> None:
         """Take over what runners know: normalisers, seeds, how many evaluations there were."""
         anew = check_spaces(self, state["algorithm"].get("spaces"), override=override_spaces)
         self._check_weights()
@@ -120,11 +123,11 @@ class Player(Algorithm):
         assert self.env_runners is not None
         return self.env_runners
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> Results:
         """Refused."""
         self._refuse()
 
-    def save(self, path: Any) -> None:
+    def save(self, path: PathLike) -> None:
         """Refused."""
         self._refuse()
 
@@ -142,11 +145,11 @@ class _Weights:
     num_changes = 0
     num_updates_asked = 0
 
-    def __init__(self, specs: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, specs: Mapping[str, RLModuleSpec], weights: Weights) -> None:
         self.module_specs = dict(specs)
         self._weights = {module_id: dict(arrays) for module_id, arrays in weights.items()}
 
-    def get_weights(self) -> dict[str, dict[str, Any]]:
+    def get_weights(self) -> dict[str, dict[str, np.ndarray]]:
         return self._weights
 
     def shutdown(self) -> None:

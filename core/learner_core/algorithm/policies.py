@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from .. import numpy_xp
+from ..config.algorithm_settings import AlgorithmSettings
+from ..learning.rl_module import RLModuleSpec
 from ..plugins.discovery import load
 from ..sampling.numpy_backend import ForwardPolicy, NumpyPolicy, choose_inference
+from ..xp import Columns, Outputs
 
 __all__ = ["BackendPolicy", "ModuleFunction", "make_policy"]
 
 
-def make_policy(config: Any, spec: Any) -> ForwardPolicy:
+def make_policy(config: AlgorithmSettings, spec: RLModuleSpec) -> ForwardPolicy:
     """The policy of an environment runner, as the setting ``inference`` says.
 
     Args:
@@ -29,7 +32,7 @@ def make_policy(config: Any, spec: Any) -> ForwardPolicy:
 class BackendPolicy(ForwardPolicy):
     """A module computed on the configured backend; distributions are evaluated in numpy."""
 
-    def __init__(self, config: Any, spec: Any) -> None:
+    def __init__(self, config: AlgorithmSettings, spec: RLModuleSpec) -> None:
         backend_class = load("learner_core.backends", config.framework_name)
         self._backend = backend_class(device=config.device, precision="float32")
         module = spec.build(self._backend.xp)
@@ -49,10 +52,10 @@ class BackendPolicy(ForwardPolicy):
     def _take(self, weights: Mapping[str, np.ndarray]) -> None:
         self._params = self._backend.from_numpy(dict(weights))
 
-    def _answer(self, batch: Any, explore: bool) -> Mapping[str, Any]:
+    def _answer(self, batch: Columns, explore: bool) -> Outputs:
         forward = self._explore if explore else self._infer
         outputs = forward(self._params, self._backend.from_numpy(batch))
-        answer: Mapping[str, Any] = self._backend.to_numpy(dict(outputs))
+        answer: Outputs = self._backend.to_numpy(dict(outputs))
         return answer
 
 
@@ -64,14 +67,14 @@ class ModuleFunction:
         spec: complete RLModuleSpec.
     """
 
-    def __init__(self, config: Any, spec: Any) -> None:
+    def __init__(self, config: AlgorithmSettings, spec: RLModuleSpec) -> None:
         self._backend = None
         if not spec.is_neutral:
             backend_class = load("learner_core.backends", config.framework_name)
             self._backend = backend_class(device=config.device, precision="float32")
         self._module = spec.build(numpy_xp if self._backend is None else self._backend.xp, self._backend)
 
-    def __call__(self, params: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(self, params: Mapping[str, np.ndarray], batch: Columns) -> dict[str, np.ndarray]:
         """Outputs for columns [B, ...]; parameters and buffers by name."""
         if self._backend is None:
             return {name: np.asarray(value) for name, value in self._module.forward_train(params, batch).items()}

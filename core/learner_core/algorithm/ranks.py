@@ -13,8 +13,10 @@ from ..errors import ConfigError
 from ..maths import noise
 from ..sampling.episodes import Episode
 from ..sampling.normalize import merge_moments
+from ..state.tree import Plain, Tree
 
 if TYPE_CHECKING:
+    from ..config.algorithm_settings import AlgorithmSettings
     from ..group.spmd.learners import SpmdLearners
     from ..sampling.runner_group import EnvRunnerGroup
 
@@ -30,7 +32,7 @@ class RankedRun:
         ranks: the other ranks; ``None``: there are none.
     """
 
-    config: Any
+    config: AlgorithmSettings
     ranks: SpmdLearners | None = None
     env_runners: EnvRunnerGroup | None
     _moments: Mapping[str, Any]
@@ -74,7 +76,7 @@ class RankedRun:
         """Every rank's ``value``, in rank order, on every rank."""
         return [value] if self.ranks is None else self.ranks.gather(value)
 
-    def runner_config(self, config: Any = None) -> Any:
+    def runner_config(self, config: AlgorithmSettings | None = None) -> AlgorithmSettings:
         """The configuration of this rank's environment runners; ``config``: with other settings than the run's."""
         own = self.config if config is None else config
         return own if not self.rank else own.replaced(seed=self.seed)
@@ -95,7 +97,7 @@ class RankedRun:
                 "the statistics of runners in their own process only; use num_env_runners=0 and more ranks"
             )
 
-    def metrics_of_all(self, metrics: dict[str, Any]) -> dict[str, Any]:
+    def metrics_of_all(self, metrics: dict[str, Plain]) -> dict[str, Plain]:
         """Runner metrics added up over the ranks, in rank order; normalisers learn what all have seen."""
         if self.ranks is None:
             metrics["num_env_steps_sampled_lifetime"] += self._earlier_steps
@@ -120,18 +122,18 @@ class RankedRun:
 
     # ------------------------------------------------------------------ checkpoints
 
-    def states_of_all(self, own: dict[str, Any]) -> list[dict[str, Any]] | None:
+    def states_of_all(self, own: dict[str, Plain]) -> list[dict[str, Plain]] | None:
         """Every rank's own part of a checkpoint, in rank order; ``None`` for a run without ranks."""
         return None if self.ranks is None else self.ranks.gather(own)
 
-    def part_of(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    def part_of(self, state: Tree) -> Tree:
         """This rank's part of a checkpoint of any number of ranks: its own, else rank 0's without its environments."""
         own = {name: state[name] for name in ("env_runner", "env_runners", "extra")}
         parts = state.get("ranks") or [own]
         part = parts[self.rank] if self.rank < len(parts) else {**parts[0], "env_runner": None}
         return {**part, "extra": self.extra_state_of([other["extra"] for other in parts])}
 
-    def extra_state_of(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def extra_state_of(self, states: Sequence[Tree]) -> Tree:
         """This rank's extra state out of those of a checkpoint's ranks: its own, else rank 0's."""
         return states[self.rank] if self.rank < len(states) else states[0]
 

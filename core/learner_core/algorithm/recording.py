@@ -12,9 +12,10 @@ import numpy as np
 
 from ..config.agents import is_environment
 from ..sampling.recording import RECORDING_FORMAT, EpisodeRecorder
+from ..state.atomic import PathLike
 from ..state.files import save_state
 from .algorithm import Algorithm
-from .evaluations import evaluation_size
+from .evaluations import Results, evaluation_size
 
 __all__ = ["record"]
 
@@ -23,12 +24,12 @@ _SCHEMA = 1
 
 def record(
     algorithm: Algorithm,
-    path: Any,
+    path: PathLike,
     *,
     num_episodes: int,
     explore: bool = False,
     max_episode_steps: int | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """Play whole episodes with an algorithm's policy and write them to a file.
 
     Training is not disturbed. Columns: ``obs`` (not normalised), ``actions``, ``action_logp``,
@@ -84,7 +85,7 @@ def record(
     return summary
 
 
-def _name(env: Any) -> str:
+def _name(env: object) -> str:
     """Of an environment, for whoever reads the recording."""
     if isinstance(env, str):
         return env

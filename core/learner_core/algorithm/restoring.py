@@ -14,21 +14,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
 
 from ..errors import LearnerCoreError, StateError
+from ..learning.rl_module import RLModuleSpec
 from ..sampling.episodes import EPISODE
+from ..sampling.runner_group import EnvRunnerGroup
 from ..state.kinds import ALGORITHM_STATE, refuse_other_kinds
 from ..state.schema import COUNT, Anything, ListOf, MapOf, Nullable, Record, Schema, refuse, under
-from ..state.tree import join
+from ..state.tree import Plain, Tree, join
+from .agents import AgentModules, ModuleChange
+from .ranks import RankedRun
 from .stored_spaces import SPACES, check_spaces, in_new_episodes, with_own_spaces
 
-if TYPE_CHECKING:
-    from ..sampling.runner_group import EnvRunnerGroup
-    from .agents import ModuleChange
-    from .algorithm import Algorithm
-
-__all__ = ["check_outline", "take_state"]
+__all__ = ["RestoredRun", "check_outline", "take_state"]
 
 _MODULES = Record(
     {
@@ -55,7 +53,27 @@ _PART: dict[str, Schema] = {
 }
 
 
-def check_outline(state: Any, *, is_open: bool = False) -> None:
+class RestoredRun(AgentModules, RankedRun):
+    """The part of an Algorithm that goes on from a state."""
+
+    def get_extra_state(self) -> dict[str, Plain]:
+        """State of what ``Algorithm.setup`` made, as arrays and plain values."""
+        return {}
+
+    def set_extra_state(self, state: Tree) -> None:
+        """Take over what ``get_extra_state`` returned."""
+
+    def extra_state_schema(self) -> Schema:
+        """What ``set_extra_state`` takes: declared by whoever overrides these two, to be checked before anything
+        changes. Without it, ``set_extra_state`` is called first, and given the old state back if it raises."""
+        return Record({})
+
+    def state_fragment_length(self) -> int | None:
+        """Steps of the fragments that wait in a state; ``None``: any."""
+        return None
+
+
+def check_outline(state: object, *, is_open: bool = False) -> None:
     """Refuse what is no state of an Algorithm, whatever Algorithm: before one is built, and before modules change.
 
     Args:
@@ -70,90 +88,86 @@ def check_outline(state: Any, *, is_open: bool = False) -> None:
     Record(fields, ("ranks",), is_open=is_open, what=ALGORITHM_STATE).check(state, "")
 
 
-def _some(parts: Any, path: str) -> None:
+def _some(parts: Plain, path: str) -> None:
     if not parts:
         refuse(path, "the parts of one rank or more", "none")
 
 
-def take_state(algorithm: Algorithm, state: Mapping[str, Any]) -> None:
+def take_state(run: RestoredRun, state: Tree, *, is_open: bool) -> None:
     """Go on from a state; the runners still have other weights then.
+
+    Args:
+        run: which goes on.
+        state: of a run.
+        is_open: a subclass keeps entries of its own.
 
     Raises:
         StateError: it does not fit; says the path, and nothing has changed.
     """
-    algorithm.on_each(lambda: check_outline(state, is_open=_keeps_more(algorithm)))
-    saved, override = state["algorithm"].get("spaces"), algorithm.overrides_spaces
-    anew = algorithm.on_each(lambda: check_spaces(algorithm, saved, override=override))
-    group = algorithm.learner_group
+    run.on_each(lambda: check_outline(state, is_open=is_open))
+    saved, override = state["algorithm"].get("spaces"), run.overrides_spaces
+    anew = run.on_each(lambda: check_spaces(run, saved, override=override))
+    group = run.learner_group
     modules = state["algorithm"].get("modules")
     if anew:
-        modules = with_own_spaces(modules, algorithm.modules_state())
-    with algorithm.modules_of(modules) as change:
+        modules = with_own_spaces(modules, run.modules_state())
+    with run.modules_of(modules) as change:
         specs = None if change is None else change.specs
         with under("learner"):
             group.check_state(state["learner"], modules=None if specs is None else list(specs))
-        part = algorithm.on_each(lambda: _checked_part(algorithm, state, specs, anew=anew))
-        _take_part(algorithm, part, change, lambda: _take_learners(algorithm, state["learner"], change), anew=anew)
+        part = run.on_each(lambda: _checked_part(run, state, specs, anew=anew))
+        _take_part(run, part, change, lambda: _take_learners(run, state["learner"], change), anew=anew)
 
 
-def _keeps_more(algorithm: Algorithm) -> bool:
-    """Whether a subclass puts entries of its own into the state."""
-    from .algorithm import Algorithm as Base
-
-    return type(algorithm).get_state is not Base.get_state or type(algorithm).set_state is not Base.set_state
-
-
-def _checked_part(
-    algorithm: Algorithm, state: Mapping[str, Any], specs: Mapping[str, Any] | None, *, anew: bool
-) -> Mapping[str, Any]:
+def _checked_part(run: RestoredRun, state: Tree, specs: Mapping[str, RLModuleSpec] | None, *, anew: bool) -> Tree:
     """This rank's part of a state, checked with all that it is made of."""
     ranks = state.get("ranks")
-    schema = _extra_schema(algorithm)
+    schema = _extra_schema(run)
     for index, part in enumerate(ranks or [state]):
         if schema is not None:
             schema.check(part["extra"], f"ranks/[{index}]/extra" if ranks else "extra")
-    part = algorithm.part_of(state)
-    runners = _runners(algorithm, part)
+    part = run.part_of(state)
+    runners = _runners(run, part)
     if runners is not None:
-        length = algorithm.state_fragment_length()
-        place = f"ranks/[{algorithm.rank}]" if ranks else ""
+        length = run.state_fragment_length()
+        place = f"ranks/[{run.rank}]" if ranks else ""
         whole = runners.state_schema(specs, fragment_length=length, local_path=join(place, "env_runner"))
         whole.check(_runner_state(part, runners, anew=anew), join(place, "env_runners"))
     return part
 
 
-def _extra_schema(algorithm: Algorithm) -> Schema | None:
+def _extra_schema(run: RestoredRun) -> Schema | None:
     """What the algorithm's own part must be; ``None``: a subclass keeps something else and checks it itself."""
-    for kind in type(algorithm).__mro__:
+    for kind in type(run).__mro__:
         if "extra_state_schema" in vars(kind):
-            return algorithm.extra_state_schema()
+            return run.extra_state_schema()
         if "get_extra_state" in vars(kind) or "set_extra_state" in vars(kind):
             return None
     return None
 
 
-def _runners(algorithm: Algorithm, part: Mapping[str, Any]) -> EnvRunnerGroup | None:
-    return algorithm.env_runners if part["env_runner"] is not None else None
+def _runners(run: RestoredRun, part: Tree) -> EnvRunnerGroup | None:
+    return run.env_runners if part["env_runner"] is not None else None
 
 
-def _runner_state(part: Mapping[str, Any], runners: EnvRunnerGroup, *, anew: bool) -> dict[str, Any]:
+def _runner_state(part: Tree, runners: EnvRunnerGroup, *, anew: bool) -> dict[str, Plain]:
     state = {"local": part["env_runner"], **(part["env_runners"] or {})}
     return in_new_episodes(runners.local, state) if anew else state
 
 
 def _take_part(
-    algorithm: Algorithm,
-    part: Mapping[str, Any],
+    run: RestoredRun,
+    part: Tree,
     change: ModuleChange | None,
     then: Callable[[], None],
     *,
     anew: bool,
 ) -> None:
     """Let runners and the algorithm's own parts take over, then the learners; all of it or nothing."""
-    runners = _runners(algorithm, part)
+    runners = _runners(run, part)
     before = None if runners is None else runners.get_state()
-    extra = algorithm.get_extra_state() if _extra_schema(algorithm) is None else None
-    learners = None if algorithm.learner_group.copies_states else algorithm.learner_group.get_state()
+    extra = run.get_extra_state() if _extra_schema(run) is None else None
+    learners = None if run.learner_group.copies_states else run.learner_group.get_state()
 
     def take_runners() -> None:
         with _heard("env_runner"):
@@ -164,12 +178,12 @@ def _take_part(
 
     def take_extra() -> None:
         with _heard("extra"):
-            algorithm.set_extra_state(part["extra"])
+            run.set_extra_state(part["extra"])
 
     try:
-        algorithm.on_each(take_runners)
+        run.on_each(take_runners)
         if extra is not None:
-            algorithm.on_each(take_extra)
+            run.on_each(take_extra)
         then()
     except BaseException:
         if change is not None:
@@ -177,12 +191,12 @@ def _take_part(
         if runners is not None and before is not None:
             runners.set_state(before)
         if extra is not None:
-            algorithm.set_extra_state(extra)
+            run.set_extra_state(extra)
         if learners is not None:
-            algorithm.learner_group.set_state(learners)
+            run.learner_group.set_state(learners)
         raise
     if extra is None:  # it has been checked, and may be too large to be kept twice
-        algorithm.set_extra_state(part["extra"])
+        run.set_extra_state(part["extra"])
 
 
 @contextlib.contextmanager
@@ -198,8 +212,8 @@ def _heard(path: str) -> Iterator[None]:
         ) from error
 
 
-def _take_learners(algorithm: Algorithm, state: Mapping[str, Any], change: ModuleChange | None) -> None:
+def _take_learners(run: RestoredRun, state: Tree, change: ModuleChange | None) -> None:
     with under("learner"):
         if change is not None:
             change.learners()
-        algorithm.learner_group.set_state(state)
+        run.learner_group.set_state(state)

@@ -6,16 +6,17 @@ Needs learners, and a runner's fragments. Refuses fragments that come back as so
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ..config.agents import ONLY_MODULE
+from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import ConfigError, did_you_mean
 from ..group.learner_group import LearnerGroup
 from ..learning.shared_parameters import completed
 from ..plugins.containment import shown
 from ..sampling.rollout import Rollout, per_module
+from ..xp import Columns
 from .policies import ModuleFunction
 
 __all__ = ["RolloutHooks"]
@@ -24,7 +25,7 @@ __all__ = ["RolloutHooks"]
 class RolloutHooks:
     """The part of an Algorithm that looks at what was sampled."""
 
-    config: Any
+    config: AlgorithmSettings
 
     @property
     def learner_group(self) -> LearnerGroup:
@@ -48,7 +49,7 @@ class RolloutHooks:
         """
         return rollout
 
-    def module_outputs(self, module_id: str, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def module_outputs(self, module_id: str, batch: Columns) -> dict[str, np.ndarray]:
         """What a module's ``forward_train`` answers with the learners' newest weights; nothing is learned.
 
         In numpy, or on the backend where the module is a network of its framework.
@@ -66,7 +67,7 @@ class RolloutHooks:
         weights = completed(specs, self.learner_group.get_weights())[module_id]
         return ModuleFunction(self.config, specs[module_id])(weights, batch)
 
-    def processed(self, rollout: Any) -> Any:
+    def processed(self, rollout: Rollout | Mapping[str, Rollout]) -> Rollout | Mapping[str, Rollout]:
         """A fragment, or {module_id: fragment}, through :meth:`process_rollout`."""
         if type(self).process_rollout is RolloutHooks.process_rollout:
             return rollout

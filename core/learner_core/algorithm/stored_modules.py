@@ -8,15 +8,17 @@ function: who plays whom is said by the user, or stays as it is.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..config import references
+from ..config.algorithm_settings import AlgorithmSettings
 from ..config.trust import Trust
 from ..config.values import same
 from ..errors import StateError
 from ..learning.rl_module import MultiRLModuleSpec, RLModuleSpec
+from ..state.tree import Tree
 
 __all__ = ["KEEP", "MODULE_SETTINGS", "Opening", "named_by", "read_modules", "settle_modules"]
 
@@ -44,7 +46,7 @@ class Opening:
     override_spaces: bool = False
 
 
-def settle_modules(state: Any, trust: Trust) -> None:
+def settle_modules(state: object, trust: Trust) -> None:
     """Refuse a checkpoint whose state names what is not trusted, before anything of the checkpoint is built.
 
     Args:
@@ -64,7 +66,7 @@ def settle_modules(state: Any, trust: Trust) -> None:
 
 
 def read_modules(
-    state: Mapping[str, Any], *, mine: Mapping[str, Any], config: Any, specs: Mapping[str, Any], opening: Opening
+    state: Tree, *, mine: Tree, config: AlgorithmSettings, specs: Mapping[str, RLModuleSpec], opening: Opening
 ) -> dict[str, Any]:
     """The settings in a state, as values; what is the same here is what is here.
 
@@ -104,13 +106,13 @@ def read_modules(
     return {**saved, "policy_mapping_fn": mapping}
 
 
-def named_by(settings: Mapping[str, Any]) -> list[Any]:
+def named_by(settings: Mapping[str, object]) -> list[type]:
     """The classes and functions of networks in settings of the user's own: a state may name them, they are known."""
     specs = [*_specs_in(settings.get("rl_module_spec")), *_specs_in(settings.get("policies"))]
     return [spec.module_class for spec in specs]
 
 
-def _specs_in(value: Any) -> Iterator[RLModuleSpec]:
+def _specs_in(value: object) -> Iterator[RLModuleSpec]:
     if isinstance(value, RLModuleSpec):
         yield value
     elif isinstance(value, MultiRLModuleSpec):
@@ -120,7 +122,9 @@ def _specs_in(value: Any) -> Iterator[RLModuleSpec]:
             yield from _specs_in(item)
 
 
-def _mapping_in(stored: Any, mine: Any, function: Any) -> Any:
+def _mapping_in(
+    stored: Tree | None, mine: Tree | None, function: Callable[..., str] | None
+) -> Callable[..., str] | None:
     """Who plays whom: by data, where the state says that nobody's function does; else the function that is here."""
     if stored is None:
         return None
@@ -135,7 +139,7 @@ def _mapping_in(stored: Any, mine: Any, function: Any) -> Any:
     return function
 
 
-def _check_outline(modules: Any) -> None:
+def _check_outline(modules: object) -> None:
     """Refuse what ``modules_state`` cannot have returned."""
     if not isinstance(modules, Mapping):
         raise StateError(f"expected a mapping, got {type(modules).__name__}", path=_PATH)

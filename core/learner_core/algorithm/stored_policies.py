@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ..learning.resolve import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec, RLModuleSpec
 from ..maths.action_masks import MASK
 from ..state.schema import under
+from ..state.tree import Tree
 
 __all__ = ["stored_specs", "stored_weights"]
 
@@ -24,7 +24,7 @@ __all__ = ["stored_specs", "stored_weights"]
 _NOT_OF_MODULES = ("env", "env_config", "learner_class", "policy_mapping_fn")
 
 
-def stored_specs(tree: Mapping[str, Any], *, import_modules: Iterable[str] = ()) -> dict[str, Any] | None:
+def stored_specs(tree: Tree, *, import_modules: Iterable[str] = ()) -> dict[str, RLModuleSpec] | None:
     """The modules of a checkpoint in the spaces that it holds: no environment is made or looked up for them.
 
     Args:
@@ -69,7 +69,7 @@ def stored_specs(tree: Mapping[str, Any], *, import_modules: Iterable[str] = ())
     return resolve_modules(config, None, MultiRLModuleSpec({**specs, **others}))
 
 
-def stored_weights(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def stored_weights(state: Tree) -> dict[str, dict[str, np.ndarray]]:
     """module id -> name -> array, buffers too, of a learner's state."""
     buffers = state.get("buffers", {})
     named = {mid: {**params, **buffers.get(mid, {})} for mid, params in state["rl_module"].items()}

@@ -15,10 +15,12 @@ from ..config.agents import ONLY_MODULE
 from ..config.values import same
 from ..errors import StateError
 from ..state.schema import MapOf, Plain, Record, Schema, under
-from ..state.tree import join
+from ..state.tree import Tree, join
 
 if TYPE_CHECKING:
-    from .algorithm import Algorithm
+    from ..learning.rl_module import RLModuleSpec
+    from ..sampling.make_runner import Runner
+    from .agents import AgentModules
 
 __all__ = ["SPACES", "check_spaces", "in_new_episodes", "spaces_state", "with_own_spaces"]
 
@@ -27,22 +29,22 @@ _NAMES = ("observation_space", "action_space")
 SPACES: Schema = MapOf(Record(dict.fromkeys(_NAMES, Plain())))
 
 
-def spaces_state(algorithm: Algorithm) -> dict[str, dict[str, Any]]:
+def spaces_state(run: AgentModules) -> dict[str, dict[str, object]]:
     """Observation and action space of each module, as plain data: the environment's, or without one the module's.
 
     An observation space is what the policy sees: without the mask of actions.
     """
     return {
         module_id: {name: spaces.to_plain(getattr(player, name)) for name in _NAMES}
-        for module_id, player in _players(algorithm).items()
+        for module_id, player in _players(run).items()
     }
 
 
-def check_spaces(algorithm: Algorithm, saved: Mapping[str, Any] | None, *, override: bool) -> bool:
+def check_spaces(run: AgentModules, saved: Tree | None, *, override: bool) -> bool:
     """Compare a state's spaces with those of the environment here.
 
     Args:
-        algorithm: The run.
+        run: The run.
         saved: What ``spaces_state`` returned where it was saved; None: the state does not say, as those of earlier
             versions.
         override: Go on with others.
@@ -53,9 +55,9 @@ def check_spaces(algorithm: Algorithm, saved: Mapping[str, Any] | None, *, overr
     Raises:
         StateError: They differ; says both.
     """
-    if saved is None or algorithm.env_runners is None:
+    if saved is None or run.env_runners is None:
         return False
-    here = spaces_state(algorithm)
+    here = spaces_state(run)
     for module_id, name, theirs, ours in _pairs(saved, here):
         if same(theirs, ours):
             continue
@@ -72,7 +74,7 @@ def check_spaces(algorithm: Algorithm, saved: Mapping[str, Any] | None, *, overr
     return False
 
 
-def with_own_spaces(modules: Any, own: Any) -> Any:
+def with_own_spaces(modules: Tree | None, own: Tree | None) -> Tree | None:
     """The modules of a state, as ``AgentModules.modules_state`` has them; those that are here too with our spaces."""
     if modules is None or own is None:
         return modules
@@ -85,7 +87,7 @@ def with_own_spaces(modules: Any, own: Any) -> Any:
     return {**modules, "policies": policies}
 
 
-def in_new_episodes(runner: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
+def in_new_episodes(runner: Runner, saved: Tree) -> dict[str, object]:
     """The state of environment runners, with episodes that begin anew: those that were running are of other spaces.
 
     Args:
@@ -94,24 +96,24 @@ def in_new_episodes(runner: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
     """
     own = runner.get_state(environments=False)
 
-    def anew(state: Mapping[str, Any]) -> dict[str, Any]:
-        shown = {name: own[name] for name in ("obs", "raw_obs") if name in state and name in own}
+    def anew(state: Tree) -> dict[str, object]:
+        shown: dict[str, object] = {name: own[name] for name in ("obs", "raw_obs") if name in state and name in own}
         return {**state, **shown, "env_state": "restarted", "envs": None}
 
     elsewhere = [{**part, "runner": part["runner"] and anew(part["runner"])} for part in saved.get("runners", ())]
     return {**saved, "local": anew(saved["local"]), **({"runners": elsewhere} if "runners" in saved else {})}
 
 
-def _players(algorithm: Algorithm) -> Mapping[str, Any]:
+def _players(run: AgentModules) -> Mapping[str, Runner | RLModuleSpec]:
     """{module: what has its spaces}."""
-    if algorithm.env_runners is None:
-        return algorithm.learner_group.module_specs
-    local = algorithm.env_runners.local
+    if run.env_runners is None:
+        return run.learner_group.module_specs
+    local = run.env_runners.local
     several: Mapping[str, Any] | None = getattr(local, "players", None)
     return {ONLY_MODULE: local} if several is None else several
 
 
-def _pairs(saved: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
+def _pairs(saved: Tree, here: Tree) -> Iterator[tuple[str, str, Tree, Tree]]:
     """Spaces of the modules that both have; others come and go with the state."""
     for module_id, ours in here.items():
         for name in _NAMES:

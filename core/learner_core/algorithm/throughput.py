@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ..state.schema import COUNT, Record
+from ..state.tree import Tree
 
 __all__ = ["Throughput"]
 
@@ -101,7 +100,7 @@ class Throughput:
         """What ``set_state`` takes."""
         return Record(dict.fromkeys(_LIFETIME, COUNT))
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Tree) -> None:
         """Go on from what ``get_state`` returned."""
         for name in _LIFETIME:
             setattr(self, name, int(state[name]))

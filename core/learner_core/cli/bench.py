@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
 
 import numpy as np
 
@@ -67,7 +66,7 @@ def _measure(backend: str, minibatch_size: int, updates: int) -> list[tuple[str,
     ]
 
 
-def _batch(rng: np.random.Generator, num_rows: int) -> dict[str, Any]:
+def _batch(rng: np.random.Generator, num_rows: int) -> dict[str, np.ndarray]:
     logits = rng.normal(size=(num_rows, 2)).astype(np.float32)
     actions = rng.integers(0, 2, num_rows)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from learner_core.state.atomic import write_atomically
+from learner_core.state.tree import Tree
 
 __all__ = ["draw_curve"]
 
 
-def draw_curve(rows: Iterable[Mapping[str, Any]], path: Path, *, title: str, goal: float | None = None) -> bool:
+def draw_curve(rows: Iterable[Tree], path: Path, *, title: str, goal: float | None = None) -> bool:
     """Draw mean episode return over environment steps, a colour per backend.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import learner_core as lc
 from learner_core.errors import ConfigError, StateError
@@ -16,6 +16,9 @@ from .console import add_override_spaces, add_trust, number, parse_count, parse_
 from .quiet import without_startup_messages
 from .report import flatten
 from .run_folder import find_checkpoints
+
+if TYPE_CHECKING:
+    from learner_core.algorithm.algorithm import Algorithm
 
 __all__ = ["add_limit", "add_opening", "open_checkpoint", "run"]
 
@@ -78,7 +81,7 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
 
 
-def open_checkpoint(path: Path, given: argparse.Namespace) -> tuple[Path, Any]:
+def open_checkpoint(path: Path, given: argparse.Namespace) -> tuple[Path, Algorithm]:
     """Open the newest checkpoint of a path that can be read.
 
     Args:

@@ -96,7 +96,7 @@ class EventFile:
         self._file.append(records.getvalue())
         self._waiting = []
 
-    def _event(self, **fields: Any) -> bytes:
+    def _event(self, **fields: object) -> bytes:
         data: bytes = self._events.Event(wall_time=time.time(), **fields).SerializeToString()
         return data
 

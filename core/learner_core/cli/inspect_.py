@@ -7,14 +7,13 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from learner_core.errors import FormatError, StateError, did_you_mean
 from learner_core.state.files import load_state, read_layout
 from learner_core.state.inspect import FileReport, inspect_file, render, render_differences
-from learner_core.state.tree import diff, flatten
+from learner_core.state.tree import Plain, diff, flatten
 
 from .console import number, table
 from .run_folder import find_checkpoints
@@ -112,7 +111,7 @@ def _values(file: Path, prefix: str) -> str:
     return table(rows, header=("array", "mean", "std", "min", "max", "not finite"))
 
 
-def _statistics(array: np.ndarray[Any, Any]) -> tuple[str, ...]:
+def _statistics(array: np.ndarray) -> tuple[str, ...]:
     if not array.size:
         return ("empty",)
     wide = array.astype(np.float64)
@@ -132,7 +131,7 @@ def _diff(first: Path, second: Path, *, only: str, as_json: bool) -> int:
     return 1 if found else 0
 
 
-def _tree(path: Path) -> Any:
+def _tree(path: Path) -> Plain:
     files = list(_files(path))
     if len(files) == 1:
         return load_state(files[0], mmap=True)

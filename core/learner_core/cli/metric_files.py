@@ -13,10 +13,10 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from learner_core.errors import StateError, StateIOError
 from learner_core.state.regular import AppendedFile, is_there, open_regular
+from learner_core.state.tree import Plain
 
 from .event_files import EventFile
 from .report import rows_of
@@ -55,7 +55,7 @@ class MetricFiles:
         self._folder, self._say = folder, say
         self._columns: list[str] = []
 
-        def kept() -> Iterator[dict[str, Any]]:
+        def kept() -> Iterator[dict[str, Plain]]:
             return (row for row in read_rows(folder.jsonl_file) if row["training_iteration"] <= after_iteration)
 
         last: Row | None = None
@@ -175,7 +175,7 @@ def _step_of(row: Row) -> int:
     return int(rows_of(row) or row[_STEP])
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[dict[str, Plain]]:
     """Read a metrics.jsonl, row by row; a last line cut short by a crash is left out.
 
     Args:
@@ -211,7 +211,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _row_of(line: bytes) -> tuple[dict[str, Any], str]:
+def _row_of(line: bytes) -> tuple[dict[str, Plain], str]:
     """A line's row, and what is wrong with it."""
     try:
         row = json.loads(line.decode(), parse_constant=_refuse_constant)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,13 @@ import learner_core as lc
 from learner_core import numpy_xp
 from learner_core.errors import LearnerCoreError
 from learner_core.plugins import discovery
-from learner_core.xp import Namespace
+from learner_core.xp import Array, Arrays, Namespace
+
+if TYPE_CHECKING:
+    from learner_core.backend import Backend
+    from learner_core.learning.batch import ColumnSpec
+    from learner_core.learning.learner import Learner
+    from learner_core.spaces import AnySpace
 
 __all__ = ["check_plugin"]
 
@@ -144,7 +150,7 @@ def _updates(name: str, backend: str) -> str | None:
     return "; ".join(problems)
 
 
-def _round_trips(learner: Any) -> str | None:
+def _round_trips(learner: Learner) -> str | None:
     from learner_core.state.tree import diff
 
     state = learner.get_state()
@@ -153,7 +159,7 @@ def _round_trips(learner: Any) -> str | None:
     return f"set_state(get_state()) changes {found[0].path}: {found[0].message}" if found else None
 
 
-def _random_batch(spec: Any, action_space: Any, *, num_rows: int) -> dict[str, Any]:
+def _random_batch(spec: Mapping[str, ColumnSpec], action_space: AnySpace, *, num_rows: int) -> dict[str, np.ndarray]:
     """Rows that fit a ``batch_spec()``: small normal numbers, zeros for flags and whole numbers, ones for masks."""
     rng = np.random.default_rng(0)
     batch: dict[str, Any] = {}
@@ -182,8 +188,9 @@ def _backend_trials(group: str, name: str) -> Iterator[Trial]:
     yield "gradients go to each loss's own parameters", lambda: _gradients(group, name)
 
 
-def _backend(group: str, name: str) -> Any:
-    return discovery.load(group, name)(device="cpu", precision="float32")
+def _backend(group: str, name: str) -> Backend:
+    backend: Backend = discovery.load(group, name)(device="cpu", precision="float32")
+    return backend
 
 
 def _parts(group: str, name: str) -> str | None:
@@ -262,7 +269,7 @@ def _gradients(group: str, name: str) -> str | None:
         return None
     params = {"m": backend.from_numpy({"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])})}
 
-    def loss_fn(tree: Any) -> tuple[dict[str, Any], Any]:
+    def loss_fn(tree: Mapping[str, Arrays]) -> tuple[dict[str, dict[str, Array]], dict[str, Array]]:
         product = backend.xp.sum(tree["m"]["a"] * tree["m"]["b"])
         return {"m": {"first": product, "second": 2.0 * product}}, {}
 

@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
+
+from learner_core.state.tree import Tree
 
 from .console import count, duration, number
 
@@ -70,7 +72,7 @@ class StopConditions:
         return max(min(rests), 0.0) if rests else None
 
     @staticmethod
-    def problem_of(stored: Any) -> str:
+    def problem_of(stored: object) -> str:
         """What is wrong with stop conditions that a file holds, in words; empty if they are as ``asdict`` gave them."""
         if not isinstance(stored, dict):
             return f"stop: expected an object, got {type(stored).__name__}"
@@ -120,7 +122,7 @@ class Moment:
         return ("steps", self.timesteps) if self.rows is None else ("rows", self.rows)
 
 
-def rows_of(row: Mapping[str, Any]) -> int | None:
+def rows_of(row: Tree) -> int | None:
     """How many recorded rows an offline algorithm has learned from.
 
     Args:
@@ -133,7 +135,7 @@ def rows_of(row: Mapping[str, Any]) -> int | None:
     return None if rows is None else int(rows)
 
 
-def moment_of(results: Mapping[str, Any], *, seconds: float, steps_per_second: float) -> Moment:
+def moment_of(results: Tree, *, seconds: float, steps_per_second: float) -> Moment:
     """Read a :class:`Moment` from what ``Algorithm.train()`` returned."""
     rows = rows_of(flatten(results))
     episodes = results.get("env_runners" if rows is None else "evaluation") or {}
@@ -148,11 +150,11 @@ def moment_of(results: Mapping[str, Any], *, seconds: float, steps_per_second: f
     )
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(float(value)) else float(value)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float | int | str]:
+def flatten(tree: Tree, prefix: str = "") -> dict[str, float | int | str]:
     """Nested results -> ``{"learners/default_policy/policy_loss": ...}``; what is no number or text is left out."""
     flat: dict[str, float | int | str] = {}
     for key, value in tree.items():

@@ -28,6 +28,7 @@ from learner_core.state.atomic import write_atomically
 from learner_core.state.folder import CheckpointFolder
 from learner_core.state.lock import FolderLock, refuse_if_held
 from learner_core.state.regular import check_regular, is_there, read_regular
+from learner_core.state.tree import Plain, Tree
 
 from .report import StopConditions
 
@@ -140,7 +141,7 @@ class RunFolder:
         """Whether a run was started here."""
         return is_there(self._run_file)
 
-    def read_info(self) -> dict[str, Any]:
+    def read_info(self) -> dict[str, Plain]:
         """What :meth:`write_info` wrote: ``algorithm``, ``sessions`` and ``stop``, checked.
 
         Raises:
@@ -156,7 +157,7 @@ class RunFolder:
         checked: dict[str, Any] = info
         return checked
 
-    def write_info(self, info: dict[str, Any]) -> None:
+    def write_info(self, info: Tree) -> None:
         """Write ``run.json``."""
         self.write(self._run_file, json.dumps(info, indent=2) + "\n")
 
@@ -196,7 +197,7 @@ def _brief(error: BaseException) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _problem_of(info: Any) -> str:
+def _problem_of(info: object) -> str:
     """What is wrong with the content of a run.json, in words; empty if nothing is."""
     if not isinstance(info, dict):
         return f"expected an object with algorithm, sessions and stop, got {type(info).__name__}"

@@ -22,12 +22,16 @@ import textwrap
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learner_core.config import references
 from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, StateError, did_you_mean
 from learner_core.state.regular import read_regular
+from learner_core.state.tree import Plain, Tree
+
+if TYPE_CHECKING:
+    from learner_core.config.algorithm_settings import AlgorithmSettings
 
 __all__ = [
     "ENVIRONMENT_KEYS",
@@ -51,7 +55,7 @@ _KEY_PART = r"""(?:[\w-]+|"(?:[^"\\\n]|\\.){0,63}"|'[^'\n]{0,63}')"""
 _LONG_KEY = re.compile(rf"(?<![\w-]){_KEY_PART}(?:[ \t]*\.[ \t]*{_KEY_PART}){{{_MAX_DEPTH},}}")
 
 
-def read_file(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Plain]:
     """Read a settings file.
 
     Args:
@@ -71,7 +75,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The settings file {path} is not TOML: {error}.") from error
 
 
-def parse_toml(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Plain]:
     """TOML whose values are nested at most 32 deep, with whole numbers of 64 bits.
 
     Raises:
@@ -99,8 +103,8 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def apply_file(
-    config: Any,
-    tables: Mapping[str, Any],
+    config: AlgorithmSettings,
+    tables: Tree,
     *,
     source: str,
     trust: Trust | None = None,
@@ -124,7 +128,7 @@ def apply_file(
     methods = _methods(config)
     settings = config.settings()
 
-    def read(table: Mapping[str, Any], method: str) -> dict[str, Any]:
+    def read(table: Tree, method: str) -> dict[str, Plain]:
         names = {item.keyword: name for name, item in settings.items() if item.method == method}
         found = {}
         for key, value in table.items():
@@ -157,13 +161,13 @@ def apply_file(
             raise ConfigError(f"{source}: no table or setting {name!r}.{nearest}")
 
 
-def _has_moved(config: Any, key: str, method: str) -> bool:
+def _has_moved(config: AlgorithmSettings, key: str, method: str) -> bool:
     """Whether a key of a method's table is a setting of that very name, which another method has now."""
     item = config.settings().get(key)
     return item is not None and item.keyword == key and item.method != method
 
 
-def settle_file(config: Any, trust: Trust) -> None:
+def settle_file(config: AlgorithmSettings, trust: Trust) -> None:
     """Refuse what settings files have set, and nothing has overridden, if they may not choose it.
 
     Args:
@@ -177,7 +181,7 @@ def settle_file(config: Any, trust: Trust) -> None:
         trust.settle_environment(config.env, name="env")
 
 
-def apply_assignments(config: Any, assignments: Iterable[str]) -> set[str]:
+def apply_assignments(config: AlgorithmSettings, assignments: Iterable[str]) -> set[str]:
     """Set ``key=value`` pairs of the command line.
 
     Args:
@@ -203,7 +207,7 @@ def apply_assignments(config: Any, assignments: Iterable[str]) -> set[str]:
     return named
 
 
-def _assign(config: Any, path: list[str], value: Any) -> str:
+def _assign(config: AlgorithmSettings, path: list[str], value: Plain) -> str:
     """Set one; returns the field's name."""
     settings = config.settings()
     # "framework.name" and "training.lr" are spelled as methods; "lr" and "model.hidden" as fields.
@@ -232,21 +236,21 @@ def _assign(config: Any, path: list[str], value: Any) -> str:
     return name
 
 
-def _call(config: Any, method: str, settings: dict[str, Any]) -> None:
+def _call(config: AlgorithmSettings, method: str, settings: dict[str, Plain]) -> None:
     if "self" in settings:  # Python's own argument, which would be a TypeError
         raise ConfigError(f"{method}: there is no setting 'self'.")
     getattr(config, method)(**settings)
 
 
-def _set(config: Any, name: str, value: Any) -> None:
+def _set(config: AlgorithmSettings, name: str, value: Plain) -> None:
     setattr(config, name, config.validate_setting(name, value))
 
 
-def _methods(config: Any) -> list[str]:
+def _methods(config: AlgorithmSettings) -> list[str]:
     return list(dict.fromkeys(item.method for item in config.settings().values()))
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> Plain:
     if text in ("True", "False"):  # what a Python programmer types
         return text == "True"
     try:
@@ -262,18 +266,18 @@ def _value(text: str) -> Any:
 _TEXT, _INT = "__text__", "__int__"
 
 
-def _is_none(value: Any) -> bool:
+def _is_none(value: object) -> bool:
     return isinstance(value, str) and value.lower() == "none"
 
 
-def _from_toml(value: Any, name: str, trust: Trust) -> Any:
+def _from_toml(value: Plain, name: str, trust: Trust) -> Plain:
     """A setting's value out of TOML's."""
     plain = _spelled_out(value, name)
     references.settle(plain, name=name, trust=trust)
     return references.from_plain(plain, name=name, trust=trust)
 
 
-def _spelled_out(value: Any, name: str) -> Any:
+def _spelled_out(value: Plain, name: str) -> Plain:
     """The same with None and what the writing has marks of its own for."""
     if _is_none(value):
         return None
@@ -294,7 +298,7 @@ def _spelled_out(value: Any, name: str) -> Any:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def to_toml(config: Any) -> str:
+def to_toml(config: AlgorithmSettings) -> str:
     """Write every setting of a config as a settings file, with what the setting expects as a comment.
 
     Args:
@@ -314,7 +318,7 @@ def to_toml(config: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(keyword: str, value: Any) -> str:
+def _line(keyword: str, value: Plain) -> str:
     """One setting's line; where it could not be read again, one that says so."""
     text = f"{keyword} = {_toml(value)}"
     reason = "too long for a settings file" if len(text) > _LINE_LIMIT else ""
@@ -326,7 +330,7 @@ def _line(keyword: str, value: Any) -> str:
     return text if not reason else f"{keyword} = {_toml({'__unportable__': reason})}"
 
 
-def _toml(value: Any) -> str:
+def _toml(value: Plain) -> str:
     """One value as TOML."""
     if value is None:
         return '"none"'
@@ -356,7 +360,7 @@ def _quoted(text: str) -> str:
 # ---- help ------------------------------------------------------------------------------------------------------------
 
 
-def describe_settings(config: Any, *, width: int = 100) -> str:
+def describe_settings(config: AlgorithmSettings, *, width: int = 100) -> str:
     """Every setting with type, default and documentation, for ``learner-core train ALGORITHM --help``.
 
     Args:
@@ -382,5 +386,5 @@ def describe_settings(config: Any, *, width: int = 100) -> str:
     return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return "none" if value is None else _toml(references.to_plain(value))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import learner_core as lc
 from learner_core.config.environments import check_name
@@ -21,6 +21,7 @@ from learner_core.config.trust import Trust
 from learner_core.errors import ConfigError, FormatError, StateError
 from learner_core.group.spmd.world import SpmdOptions, find_world
 from learner_core.state.lock import FolderLock
+from learner_core.state.tree import Plain, Tree
 
 from .console import add_override_spaces, add_trust, count, duration, number, parse_count, parse_duration, table
 from .curve import draw_curve
@@ -39,7 +40,13 @@ from .settings import (
     to_toml,
 )
 
+if TYPE_CHECKING:
+    from learner_core.algorithm.algorithm import Algorithm
+    from learner_core.config.algorithm_settings import AlgorithmSettings
+
 __all__ = ["run"]
+
+T = TypeVar("T")
 
 _SAVE_EVERY_SECONDS = 300.0  # where checkpointing(every=...) says nothing
 
@@ -103,7 +110,7 @@ def _meant_by(unknown: Sequence[str], algorithm: str | None) -> str:
     return " ".join(dict.fromkeys(answers))
 
 
-def _meant(argument: str, following: str = "VALUE", *, config: Any) -> str:
+def _meant(argument: str, following: str = "VALUE", *, config: AlgorithmSettings) -> str:
     name, _, value = argument.lstrip("-").partition("=")
     if answer := known_option(name, config, value or following):
         return answer
@@ -164,7 +171,7 @@ def _resume(given: argparse.Namespace) -> int:
     return _Run(folder, config, stop, given, info=info, notes=notes).go()
 
 
-def _settings_of(folder: RunFolder, given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def _settings_of(folder: RunFolder, given: argparse.Namespace) -> tuple[AlgorithmSettings, dict[str, Plain]]:
     """What a resumed run goes by: the settings of the newest checkpoint that can be read, as they were by then.
 
     Returns:
@@ -202,7 +209,7 @@ def _checkpoints_of(folder: RunFolder) -> list[Path]:
     return found
 
 
-def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> None:
+def _apply(config: AlgorithmSettings, given: argparse.Namespace, tables: Tree) -> None:
     """Settings from the weakest source to the strongest: file, options, --set; what files alone name is settled."""
     options = {"env": given.env, "framework_name": given.backend, "launcher": given.launcher, "seed": given.seed}
     typed = [name for name, value in options.items() if value is not None]
@@ -225,7 +232,7 @@ def _apply(config: Any, given: argparse.Namespace, tables: dict[str, Any]) -> No
         settle_file(config, Trust.of(given.trust))
 
 
-def _refuse_folder(config: Any) -> None:
+def _refuse_folder(config: AlgorithmSettings) -> None:
     if config.checkpoint_folder is not None:
         raise ConfigError(
             f"checkpoint_folder={config.checkpoint_folder!r}: the command line saves into the run's folder, which "
@@ -242,14 +249,14 @@ def _stop_conditions(given: argparse.Namespace) -> StopConditions:
     )
 
 
-def _is_first(config: Any) -> bool:
+def _is_first(config: AlgorithmSettings) -> bool:
     """Whether this process writes and prints: of the ranks of launcher="spmd", rank 0 alone does."""
     if config.launcher != "spmd":
         return True
     return find_world(os.environ, SpmdOptions.of(config.launcher_options)).rank == 0
 
 
-def _default_folder(name: str, env: Any) -> Path:
+def _default_folder(name: str, env: object) -> Path:
     env_name = str(env).replace("/", "-").replace(":", "-") if isinstance(env, str) else "offline"
     return Path("runs") / f"{name}-{env_name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
@@ -263,11 +270,11 @@ class _Run:
     def __init__(
         self,
         folder: RunFolder,
-        config: Any,
+        config: AlgorithmSettings,
         stop: StopConditions,
         given: argparse.Namespace,
         *,
-        info: dict[str, Any],
+        info: dict[str, Plain],
         notes: Sequence[str] = (),
     ) -> None:
         self._folder, self._config, self._stop, self._given = folder, config, stop, given
@@ -307,7 +314,11 @@ class _Run:
             if self._resumes and config.launcher != "spmd":
                 self._claim(report)
             with without_startup_messages():
-                algorithm = config.build()
+                from learner_core.algorithm.algorithm import (
+                    build_algorithm,
+                )  # not for --help: it brings all of sampling
+
+                algorithm = build_algorithm(config)
             algorithm.saves_itself = False  # this session saves, into the run's folder
             try:
                 if summed_by := algorithm.learner_group.collective:
@@ -355,7 +366,7 @@ class _Run:
             print(f"Warning: the learning curve is not drawn: {error}")
             return False
 
-    def _check_that_it_can_stop(self, algorithm: Any) -> None:
+    def _check_that_it_can_stop(self, algorithm: Algorithm) -> None:
         """Refuse a condition that an offline algorithm, which steps no environment, can never meet."""
         from learner_core.algorithm.offline import OfflineAlgorithm  # not for --help: it brings all of sampling
 
@@ -375,18 +386,18 @@ class _Run:
             return make_report(title, self._stop, quiet=self._given.quiet)
         return make_report(title, self._stop, stream=io.StringIO(), quiet=True)
 
-    def _write_folder(self, config: Any) -> None:
+    def _write_folder(self, config: AlgorithmSettings) -> None:
         self._write_info()
         self._write_settings(config)
 
-    def _write_settings(self, config: Any) -> None:
+    def _write_settings(self, config: AlgorithmSettings) -> None:
         """``config.toml``, of which a change in the run makes a new one."""
         text = to_toml(config)
         if text != self._settings:
             self._folder.write(self._folder.config_file, text)
             self._settings = text
 
-    def _restore(self, algorithm: Any, report: Report) -> int:
+    def _restore(self, algorithm: Algorithm, report: Report) -> int:
         """Restore the newest checkpoint that can be read; returns its iteration, 0 for a new run."""
         for position, path in enumerate(self._checkpoints):
             try:
@@ -445,7 +456,7 @@ class _Run:
             rows=rows_of(last),
         )
 
-    def _loop(self, algorithm: Any, report: Report, interrupt: Interrupt, restored: int) -> str:
+    def _loop(self, algorithm: Algorithm, report: Report, interrupt: Interrupt, restored: int) -> str:
         """Train until something ends it; returns what, in words."""
         before = self._moment
         reached = _on_first(algorithm, lambda: None if before is None else self._stop.reached(before))
@@ -497,14 +508,14 @@ class _Run:
             "backend": str(self._config.framework_name),
         }
 
-    def _save(self, algorithm: Any, iteration: int) -> None:
+    def _save(self, algorithm: Algorithm, iteration: int) -> None:
         path = self._folder.checkpoint_path(iteration)
         algorithm.save(str(path))
         self._saved = path
         if self._first:
             self._write_settings(algorithm.config)
 
-    def _closing(self, done: str, evaluation: dict[str, Any] | None, drawn: bool) -> str:
+    def _closing(self, done: str, evaluation: Tree | None, drawn: bool) -> str:
         moment = self._moment
         rows: list[tuple[str, object]] = [("stopped", done)]
         if moment is not None:
@@ -529,7 +540,7 @@ class _Run:
         return table(rows)
 
 
-def _on_first(algorithm: Any, function: Callable[[], Any]) -> Any:
+def _on_first(algorithm: Algorithm, function: Callable[[], T]) -> T:
     """``function()`` of rank 0, on every rank; without ranks, of this process."""
     ranks = getattr(algorithm, "ranks", None)
     return function() if ranks is None else ranks.on_first(function)

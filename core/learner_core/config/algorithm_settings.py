@@ -51,6 +51,8 @@ class AlgorithmSettings(CommonSettings):
     default_learner_class: ClassVar[type | str | None] = None
     default_module_class: ClassVar[type | str | None] = None
     algorithm_class: ClassVar[type | str | None] = None
+    #: Whether a value function is learned; algorithms that may do without one make it a setting.
+    use_critic = True
     #: Whether batches are sequences [B, T] whatever the module; those of a recurrent module always are.
     uses_sequences: ClassVar[bool] = False
     #: Whether rollouts hold observations and rewards as environments gave them, to be normalised when they are used.
@@ -75,7 +77,7 @@ class AlgorithmSettings(CommonSettings):
         ),
         "critic_observes": Needs(
             "several agents, by .multi_agent(policies=...), and a value function",
-            lambda config: is_multi_agent(config) and config.has_critic,
+            lambda config: is_multi_agent(config) and config.use_critic,
         ),
         "grad_clip_by": needs("grad_clip", "0.5"),
         "max_seq_len": SEQUENCES,
@@ -225,11 +227,6 @@ class AlgorithmSettings(CommonSettings):
     def sequence_length(self) -> int:
         """T, timesteps of a row where rows are sequences."""
         return self.max_seq_len
-
-    @property
-    def has_critic(self) -> bool:
-        """Whether a value function is learned; an algorithm that can do without one says so here."""
-        return True
 
     @property
     def rows_per_update(self) -> int:

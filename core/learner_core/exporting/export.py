@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import Backend
 from ..errors import ConfigError, StateError, StateIOError, did_you_mean
-from ..state.atomic import check_target, write_atomically
+from ..state.atomic import PathLike, check_target, write_atomically
+from .foreign_arrays import Trained
 from .formats import backend_for, default_suffix, export_formats
 from .source import ExportedPolicy, read_source, require
 
@@ -22,8 +24,8 @@ _BLOCK = 1 << 20
 
 
 def export(
-    checkpoint_or_learner: Any,
-    path: Any,
+    checkpoint_or_learner: str | Path | Trained,
+    path: PathLike,
     to: str | None = None,
     *,
     module_id: str | None = None,
@@ -146,7 +148,7 @@ def named_arrays(policies: list[ExportedPolicy]) -> dict[str, np.ndarray]:
     return out
 
 
-def _native_arrays(policies: list[ExportedPolicy], backend: Any) -> dict[str, np.ndarray]:
+def _native_arrays(policies: list[ExportedPolicy], backend: Backend) -> dict[str, np.ndarray]:
     if policies[0].refusal:
         warnings.warn(
             f"the weights are written under canonical names: the network's own are not known, because "
@@ -155,7 +157,7 @@ def _native_arrays(policies: list[ExportedPolicy], backend: Any) -> dict[str, np
             stacklevel=4,
         )
     if len(policies) == 1 and policies[0].spec is not None and not policies[0].spec.is_neutral:
-        module = policies[0].spec.build(backend.xp, backend)
+        module: Any = policies[0].spec.build(backend.xp, backend)
         if policies[0].normalizer:
             warnings.warn(
                 "observations were normalised in training; the state_dict of a user's own network has no place for "

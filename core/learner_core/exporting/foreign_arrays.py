@@ -8,15 +8,56 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from ..errors import ConfigError, StateError
+from ..state.tree import Plain
 
-__all__ = ["Arrays", "ForeignArrays", "channels_last", "check_kind", "load_into", "module_of"]
+if TYPE_CHECKING:
+    from ..algorithm.algorithm import Algorithm
+    from ..group.learner_group import LearnerGroup
+    from ..learning.learner import Learner
+
+__all__ = [
+    "AnyLearner",
+    "Arrays",
+    "Converted",
+    "ForeignArrays",
+    "Trained",
+    "channels_last",
+    "check_kind",
+    "load_into",
+    "module_of",
+]
 
 Arrays = dict[str, np.ndarray]
+#: What has the weights of learners.
+AnyLearner: TypeAlias = "Learner | LearnerGroup"
+#: The same, or a whole run.
+Trained: TypeAlias = "AnyLearner | Algorithm"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Another library's network by our names.
+
+    Attributes:
+        weights: every parameter.
+        targets: the same of target networks; ``None``: those of the module that have a target copy are copied.
+        log_alpha: SAC's temperature; ``None``: the learner's own stays.
+    """
+
+    weights: Arrays
+    targets: Arrays | None = None
+    log_alpha: float | None = None
+
+    @property
+    def num_arrays(self) -> int:
+        """How many arrays there are."""
+        return len(self.weights) + len(self.targets or {})
 
 
 class ForeignArrays:
@@ -98,7 +139,7 @@ class ForeignArrays:
         return left
 
 
-def module_of(learner: Any, module_id: str | None) -> str:
+def module_of(learner: AnyLearner, module_id: str | None) -> str:
     """The module that is meant; the only one where none is named.
 
     Raises:
@@ -114,7 +155,7 @@ def module_of(learner: Any, module_id: str | None) -> str:
     return module_id
 
 
-def check_kind(own: Mapping[str, Any], *, is_sac: bool, what: str, module_id: str) -> None:
+def check_kind(own: Mapping[str, np.ndarray], *, is_sac: bool, what: str, module_id: str) -> None:
     """Refuse SAC's networks for a module without critics of actions, and others for one with them.
 
     Args:
@@ -143,14 +184,12 @@ def channels_last(weight: np.ndarray, channels: int, path: str) -> np.ndarray:
 
 
 def load_into(
-    learner: Any,
-    state: dict[str, Any],
+    learner: AnyLearner,
+    state: dict[str, Plain],
     module_id: str,
-    weights: Arrays,
+    given: Converted,
     *,
     whose: str,
-    targets: Arrays | None = None,
-    log_alpha: float | None = None,
     keeps: tuple[str, ...] = (),
 ) -> None:
     """Put weights into a learner, whose optimizers start anew.
@@ -159,16 +198,15 @@ def load_into(
         learner: a Learner or LearnerGroup.
         state: what its ``get_state`` returned; it is changed.
         module_id: which module.
-        weights: every parameter, by our names.
+        given: the weights.
         whose: what they are of, for errors.
-        targets: the same of target networks; ``None``: those of the module that have a target copy are copied.
-        log_alpha: SAC's temperature; ``None``: the learner's own stays.
         keeps: parameters whose names begin so, or are so, keep their value.
 
     Raises:
         StateError: an array too much, too few, of another shape, or not finite. Nothing has changed.
     """
     own, own_targets = state["rl_module"][module_id], state["targets"].get(module_id) or {}
+    weights, targets = given.weights, given.targets
     _refuse_other_structure(own, weights, f"rl_module/{module_id}", whose)
     _replace(own, weights, f"rl_module/{module_id}", whose, keeps)
     if targets is None:
@@ -176,10 +214,10 @@ def load_into(
         keeps = (*keeps, *(name for name in own_targets if name not in weights))
     if own_targets:
         _replace(own_targets, targets, f"targets/{module_id}", whose, keeps)
-    if log_alpha is not None and "log_alpha" in state["variables"][module_id]:
-        if not np.isfinite(log_alpha):
+    if given.log_alpha is not None and "log_alpha" in state["variables"][module_id]:
+        if not np.isfinite(given.log_alpha):
             raise StateError("holds NaN or an infinity", path="log_ent_coef")
-        state["variables"][module_id]["log_alpha"] = log_alpha
+        state["variables"][module_id]["log_alpha"] = given.log_alpha
     for entry in state["optimizer"][module_id].values():
         entry["step"] = 0
         for slot in entry["slots"].values():

@@ -5,9 +5,7 @@ Imports backends' plugins, no framework; a plugin that is broken has no formats 
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..backend import FileFormat
+from ..backend import Backend, FileFormat
 from ..errors import ConfigError, PluginError, did_you_mean
 from ..plugins import discovery
 
@@ -30,7 +28,7 @@ def default_suffix(file_format: FileFormat) -> str:
     return [*file_format.weights, *file_format.policies][0]
 
 
-def backend_for(name: str) -> Any:
+def backend_for(name: str) -> Backend:
     """A new backend that writes and reads files of a format.
 
     Raises:
@@ -40,7 +38,8 @@ def backend_for(name: str) -> Any:
     names = [backend for backend, exports in _of_backends() if name in exports]
     if not names:
         raise ConfigError(f"no installed backend has the format {name!r}.{did_you_mean(name, export_formats())}")
-    return discovery.make_backend(names[0])
+    backend: Backend = discovery.make_backend(names[0])
+    return backend
 
 
 def _of_backends() -> list[tuple[str, dict[str, FileFormat]]]:

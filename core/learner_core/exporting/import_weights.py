@@ -7,13 +7,15 @@ in the module, one that is missing, another shape, NaN.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from ..errors import ConfigError, StateError, did_you_mean
+from ..learning.rl_module import RLModuleSpec
 from . import sb3
-from .foreign_arrays import Arrays, ForeignArrays, check_kind, load_into, module_of
+from .foreign_arrays import Converted, ForeignArrays, Trained, check_kind, load_into, module_of
 from .weight_maps import CLEANRL_HARMLESS, RLLIB_HARMLESS, convert_cleanrl, convert_rllib
 
 __all__ = ["import_weights"]
@@ -31,14 +33,14 @@ _OWN_CRITICS: Final = ("vf", "qf")
 
 
 def import_weights(
-    arrays: Mapping[str, Any],
-    learner: Any,
+    arrays: Mapping[str, np.ndarray],
+    learner: Trained,
     *,
     source: str,
     module_id: str | None = None,
     policy_only: bool = False,
     normalize_actions: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Load the weights of another library's usual networks into a learner.
 
     The arrays are those of ``{name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}``,
@@ -66,7 +68,7 @@ def import_weights(
     if source not in _WHOSE:
         raise ConfigError(f"source={source!r} is not known.{did_you_mean(str(source), _WHOSE)}")
     given = ForeignArrays(_checked(arrays), _WHOSE[source])
-    group = getattr(learner, "learner_group", learner)
+    group: Any = getattr(learner, "learner_group", learner)
     if not hasattr(group, "module_specs"):
         raise ConfigError(f"import_weights takes a Learner, LearnerGroup or Algorithm; got {type(learner).__name__}")
     module_id = module_of(group, module_id)
@@ -78,15 +80,15 @@ def import_weights(
     if policy_only:
         ignored = [name for name in given if not name.startswith(_ACTS[source]) or name.startswith(_CRITICS)]
         given = ForeignArrays({name: given.arrays[name] for name in given if name not in ignored}, given.whose)
-    weights, targets, log_alpha = _converted(
+    converted = _converted(
         given, source, spec, is_sac=is_sac, policy_only=policy_only, normalize_actions=normalize_actions
     )
     ignored += given.leftovers(_HARMLESS[source])
     keeps = _OWN_CRITICS if policy_only else ()
-    load_into(group, state, module_id, weights, whose=given.whose, targets=targets, log_alpha=log_alpha, keeps=keeps)
+    load_into(group, state, module_id, converted, whose=given.whose, keeps=keeps)
     return {
         "algorithm": "sac" if is_sac else "ppo",
-        "parameters": len(weights) + len(targets or {}),
+        "parameters": converted.num_arrays,
         "ignored": sorted(ignored),
     }
 
@@ -96,20 +98,19 @@ _CRITICS: Final = ("encoder.critic_encoder.",)
 
 
 def _converted(
-    given: ForeignArrays, source: str, spec: Any, *, is_sac: bool, policy_only: bool, normalize_actions: bool
-) -> tuple[Arrays, Arrays | None, float | None]:
-    """(parameters by our names, targets, logarithm of alpha)."""
+    given: ForeignArrays, source: str, spec: RLModuleSpec, *, is_sac: bool, policy_only: bool, normalize_actions: bool
+) -> Converted:
     if source == "sb3":
         if is_sac:
-            params, targets, log_alpha = sb3.convert_sac(given, spec.action_space)
-            return params, None if policy_only else targets, log_alpha
-        return sb3.convert_ppo(given, policy_only=policy_only), None, None
+            converted = sb3.convert_sac(given, spec.action_space)
+            return replace(converted, targets=None) if policy_only else converted
+        return Converted(sb3.convert_ppo(given, policy_only=policy_only))
     if source == "cleanrl":
-        return convert_cleanrl(given, policy_only=policy_only), None, None
-    return convert_rllib(given, spec, policy_only=policy_only, normalize_actions=normalize_actions), None, None
+        return Converted(convert_cleanrl(given, policy_only=policy_only))
+    return Converted(convert_rllib(given, spec, policy_only=policy_only, normalize_actions=normalize_actions))
 
 
-def _checked(arrays: Any) -> dict[str, np.ndarray]:
+def _checked(arrays: object) -> dict[str, np.ndarray]:
     if not isinstance(arrays, Mapping) or not arrays:
         raise ConfigError(f"expected {{name: numpy array}} of one module, got {type(arrays).__name__}")
     checked = {}

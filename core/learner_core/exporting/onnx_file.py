@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import numpy_xp, spaces
 from ..errors import ConfigError
-from .onnx_graph import OPSET, ROWS, Graph
+from ..xp import Array, ArrayTree
+from .onnx_graph import OPSET, ROWS, Graph, Symbol
 from .onnx_xp import OnnxNamespace
 from .source import ExportedPolicy, nest, require, sample_state
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, ValueInfoProto
 
 __all__ = ["build_model", "write_onnx"]
 
 _TOLERANCE = 1e-5
 
 
-def build_model(policy: ExportedPolicy) -> Any:
+def build_model(policy: ExportedPolicy) -> ModelProto:
     """The policy as an ``onnx.ModelProto``.
 
     Inputs are the observations: ``obs``, or ``obs/<key>`` for each leaf of a dict. Outputs: ``actions``, the most
@@ -37,19 +41,19 @@ def build_model(policy: ExportedPolicy) -> Any:
     require("onnx", "export")
     from onnx import checker, helper, numpy_helper
 
-    policy.require_neutral("onnx")
+    spec = policy.require_neutral("onnx")
     graph = Graph()
     xp = OnnxNamespace(graph)
     samples = sample_observations(policy, ROWS)
     inputs = {name: graph.input(name, sample) for name, sample in samples.items()}
-    module = policy.spec.build(xp)
+    module = spec.build(xp)
     params = {name: graph.constant(value, name) for name, value in policy.params.items()}
     obs = nest(inputs)
     state = {leaf: graph.input(f"state_in/{leaf}", value) for leaf, value in sample_state(module, ROWS).items()}
     inputs.update({f"state_in/{leaf}": symbol for leaf, symbol in state.items()})
     named = _flat(policy.act(module, params, policy.normalized(xp, obs), state))
 
-    def info(name: str, symbol: Any) -> Any:
+    def info(name: str, symbol: Symbol) -> ValueInfoProto:
         kind = helper.np_dtype_to_tensor_dtype(symbol.dtype)
         return helper.make_tensor_value_info(name, kind, ["batch", *symbol.sample.shape[1:]])
 
@@ -83,14 +87,14 @@ def write_onnx(policy: ExportedPolicy, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def _check(model: Any, policy: ExportedPolicy) -> None:
+def _check(model: ModelProto, policy: ExportedPolicy) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    samples, state = sample_observations(policy, 3), sample_state(policy.spec.build(numpy_xp), 3)
+    samples, state = sample_observations(policy, 3), sample_state(policy.require_spec("onnx").build(numpy_xp), 3)
     names = [output.name for output in session.get_outputs()]
     given = {**samples, **{f"state_in/{leaf}": value for leaf, value in state.items()}}
     answers = dict(zip(names, session.run(names, given), strict=True))
@@ -101,7 +105,7 @@ def _check(model: Any, policy: ExportedPolicy) -> None:
             raise ConfigError(f"onnx: output {name!r} differs by {error:.2g} from what numpy computes; nothing written")
 
 
-def _flat(answers: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(answers: Mapping[str, ArrayTree]) -> dict[str, Array]:
     """A policy's answers with the leaves of its state as ``state_out/<leaf>``."""
     flat = dict(answers)
     state = flat.pop("state_out", {})
@@ -111,12 +115,11 @@ def _flat(answers: Mapping[str, Any]) -> dict[str, Any]:
 def sample_observations(policy: ExportedPolicy, rows: int) -> dict[str, np.ndarray]:
     """input name -> random observations [rows, ...], within the space's bounds."""
     rng = np.random.default_rng(0)
-    policy.spec.observation_space.seed(int(rng.integers(2**31)))
-    drawn = [
-        spaces.to_columns(policy.spec.observation_space, policy.spec.observation_space.sample()) for _ in range(rows)
-    ]
+    space = policy.require_spec("onnx").observation_space
+    space.seed(int(rng.integers(2**31)))
+    drawn = [spaces.to_columns(space, space.sample()) for _ in range(rows)]
 
-    def stack(parts: list[Any], path: str) -> dict[str, np.ndarray]:
+    def stack(parts: list[ArrayTree], path: str) -> dict[str, np.ndarray]:
         if isinstance(parts[0], Mapping):
             out: dict[str, np.ndarray] = {}
             for key in parts[0]:

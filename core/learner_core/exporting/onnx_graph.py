@@ -8,12 +8,14 @@ slices that ONNX could not make of a batch of any length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import EllipsisType
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .. import numpy_xp
 from ..errors import ConfigError
+from ..xp import Array, DType
 
 __all__ = ["OPEN", "OPSET", "ROWS", "Graph", "Symbol", "sample_of"]
 
@@ -22,6 +24,11 @@ OPSET = 18
 ROWS = 7
 #: Length of the batch axis in what ``shape`` returns.
 OPEN = -1
+
+
+_Part: TypeAlias = int | slice | EllipsisType | None
+#: Basic indexing.
+_Index: TypeAlias = _Part | tuple[_Part, ...]
 
 
 class Symbol:
@@ -36,7 +43,7 @@ class Symbol:
         self.constant = constant
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         return self.sample.dtype
 
     @property
@@ -48,52 +55,52 @@ class Symbol:
     def ndim(self) -> int:
         return self.sample.ndim
 
-    def __getitem__(self, index: Any) -> Symbol:
+    def __getitem__(self, index: _Index) -> Symbol:
         return _index(self, index)
 
     def __neg__(self) -> Symbol:
         return self.graph.add("Neg", [self], -self.sample)
 
-    def __add__(self, other: Any) -> Symbol:
+    def __add__(self, other: Array) -> Symbol:
         return self.graph.binary("Add", np.add, self, other)
 
-    def __radd__(self, other: Any) -> Symbol:
+    def __radd__(self, other: Array) -> Symbol:
         return self.graph.binary("Add", np.add, other, self)
 
-    def __sub__(self, other: Any) -> Symbol:
+    def __sub__(self, other: Array) -> Symbol:
         return self.graph.binary("Sub", np.subtract, self, other)
 
-    def __rsub__(self, other: Any) -> Symbol:
+    def __rsub__(self, other: Array) -> Symbol:
         return self.graph.binary("Sub", np.subtract, other, self)
 
-    def __mul__(self, other: Any) -> Symbol:
+    def __mul__(self, other: Array) -> Symbol:
         return self.graph.binary("Mul", np.multiply, self, other)
 
-    def __rmul__(self, other: Any) -> Symbol:
+    def __rmul__(self, other: Array) -> Symbol:
         return self.graph.binary("Mul", np.multiply, other, self)
 
-    def __truediv__(self, other: Any) -> Symbol:
+    def __truediv__(self, other: Array) -> Symbol:
         return self.graph.binary("Div", np.divide, self, other)
 
-    def __rtruediv__(self, other: Any) -> Symbol:
+    def __rtruediv__(self, other: Array) -> Symbol:
         return self.graph.binary("Div", np.divide, other, self)
 
-    def __pow__(self, other: Any) -> Symbol:
+    def __pow__(self, other: Array) -> Symbol:
         return self.graph.binary("Pow", np.power, self, other)
 
-    def __matmul__(self, other: Any) -> Symbol:
+    def __matmul__(self, other: Array) -> Symbol:
         return self.graph.binary("MatMul", np.matmul, self, other)
 
-    def __lt__(self, other: Any) -> Symbol:
+    def __lt__(self, other: Array) -> Symbol:
         return self.graph.binary("Less", np.less, self, other)
 
-    def __le__(self, other: Any) -> Symbol:
+    def __le__(self, other: Array) -> Symbol:
         return self.graph.binary("LessOrEqual", np.less_equal, self, other)
 
-    def __gt__(self, other: Any) -> Symbol:
+    def __gt__(self, other: Array) -> Symbol:
         return self.graph.binary("Greater", np.greater, self, other)
 
-    def __ge__(self, other: Any) -> Symbol:
+    def __ge__(self, other: Array) -> Symbol:
         return self.graph.binary("GreaterOrEqual", np.greater_equal, self, other)
 
     def __eq__(self, other: object) -> Any:
@@ -124,7 +131,7 @@ class Graph:
             self._batch = symbol
         return symbol
 
-    def constant(self, value: Any, name: str | None = None) -> Symbol:
+    def constant(self, value: Array, name: str | None = None) -> Symbol:
         """A symbol for an array."""
         array = np.asarray(value)
         if name is None:
@@ -132,7 +139,7 @@ class Graph:
             name = f"constant_{self._count}"
         return Symbol(self, name, array, constant=True)
 
-    def lift(self, value: Any, like: Any = None) -> Symbol:
+    def lift(self, value: Array, like: DType = None) -> Symbol:
         """``value`` as a symbol; a Python number takes the dtype of ``like``."""
         if isinstance(value, Symbol):
             return value
@@ -140,7 +147,7 @@ class Graph:
             return self.constant(np.asarray(value, like))
         return self.constant(numpy_xp.asarray(value))
 
-    def add(self, operation: str, inputs: Sequence[Any], sample: Any, **attributes: Any) -> Symbol:
+    def add(self, operation: str, inputs: Sequence[Array], sample: Array, **attributes: object) -> Symbol:
         """A node with one output."""
         sample = np.asarray(sample)
         symbols = [self.lift(value) for value in inputs]
@@ -148,7 +155,9 @@ class Graph:
             return self.constant(sample)
         return self.node(operation, symbols, [sample], **attributes)[0]
 
-    def node(self, operation: str, inputs: Sequence[Symbol], samples: Sequence[Any], **attributes: Any) -> list[Symbol]:
+    def node(
+        self, operation: str, inputs: Sequence[Symbol], samples: Sequence[Array], **attributes: object
+    ) -> list[Symbol]:
         """A node with an output for every sample."""
         from onnx import helper
 
@@ -163,7 +172,7 @@ class Graph:
         self.nodes.append(helper.make_node(operation, names, [symbol.name for symbol in outputs], **attributes))
         return outputs
 
-    def binary(self, operation: str, function: Callable[..., Any], x: Any, y: Any) -> Symbol:
+    def binary(self, operation: str, function: Callable[..., Array], x: Array, y: Array) -> Symbol:
         """An operation of two operands, either of which may be a Python number."""
         like = x.dtype if isinstance(x, Symbol) else y.dtype
         left, right = self.lift(x, like), self.lift(y, like)
@@ -178,14 +187,14 @@ class Graph:
         return self.node("Slice", [shape, *first], [np.asarray([ROWS], np.int64)])[0]
 
 
-def sample_of(value: Any) -> Any:
+def sample_of(value: Array) -> Array:
     """The sample of a symbol, or the value itself."""
     return value.sample if isinstance(value, Symbol) else value
 
 
-def _index(x: Symbol, index: Any) -> Symbol:
+def _index(x: Symbol, index: _Index) -> Symbol:
     """Basic indexing: slices with step 1, integers, ``...`` and ``None``."""
-    parts = list(index) if isinstance(index, tuple) else [index]
+    parts: list[Any] = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis not in parts:
         parts.append(Ellipsis)
     missing = x.ndim - sum(1 for part in parts if part is not None and part is not Ellipsis)

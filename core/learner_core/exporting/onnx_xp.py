@@ -6,6 +6,7 @@ module can be exported, whatever its structure. Refuses what has no counterpart 
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from .. import numpy_xp
 from ..errors import ConfigError
+from ..xp import Array, Axis, DType, Shape
 from .onnx_graph import OPEN, ROWS, Graph, Symbol, sample_of
 
 __all__ = ["OnnxNamespace"]
@@ -90,32 +92,32 @@ class OnnxNamespace:
 
     # ---- creation and conversion
 
-    def asarray(self, x: Any, dtype: Any = None) -> Symbol:
+    def asarray(self, x: Array, dtype: DType = None) -> Symbol:
         symbol = self._graph.lift(x)
         return symbol if dtype is None else self.astype(symbol, dtype)
 
-    def full(self, shape: Any, value: Any, dtype: Any = numpy_xp.float32) -> Symbol:
+    def full(self, shape: Shape, value: Array, dtype: DType = numpy_xp.float32) -> Symbol:
         return self.broadcast_to(self.astype(self._graph.lift(value), dtype), shape)
 
-    def zeros(self, shape: Any, dtype: Any = numpy_xp.float32) -> Symbol:
+    def zeros(self, shape: Shape, dtype: DType = numpy_xp.float32) -> Symbol:
         return self.full(shape, 0, dtype)
 
-    def ones(self, shape: Any, dtype: Any = numpy_xp.float32) -> Symbol:
+    def ones(self, shape: Shape, dtype: DType = numpy_xp.float32) -> Symbol:
         return self.full(shape, 1, dtype)
 
-    def full_like(self, x: Symbol, value: Any, dtype: Any = None) -> Symbol:
+    def full_like(self, x: Symbol, value: Array, dtype: DType = None) -> Symbol:
         return self.full(x.shape, value, dtype or x.dtype)
 
-    def zeros_like(self, x: Symbol, dtype: Any = None) -> Symbol:
+    def zeros_like(self, x: Symbol, dtype: DType = None) -> Symbol:
         return self.full_like(x, 0, dtype)
 
-    def ones_like(self, x: Symbol, dtype: Any = None) -> Symbol:
+    def ones_like(self, x: Symbol, dtype: DType = None) -> Symbol:
         return self.full_like(x, 1, dtype)
 
-    def arange(self, n: int, dtype: Any = numpy_xp.int64) -> Symbol:
+    def arange(self, n: int, dtype: DType = numpy_xp.int64) -> Symbol:
         return self._graph.constant(np.arange(n, dtype=dtype))
 
-    def astype(self, x: Any, dtype: Any) -> Symbol:
+    def astype(self, x: Array, dtype: DType) -> Symbol:
         from onnx import helper
 
         symbol = self._graph.lift(x)
@@ -124,50 +126,50 @@ class OnnxNamespace:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return self._graph.add("Cast", [symbol], symbol.sample.astype(dtype), to=kind)
 
-    def shape(self, x: Any) -> tuple[int, ...]:
+    def shape(self, x: Array) -> tuple[int, ...]:
         return x.shape if isinstance(x, Symbol) else tuple(np.shape(x))
 
-    def stop_gradient(self, x: Any) -> Any:
+    def stop_gradient(self, x: Array) -> Array:
         return x
 
     # ---- elementwise
 
-    def square(self, x: Any) -> Any:
+    def square(self, x: Array) -> Array:
         return x * x
 
-    def log1p(self, x: Any) -> Any:
+    def log1p(self, x: Array) -> Array:
         return self.log(x + 1.0)
 
-    def expm1(self, x: Any) -> Any:
+    def expm1(self, x: Array) -> Array:
         return self.exp(x) - 1.0
 
-    def gelu(self, x: Any) -> Any:
+    def gelu(self, x: Array) -> Array:
         return x * 0.5 * (self.erf(x * math.sqrt(0.5)) + 1.0)
 
-    def silu(self, x: Any) -> Any:
+    def silu(self, x: Array) -> Array:
         return x * self.sigmoid(x)
 
     def leaky_relu(self, x: Symbol, negative_slope: float = 0.01) -> Symbol:
         sample = numpy_xp.leaky_relu(x.sample, negative_slope)
         return self._graph.add("LeakyRelu", [x], sample, alpha=float(negative_slope))
 
-    def clip(self, x: Any, lo: Any = None, hi: Any = None) -> Any:
+    def clip(self, x: Array, lo: Array = None, hi: Array = None) -> Array:
         x = x if lo is None else self.maximum(x, lo)
         return x if hi is None else self.minimum(x, hi)
 
-    def where(self, condition: Symbol, x: Any, y: Any) -> Symbol:
+    def where(self, condition: Symbol, x: Array, y: Array) -> Symbol:
         like = next((value.dtype for value in (x, y) if isinstance(value, Symbol)), None)
         left, right = self._graph.lift(x, like), self._graph.lift(y, like)
         sample = np.where(condition.sample, left.sample, right.sample)
         return self._graph.add("Where", [condition, left, right], sample)
 
-    def isfinite(self, x: Symbol) -> Any:
+    def isfinite(self, x: Symbol) -> Array:
         infinite = self._graph.add("IsInf", [x], np.isinf(x.sample))
         return self.logical_not(self.logical_or(infinite, self.isnan(x)))
 
     # ---- reductions
 
-    def _reduce(self, name: str, x: Symbol, axis: Any, keepdims: Any) -> Symbol:
+    def _reduce(self, name: str, x: Symbol, axis: Axis, keepdims: builtins.bool) -> Symbol:
         axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
         positive = [int(a) % x.ndim for a in axes]
         if 0 in positive and not x.constant:
@@ -178,10 +180,10 @@ class OnnxNamespace:
         where = self._graph.constant(np.asarray(positive, np.int64))
         return self._graph.add(_REDUCTIONS[name], [x, where], sample, keepdims=int(keepdims))
 
-    def any(self, x: Symbol, axis: Any = None, keepdims: Any = False) -> Symbol:
+    def any(self, x: Symbol, axis: Axis = None, keepdims: builtins.bool = False) -> Symbol:
         return self._reduce("max", self.astype(x, self.int32), axis, keepdims) > 0
 
-    def all(self, x: Symbol, axis: Any = None, keepdims: Any = False) -> Symbol:
+    def all(self, x: Symbol, axis: Axis = None, keepdims: builtins.bool = False) -> Symbol:
         return self._reduce("min", self.astype(x, self.int32), axis, keepdims) > 0
 
     def argmax(self, x: Symbol, axis: int) -> Symbol:
@@ -195,7 +197,7 @@ class OnnxNamespace:
 
     # ---- shape
 
-    def reshape(self, x: Any, shape: Any) -> Symbol:
+    def reshape(self, x: Array, shape: Shape) -> Symbol:
         x = self._graph.lift(x)
         sizes = [shape] if isinstance(shape, int) else [int(size) for size in shape]
         if x.constant:
@@ -216,17 +218,17 @@ class OnnxNamespace:
         axes = self._graph.constant(np.asarray([place], np.int64))
         return self._graph.add("Unsqueeze", [x, axes], np.expand_dims(x.sample, place))
 
-    def squeeze(self, x: Symbol, axis: Any) -> Symbol:
+    def squeeze(self, x: Symbol, axis: int | tuple[int, ...]) -> Symbol:
         places = [int(a) % x.ndim for a in ([axis] if isinstance(axis, int) else axis)]
         axes = self._graph.constant(np.asarray(places, np.int64))
         return self._graph.add("Squeeze", [x, axes], np.squeeze(x.sample, tuple(places)))
 
-    def concat(self, arrays: Sequence[Any], axis: int) -> Symbol:
+    def concat(self, arrays: Sequence[Array], axis: int) -> Symbol:
         symbols = [self._graph.lift(value) for value in arrays]
         sample = np.concatenate([symbol.sample for symbol in symbols], axis)
         return self._graph.add("Concat", symbols, sample, axis=axis % sample.ndim)
 
-    def stack(self, arrays: Sequence[Any], axis: int) -> Symbol:
+    def stack(self, arrays: Sequence[Array], axis: int) -> Symbol:
         place = axis % (self._graph.lift(arrays[0]).ndim + 1)
         return self.concat([self.expand_dims(self._graph.lift(value), place) for value in arrays], place)
 
@@ -237,7 +239,7 @@ class OnnxNamespace:
         lengths = self._graph.constant(np.asarray(sizes, np.int64))
         return self._graph.node("Split", [x, lengths], parts, axis=axis % x.ndim)
 
-    def broadcast_to(self, x: Any, shape: Any) -> Symbol:
+    def broadcast_to(self, x: Array, shape: Shape) -> Symbol:
         x = self._graph.lift(x)
         sizes = [shape] if isinstance(shape, int) else list(shape)
         if x.constant and OPEN not in sizes:
@@ -249,7 +251,7 @@ class OnnxNamespace:
         target = self._graph.node("Concat", [self._graph.batch_size(), rest], [whole], axis=0)[0]
         return self._graph.node("Expand", [x, target], [np.broadcast_to(x.sample, whole)])[0]
 
-    def take(self, x: Any, indices: Any, axis: int) -> Symbol:
+    def take(self, x: Array, indices: Array, axis: int) -> Symbol:
         x, indices = self._graph.lift(x), self._graph.lift(indices)
         return self._graph.add("Gather", [x, indices], np.take(x.sample, indices.sample, axis), axis=axis % x.ndim)
 
@@ -259,7 +261,7 @@ class OnnxNamespace:
 
     # ---- linear algebra and layers
 
-    def einsum(self, equation: str, *operands: Any) -> Symbol:
+    def einsum(self, equation: str, *operands: Array) -> Symbol:
         symbols = [self._graph.lift(value) for value in operands]
         sample = np.einsum(equation, *[symbol.sample for symbol in symbols])
         return self._graph.add("Einsum", symbols, sample, equation=equation)
@@ -271,7 +273,14 @@ class OnnxNamespace:
         y: Symbol = self.matmul(x, self._graph.constant(w.sample.T))
         return y if b is None else y + b
 
-    def conv2d(self, x: Symbol, w: Symbol, b: Symbol | None = None, stride: Any = 1, padding: Any = 0) -> Symbol:
+    def conv2d(
+        self,
+        x: Symbol,
+        w: Symbol,
+        b: Symbol | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+    ) -> Symbol:
         strides = [stride, stride] if isinstance(stride, int) else list(stride)
         above, beside = (padding, padding) if isinstance(padding, int) else padding
         y = numpy_xp.conv2d(x.sample, w.sample, None if b is None else b.sample, stride, padding)
@@ -281,7 +290,7 @@ class OnnxNamespace:
         out = self._graph.add("Conv", inputs, y.transpose(0, 3, 1, 2), strides=strides, pads=pads)
         return self.permute_dims(out, (0, 2, 3, 1))
 
-    def layer_norm(self, x: Symbol, w: Any, b: Any, eps: float = 1e-5) -> Any:
+    def layer_norm(self, x: Symbol, w: Array, b: Array, eps: float = 1e-5) -> Array:
         centred = x - self.mean(x, axis=-1, keepdims=True)
         y = centred / self.sqrt(self.mean(centred * centred, axis=-1, keepdims=True) + eps)
         y = y if w is None else y * w
@@ -296,5 +305,5 @@ class OnnxNamespace:
     def log_softmax(self, x: Symbol, axis: int) -> Symbol:
         return self._graph.add("LogSoftmax", [x], numpy_xp.log_softmax(x.sample, axis), axis=axis % x.ndim)
 
-    def one_hot(self, x: Symbol, n: int, dtype: Any = numpy_xp.float32) -> Symbol:
+    def one_hot(self, x: Symbol, n: int, dtype: DType = numpy_xp.float32) -> Symbol:
         return self.astype(self.expand_dims(x, -1) == self._graph.constant(np.arange(n, dtype=x.dtype)), dtype)

@@ -17,15 +17,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from ..errors import StateError
+from ..spaces import AnySpace
 from ..state.atomic import PathLike
 from ..state.regular import open_regular
 from .bounded_zip import UNREADABLE, member, open_archive
-from .foreign_arrays import Arrays, ForeignArrays, channels_last, check_kind, load_into, module_of
+from .foreign_arrays import (
+    AnyLearner,
+    Arrays,
+    Converted,
+    ForeignArrays,
+    channels_last,
+    check_kind,
+    load_into,
+    module_of,
+)
 from .sb3_settings import Settings, algorithm_of, check_settings, parse_settings
 from .torch_tensors import read_tensors
 
@@ -44,7 +53,7 @@ _SETTINGS_LIMIT = 1 << 24
 HARMLESS = frozenset({"log_ent_coef", "ent_coef_tensor"})
 
 
-def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict[str, Any]:
+def import_sb3(path: PathLike, learner: AnyLearner, *, module_id: str | None = None) -> dict[str, object]:
     """Load a Stable-Baselines3 PPO or SAC policy into a learner.
 
     Args:
@@ -79,17 +88,12 @@ def import_sb3(path: Any, learner: Any, *, module_id: str | None = None) -> dict
     with _under_path(path):
         hidden = any(name.startswith(("mlp_extractor.", "actor.latent_pi.")) for name in tensors)
         check_settings(settings, "sac" if is_sac else "ppo", specs[module_id], has_hidden=hidden)
-        targets: Arrays | None = None
-        log_alpha = None
-        if is_sac:
-            weights, targets, log_alpha = convert_sac(given, space)
-        else:
-            weights = convert_ppo(given)
+        converted = convert_sac(given, space) if is_sac else Converted(convert_ppo(given))
         ignored = given.leftovers(HARMLESS)
-    load_into(learner, state, module_id, weights, whose=WHOSE, targets=targets, log_alpha=log_alpha)
+    load_into(learner, state, module_id, converted, whose=WHOSE)
     return {
         "algorithm": "sac" if is_sac else "ppo",
-        "parameters": len(weights) + len(targets or {}),
+        "parameters": converted.num_arrays,
         "ignored": ignored,
     }
 
@@ -188,8 +192,8 @@ def _same_twice(given: ForeignArrays) -> None:
                 given.mark(name)
 
 
-def convert_sac(given: ForeignArrays, action_space: Any) -> tuple[Arrays, Arrays, float | None]:
-    """SAC's networks as ``SACModule`` names them: (parameters, targets, logarithm of alpha or None)."""
+def convert_sac(given: ForeignArrays, action_space: AnySpace) -> Converted:
+    """SAC's networks as ``SACModule`` names them."""
     params: Arrays = {}
     number = given.layers("actor.latent_pi", params, "pi")
     for part in ("weight", "bias"):
@@ -206,10 +210,10 @@ def convert_sac(given: ForeignArrays, action_space: Any) -> tuple[Arrays, Arrays
     log_alpha = given.take("log_ent_coef") if "log_ent_coef" in given.arrays else None
     if log_alpha is not None and log_alpha.size != 1:
         raise StateError(f"expected one number, got shape {log_alpha.shape}", path="log_ent_coef")
-    return params, targets, None if log_alpha is None else float(log_alpha.reshape(()))
+    return Converted(params, targets, None if log_alpha is None else float(log_alpha.reshape(())))
 
 
-def _check_critic(out: Arrays, name: str, space: Any) -> None:
+def _check_critic(out: Arrays, name: str, space: AnySpace) -> None:
     """Refuse a critic that cannot take the action space's numbers besides an observation."""
     if not hasattr(space, "low"):
         raise StateError(f"the critic is one of continuous actions, the learner's are {space}", path=name)

@@ -16,7 +16,9 @@ import numpy as np
 
 from ..errors import StateError
 from ..learning.network_settings import NetworkSettings
+from ..learning.rl_module import RLModuleSpec
 from ..maths.images import byte_image, image_layouts
+from ..spaces import AnySpace
 
 __all__ = ["algorithm_of", "check_settings", "parse_settings"]
 
@@ -98,7 +100,7 @@ def algorithm_of(settings: Settings, tensors: Mapping[str, np.ndarray] | None = 
     return "sac" if any(name.startswith("critic.") for name in tensors) else "ppo"
 
 
-def _algorithm_of_class(said: Mapping[str, Any]) -> str:
+def _algorithm_of_class(said: Settings) -> str:
     module = said["__module__"]
     maker = re.match(r"<function (\w+)\.", str(said.get("__init__", "")))
     kind = maker[1] if maker else ""
@@ -120,7 +122,7 @@ def _other(name: str) -> NoReturn:
     raise StateError(f"it is a model of {name}; models of PPO, A2C and SAC can be imported")
 
 
-def check_settings(settings: Settings, algorithm: str, spec: Any, *, has_hidden: bool) -> None:
+def check_settings(settings: Settings, algorithm: str, spec: RLModuleSpec, *, has_hidden: bool) -> None:
     """Compare with the module that is to take the weights.
 
     Args:
@@ -157,7 +159,7 @@ def check_settings(settings: Settings, algorithm: str, spec: Any, *, has_hidden:
     _check_spaces(settings, spec)
 
 
-def _networks(algorithm: str, spec: Any) -> NetworkSettings:
+def _networks(algorithm: str, spec: RLModuleSpec) -> NetworkSettings:
     """The settings of the module's networks; those of the policy are ``of("pi")``."""
     if algorithm == "sac":
         return NetworkSettings(spec.model, ("pi", "qf"))
@@ -167,7 +169,7 @@ def _networks(algorithm: str, spec: Any) -> NetworkSettings:
     return NetworkSettings(spec.model, heads)
 
 
-def _check_log_std_range(algorithm: str, spec: Any) -> None:
+def _check_log_std_range(algorithm: str, spec: RLModuleSpec) -> None:
     """SAC's is clipped there, too; PPO's is not."""
     own, theirs = spec.model.get("log_std_range"), [-20, 2] if algorithm == "sac" else None
     if own is not None and (theirs is None or [float(bound) for bound in own] != theirs):
@@ -223,7 +225,7 @@ def _check_images(networks: NetworkSettings) -> None:
             _refuse("data/policy_class", f"the model's convolutions have 'relu', the module has {key}={own[key]!r}")
 
 
-def _check_spaces(settings: Settings, spec: Any) -> None:
+def _check_spaces(settings: Settings, spec: RLModuleSpec) -> None:
     for name in ("observation_space", "action_space"):
         said, own = settings.get(name), getattr(spec, name)
         if not isinstance(said, dict):
@@ -240,7 +242,7 @@ def _check_spaces(settings: Settings, spec: Any) -> None:
             _check_actions(said, own, path)
 
 
-def _check_actions(said: Settings, own: Any, path: str) -> None:
+def _check_actions(said: Settings, own: AnySpace, path: str) -> None:
     for bound in ("low", "high"):
         theirs = _numbers(said.get(bound))
         if hasattr(own, bound) and theirs is not None and len(theirs) == np.size(getattr(own, bound)):
@@ -252,7 +254,7 @@ def _check_actions(said: Settings, own: Any, path: str) -> None:
         _refuse(path, f"the model's actions start at {_shown(said['start'])}, the learner's at {own.start}")
 
 
-def _numbers(text: Any) -> np.ndarray | None:
+def _numbers(text: object) -> np.ndarray | None:
     """The numbers of an array as numpy prints it; ``None`` where it leaves some out, or it is something else."""
     words = re.sub(r"[\[\],]", " ", str(text)).split()
     try:
@@ -261,7 +263,7 @@ def _numbers(text: Any) -> np.ndarray | None:
         return None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

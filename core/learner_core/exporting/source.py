@@ -15,6 +15,7 @@ from ..algorithm.stored_policies import stored_specs, stored_weights
 from ..algorithm.stored_spaces import SPACES
 from ..errors import ConfigError, LearnerCoreError, StateError
 from ..learning.resolve import resolve_modules
+from ..learning.rl_module import RLModule, RLModuleSpec
 from ..learning.shared_parameters import completed
 from ..maths.action_inputs import PREV_ACTION, PREV_REWARD, ActionInputs
 from ..sampling.normalize import MOMENTS, RunningNormalizer
@@ -22,6 +23,9 @@ from ..state.files import load_state
 from ..state.folder import CheckpointFolder
 from ..state.regular import is_there
 from ..state.schema import Anything, Array, MapOf, Nullable, Record
+from ..state.tree import Tree
+from ..xp import Arrays, ArrayTree, Namespace, Outputs
+from .foreign_arrays import Trained
 
 __all__ = ["ExportedPolicy", "nest", "read_source", "require", "sample_state"]
 
@@ -42,29 +46,31 @@ class ExportedPolicy:
     """
 
     module_id: str
-    spec: Any
+    spec: RLModuleSpec | None
     params: dict[str, np.ndarray]
     normalizer: dict[str, tuple[np.ndarray, np.ndarray, float]] = field(default_factory=dict)
     refusal: str = ""
 
-    def require_spec(self, to: str) -> None:
+    def require_spec(self, to: str) -> RLModuleSpec:
         """Refuse where the structure is not known."""
         if self.spec is None:
             why = "a Learner's state file does not have it: export the Learner itself, or a checkpoint of an Algorithm"
             if self.refusal:
                 why = f"this checkpoint's cannot be rebuilt here: {self.refusal}"
             raise ConfigError(f"to={to!r} needs the module's structure; {why}")
+        return self.spec
 
-    def require_neutral(self, to: str) -> None:
+    def require_neutral(self, to: str) -> RLModuleSpec:
         """Refuse a network of one framework."""
-        self.require_spec(to)
-        if not self.spec.is_neutral or not self.spec.module_class.portable:
+        spec = self.require_spec(to)
+        if not spec.is_neutral or not spec.module_class.portable:
             raise ConfigError(
-                f"to={to!r} takes modules written over xp; {self.spec.module_class!r} is one framework's own: export "
+                f"to={to!r} takes modules written over xp; {spec.module_class!r} is one framework's own: export "
                 "it to that framework and use its own exporter"
             )
+        return spec
 
-    def normalized(self, xp: Any, obs: Any, path: str = "obs") -> Any:
+    def normalized(self, xp: Namespace, obs: ArrayTree, path: str = "obs") -> ArrayTree:
         """Observations as the module sees them."""
         if isinstance(obs, Mapping):
             return {key: self.normalized(xp, value, f"{path}/{key}") for key, value in obs.items()}
@@ -74,7 +80,7 @@ class ExportedPolicy:
         scaled = (xp.astype(obs, xp.float32) - mean.astype(np.float32)) * scale.astype(np.float32)
         return xp.clip(scaled, -clip, clip)
 
-    def act(self, module: Any, params: Mapping[str, Any], obs: Any, state_in: Any = None) -> dict[str, Any]:
+    def act(self, module: RLModule, params: Arrays, obs: ArrayTree, state_in: Arrays | None = None) -> Outputs:
         """What a policy answers, over any namespace.
 
         Args:
@@ -95,45 +101,51 @@ class ExportedPolicy:
         """
         batch = {"obs": obs, **({"state_in": state_in} if state_in else {})}
         outputs = module.forward_inference(params, batch)
-        found = {name: outputs[name] for name in ("action_dist_inputs", "vf_preds", "state_out") if name in outputs}
+        found: Outputs = {
+            name: outputs[name] for name in ("action_dist_inputs", "vf_preds", "state_out") if name in outputs
+        }
         own, xp = outputs.get("actions"), module.xp
         if own is not None:
-            is_box = type(self.spec.action_space).__name__ == "Box"
-            return self._acted(xp, xp.astype(own, xp.float32 if is_box else xp.int64), found)
+            is_box = type(module.action_space).__name__ == "Box"
+            return self._acted(module, xp.astype(own, xp.float32 if is_box else xp.int64), found)
         if "action_dist_inputs" not in outputs:
             raise ConfigError(
                 f"module {self.module_id!r}: forward_inference returned {', '.join(sorted(outputs)) or 'nothing'}: "
                 "expected 'action_dist_inputs' or 'actions' to act by"
             )
         distribution = module.get_inference_action_dist_cls().from_logits(outputs["action_dist_inputs"])
-        return self._acted(xp, distribution.mode(), found)
+        return self._acted(module, distribution.mode(), found)
 
-    def _acted(self, xp: Any, actions: Any, found: Mapping[str, Any]) -> dict[str, Any]:
+    def _acted(self, module: RLModule, actions: ArrayTree, found: Outputs) -> Outputs:
         """The answer, with what the actions are to the next step."""
         out = {"actions": actions, **found}
         state = out.get("state_out", {})
         if PREV_ACTION in state or PREV_REWARD in state:
             out["state_out"] = {leaf: value for leaf, value in state.items() if leaf != PREV_REWARD}
         if PREV_ACTION in state:
-            out["state_out"][PREV_ACTION] = ActionInputs(self.spec.action_space).encode(xp, actions, xp.float32)
+            out["state_out"][PREV_ACTION] = ActionInputs(module.action_space).encode(
+                module.xp, actions, module.xp.float32
+            )
         return out
 
-    def answer(self, obs: Any, state_in: Any = None) -> dict[str, Any]:
+    def answer(self, obs: ArrayTree, state_in: Arrays | None = None) -> Outputs:
         """What numpy computes for observations as an environment gives them; see :meth:`act`."""
-        answers = self.act(self.spec.build(numpy_xp), self.params, self.normalized(numpy_xp, obs), state_in)
+        answers = self.act(
+            self.require_spec("numpy").build(numpy_xp), self.params, self.normalized(numpy_xp, obs), state_in
+        )
         state = {leaf: np.asarray(value) for leaf, value in answers.pop("state_out", {}).items()}
-        found: dict[str, Any] = {name: np.asarray(value) for name, value in answers.items()}
+        found: Outputs = {name: np.asarray(value) for name, value in answers.items()}
         return {**found, "state_out": state} if state else found
 
 
-def sample_state(module: Any, rows: int) -> dict[str, np.ndarray]:
+def sample_state(module: RLModule, rows: int) -> dict[str, np.ndarray]:
     """leaf -> random values [rows, ...] to try a module with a memory with; ``{}`` without one."""
     rng = np.random.default_rng(0)
     start = module.initial_state()
     return {leaf: rng.uniform(-1, 1, (rows, *value.shape)).astype(value.dtype) for leaf, value in start.items()}
 
 
-def read_source(source: Any, *, import_modules: Iterable[str] = ()) -> list[ExportedPolicy]:
+def read_source(source: str | Path | Trained, *, import_modules: Iterable[str] = ()) -> list[ExportedPolicy]:
     """The policies in ``source``.
 
     Args:
@@ -146,20 +158,25 @@ def read_source(source: Any, *, import_modules: Iterable[str] = ()) -> list[Expo
     """
     if isinstance(source, (str, Path)):
         return _from_file(Path(source), import_modules)
-    if hasattr(source, "get_module_state"):
-        return _of(source.module_specs, source.get_module_state())
-    if hasattr(source, "get_weights") and hasattr(source, "module_specs"):
-        return _of(source.module_specs, source.get_weights())
-    if hasattr(source, "learner_group"):
-        runner = getattr(source, "env_runner", None)
+    given: Any = source
+    if hasattr(given, "get_module_state"):
+        return _of(given.module_specs, given.get_module_state())
+    if hasattr(given, "get_weights") and hasattr(given, "module_specs"):
+        return _of(given.module_specs, given.get_weights())
+    if hasattr(given, "learner_group"):
+        runner = getattr(given, "env_runner", None)
         normalizer = None if runner is None else runner.normalizer
-        return _of(source.learner_group.module_specs, source.learner_group.get_weights(), normalizer)
+        return _of(given.learner_group.module_specs, given.learner_group.get_weights(), normalizer)
     raise ConfigError(
         f"export takes a Learner, LearnerGroup or Algorithm, or the path of a checkpoint; got {type(source).__name__}"
     )
 
 
-def _of(specs: Mapping[str, Any], weights: Mapping[str, Any], normalizer: Any = None) -> list[ExportedPolicy]:
+def _of(
+    specs: Mapping[str, RLModuleSpec],
+    weights: Mapping[str, Mapping[str, np.ndarray]],
+    normalizer: RunningNormalizer | None = None,
+) -> list[ExportedPolicy]:
     found = {}
     if normalizer is not None:
         for path, moments in normalizer.moments.items():
@@ -229,7 +246,7 @@ _CHECKPOINT = Record(
 )
 
 
-def _normalizer(runner: Any) -> RunningNormalizer | None:
+def _normalizer(runner: Tree | None) -> RunningNormalizer | None:
     if not runner or not runner.get("observations"):
         return None
     means = {path: np.asarray(moments["mean"]) for path, moments in runner["observations"]["moments"].items()}
@@ -238,7 +255,7 @@ def _normalizer(runner: Any) -> RunningNormalizer | None:
     return normalizer
 
 
-def nest(arrays: Mapping[str, Any]) -> Any:
+def nest(arrays: Arrays) -> ArrayTree:
     """``{"obs/a/b": x}`` as nested dicts; of ``obs`` alone the array."""
     if list(arrays) == ["obs"]:
         return arrays["obs"]

@@ -156,10 +156,10 @@ class _Reading:
 
     def __init__(self, stream: io.BytesIO) -> None:
         self._stream = stream
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
+        self._stack: list[object] = []
+        self._memo: dict[int, object] = {}
 
-    def tree(self) -> Any:
+    def tree(self) -> object:
         """What it builds: plain values, dicts, lists, tuples, and tensors' descriptions."""
         for operation, argument, _ in pickletools.genops(self._stream):
             name = operation.name
@@ -176,13 +176,13 @@ class _Reading:
                 follow(self, argument)
         raise StateError("its pickled part has no end")
 
-    def _pop(self) -> Any:
+    def _pop(self) -> object:
         if not self._stack or self._stack[-1] is _MARK:
             raise StateError("its pickled part is damaged")
         return self._stack.pop()
 
-    def _to_mark(self) -> list[Any]:
-        taken: list[Any] = []
+    def _to_mark(self) -> list[object]:
+        taken: list[object] = []
         while self._stack:
             value = self._stack.pop()
             if value is _MARK:
@@ -190,10 +190,10 @@ class _Reading:
             taken.append(value)
         raise StateError("its pickled part is damaged")
 
-    def mark(self, _: Any) -> None:
+    def mark(self, _: object) -> None:
         self._stack.append(_MARK)
 
-    def put(self, index: Any) -> None:
+    def put(self, index: int | None) -> None:
         value = self._pop()
         self._stack.append(value)
         self._memo[len(self._memo) if index is None else index] = value
@@ -203,21 +203,21 @@ class _Reading:
             raise StateError("its pickled part is damaged")
         self._stack.append(self._memo[index])
 
-    def tuple1(self, _: Any) -> None:
+    def tuple1(self, _: object) -> None:
         self._stack.append((self._pop(),))
 
-    def tuple2(self, _: Any) -> None:
+    def tuple2(self, _: object) -> None:
         second = self._pop()
         self._stack.append((self._pop(), second))
 
-    def tuple3(self, _: Any) -> None:
+    def tuple3(self, _: object) -> None:
         third, second = self._pop(), self._pop()
         self._stack.append((self._pop(), second, third))
 
-    def tuple(self, _: Any) -> None:
+    def tuple(self, _: object) -> None:
         self._stack.append(tuple(self._to_mark()))
 
-    def items(self, values: list[Any]) -> None:
+    def items(self, values: list[object]) -> None:
         into = self._pop()
         keys = values[::2]
         if not isinstance(into, dict) or len(values) % 2 or not all(type(key) in (str, int) for key in keys):
@@ -225,45 +225,45 @@ class _Reading:
         into.update(zip(keys, values[1::2], strict=True))
         self._stack.append(into)
 
-    def set_item(self, _: Any) -> None:
+    def set_item(self, _: object) -> None:
         value = self._pop()
         self.items([self._pop(), value])
 
-    def set_items(self, _: Any) -> None:
+    def set_items(self, _: object) -> None:
         self.items(self._to_mark())
 
-    def extend(self, values: list[Any]) -> None:
+    def extend(self, values: list[object]) -> None:
         into = self._pop()
         if not isinstance(into, list):
             raise StateError("its pickled part is damaged")
         into.extend(values)
         self._stack.append(into)
 
-    def append(self, _: Any) -> None:
+    def append(self, _: object) -> None:
         self.extend([self._pop()])
 
-    def appends(self, _: Any) -> None:
+    def appends(self, _: object) -> None:
         self.extend(self._to_mark())
 
     def name(self, argument: str) -> None:
         self._stack.append(_Global(argument.replace(" ", ".", 1)))
 
-    def stack_name(self, _: Any) -> None:
+    def stack_name(self, _: object) -> None:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise StateError("its pickled part is damaged")
         self._stack.append(_Global(f"{module}.{name}"))
 
-    def persistent(self, _: Any) -> None:
+    def persistent(self, _: object) -> None:
         self._stack.append(_storage_of(self._pop()))
 
-    def reduce(self, _: Any) -> None:
+    def reduce(self, _: object) -> None:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise StateError("its pickled part is damaged")
         self._stack.append(_result_of(function.name, arguments))
 
-    def build(self, _: Any) -> None:
+    def build(self, _: object) -> None:
         """Attributes of a dict: Torch's notes on versions, which nothing needs."""
         self._pop()
         if not isinstance(self._stack[-1] if self._stack else None, dict):
@@ -300,7 +300,7 @@ _OPERATIONS: dict[str, Callable[[_Reading, Any], None]] = {
 }
 
 
-def _result_of(name: str, arguments: tuple[Any, ...]) -> Any:
+def _result_of(name: str, arguments: tuple[Any, ...]) -> object:
     """What the three functions of a file of tensors would return, as data."""
     if name == "collections.OrderedDict" and not arguments:
         return {}
@@ -314,7 +314,7 @@ def _result_of(name: str, arguments: tuple[Any, ...]) -> Any:
     raise StateError(f"it is no file of tensors alone: it asks for {name[:200]!r}")
 
 
-def _storage_of(given: Any) -> _Storage:
+def _storage_of(given: object) -> _Storage:
     """A tensor's memory, by its persistent id ("storage", type, key, device, number of elements, ...)."""
     if isinstance(given, tuple) and len(given) >= 5 and given[0] == "storage" and isinstance(given[1], _Global):
         dtype, key, numel = _DTYPES.get(given[1].name), given[2], given[4]
@@ -325,11 +325,11 @@ def _storage_of(given: Any) -> _Storage:
     raise StateError("its pickled part is damaged")
 
 
-def _are_counts(*values: Any) -> bool:
+def _are_counts(*values: object) -> bool:
     return all(type(value) is int and 0 <= value < 1 << 62 for value in values)
 
 
-def _tensors_of(tree: Any, limit: int) -> dict[str, _Tensor]:
+def _tensors_of(tree: object, limit: int) -> dict[str, _Tensor]:
     """The tensors of a dict by name, once all of their sizes are right and within the limit."""
     if tree is None:
         return {}

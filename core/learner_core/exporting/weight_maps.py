@@ -10,11 +10,11 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..errors import StateError
+from ..learning.rl_module import RLModuleSpec
+from ..spaces import AnySpace
 from .foreign_arrays import Arrays, ForeignArrays, channels_last
 
 __all__ = ["CLEANRL_HARMLESS", "RLLIB_HARMLESS", "convert_cleanrl", "convert_rllib"]
@@ -28,7 +28,7 @@ _CORE_PARTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 # ---- RLlib -----------------------------------------------------------------------------------------------------------
 
 
-def convert_rllib(given: ForeignArrays, spec: Any, *, policy_only: bool, normalize_actions: bool) -> Arrays:
+def convert_rllib(given: ForeignArrays, spec: RLModuleSpec, *, policy_only: bool, normalize_actions: bool) -> Arrays:
     """RLlib's default PPO (IMPALA, APPO) or SAC module as ours name theirs.
 
     Its first convolution takes bytes as they are, ours divides them by 255: the weights are multiplied by it. Where
@@ -65,7 +65,7 @@ def convert_rllib(given: ForeignArrays, spec: Any, *, policy_only: bool, normali
     return out
 
 
-def _rllib_encoder(given: ForeignArrays, theirs: str, out: Arrays, own: str, spec: Any) -> int:
+def _rllib_encoder(given: ForeignArrays, theirs: str, out: Arrays, own: str, spec: RLModuleSpec) -> int:
     """Hidden layers, a memory, or convolutions; returns the number of hidden layers."""
     if given.has(f"{theirs}.net.0.cnn."):
         indices = given.indices(f"{theirs}.net.0.cnn")
@@ -115,7 +115,7 @@ def _rllib_critics(given: ForeignArrays, out: Arrays) -> None:
         # They take actions on [-1, 1], as ours do: what the environment is given is scaled after that.
 
 
-def _scale_actions(out: Arrays, head: str, space: Any) -> None:
+def _scale_actions(out: Arrays, head: str, space: AnySpace) -> None:
     """A policy head of actions on [-1, 1] as one of actions in the environment's unit, where there are bounds."""
     if not hasattr(space, "low"):
         return

@@ -187,7 +187,7 @@ def _refuse_beside(config: AlgorithmSettings, module_id: str, spec: RLModuleSpec
             were normalised.
     """
     model = spec.model
-    if not config.has_critic:
+    if not config.use_critic:
         by_network = [key for key, value in model.items() if isinstance(value, Mapping) and value.get("vf") is not None]
         idle = next((key for key in ("vf_share_layers", *by_network) if model.get(key) and key != "encoders"), None)
         if idle is not None:

@@ -6,12 +6,12 @@ not made itself.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from ..action_parts import ActionPart, action_parts, has_parts
-from ..spaces import SpaceEncoder
+from ..spaces import AnySpace, SpaceEncoder
 from ..xp import Array, DType, Namespace
 from .unit_box import UnitBox
 
@@ -36,7 +36,7 @@ class ActionInputs:
         SpaceError: A space that has no actions.
     """
 
-    def __init__(self, space: Any) -> None:
+    def __init__(self, space: AnySpace) -> None:
         self.size: int
         self._parts: list[tuple[ActionPart, ActionInputs]] = []
         if has_parts(space):

@@ -9,11 +9,12 @@ is the observation. Refuses masks of another size, and masks of continuous actio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ..errors import SpaceError, StateError
+from ..spaces import AnySpace
+from ..xp import ArrayTree, Columns
 
 __all__ = ["MASK", "ActionMask", "split_mask"]
 
@@ -22,7 +23,7 @@ MASK = "action_mask"
 _ALONE = ("observation", "observations", "obs")
 
 
-def split_mask(observation_space: Any, action_space: Any) -> tuple[Any, ActionMask | None]:
+def split_mask(observation_space: AnySpace, action_space: AnySpace) -> tuple[AnySpace, ActionMask | None]:
     """The space of what a network sees, and the mask beside it.
 
     Args:
@@ -61,7 +62,7 @@ class ActionMask:
         SpaceError: other actions.
     """
 
-    def __init__(self, action_space: Any, alone: str | None = None) -> None:
+    def __init__(self, action_space: AnySpace, alone: str | None = None) -> None:
         kind = type(action_space).__name__
         if kind not in ("Discrete", "MultiDiscrete", "MultiBinary"):
             raise SpaceError(f"{MASK}: actions of {action_space} cannot be masked, only discrete ones")
@@ -78,7 +79,7 @@ class ActionMask:
         #: The least value of every choice.
         self.start = np.asarray(getattr(action_space, "start", 0)).ravel()
 
-    def check_space(self, mask_space: Any) -> None:
+    def check_space(self, mask_space: AnySpace) -> None:
         """Refuse an environment's mask that does not fit.
 
         Args:
@@ -92,13 +93,13 @@ class ActionMask:
         if sum(sizes) != self.size or (len(sizes) > 1 and tuple(sizes) != self.choices):
             raise SpaceError(f"{MASK}: {mask_space} does not fit {self._action_space}, which needs {self.size} entries")
 
-    def observation(self, columns: Any) -> Any:
+    def observation(self, columns: Columns) -> ArrayTree:
         """What a network sees of observations [..., *shape] in the form of columns."""
         if self._alone is not None:
             return columns[self._alone]
         return {key: value for key, value in columns.items() if key != MASK}
 
-    def mask(self, columns: Any) -> np.ndarray:
+    def mask(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """bool[N, K] of observations [N, *shape] in the form of columns."""
         given = columns[MASK]
         parts = list(given.values()) if isinstance(given, Mapping) else [given]

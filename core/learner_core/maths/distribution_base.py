@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar, Self
 
 from ..errors import SpaceError
+from ..spaces import AnySpace
 from ..xp import Array, Namespace
 
 __all__ = ["Distribution"]
@@ -26,7 +27,7 @@ class Distribution:
     options: ClassVar[tuple[str, ...]] = ("event_shape",)
 
     @classmethod
-    def bind(cls, xp: Namespace, **options: Any) -> type[Self]:
+    def bind(cls, xp: Namespace, **options: object) -> type[Self]:
         """A subclass bound to an array namespace, the same one each time it is asked for.
 
         Args:
@@ -142,12 +143,12 @@ class Distribution:
         return x, self.logp(x)
 
     @staticmethod
-    def noise_shape(space: Any) -> tuple[int, ...]:
+    def noise_shape(space: AnySpace) -> tuple[int, ...]:
         """The shape of one row's noise for a gymnasium action space."""
         raise NotImplementedError
 
     @staticmethod
-    def input_size(space: Any) -> int:
+    def input_size(space: AnySpace) -> int:
         """The number of network outputs, P, for a gymnasium action space."""
         raise NotImplementedError
 

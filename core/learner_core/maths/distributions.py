@@ -15,6 +15,7 @@ from typing import Any
 
 from ..action_parts import ActionPart, action_parts, has_parts
 from ..errors import SpaceError
+from ..spaces import AnySpace
 from ..xp import Namespace
 from .distribution_base import Distribution
 from .distributions_discrete import Bernoulli, Categorical, MultiCategorical
@@ -34,7 +35,7 @@ __all__ = [
 
 
 def distribution_for(
-    space: Any,
+    space: AnySpace,
     xp: Namespace,
     squash: bool = False,
     log_std_range: tuple[float, float] | None = None,

@@ -7,8 +7,9 @@ no tail to lose, and the category of the smallest ``exponential / probability`` 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
+from ..spaces import AnySpace
 from ..xp import Array, Namespace
 from .distribution_base import Distribution
 
@@ -60,11 +61,11 @@ class Categorical(Distribution):
         return actions + self.start if self.start else actions
 
     @staticmethod
-    def noise_shape(space: Any) -> tuple[int, ...]:
+    def noise_shape(space: AnySpace) -> tuple[int, ...]:
         return (2 * int(space.n),)
 
     @staticmethod
-    def input_size(space: Any) -> int:
+    def input_size(space: AnySpace) -> int:
         return int(space.n)
 
 
@@ -84,7 +85,7 @@ class MultiCategorical(Distribution):
         self.parts = parts
 
     @classmethod
-    def bind(cls, xp: Namespace, **options: Any) -> type[Self]:
+    def bind(cls, xp: Namespace, **options: object) -> type[Self]:
         bound = super().bind(xp, **options)
         starts = bound.start or (0,) * len(bound.nvec)
         bound._choices = tuple(Categorical.bind(xp, start=start) for start in starts)
@@ -120,11 +121,11 @@ class MultiCategorical(Distribution):
         return self._fold(self.xp.stack(actions, axis=-1))
 
     @staticmethod
-    def noise_shape(space: Any) -> tuple[int, ...]:
+    def noise_shape(space: AnySpace) -> tuple[int, ...]:
         return (2 * int(space.nvec.sum()),)
 
     @staticmethod
-    def input_size(space: Any) -> int:
+    def input_size(space: AnySpace) -> int:
         return int(space.nvec.sum())
 
 
@@ -167,11 +168,11 @@ class Bernoulli(Distribution):
         return self._fold(self.xp.astype(self.log_one > self.log_zero, self.xp.int64))
 
     @staticmethod
-    def noise_shape(space: Any) -> tuple[int, ...]:
+    def noise_shape(space: AnySpace) -> tuple[int, ...]:
         return (2 * math.prod(space.shape),)
 
     @staticmethod
-    def input_size(space: Any) -> int:
+    def input_size(space: AnySpace) -> int:
         return math.prod(space.shape)
 
 

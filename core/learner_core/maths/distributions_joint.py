@@ -7,10 +7,11 @@ the sum of what is said of its parts, which are independent given the observatio
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from ..errors import SpaceError
-from ..xp import Array
+from ..spaces import AnySpace
+from ..xp import Array, DType
 from .distribution_base import Distribution
 
 __all__ = ["Joint", "JointPart"]
@@ -46,7 +47,7 @@ class Joint(Distribution):
     parts: ClassVar[tuple[JointPart, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ("parts",)
 
-    def __init__(self, distributions: list[Any], dtype: Any) -> None:
+    def __init__(self, distributions: list[Distribution], dtype: DType) -> None:
         self._distributions = distributions
         self._dtype = dtype
 
@@ -98,11 +99,11 @@ class Joint(Distribution):
         return xp.concat(flat, -1)
 
     @classmethod
-    def noise_shape(cls, space: Any) -> tuple[int, ...]:
+    def noise_shape(cls, space: AnySpace) -> tuple[int, ...]:
         return (sum(math.prod(part.noise_shape) for part in cls.parts),)
 
     @classmethod
-    def input_size(cls, space: Any) -> int:
+    def input_size(cls, space: AnySpace) -> int:
         return sum(part.num_inputs for part in cls.parts)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from ..errors import SpaceError
+from ..spaces import AnySpace
 from ..xp import Array, Namespace
 from .distribution_base import Distribution
 from .unit_box import UnitBox
@@ -69,11 +70,11 @@ class DiagGaussian(Distribution):
         return self.xp.sum(-0.5 * self.xp.square(standardised) - self.log_std - _HALF_LOG_2PI, axis=-1)
 
     @staticmethod
-    def noise_shape(space: Any) -> tuple[int, ...]:
+    def noise_shape(space: AnySpace) -> tuple[int, ...]:
         return (math.prod(space.shape),)
 
     @staticmethod
-    def input_size(space: Any) -> int:
+    def input_size(space: AnySpace) -> int:
         return 2 * int(math.prod(space.shape))
 
 
@@ -107,7 +108,7 @@ class SquashedGaussian(DiagGaussian):
     _box: ClassVar[UnitBox]
 
     @classmethod
-    def bind(cls, xp: Namespace, **options: Any) -> type[Self]:
+    def bind(cls, xp: Namespace, **options: object) -> type[Self]:
         bound = super().bind(xp, **options)
         bound._box = UnitBox.of(bound.low, bound.high)
         return bound

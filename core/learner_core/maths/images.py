@@ -17,7 +17,9 @@ import numpy as np
 
 from .. import spaces
 from ..errors import ConfigError, SpaceError, did_you_mean
+from ..spaces import AnySpace
 from ..xp import Array, Namespace
+from .initialisers import ModelSettings
 
 __all__ = [
     "FLAT",
@@ -104,22 +106,22 @@ class ImageLayout:
         return x
 
 
-def byte_image(space: Any) -> bool:
+def byte_image(space: AnySpace) -> bool:
     """Whether the space is a uint8 Box of three axes."""
     return type(space).__name__ == "Box" and len(space.shape) == 3 and np.dtype(space.dtype) == np.dtype(np.uint8)
 
 
-def could_be_image(space: Any) -> bool:
+def could_be_image(space: AnySpace) -> bool:
     """Whether a layout may be given of a part: it is a Box of two to four axes."""
     return type(space).__name__ == "Box" and 2 <= len(space.shape) <= 4
 
 
-def has_image(observation_space: Any) -> bool:
+def has_image(observation_space: AnySpace) -> bool:
     """Whether any part is an image, or may well be one."""
     return any(_Look(part).in_question for part in spaces.parts(observation_space).values())
 
 
-def image_layouts(observation_space: Any, model: Mapping[str, Any]) -> dict[str, ImageLayout]:
+def image_layouts(observation_space: AnySpace, model: ModelSettings) -> dict[str, ImageLayout]:
     """The parts of an observation that convolutions see.
 
     Args:
@@ -149,7 +151,7 @@ def image_layouts(observation_space: Any, model: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def layouts_in_doubt(observation_space: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+def layouts_in_doubt(observation_space: AnySpace, model: ModelSettings) -> dict[str, AnySpace]:
     """The parts, by path with dots, that :func:`image_layouts` would ask about.
 
     Args:
@@ -168,7 +170,9 @@ def layouts_in_doubt(observation_space: Any, model: Mapping[str, Any]) -> dict[s
     return found
 
 
-def _with_filters(observation_space: Any, model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
+def _with_filters(
+    observation_space: AnySpace, model: ModelSettings
+) -> tuple[dict[str, AnySpace], dict[str, Any], set[str]]:
     """Parts by path, the filters that are given for one part alone, and the parts that none are to be for."""
     parts = {".".join(path): part for path, part in spaces.parts(observation_space).items()}
     encoders = model.get("encoders") or {}
@@ -185,7 +189,7 @@ def _with_filters(observation_space: Any, model: Mapping[str, Any]) -> tuple[dic
     return parts, filters, flattened
 
 
-def _said(parts: Mapping[str, Any], given: Any, flattened: set[str]) -> dict[str, str]:
+def _said(parts: Mapping[str, AnySpace], given: object, flattened: set[str]) -> dict[str, str]:
     """{path: layout} of the parts that ``image_layout`` speaks of."""
     if given is None:
         return {}
@@ -221,7 +225,7 @@ def _said(parts: Mapping[str, Any], given: Any, flattened: set[str]) -> dict[str
     return said
 
 
-def _fitting(key: str, space: Any, layout: Any) -> str:
+def _fitting(key: str, space: AnySpace, layout: object) -> str:
     """The layout, if it has as many axes as the space."""
     known, where = _known(layout), f"image_layout={layout!r}{f' of {key!r}' if key else ''}"
     if type(space).__name__ != "Box":
@@ -235,7 +239,7 @@ def _fitting(key: str, space: Any, layout: Any) -> str:
     return known
 
 
-def _refuse_against_axes(key: str, space: Any, layout: str) -> None:
+def _refuse_against_axes(key: str, space: AnySpace, layout: str) -> None:
     """Refuse a layout that the axes of three contradict: the filters that nobody has given would not be meant."""
     three = tuple(space.shape)[-3:]
     seen = axes_of_three(three) if len(layout) in (3, 4) and layout != FLAT else None
@@ -246,14 +250,14 @@ def _refuse_against_axes(key: str, space: Any, layout: str) -> None:
         )
 
 
-def _known(layout: Any) -> str:
+def _known(layout: object) -> str:
     if not isinstance(layout, str) or layout not in LAYOUTS:
         near = did_you_mean(layout.upper(), LAYOUTS) if isinstance(layout, str) else ""
         raise ConfigError(f"image_layout={layout!r}: expected one of {', '.join(map(repr, LAYOUTS))}.{near}")
     return layout
 
 
-def _of(space: Any) -> list[str]:
+def _of(space: AnySpace) -> list[str]:
     """The layouts with as many axes as the space."""
     return [layout for layout in _TO_HWC if len(layout) == len(space.shape)]
 
@@ -261,7 +265,7 @@ def _of(space: Any) -> list[str]:
 class _Look:
     """What a part looks like."""
 
-    def __init__(self, space: Any) -> None:
+    def __init__(self, space: AnySpace) -> None:
         self.space = space
         self.is_box = type(space).__name__ == "Box"
         self.shape: tuple[int, ...] = tuple(space.shape) if self.is_box else ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..errors import ConfigError, did_you_mean
 
 __all__ = [
     "INITS",
+    "ModelSettings",
     "Parameters",
     "init_name",
     "orthogonal",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 Parameters: TypeAlias = dict[str, npt.NDArray[np.float32]]
+#: What ``model`` says of a module's networks: a setting's value by its name.
+ModelSettings: TypeAlias = Mapping[str, Any]
 
 INITS: Final = ("orthogonal", "uniform", "xavier_uniform", "kaiming_uniform")
 """The values of ``init``."""
@@ -117,7 +120,7 @@ def uniform_scaled(rng: np.random.Generator, shape: Sequence[int], *, kind: str)
     return rng.uniform(-bound, bound, tuple(shape)).astype(np.float32)
 
 
-def init_name(value: Any) -> str:
+def init_name(value: object) -> str:
     """The initialiser that a model's ``init`` names.
 
     Raises:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -212,7 +211,7 @@ class MultiHeadAttention:
         return f"MultiHeadAttention({self.name!r}, {self.size}, {self.num_heads} heads)"
 
 
-def _positive(name: str, what: str, value: Any) -> int:
+def _positive(name: str, what: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ConfigError(f"{name}: {what}={value!r}: expected an int of at least 1")
     return int(value)

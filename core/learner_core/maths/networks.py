@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 
 from ..errors import ConfigError, did_you_mean
 from ..xp import Array, Namespace
 from .images import ImageLayout, axes_of_three
-from .initialisers import Parameters, init_name, orthogonal, sample_layer, uniform_fan_in
+from .initialisers import ModelSettings, Parameters, init_name, orthogonal, sample_layer, uniform_fan_in
 from .layers import LayerNorm
 
 __all__ = [
@@ -36,6 +36,9 @@ __all__ = [
     "orthogonal",
     "uniform_fan_in",
 ]
+
+#: ``(outputs, kernel, stride[, padding])``; all but the first are a number or (vertical, horizontal).
+Filter: TypeAlias = Sequence[int | Sequence[int]]
 
 NATURE_FILTERS: Final = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """(outputs, kernel, stride) of the three convolutions of the Nature DQN, for images of about 84 x 84."""
@@ -214,7 +217,7 @@ class ConvStack:
         self,
         name: str,
         input_shape: Sequence[int],
-        filters: Sequence[Sequence[Any]] = NATURE_FILTERS,
+        filters: Sequence[Filter] = NATURE_FILTERS,
         *,
         activation: str = "relu",
         init: str = "orthogonal",
@@ -351,7 +354,7 @@ class _FlatEncoder:
         return f"flatten {self.shape} + {self.mlp!r}"
 
 
-def default_filters(height: int, width: int) -> tuple[tuple[Any, ...], ...]:
+def default_filters(height: int, width: int) -> tuple[Filter, ...]:
     """The convolutions of an image for which none are given; they fit every size.
 
     From 36 x 36 the Nature stack, under it one of 3 x 3. Kernels are cut to what is left of a side that is shorter.
@@ -368,7 +371,7 @@ def default_filters(height: int, width: int) -> tuple[tuple[Any, ...], ...]:
         return NATURE_FILTERS
     if max(height, width) < _LEAST_FOR_NATURE:
         filters = _SMALL_FILTERS
-    found: list[tuple[Any, ...]] = []
+    found: list[Filter] = []
     for outputs, kernel, stride in filters:
         cut = (min(kernel, height), min(kernel, width))
         found.append((outputs, kernel if cut == (kernel, kernel) else cut, stride))
@@ -376,7 +379,7 @@ def default_filters(height: int, width: int) -> tuple[tuple[Any, ...], ...]:
     return tuple(found)
 
 
-def make_image_encoder(name: str, layout: ImageLayout, model: Mapping[str, Any]) -> Encoder:
+def make_image_encoder(name: str, layout: ImageLayout, model: ModelSettings) -> Encoder:
     """Build the network from an image, however it lies, to features: as :func:`make_encoder`, whose names it has.
 
     Args:
@@ -396,7 +399,7 @@ def make_image_encoder(name: str, layout: ImageLayout, model: Mapping[str, Any])
     return encoder if layout.layout == "HWC" and not layout.scale else _LaidOutEncoder(layout, encoder)
 
 
-def make_encoder(name: str, shape: Sequence[int], model: Mapping[str, Any]) -> Encoder:
+def make_encoder(name: str, shape: Sequence[int], model: ModelSettings) -> Encoder:
     """Build the network from an observation to features that ``model`` describes.
 
     Three axes are an image and get a :class:`ConvStack` ``{name}.conv``, unless ``conv_filters`` is empty; anything
@@ -439,23 +442,23 @@ def make_encoder(name: str, shape: Sequence[int], model: Mapping[str, Any]) -> E
     return mlp if len(shape) == 1 else _FlatEncoder(shape, mlp)
 
 
-def _check_name(setting: str, value: Any, known: Sequence[str]) -> None:
+def _check_name(setting: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         raise ConfigError(f"{setting}={value!r} does not exist.{did_you_mean(value, known)}")
 
 
-def _positive(what: str, value: Any, least: int = 1) -> int:
+def _positive(what: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ConfigError(f"{what}: expected integers of at least {least}, got {value!r}")
     return int(value)
 
 
-def _parse_filter(where: str, spec: Any) -> tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]]:
+def _parse_filter(where: str, spec: object) -> tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]]:
     """(outputs, kernel, stride[, padding]) with pairs made of lone numbers."""
     if isinstance(spec, str) or not isinstance(spec, Sequence) or len(spec) not in (3, 4):
         raise ConfigError(f"{where}: expected (outputs, kernel, stride) or (outputs, kernel, stride, padding)")
 
-    def pair(value: Any, least: int) -> tuple[int, int]:
+    def pair(value: object, least: int) -> tuple[int, int]:
         values = list(value) if isinstance(value, Sequence) else [value, value]
         if len(values) != 2:
             raise ConfigError(f"{where}: expected a number or (vertical, horizontal), got {value!r}")

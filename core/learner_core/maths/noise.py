@@ -47,7 +47,7 @@ def stream_id(name: str) -> int:
 
 def normals(
     seed: int, step: int, stream: int | str, rows: int, shape: tuple[int, ...] = (), dtype: npt.DTypeLike = np.float32
-) -> npt.NDArray[Any]:
+) -> np.ndarray:
     """Independent standard normal numbers.
 
     Args:
@@ -83,7 +83,7 @@ def normals(
 
 def uniforms(
     seed: int, step: int, stream: int | str, rows: int, shape: tuple[int, ...] = (), dtype: npt.DTypeLike = np.float32
-) -> npt.NDArray[Any]:
+) -> np.ndarray:
     """Independent uniform numbers in [0, 1): multiples of 2**-24 (float32) or 2**-53 (float64).
 
     Args:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -65,7 +65,7 @@ class OptimizerSpec:
     kind: str
     hyper: Mapping[str, Any]
 
-    def __init__(self, kind: str = "adam", **hyper: Any) -> None:
+    def __init__(self, kind: str = "adam", **hyper: object) -> None:
         if kind not in tuple(_DEFAULTS):
             raise ConfigError(f"optimizer kind={kind!r} does not exist.{did_you_mean(kind, _DEFAULTS)}")
         values = dict(_DEFAULTS[kind])
@@ -86,7 +86,7 @@ class OptimizerSpec:
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "hyper", MappingProxyType(values))
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"OptimizerSpec is immutable; make a new one to change {name!r}")
 
     def __delattr__(self, name: str) -> None:
@@ -104,7 +104,7 @@ class OptimizerSpec:
         changed = {k: v for k, v in self.hyper.items() if v != _DEFAULTS[self.kind][k]}
         return f"OptimizerSpec({', '.join([repr(self.kind), *(f'{k}={v!r}' for k, v in changed.items())])})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (OptimizerSpec.from_dict, (self.to_dict(),))
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,7 +182,14 @@ class OptimizerSpec:
         return {name: xp.zeros_like(params) for name in self.slot_names}
 
     def update(
-        self, xp: Namespace, *, params: Array, gradients: Array, slots: Mapping[str, Array], lr: Array, corrections: Any
+        self,
+        xp: Namespace,
+        *,
+        params: Array,
+        gradients: Array,
+        slots: Mapping[str, Array],
+        lr: Array,
+        corrections: Sequence[Array],
     ) -> tuple[Array, dict[str, Array]]:
         """One step of descent; pure, elementwise, so the arrays may have any one shape.
 
@@ -206,7 +213,13 @@ class OptimizerSpec:
         return self._rmsprop(xp, params, gradients, slots, lr)
 
     def _adam(
-        self, xp: Namespace, params: Array, gradients: Array, slots: Mapping[str, Array], lr: Array, corrections: Any
+        self,
+        xp: Namespace,
+        params: Array,
+        gradients: Array,
+        slots: Mapping[str, Array],
+        lr: Array,
+        corrections: Sequence[Array],
     ) -> tuple[Array, dict[str, Array]]:
         beta_1, beta_2 = self.hyper["betas"]
         decay = self.hyper["weight_decay"]
@@ -220,7 +233,7 @@ class OptimizerSpec:
         return params - delta, {"m": m, "v": v}
 
     def _sgd(
-        self, params: Array, gradients: Array, slots: Mapping[str, Array], lr: Array, corrections: Any
+        self, params: Array, gradients: Array, slots: Mapping[str, Array], lr: Array, corrections: Sequence[Array]
     ) -> tuple[Array, dict[str, Array]]:
         momentum = self.hyper["momentum"]
         if momentum == 0:
@@ -249,7 +262,7 @@ class OptimizerSpec:
 
 
 def clip_by_global_norm(
-    xp: Namespace, gradients: Mapping[str, Array], max_norm: Any, *, norm: Array | None = None
+    xp: Namespace, gradients: Mapping[str, Array], max_norm: Array | float, *, norm: Array | None = None
 ) -> tuple[dict[str, Array], Array]:
     """Scale all gradients together so that their joint Euclidean norm is at most ``max_norm``.
 
@@ -273,7 +286,7 @@ def clip_by_global_norm(
     return {name: g * factor for name, g in gradients.items()}, norm
 
 
-def clip_by_norm(xp: Namespace, gradients: Mapping[str, Array], max_norm: Any) -> dict[str, Array]:
+def clip_by_norm(xp: Namespace, gradients: Mapping[str, Array], max_norm: Array | float) -> dict[str, Array]:
     """Scale each gradient on its own so that its Euclidean norm is at most ``max_norm``.
 
     Args:
@@ -287,7 +300,7 @@ def clip_by_norm(xp: Namespace, gradients: Mapping[str, Array], max_norm: Any) -
     return {name: g * clip_factor(xp, xp.sqrt(xp.sum(xp.square(g))), max_norm) for name, g in gradients.items()}
 
 
-def clip_by_value(xp: Namespace, gradients: Mapping[str, Array], max_value: Any) -> dict[str, Array]:
+def clip_by_value(xp: Namespace, gradients: Mapping[str, Array], max_value: Array | float) -> dict[str, Array]:
     """Clip every element of every gradient to [-max_value, max_value].
 
     Args:
@@ -301,12 +314,12 @@ def clip_by_value(xp: Namespace, gradients: Mapping[str, Array], max_value: Any)
     return {name: xp.clip(g, -max_value, max_value) for name, g in gradients.items()}
 
 
-def clip_factor(xp: Namespace, norm: Array, max_norm: Any) -> Array:
+def clip_factor(xp: Namespace, norm: Array, max_norm: Array | float) -> Array:
     """What gradients of this norm are multiplied by so that it is at most ``max_norm``: float[], at most 1."""
     return xp.minimum(max_norm / (norm + 1e-6), 1.0)
 
 
-def _checked(kind: str, name: str, value: Any) -> Any:
+def _checked(kind: str, name: str, value: object) -> bool | float | tuple[float, ...]:
     where = f"optimizer {kind!r}: {name}={value!r}"
     if name in ("nesterov", "centered"):
         if not isinstance(value, bool | np.bool_):
@@ -319,7 +332,7 @@ def _checked(kind: str, name: str, value: Any) -> Any:
     return _number(where, value, below=1.0 if name == "alpha" else math.inf)
 
 
-def _number(where: str, value: Any, *, below: float) -> float:
+def _number(where: str, value: object, *, below: float) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise ConfigError(f"{where}: expected a number")
     number = float(value)

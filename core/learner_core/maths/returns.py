@@ -10,8 +10,6 @@ the episode's own last observation.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import ConfigError
 from ..xp import Array, Namespace
 
@@ -52,8 +50,8 @@ def gae(
     v_tp1: Array,
     terminated_t: Array,
     done_t: Array,
-    gamma: Any,
-    lambda_: Any,
+    gamma: Array | float,
+    lambda_: Array | float,
 ) -> tuple[Array, Array]:
     """Generalised advantage estimation, bootstrapping where an episode is cut off and not where it ends.
 
@@ -98,9 +96,9 @@ def vtrace(
     bootstrap_value: Array | None = None,
     values_tp1: Array | None = None,
     done_t: Array | None = None,
-    clip_rho_threshold: Any = 1.0,
-    clip_pg_rho_threshold: Any = 1.0,
-    clip_c_threshold: Any = 1.0,
+    clip_rho_threshold: Array | float | None = 1.0,
+    clip_pg_rho_threshold: Array | float | None = 1.0,
+    clip_c_threshold: Array | float | None = 1.0,
     axis: int = 0,
 ) -> tuple[Array, Array]:
     """V-trace: value targets and policy-gradient advantages from another policy's experience.
@@ -195,7 +193,7 @@ def n_step_returns(
     return returns, discounts, xp.astype(lengths, xp.int64)
 
 
-def _bounded(xp: Namespace, x: Array, bound: Any) -> Array:
+def _bounded(xp: Namespace, x: Array, bound: Array | float | None) -> Array:
     return x if bound is None else xp.minimum(x, bound)
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from .. import spaces
 from ..errors import ConfigError, did_you_mean
-from ..xp import Array, Namespace
+from ..spaces import AnySpace
+from ..xp import Array, ArrayTree, Namespace
 from .images import ImageLayout, byte_image, has_image, image_layouts
+from .initialisers import ModelSettings
 from .layers import Embedding
 from .networks import ENCODER_SETTINGS, Encoder, Parameters, make_encoder, make_image_encoder
 
@@ -25,7 +27,7 @@ __all__ = ["DictEncoder", "needs_encoders"]
 _PART_SETTINGS: Final = (*ENCODER_SETTINGS, "embedding")
 
 
-def needs_encoders(space: Any, model: Mapping[str, Any]) -> bool:
+def needs_encoders(space: AnySpace, model: ModelSettings) -> bool:
     """Whether a space of several parts has one with an encoder of its own: an image, or one that ``encoders`` names."""
     if "" in map(".".join, spaces.parts(space)):
         return bool(model.get("encoders"))
@@ -49,7 +51,7 @@ class _Part:
             return self.network.output_size
         return 0 if self.flat is None else self.flat.size
 
-    def apply(self, xp: Namespace, params: Mapping[str, Array], obs: Any) -> Array:
+    def apply(self, xp: Namespace, params: Mapping[str, Array], obs: ArrayTree) -> Array:
         for key in self.path:
             obs = obs[key]
         if self.flat is not None:
@@ -78,7 +80,7 @@ class DictEncoder:
         SpaceError: The space, or a part of it, is not supported.
     """
 
-    def __init__(self, name: str, space: Any, model: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, space: AnySpace, model: ModelSettings) -> None:
         self.name = name
         wanted = model.get("encoders") or {}
         if not isinstance(wanted, Mapping):
@@ -107,7 +109,7 @@ class DictEncoder:
                 params.update(part.network.init(rng))
         return params
 
-    def apply(self, xp: Namespace, params: Mapping[str, Array], obs: Any) -> Array:
+    def apply(self, xp: Namespace, params: Mapping[str, Array], obs: ArrayTree) -> Array:
         """Compute the features.
 
         Args:
@@ -129,7 +131,7 @@ class DictEncoder:
 
 
 def _make_part(
-    name: str, path: tuple[str, ...], space: Any, own: Any, model: Mapping[str, Any], layout: ImageLayout | None
+    name: str, path: tuple[str, ...], space: AnySpace, own: object, model: ModelSettings, layout: ImageLayout | None
 ) -> _Part:
     """The part of this space; ``own``: its settings, ``None`` if it has none; ``layout``: how it lies, as an image."""
     flat = spaces.SpaceEncoder(space)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from ..xp import Array, Namespace
 
@@ -56,7 +56,7 @@ class UnitBox:
         return sum(map(math.log, self.halves)) if len(self.halves) > 1 else math.log(self.halves[0]) * size
 
 
-def _constant(xp: Namespace, values: tuple[float, ...], like: Array) -> Any:
+def _constant(xp: Namespace, values: tuple[float, ...], like: Array) -> Array:
     """A number where all are equal, else float[1.., A] made on the parameters' own device."""
     if all(value == values[0] for value in values):
         return values[0]

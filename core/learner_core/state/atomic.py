@@ -15,7 +15,6 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from ..errors import StateIOError
 from .regular import kind_of
@@ -32,7 +31,7 @@ _STRIDE = 1 << 23
 PathLike = str | os.PathLike[str]
 
 
-def write_atomically(path: PathLike, buffers: Iterable[Any], *, follow: bool = True) -> None:
+def write_atomically(path: PathLike, buffers: Iterable[memoryview | bytes], *, follow: bool = True) -> None:
     """Replace a file by new bytes so that at every moment one of the two is there, whole.
 
     The new file has the permissions of the one that it replaces and, where this process may give them, its owner and
@@ -170,7 +169,7 @@ def _keep_owner_and_mode(descriptor: int, old: os.stat_result) -> None:
         os.fchmod(descriptor, mode)
 
 
-def _write_all(descriptor: int, buffers: Iterable[Any]) -> None:
+def _write_all(descriptor: int, buffers: Iterable[memoryview | bytes]) -> None:
     """Write every byte, many small buffers in one call, large ones in strides, going on after short writes."""
     batch: list[memoryview] = []
     position = size = 0

@@ -41,7 +41,7 @@ BLOCK_NBYTES = 1 << 22
 
 
 @functools.cache
-def dtype_from_name(name: str) -> np.dtype[Any]:
+def dtype_from_name(name: str) -> np.dtype:
     """The little-endian dtype of that name.
 
     Args:
@@ -65,7 +65,7 @@ def dtype_from_name(name: str) -> np.dtype[Any]:
         raise StateError(f"dtype {name!r} needs the package ml_dtypes (a version that has it): {error}") from error
 
 
-def name_of(dtype: np.dtype[Any]) -> str | None:
+def name_of(dtype: np.dtype) -> str | None:
     """The name under which a dtype is stored.
 
     Args:
@@ -82,7 +82,7 @@ def name_of(dtype: np.dtype[Any]) -> str | None:
     return None
 
 
-def view_bytes(array: np.ndarray[Any, Any]) -> memoryview:
+def view_bytes(array: np.ndarray) -> memoryview:
     """The memory of a C-contiguous array, of any dtype, as bytes.
 
     Args:
@@ -95,7 +95,7 @@ def view_bytes(array: np.ndarray[Any, Any]) -> memoryview:
     return memoryview(flat)
 
 
-def blocks(array: np.ndarray[Any, Any]) -> Iterator[memoryview]:
+def blocks(array: np.ndarray) -> Iterator[memoryview]:
     """The bytes of an array in C order and little-endian, in one or several pieces.
 
     An array that already lies that way is yielded as one view of its own memory; any other is converted piece by

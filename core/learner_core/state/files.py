@@ -11,8 +11,7 @@ import errno
 import mmap as mmaps
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import xxhash
 
@@ -25,13 +24,14 @@ from .manifest import Layout, parse_manifest
 from .memory import drop_pages
 from .payloads import BLOCK_NBYTES, read_tree
 from .threads import batches, for_each
+from .tree import Plain, Tree
 
 __all__ = ["damaged_payloads", "load_mapping", "load_state", "read_layout", "save_state"]
 
 _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux; Python has no name for it
 
 
-def save_state(path: PathLike, tree: Any, *, info: Mapping[str, Any] | None = None) -> None:
+def save_state(path: PathLike, tree: Plain, *, info: Tree | None = None) -> None:
     """Write a state tree to exactly one file, atomically and durably.
 
     Until the new file is complete and on the disk, `path` goes on holding the old one; after any fault or kill it
@@ -55,7 +55,7 @@ def save_state(path: PathLike, tree: Any, *, info: Mapping[str, Any] | None = No
     write_atomically(path, encode(tree, info={"writer": f"learner-core {__version__}", "created": now, **(info or {})}))
 
 
-def load_state(path: PathLike, *, mmap: bool = False) -> Any:
+def load_state(path: PathLike, *, mmap: bool = False) -> Plain:
     """Read a state tree, verifying every byte of the file.
 
     Args:
@@ -75,7 +75,7 @@ def load_state(path: PathLike, *, mmap: bool = False) -> Any:
         return read_tree(_MappedFile(descriptor, nbytes) if mmap else _File(descriptor), layout, copy=not mmap)
 
 
-def load_mapping(path: PathLike, *, is_mapped: Callable[[str], bool]) -> Any:
+def load_mapping(path: PathLike, *, is_mapped: Callable[[str], bool]) -> Tree:
     """As `load_state`, mapping some arrays and reading the others.
 
     What is mapped takes no memory of this process until it is read (`memory.copy_into` gives it back then).
@@ -94,7 +94,8 @@ def load_mapping(path: PathLike, *, is_mapped: Callable[[str], bool]) -> Any:
     with _opened(path) as (descriptor, nbytes):
         layout = _layout(descriptor, nbytes)
         source = _MappedFile(descriptor, nbytes, keep=False)
-        return read_tree(source, layout, copy=lambda place: not is_mapped(place))
+        tree: Tree = read_tree(source, layout, copy=lambda place: not is_mapped(place))
+        return tree
 
 
 def read_layout(path: PathLike) -> Layout:

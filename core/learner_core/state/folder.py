@@ -9,13 +9,12 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from ..errors import ConfigError, FormatError, StateError, StateIOError
 from .atomic import PathLike, sweep_temporaries, sync_folder
 from .files import damaged_payloads, load_state, read_layout, save_state
 from .regular import check_regular
+from .tree import Plain, Tree
 
 __all__ = ["Checkpoint", "CheckpointFolder"]
 
@@ -63,7 +62,7 @@ class CheckpointFolder:
         found = [Checkpoint(int(match[1]), os.path.join(self.path, match[0])) for match in matches]
         return sorted(found, key=lambda one: one.number)
 
-    def save(self, number: int, tree: Any, *, info: Mapping[str, Any] | None = None) -> Checkpoint:
+    def save(self, number: int, tree: Plain, *, info: Tree | None = None) -> Checkpoint:
         """Write a checkpoint, then remove what is older than the newest `keep`.
 
         Args:
@@ -110,7 +109,7 @@ class CheckpointFolder:
                     return checkpoint
         return None
 
-    def load_newest(self) -> tuple[Checkpoint, Any]:
+    def load_newest(self) -> tuple[Checkpoint, Plain]:
         """Load the newest intact checkpoint; damaged ones are passed over.
 
         Returns:

@@ -6,7 +6,7 @@ on reading everything that is not exactly as the specification says. Nothing rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -28,8 +28,9 @@ from .layout import (
 from .manifest import Layout, parse_manifest
 from .payloads import Memory, read_tree
 from .threads import batches, for_each
+from .tree import Plain, Tree
 from .wire import MAX_NODES
-from .writer import Writer
+from .writer import Content, Writer
 
 __all__ = ["Encoded", "decode", "encode"]
 
@@ -41,7 +42,7 @@ class Encoded:
     hashed once more after it has been handed out, so that one changed meanwhile raises instead of spoiling the file.
     """
 
-    def __init__(self, front: bytes, sources: list[Any], layout: Layout) -> None:
+    def __init__(self, front: bytes, sources: list[Content], layout: Layout) -> None:
         self._front = front
         self._sources = sources
         self._layout = layout
@@ -74,7 +75,7 @@ class Encoded:
 # Writing ---------------------------------------------------------------------------------------------------------
 
 
-def encode(tree: Any, *, info: Mapping[str, Any] | None = None, chunk_nbytes: int = CHUNK_NBYTES) -> Encoded:
+def encode(tree: Plain, *, info: Tree | None = None, chunk_nbytes: int = CHUNK_NBYTES) -> Encoded:
     """Encode a state tree. The same tree and info always give the same bytes.
 
     Args:
@@ -118,7 +119,7 @@ def encode(tree: Any, *, info: Mapping[str, Any] | None = None, chunk_nbytes: in
     return Encoded(header(file_nbytes=layout.file_nbytes, manifest=manifest) + manifest, writer.sources, layout)
 
 
-def _checksums(source: Any, chunk_nbytes: int) -> tuple[int, ...]:
+def _checksums(source: Content, chunk_nbytes: int) -> tuple[int, ...]:
     """XXH3-64 of each chunk of a payload."""
     checksums: list[Any] = []
     for at, piece in _pieces(source, chunk_nbytes):
@@ -128,7 +129,7 @@ def _checksums(source: Any, chunk_nbytes: int) -> tuple[int, ...]:
     return tuple(checksum.intdigest() for checksum in checksums)
 
 
-def _pieces(source: Any, chunk_nbytes: int) -> Iterator[tuple[int, memoryview]]:
+def _pieces(source: Content, chunk_nbytes: int) -> Iterator[tuple[int, memoryview]]:
     """The bytes of a payload as (number of the chunk, piece); no piece crosses the end of a chunk."""
     position = 0
     for block in blocks(source) if isinstance(source, np.ndarray) else (memoryview(source),):
@@ -144,7 +145,7 @@ def _pieces(source: Any, chunk_nbytes: int) -> Iterator[tuple[int, memoryview]]:
 # Reading ---------------------------------------------------------------------------------------------------------
 
 
-def decode(buffer: Any, *, copy: bool = True) -> Any:
+def decode(buffer: Any, *, copy: bool = True) -> Plain:
     """Decode a state tree; every checksum is verified first.
 
     Args:

@@ -17,7 +17,7 @@ from .atomic import PathLike
 from .files import damaged_payloads, load_state, read_layout
 from .layout import VERSION
 from .manifest import Layout, Reference
-from .tree import Difference, describe, diff, flatten
+from .tree import Difference, Plain, describe, diff, flatten
 
 __all__ = ["FileReport", "LeafReport", "compare_files", "inspect_file", "provenance", "render", "render_differences"]
 
@@ -82,7 +82,7 @@ def inspect_file(path: PathLike, *, verify: bool = True) -> FileReport:
     return FileReport(os.fspath(path), VERSION, layout.file_nbytes, layout.info, leaves)
 
 
-def _plain(leaf: Any) -> str:
+def _plain(leaf: Plain) -> str:
     if leaf is None or isinstance(leaf, (dict, list)):
         return "None" if leaf is None else f"empty {type(leaf).__name__}"
     if type(leaf) is int and leaf.bit_length() > 200:
@@ -208,7 +208,7 @@ def render_differences(differences: list[Difference]) -> str:
     return "\n".join(lines) or "no difference"
 
 
-def provenance(path: PathLike) -> dict[str, Any]:
+def provenance(path: PathLike) -> dict[str, Plain]:
     """The `info` that was stored with a tree.
 
     Args:

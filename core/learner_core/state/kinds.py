@@ -6,7 +6,6 @@ Needs a tree. Looks at the names in it only, and refuses nothing by itself that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,7 @@ _READERS = {
 }
 
 
-def kind_of(tree: Any) -> str:
+def kind_of(tree: object) -> str:
     """What a tree is, in words; "" where it is nothing that this library writes."""
     if not isinstance(tree, Mapping):
         return ""
@@ -64,11 +63,11 @@ def kind_of(tree: Any) -> str:
     return ""
 
 
-def _is_arrays(tree: Mapping[Any, Any]) -> bool:
+def _is_arrays(tree: Mapping[object, object]) -> bool:
     return all(isinstance(value, np.ndarray | np.generic) for value in tree.values())
 
 
-def refuse_other_kinds(tree: Any, wanted: str, *, where: str = "this") -> None:
+def refuse_other_kinds(tree: object, wanted: str, *, where: str = "this") -> None:
     """Refuse a tree that is of another known kind.
 
     Args:

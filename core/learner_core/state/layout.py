@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import xxhash
 
 from ..errors import FormatError, StateError
 from .dtypes import dtype_from_name
+from .tree import Plain
 
 __all__ = [
     "ALIGNMENT",
@@ -133,7 +134,7 @@ class Payload:
     """XXH3-64 of each chunk."""
 
     @classmethod
-    def checked(cls, entry: Any, chunk_nbytes: int) -> Payload:
+    def checked(cls, entry: object, chunk_nbytes: int) -> Payload:
         """Check an entry of the manifest's `arrays`; sizes first.
 
         Args:
@@ -159,7 +160,7 @@ class Payload:
         return cls(name, tuple(shape), nbytes, tuple(checksums))
 
 
-def payload_nbytes(name: Any, shape: list[Any]) -> int:
+def payload_nbytes(name: object, shape: Sequence[Plain]) -> int:
     """Size of a payload, all limits checked.
 
     Args:

@@ -62,7 +62,7 @@ class Layout:
         """The path of every payload, in order."""
         found: list[str] = []
 
-        def walk(node: Any, path: str) -> None:
+        def walk(node: object, path: str) -> None:
             if type(node) is dict:
                 for key, value in node.items():
                     walk(value, join(path, key))
@@ -107,7 +107,7 @@ def parse_manifest(data: bytes, *, checksum: int, file_nbytes: int) -> Layout:
         raise FormatError("the manifest is damaged: its checksum does not match")
     references = 0
 
-    def extension(code: int, content: bytes) -> Any:
+    def extension(code: int, content: bytes) -> Reference | int | np.generic:
         nonlocal references
         if code == EXT_REFERENCE:
             if content != references.to_bytes(4, "big"):
@@ -146,7 +146,7 @@ def parse_manifest(data: bytes, *, checksum: int, file_nbytes: int) -> Layout:
     return layout
 
 
-def _scalar(content: bytes) -> Any:
+def _scalar(content: bytes) -> np.generic:
     name, _, value = content.partition(b"\0")
     try:
         dtype = dtype_from_name(name.decode("ascii"))
@@ -154,4 +154,5 @@ def _scalar(content: bytes) -> Any:
         raise FormatError(f"a numpy scalar of unknown type: {error}") from None
     if len(value) != dtype.itemsize or (dtype.kind == "b" and value[0] > 1):
         raise FormatError(f"a numpy scalar of type {dtype.name} has the wrong bytes")
-    return np.frombuffer(value, dtype)[0]
+    scalar: np.generic = np.frombuffer(value, dtype)[0]
+    return scalar

@@ -18,6 +18,7 @@ from .layout import Chunk, Payload
 from .manifest import Layout, Reference
 from .memory import MAPPED_NBYTES, allocate, touch
 from .threads import batches, for_each
+from .tree import Plain
 
 __all__ = ["BLOCK_NBYTES", "Memory", "Source", "build", "read_tree", "resolve"]
 
@@ -67,7 +68,7 @@ class Memory:
             np.copyto(np.frombuffer(target, np.uint8), source)
 
 
-def read_tree(source: Source, layout: Layout, *, copy: bool | Callable[[str], bool] = True) -> Any:
+def read_tree(source: Source, layout: Layout, *, copy: bool | Callable[[str], bool] = True) -> Plain:
     """The tree of a file whose header and manifest have been read; every checksum is verified first.
 
     Args:
@@ -138,7 +139,7 @@ def _fill(source: Source, target: memoryview, start: int, *, fresh: bool) -> int
     return checksum.intdigest()
 
 
-def build(payload: Payload, content: memoryview | None, path: str) -> Any:
+def build(payload: Payload, content: memoryview | None, path: str) -> np.ndarray | str | bytes:
     """The value of a payload.
 
     Args:
@@ -166,7 +167,7 @@ def build(payload: Payload, content: memoryview | None, path: str) -> Any:
     return raw.view(dtype_from_name(payload.dtype_name)).reshape(payload.shape)
 
 
-def resolve(tree: Any, value_of: Callable[[int], Any]) -> Any:
+def resolve(tree: Plain, value_of: Callable[[int], Plain]) -> Plain:
     """Put payloads into a tree of references.
 
     Args:

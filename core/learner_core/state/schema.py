@@ -115,7 +115,7 @@ class Schema(ABC):
         """In words."""
 
     @abstractmethod
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """Refuse what is something else.
 
         Args:
@@ -141,7 +141,7 @@ class Int(Schema):
             return f"a non-negative int below 2**{self.most.bit_length()}"
         return f"an int from {self.least} to {self.most}"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             refuse(path, self.expected, _shown(value))
@@ -164,7 +164,7 @@ class Real(Schema):
             return f"a number from {self.least:g} to {'below ' if self.below else ''}{self.most:g}"
         return "a finite number" if self.least == -math.inf else f"a finite number of at least {self.least:g}"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             refuse(path, self.expected, _shown(value))
@@ -185,7 +185,7 @@ class Flag(Schema):
         """In words."""
         return "a bool"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if not isinstance(value, (bool, np.bool_)):
             refuse(path, self.expected, _shown(value))
@@ -203,7 +203,7 @@ class Text(Schema):
         """In words."""
         return self.what
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if not isinstance(value, str) or (self.fits is not None and not self.fits(value)):
             refuse(path, self.what, _shown(value))
@@ -221,7 +221,7 @@ class OneOf(Schema):
         """In words."""
         return " or ".join(repr(value) for value in self.values)
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         plain = value.item() if isinstance(value, np.generic) else value
         if not any(type(plain) is type(known) and plain == known for known in self.values):
@@ -237,7 +237,7 @@ class Anything(Schema):
         """In words."""
         return "anything"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
 
 
@@ -250,7 +250,7 @@ class Plain(Schema):
         """In words."""
         return "plain data"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if type(value) is dict:
             for key, item in value.items():
@@ -278,7 +278,7 @@ class Nullable(Schema):
         """In words."""
         return f"None or {self.schema.expected}"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if value is not None:
             self.schema.check(value, path)
@@ -296,7 +296,7 @@ class Also(Schema):
         """In words."""
         return self.schema.expected
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         self.schema.check(value, path)
         self.rule(value, path)
@@ -325,7 +325,7 @@ class Record(Schema):
         """In words."""
         return f"{self.what} of {', '.join(self.fields)}" if len(self.fields) <= 8 else self.what
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if not isinstance(value, Mapping):
             refuse(path, self.expected, _shown(value))
@@ -362,7 +362,7 @@ class MapOf(Schema):
         """In words."""
         return f"a dict of {self.value.expected} by name"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if not isinstance(value, Mapping):
             refuse(path, self.expected, _shown(value))
@@ -391,7 +391,7 @@ class ListOf(Schema):
         number = "" if self.length is None else f"{self.length} times "
         return f"a list of {number}{self.item.expected}"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if not isinstance(value, (list, tuple)):
             refuse(path, self.expected, _shown(value))
@@ -416,7 +416,7 @@ class Items(Schema):
         """In words."""
         return f"[{', '.join(item.expected for item in self.items)}]"
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         if not isinstance(value, (list, tuple)):
             refuse(path, self.expected, _shown(value))
@@ -460,7 +460,7 @@ class Array(Schema):
         shape = "any shape" if self.shape is None else f"shape {tuple('?' if n is None else n for n in self.shape)}"
         return f"an array of {kind} of {shape}".replace("'", "")
 
-    def check(self, value: Any, path: str) -> None:
+    def check(self, value: object, path: str) -> None:
         """As ``Schema.check``."""
         array = as_array(value, path, self.expected)
         shape = self.shape
@@ -479,7 +479,7 @@ class Array(Schema):
         if self.rule is not None:
             self.rule(array, path)
 
-    def _check_cast(self, array: np.ndarray, target: np.dtype[Any], path: str) -> None:
+    def _check_cast(self, array: np.ndarray, target: np.dtype, path: str) -> None:
         """Refuse a dtype that cannot stand for the target, and integers that do not fit."""
         own = array.dtype
         if own == target or not array.size:
@@ -524,7 +524,7 @@ class Array(Schema):
             refuse(path, what, f"{block[bad].flat[0]!s} in {int(bad.sum())} place(s)")
 
 
-def as_array(value: Any, path: str, expected: str = "an array of numbers") -> np.ndarray:
+def as_array(value: object, path: str, expected: str = "an array of numbers") -> np.ndarray:
     """``value`` as a numpy array of real numbers, nothing copied where it is one.
 
     Raises:

@@ -12,7 +12,7 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 __all__ = ["batches", "for_each", "num_processors"]
 
@@ -62,10 +62,10 @@ def num_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Turns:
+class _Turns(Generic[T]):
     """Hands out items one by one, until there are none or one has failed."""
 
-    def __init__(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+    def __init__(self, work: Callable[[T], None], items: Sequence[T]) -> None:
         self._work = work
         self._items = enumerate(items)
         self._lock = threading.Lock()
@@ -76,9 +76,10 @@ class _Turns:
         """Take items and work on them; in any number of threads."""
         while True:
             with self._lock:
-                number, item = (-1, None) if self._stopped else next(self._items, (-1, None))
-            if number < 0:
+                turn = None if self._stopped else next(self._items, None)
+            if turn is None:
                 return
+            number, item = turn
             try:
                 self._work(item)
             except BaseException as error:

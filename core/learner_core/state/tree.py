@@ -73,7 +73,7 @@ def _parse(segment: str, path: str) -> tuple[str | int, bool]:
     return segment.replace("~1", "/").replace("~0", "~"), False
 
 
-def _children(node: Any, path: str) -> Iterator[tuple[str, Any]] | None:
+def _children(node: Plain, path: str) -> Iterator[tuple[str, Plain]] | None:
     """Paths and values below a container, None for a leaf. An empty container counts as a leaf."""
     if isinstance(node, dict) and node:
         return ((join(path, key), value) for key, value in node.items())
@@ -82,7 +82,7 @@ def _children(node: Any, path: str) -> Iterator[tuple[str, Any]] | None:
     return None
 
 
-def flatten(tree: Any) -> dict[str, Leaf]:
+def flatten(tree: Plain) -> dict[str, Leaf]:
     """Every leaf of a tree by its path, in the tree's order.
 
     Args:
@@ -103,7 +103,7 @@ def flatten(tree: Any) -> dict[str, Leaf]:
     return flat
 
 
-def unflatten(flat: Mapping[str, Leaf]) -> Any:
+def unflatten(flat: Mapping[str, Leaf]) -> Plain:
     """The tree that `flatten` was given.
 
     Args:
@@ -150,7 +150,7 @@ class _Inner:
             raise StateError("a list index and a dict key stand side by side here", path=path)
         self.is_list = index
 
-    def build(self) -> Any:
+    def build(self) -> Plain:
         built = {key: value.build() if isinstance(value, _Inner) else value for key, value in self.items.items()}
         if not self.is_list:
             return built
@@ -159,7 +159,7 @@ class _Inner:
         return [built[index] for index in range(len(built))]
 
 
-def copy_tree(tree: Any) -> Any:
+def copy_tree(tree: Plain) -> Plain:
     """A copy that shares no memory with the tree it was made of.
 
     Args:
@@ -174,7 +174,7 @@ def copy_tree(tree: Any) -> Any:
     return _copy(tree, "")
 
 
-def _copy(node: Any, path: str) -> Any:
+def _copy(node: Plain, path: str) -> Plain:
     kind = type(node)
     if kind is dict:
         return {key: _copy(value, join(path, key)) for key, value in node.items()}
@@ -189,7 +189,7 @@ def _copy(node: Any, path: str) -> Any:
     raise StateError(f"{kind.__module__}.{kind.__qualname__} has no place in a state", path=path)
 
 
-def describe(leaf: Any) -> str:
+def describe(leaf: object) -> str:
     """A leaf in the few words that errors and listings use.
 
     Args:
@@ -207,14 +207,14 @@ def describe(leaf: Any) -> str:
     return "None" if leaf is None else type(leaf).__name__
 
 
-def _kind(leaf: Any) -> str:
+def _kind(leaf: object) -> str:
     """Leaves of one kind may stand for one another in a state."""
     if isinstance(leaf, (bool, int, float, np.generic)):
         return "number"
     return "none" if leaf is None else type(leaf).__name__
 
 
-def mismatches(expected: Any, got: Any, *, path: str = "") -> Iterator[tuple[str, str]]:
+def mismatches(expected: Plain, got: Plain, *, path: str = "") -> Iterator[tuple[str, str]]:
     """Where one tree is not shaped like another.
 
     Containers must have the same keys and lengths, arrays the same shape and dtype name (byte order does not count).
@@ -252,7 +252,7 @@ def mismatches(expected: Any, got: Any, *, path: str = "") -> Iterator[tuple[str
             yield path, f"expected {describe(expected)}, got {describe(got)}"
 
 
-def assert_same_structure(expected: Any, got: Any, *, path: str = "") -> None:
+def assert_same_structure(expected: Plain, got: Plain, *, path: str = "") -> None:
     """Refuse a tree that is not shaped like another; see `mismatches` for the rules.
 
     Args:
@@ -279,7 +279,7 @@ class Difference:
     message: str
 
 
-def diff(first: Any, second: Any) -> list[Difference]:
+def diff(first: Plain, second: Plain) -> list[Difference]:
     """Where two trees differ, to the bit: 0.0 and -0.0 differ, a NaN equals the same NaN.
 
     Args:
@@ -306,14 +306,14 @@ def diff(first: Any, second: Any) -> list[Difference]:
     return found
 
 
-def _bits(leaf: Any) -> np.ndarray[Any, Any]:
+def _bits(leaf: np.ndarray | np.generic | float) -> np.ndarray:
     """uint8[elements, itemsize] of an array, numpy scalar or float."""
     array = np.asarray(leaf)
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
     return little.view(np.uint8).reshape(little.size, array.dtype.itemsize)
 
 
-def _value_difference(left: Any, right: Any) -> str | None:
+def _value_difference(left: Plain, right: Plain) -> str | None:
     if not isinstance(left, (np.ndarray, np.generic, float)):
         return None if left == right else f"{left!r:.60} against {right!r:.60}"
     changed = (_bits(left) != _bits(right)).any(axis=1)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import FormatError
+from .tree import Plain
 
 __all__ = ["EXT_NODES", "MAX_DEPTH", "MAX_KEY_NBYTES", "MAX_NODES", "unpack"]
 
@@ -34,7 +35,7 @@ _UINT = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _INT = {0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 
 
-def unpack(data: bytes, ext: Callable[[int, bytes], Any]) -> Any:
+def unpack(data: bytes, ext: Callable[[int, bytes], object]) -> Plain:
     """Read exactly one msgpack object.
 
     Args:
@@ -60,13 +61,13 @@ def unpack(data: bytes, ext: Callable[[int, bytes], Any]) -> Any:
 class _Reader:
     __slots__ = ("budget", "data", "ext", "position")
 
-    def __init__(self, data: bytes, ext: Callable[[int, bytes], Any]) -> None:
+    def __init__(self, data: bytes, ext: Callable[[int, bytes], object]) -> None:
         self.data = data
         self.ext = ext
         self.position = 0
         self.budget = MAX_NODES
 
-    def value(self, depth: int) -> Any:
+    def value(self, depth: int) -> Plain:
         data, position = self.data, self.position
         tag = data[position]
         self.position = position + 1
@@ -93,7 +94,7 @@ class _Reader:
             return tag == 0xC3
         return self.long(tag, depth)
 
-    def long(self, tag: int, depth: int) -> Any:
+    def long(self, tag: int, depth: int) -> Plain:
         """Objects whose length follows the first byte."""
         if tag in _FIXEXT:
             return self.extension(_FIXEXT[tag])
@@ -111,7 +112,7 @@ class _Reader:
             return self.extension(length)
         return self.array(length, depth) if kind is _ARRAY else self.map(length, depth)
 
-    def extension(self, length: int) -> Any:
+    def extension(self, length: int) -> object:
         self.spend(EXT_NODES - 1, 0)
         return self.ext(self.take(1)[0], self.take(length))
 
@@ -141,14 +142,14 @@ class _Reader:
         if elements > len(self.data) - self.position:
             raise FormatError(f"a container at {self.position} of the manifest states more elements than bytes remain")
 
-    def array(self, count: int, depth: int) -> list[Any]:
+    def array(self, count: int, depth: int) -> list[Plain]:
         self.spend(count, depth)
         self.fits(count)
         value = self.value
         depth += 1
         return [value(depth) for _ in range(count)]
 
-    def map(self, count: int, depth: int) -> dict[str | int, Any]:
+    def map(self, count: int, depth: int) -> dict[str | int, Plain]:
         self.spend(2 * count, depth)
         self.fits(2 * count)
         result: dict[str | int, Any] = {}

@@ -5,7 +5,7 @@ Refuses, by path, everything a state may not hold: tuples, subclasses, object ar
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 import numpy as np
@@ -14,12 +14,14 @@ from ..errors import FormatError, StateError
 from .dtypes import blocks, name_of
 from .layout import payload_nbytes
 from .manifest import EXT_INTEGER, EXT_REFERENCE, EXT_SCALAR, integer_bytes
-from .tree import join
+from .tree import Plain, Tree, join
 from .wire import EXT_NODES, MAX_DEPTH, MAX_KEY_NBYTES
 
-__all__ = ["INLINE_NBYTES", "Writer", "check_tree"]
+__all__ = ["INLINE_NBYTES", "Content", "Writer", "check_tree"]
 
 INLINE_NBYTES: Final = 1024
+#: What a payload is written from.
+Content = np.ndarray | bytes
 """Longer strings and bytes become payloads."""
 
 
@@ -27,11 +29,11 @@ class Writer:
     """Turns a tree into what msgpack packs, and collects its payloads."""
 
     def __init__(self) -> None:
-        self.sources: list[Any] = []
+        self.sources: list[Content] = []
         self.payloads: list[tuple[str, list[int]]] = []
         self.nodes = 0
 
-    def refer(self, source: Any, name: str, shape: list[int], path: str) -> msgpack.ExtType:
+    def refer(self, source: Content, name: str, shape: list[int], path: str) -> msgpack.ExtType:
         try:
             payload_nbytes(name, shape)
         except FormatError as error:
@@ -41,7 +43,7 @@ class Writer:
         self.payloads.append((name, shape))
         return msgpack.ExtType(EXT_REFERENCE, (len(self.sources) - 1).to_bytes(4, "big"))
 
-    def pack(self, node: Any, path: str, depth: int) -> Any:
+    def pack(self, node: Plain, path: str, depth: int) -> Plain:
         kind = type(node)
         if node is None or kind is bool or kind is float:
             return node
@@ -72,7 +74,7 @@ class Writer:
             return msgpack.ExtType(EXT_SCALAR, name.encode() + b"\0" + b"".join(blocks(np.asarray(node))))
         raise StateError(_refusal(node), path=path)
 
-    def text(self, node: str | bytes, path: str) -> Any:
+    def text(self, node: str | bytes, path: str) -> Plain:
         name = type(node).__name__
         try:
             data = node.encode() if isinstance(node, str) else node
@@ -80,14 +82,14 @@ class Writer:
             raise StateError(f"this string has no UTF-8 form: {error}", path=path) from None
         return self.refer(data, name, [len(data)], path) if len(data) > INLINE_NBYTES else node
 
-    def plain(self, info: dict[str, Any]) -> Any:
+    def plain(self, info: Tree) -> Plain:
         packed = self.pack(info, "info", 0)
         if self.sources or any(type(key) is not str for key in info):
             raise StateError("info holds str keys and short plain values only, no arrays", path="info")
         return packed
 
 
-def check_tree(tree: Any) -> None:
+def check_tree(tree: Plain) -> None:
     """Refuse a tree that a state file could not hold; nothing is written.
 
     Raises:
@@ -96,7 +98,7 @@ def check_tree(tree: Any) -> None:
     Writer().pack(tree, "", 0)
 
 
-def _checked_key(key: Any, path: str) -> str | int:
+def _checked_key(key: object, path: str) -> str | int:
     if type(key) is int and -(1 << 63) <= key < 1 << 64:
         return key
     if type(key) is not str:
@@ -109,14 +111,14 @@ def _checked_key(key: Any, path: str) -> str | int:
     raise StateError(f"the key {key[:40]!r}... is longer than {MAX_KEY_NBYTES} bytes", path=path)
 
 
-def _checked_dtype(node: Any, path: str) -> str:
+def _checked_dtype(node: np.ndarray | np.generic, path: str) -> str:
     name = name_of(node.dtype)
     if name is None:
         raise StateError(f"a state may not hold arrays or scalars of dtype {node.dtype}", path=path)
     return name
 
 
-def _refusal(node: Any) -> str:
+def _refusal(node: object) -> str:
     kind = type(node)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if kind is tuple:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from learner_core.config.needs import Needs, needs
 from learner_core.config.validation import FloatOrSchedule, Range
+from learner_core.state.tree import Plain
 from learner_core_algorithms.impala.config import IMPALAConfig
 
 __all__ = ["APPOConfig"]
@@ -62,7 +63,7 @@ class APPOConfig(IMPALAConfig):
         return max(1, math.ceil(self.target_network_update_freq * uses - 1e-9))
 
     @classmethod
-    def of_earlier(cls, stored: dict[str, Any]) -> dict[str, Any]:
+    def of_earlier(cls, stored: dict[str, Plain]) -> dict[str, Plain]:
         """Before decision 0131 ``target_network_update_freq`` was a whole number of updates."""
         freq = stored.get("target_network_update_freq")
         if type(freq) is not int:

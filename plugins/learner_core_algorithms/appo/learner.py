@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from learner_core.learning.rl_module import acting
+from learner_core.learning.step.variables import ModuleVariables
+from learner_core.xp import Array, Columns, Outputs
 from learner_core_algorithms.impala.learner import IMPALALearner
 from learner_core_algorithms.ppo.kl import adapted_kl_coeff
 
@@ -34,7 +35,7 @@ class APPOLearner(IMPALALearner):
                     module_id=module_id, name="kl_coeff", value=self.config.kl_coeff, bounds=not_negative
                 )
 
-    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
+    def compute_loss_for_module(self, *, module_id: str, config: APPOConfig, batch: Columns, fwd_out: Outputs) -> Array:
         xp = self.xp
         module = self.module[module_id]
         dist_class = module.get_train_action_dist_cls()
@@ -47,7 +48,8 @@ class APPOLearner(IMPALALearner):
 
         weight = xp.stop_gradient(xp.minimum(xp.exp(-target_log_rhos), _MAX_WEIGHT))
         ratio = weight * xp.exp(log_rhos)
-        clipped = xp.clip(ratio, 1.0 - config.clip_param, 1.0 + config.clip_param)
+        clip_param: Array = config.clip_param  # a step has it as an array, a schedule too
+        clipped = xp.clip(ratio, 1.0 - clip_param, 1.0 + clip_param)
         policy_loss = -self.mean(xp.minimum(advantages * ratio, advantages * clipped))
         vf_loss = 0.5 * self.mean(xp.square(values - targets))
         entropy = self.mean(dist.entropy())
@@ -58,7 +60,7 @@ class APPOLearner(IMPALALearner):
             self.log("mean_kl", kl)
 
         self.log("policy_loss", policy_loss)
-        outside = xp.abs(ratio - 1.0) > config.clip_param
+        outside = xp.abs(ratio - 1.0) > clip_param
         self.log("clip_fraction", self.mean(xp.astype(outside, ratio.dtype)))
         self._log_common(values, targets, log_rhos, config, vf_loss, entropy)
         return loss
@@ -80,14 +82,14 @@ class APPOLearner(IMPALALearner):
             return
         tau = self.config.tau
 
-        def move(module_id: str, params: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
+        def move(module_id: str, params: dict[str, Array], targets: dict[str, Array]) -> dict[str, Array]:
             if module_id not in due:
                 return targets
             return {name: tau * params[name] + (1.0 - tau) * old for name, old in targets.items()}
 
         self.update_targets(move)
 
-    def _adapt_kl(self, variables: Any, metrics: dict[str, float]) -> None:
+    def _adapt_kl(self, variables: ModuleVariables, metrics: dict[str, float]) -> None:
         """PPO's rule, at the end of a target network's life: right after a move the KL says nothing."""
         if "mean_kl" not in metrics or self.config.kl_target is None:
             return

@@ -9,12 +9,15 @@ runner's policy gave; other entries do not matter).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from learner_core.learning.batch import ColumnSpec
 from learner_core.learning.learner import Learner
 from learner_core.maths.returns import vtrace
+from learner_core.xp import Array, ArrayTree, Columns, Outputs
+
+from .config import IMPALAConfig
 
 __all__ = ["IMPALALearner"]
 
@@ -33,7 +36,7 @@ class IMPALALearner(Learner):
             columns.setdefault(name, spec)
         return columns
 
-    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
+    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Columns, fwd_out: Outputs) -> Array:
         xp = self.xp
         dist = self.module[module_id].get_train_action_dist_cls().from_logits(fwd_out["action_dist_inputs"])
         logp, values = dist.logp(batch["actions"]), fwd_out["vf_preds"]
@@ -47,11 +50,13 @@ class IMPALALearner(Learner):
         self._log_common(values, targets, log_rhos, config, vf_loss, entropy)
         return policy_loss + config.vf_loss_coeff * vf_loss - config.entropy_coeff * entropy
 
-    def _counted(self, x: Any, batch: Any) -> Any:
+    def _counted(self, x: Array, batch: Columns) -> Array:
         """``x`` [B, T] with zeros in rows that do not count, so that whatever they hold reaches no gradient."""
         return self.xp.where(batch["loss_mask"] > 0, x, self.xp.zeros_like(x))
 
-    def _vtrace(self, module_id: str, config: Any, batch: Any, fwd_out: Any, log_rhos: Any) -> tuple[Any, Any]:
+    def _vtrace(
+        self, module_id: str, config: IMPALAConfig, batch: Columns, fwd_out: Outputs, log_rhos: Array
+    ) -> tuple[Array, Array]:
         """Value targets and advantages float[B, T], without a gradient.
 
         Nothing travels back over a row whose episode ended or whose next row does not count.
@@ -76,7 +81,7 @@ class IMPALALearner(Learner):
             axis=1,
         )
 
-    def _bootstrap(self, module_id: str, batch: Any, fwd_out: Any) -> Any:
+    def _bootstrap(self, module_id: str, batch: Columns, fwd_out: Outputs) -> Array:
         """float[B]: the value of the observation after the last step, by the network as it is now."""
         xp, module, obs = self.xp, self.module[module_id].frozen, batch["bootstrap_obs"]
         if "state_out" not in fwd_out:
@@ -89,7 +94,9 @@ class IMPALALearner(Learner):
         }
         return module.unwrapped.forward_train(module.params, step)["vf_preds"][:, 0]
 
-    def _log_common(self, values: Any, targets: Any, log_rhos: Any, config: Any, vf_loss: Any, entropy: Any) -> None:
+    def _log_common(
+        self, values: Array, targets: Array, log_rhos: Array, config: IMPALAConfig, vf_loss: Array, entropy: Array
+    ) -> None:
         xp = self.xp
         log_rhos, values = xp.stop_gradient(log_rhos), xp.stop_gradient(values)
         rhos = xp.exp(log_rhos)
@@ -108,7 +115,7 @@ class IMPALALearner(Learner):
         self.log("vf_explained_variance", 1.0 - left / (spread + 1e-8))
 
 
-def _mapped(function: Any, tree: Any) -> Any:
+def _mapped(function: Callable[[Array], Array], tree: ArrayTree) -> ArrayTree:
     if isinstance(tree, Mapping):
         return {key: _mapped(function, value) for key, value in tree.items()}
     return function(tree)

@@ -74,11 +74,6 @@ class PPOConfig(AlgorithmConfig):
     """Standardise advantages over the whole batch, over each minibatch (SB3, CleanRL), or not."""
 
     @property
-    def has_critic(self) -> bool:
-        """As ``use_critic`` says."""
-        return self.use_critic
-
-    @property
     def rows_per_update(self) -> int:
         """Timesteps of a usual batch: whole fragments of all runners, a few more than ``train_batch_size`` maybe."""
         if self.env is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from learner_core.learning.learner import Learner
 from learner_core.learning.rl_module import acting
+from learner_core.xp import Array, Columns, Outputs
 
 from .config import PPOConfig
 from .kl import adapted_kl_coeff
@@ -32,7 +32,7 @@ class PPOLearner(Learner):
                     module_id=module_id, name="kl_coeff", value=config.kl_coeff, bounds=(0.0, math.inf)
                 )
 
-    def preprocess_batch(self, *, module_id: str, batch: dict[str, Any]) -> dict[str, Any]:
+    def preprocess_batch(self, *, module_id: str, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self.config.for_module(module_id).normalize_advantages != "batch":
             return batch
         advantages = batch["advantages"]
@@ -40,7 +40,7 @@ class PPOLearner(Learner):
         standardised = (advantages.astype(np.float64) - mean) / max(std, _STD_FLOOR)
         return {**batch, "advantages": standardised.astype(advantages.dtype)}
 
-    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
+    def compute_loss_for_module(self, *, module_id: str, config: PPOConfig, batch: Columns, fwd_out: Outputs) -> Array:
         xp = self.xp
         dist_class = self.module[module_id].get_train_action_dist_cls()
         dist = dist_class.from_logits(fwd_out["action_dist_inputs"])
@@ -51,7 +51,8 @@ class PPOLearner(Learner):
 
         log_ratio = dist.logp(batch["actions"]) - batch["action_logp"]
         ratio = xp.exp(log_ratio)
-        clipped = xp.clip(ratio, 1.0 - config.clip_param, 1.0 + config.clip_param)
+        clip_param: Array = config.clip_param  # a step has it as an array, a schedule too
+        clipped = xp.clip(ratio, 1.0 - clip_param, 1.0 + clip_param)
         policy_loss = self.mean(-xp.minimum(advantages * ratio, advantages * clipped))
         entropy = self.mean(dist.entropy())
         loss = policy_loss - config.entropy_coeff * entropy
@@ -80,14 +81,14 @@ class PPOLearner(Learner):
         if config.target_kl is not None:
             self.stop_update(approx_kl - 1.5 * config.target_kl)
 
-        outside = xp.abs(ratio - 1.0) > config.clip_param
+        outside = xp.abs(ratio - 1.0) > clip_param
         self.log("policy_loss", policy_loss)
         self.log("entropy", entropy)
         self.log("approx_kl", approx_kl)
         self.log("clip_fraction", self.mean(xp.astype(outside, ratio.dtype)))
         return loss
 
-    def _log_explained_variance(self, values: Any, targets: Any) -> None:
+    def _log_explained_variance(self, values: Array, targets: Array) -> None:
         """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant."""
         xp = self.xp
         values = xp.stop_gradient(values)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from learner_core.algorithm.off_policy_config import OffPolicyConfig
 from learner_core.config.needs import Needs, needs
 from learner_core.config.validation import FloatOrSchedule, Range
+from learner_core.state.tree import Plain
 
 __all__ = ["SACConfig"]
 
@@ -75,6 +76,6 @@ class SACConfig(OffPolicyConfig):
     """The networks: hidden, activation, ... of policy and Q networks alike, or {"pi": ..., "qf": ...}; docs/networks.md
     has the table. Given at all, it replaces the default as a whole."""
 
-    def module_settings(self) -> dict[str, Any]:
+    def module_settings(self) -> dict[str, Plain]:
         """``model``, and that there is one Q network if so."""
         return {**super().module_settings(), **({} if self.twin_q else {"twin_q": False})}

@@ -10,7 +10,9 @@ import numpy as np
 from learner_core.learning.batch import ColumnSpec, nested_columns
 from learner_core.learning.learner import Learner
 from learner_core.learning.rl_module import acting
+from learner_core.learning.step.context import ModuleView
 from learner_core.learning.step.hooks import optimizer_from
+from learner_core.xp import Array, ArrayTree, Columns, Namespace, Outputs
 
 from .config import SACConfig
 from .module import SACModule
@@ -74,7 +76,9 @@ class SACLearner(Learner):
                 )
         return ""
 
-    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Any:
+    def compute_loss_for_module(
+        self, *, module_id: str, config: SACConfig, batch: Columns, fwd_out: Outputs
+    ) -> dict[str, Array]:
         xp = self.xp
         module = self.module[module_id]
         dist_class = module.get_train_action_dist_cls()
@@ -106,7 +110,7 @@ class SACLearner(Learner):
         self.log("entropy", -self.mean(logp))
         return losses
 
-    def _target(self, module: Any, batch: Any, noise: Any, gamma: Any, alpha: Any) -> Any:
+    def _target(self, module: ModuleView, batch: Columns, noise: Array, gamma: Array, alpha: Array) -> Array:
         """float[B]: r + gamma^n (1 - terminated) (min Q'(s', a') - alpha log pi(a' | s')), without a gradient."""
         xp = self.xp
         dist_class = module.get_train_action_dist_cls()
@@ -117,7 +121,7 @@ class SACLearner(Learner):
         continues = 1.0 - xp.astype(batch["terminateds"], next_q.dtype)
         return xp.stop_gradient(batch["rewards"] + discounts * continues * (next_q - alpha * next_logp))
 
-    def td_errors(self, batch: dict[str, Any], module_id: str | None = None) -> np.ndarray:
+    def td_errors(self, batch: dict[str, ArrayTree], module_id: str | None = None) -> np.ndarray:
         """H. Distance of the Q networks from their targets, on the current parameters: priorities for replay.
 
         Args:
@@ -141,29 +145,33 @@ class SACLearner(Learner):
         found: np.ndarray = self.backend.to_numpy({"x": sum(errors) / len(errors)})["x"]
         return found
 
-    def after_step(self, *, module_id: str, params: dict[str, Any], targets: dict[str, Any], config: Any) -> None:
+    def after_step(
+        self, *, module_id: str, params: dict[str, Array], targets: dict[str, Array], config: SACConfig
+    ) -> None:
         interval = config.target_network_update_interval
+        tau: Array = config.tau  # a step has it as an array, a schedule too
         # The first of all steps moves them, as in Stable-Baselines3.
         due = None if interval == 1 else self.steps_before(module_id) % interval == 0
         for name, target in targets.items():
-            moved = config.tau * params[name] + (1.0 - config.tau) * target
+            moved = tau * params[name] + (1.0 - tau) * target
             targets[name] = moved if due is None else self.xp.where(due, moved, target)
 
 
-def _q(module: Any, obs: Any, actions: Any) -> list[Any]:
+def _q(module: ModuleView, obs: ArrayTree, actions: Array) -> list[Array]:
     """Q values of actions in their own unit, which are scaled before anything is rounded to a narrow precision."""
-    if type(module.unwrapped).q is not SACModule.q:
+    kind: Any = type(module.unwrapped)
+    if kind.q is not SACModule.q:
         values: list[Any] = module.q(obs, actions)
         return values
     own: list[Any] = module.unit_q(obs, module.unit_actions(actions))
     return own
 
 
-def _smallest(xp: Any, values: list[Any]) -> Any:
+def _smallest(xp: Namespace, values: list[Array]) -> Array:
     return values[0] if len(values) == 1 else xp.minimum(values[0], values[1])
 
 
-def _q_error(xp: Any, error: Any, kind: str) -> Any:
+def _q_error(xp: Namespace, error: Array, kind: str) -> Array:
     square = 0.5 * xp.square(error)
     if kind == "mse":
         return square

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from learner_core.errors import ConfigError, SpaceError
 from learner_core.learning.actor_critic import PolicyModule, Trunk
 from learner_core.learning.recurrent import RECURRENT_KEYS
 from learner_core.learning.shown_parts import policy_reads
+from learner_core.maths.distribution_base import Distribution
 from learner_core.maths.distributions import distribution_for
 from learner_core.maths.unit_box import UnitBox
+from learner_core.xp import Array, Arrays, ArrayTree
 
 __all__ = ["SACModule"]
 
@@ -71,21 +73,21 @@ class SACModule(PolicyModule):
             params.update(critic.init(rng))
         return params
 
-    def q(self, params: Mapping[str, Any], obs: Any, actions: Any) -> list[Any]:
+    def q(self, params: Arrays, obs: ArrayTree, actions: Array) -> list[Array]:
         """Q values, one float[B] per network, of actions [B, *shape] in the action space's own unit."""
         return self.unit_q(params, obs, self.unit_actions(actions))
 
-    def unit_actions(self, actions: Any) -> Any:
+    def unit_actions(self, actions: Array) -> Array:
         """float[B, A] in [-1, 1] of actions [B, *shape] in the action space's own unit."""
         xp = self.xp
         return self.action_box.to_unit(xp, xp.reshape(actions, (xp.shape(actions)[0], -1)))
 
-    def unit_q(self, params: Mapping[str, Any], obs: Any, unit: Any) -> list[Any]:
+    def unit_q(self, params: Arrays, obs: ArrayTree, unit: Array) -> list[Array]:
         """As ``q``, of actions float[B, A] in [-1, 1]: in a narrow precision they are exact, whatever the bounds."""
         xp = self.xp
         return [xp.squeeze(critic.apply(xp, params, obs, unit), -1) for critic in self.critics]
 
-    def get_train_action_dist_cls(self) -> Any:
+    def get_train_action_dist_cls(self) -> type[Distribution]:
         return distribution_for(
             self.action_space, self.xp, squash=True, log_std_range=self._log_std_range(), unit_density=True
         )

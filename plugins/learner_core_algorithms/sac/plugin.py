@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from learner_core.plugins.hookspecs import hookimpl
 
 PLUGIN_API = 1
 
 
 @hookimpl
-def learner_core_algorithm() -> Any:
+def learner_core_algorithm() -> type:
     """The configuration class of SAC."""
     from .config import SACConfig
 

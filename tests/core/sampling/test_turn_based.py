@@ -90,7 +90,7 @@ def test_fragments_of_any_length_have_the_same_rows(length: int) -> None:
 
 def test_no_turn_of_the_others_discounts_a_return() -> None:
     rollout = duel({"m": "a"}).sample(6)["m"]
-    batch = with_advantages(rollout, SimpleNamespace(gamma=0.5, lambda_=1.0, has_critic=True))
+    batch = with_advantages(rollout, SimpleNamespace(gamma=0.5, lambda_=1.0, use_critic=True))
     by_obs = {tuple(obs): float(target) for obs, target in zip(batch["obs"], batch["value_targets"], strict=True)}
     assert by_obs[0, 0, 0] == pytest.approx(20 + 0.5 * 100, rel=1e-5)
     assert by_obs[0, 2, 0] == pytest.approx(100, rel=1e-5)
@@ -105,7 +105,7 @@ def test_a_row_before_an_open_one_is_bootstrapped() -> None:
     assert rows_of(rollout, 1) == [(1, [0, 1, 1], 30, [0, 3, 1], False, False)]
     value = runner.players["m"].policy.values(np.array([[0, 2, 0]], np.float32))[0]
     assert rollout.bootstrap_values[0, 0] == pytest.approx(value, abs=1e-6)
-    batch = with_advantages(rollout, SimpleNamespace(gamma=0.5, lambda_=1.0, has_critic=True))
+    batch = with_advantages(rollout, SimpleNamespace(gamma=0.5, lambda_=1.0, use_critic=True))
     assert batch["value_targets"][0] == pytest.approx(20 + 0.5 * value, abs=1e-5)
 
 
