@@ -9,19 +9,103 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from .errors import CompileError, ConfigError, did_you_mean
+from .xp import Array, Arrays, ArrayTree, DType, Namespace
 
-__all__ = ["Backend", "BackendFacts", "FileFormat", "Loop", "PythonLoop", "PythonSplitLoop", "loss_groups"]
+if TYPE_CHECKING:
+    from .spaces import AnySpace
 
-Tree = Any
-#: ``loop(carry, inputs, start, stop) -> carry``: the steps start..stop-1 of the tables in ``inputs``.
-Loop = Callable[[dict[str, Any], dict[str, Any], int, int], dict[str, Any]]
-#: ``body(s, carry, inputs) -> carry``, pure.
-Body = Callable[..., dict[str, Any]]
+__all__ = [
+    "ArrayDict",
+    "Backend",
+    "BackendFacts",
+    "FileFormat",
+    "Loop",
+    "NetworkSpec",
+    "OptimizerRule",
+    "Params",
+    "PythonLoop",
+    "PythonSplitLoop",
+    "RunSettings",
+    "loss_groups",
+]
+
+ArrayDict: TypeAlias = dict[str, Array]
+"""New arrays by name, such as what a loop carries from step to step."""
+Params: TypeAlias = Mapping[str, Arrays]
+"""module -> name -> array."""
+Groups: TypeAlias = Mapping[str, Mapping[str, list[str]]]
+"""module -> optimizer -> names of its parameters."""
+Loss: TypeAlias = Array | Mapping[str, Array]
+"""A scalar, or {optimizer: scalar}."""
+Loop: TypeAlias = Callable[[ArrayDict, ArrayDict, int, int], ArrayDict]
+"""``loop(carry, inputs, start, stop) -> carry``: the steps start..stop-1 of the tables in ``inputs``."""
+Body: TypeAlias = Callable[..., ArrayDict]
+"""``body(s, carry, inputs) -> carry``, pure."""
+Gradient: TypeAlias = Callable[..., Array]
+"""``gradient(s, carry, inputs) -> flat``: one learner's addend of a step's gradients."""
+Reduce: TypeAlias = Callable[[Array], Array]
+"""``reduce(flat) -> flat``: the sum over all learners."""
+
+Aux = TypeVar("Aux")
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class RunSettings(Protocol):
+    """What a backend may read of the algorithm's configuration; it is a whole ``AlgorithmConfig``."""
+
+    @property
+    def model(self) -> Mapping[str, object]:
+        """Plain settings of the networks."""
+
+
+class NetworkSpec(Protocol):
+    """What a backend reads of an ``RLModuleSpec`` when it adapts a network of its framework."""
+
+    @property
+    def module_class(self) -> object:
+        """The network, its class or a function that makes one."""
+
+    @property
+    def observation_space(self) -> AnySpace | None:
+        """What it sees."""
+
+    @property
+    def action_space(self) -> AnySpace | None:
+        """What it answers."""
+
+    @property
+    def model(self) -> Mapping[str, object]:
+        """Plain settings of the networks."""
+
+
+class OptimizerRule(Protocol):
+    """What a backend reads of ``learner_core.maths.optimizers.OptimizerSpec``."""
+
+    @property
+    def kind(self) -> str:
+        """``"adam"``, ``"adamw"``, ``"sgd"`` or ``"rmsprop"``."""
+
+    @property
+    def hyper(self) -> Mapping[str, Any]:
+        """Its constants, by Torch's names."""
+
+    def update(
+        self,
+        xp: Namespace,
+        *,
+        params: Array,
+        gradients: Array,
+        slots: Mapping[str, Array],
+        lr: Array,
+        corrections: Sequence[Array],
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """One step: new parameters and new slots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +137,8 @@ class BackendFacts:
 
 
 def loss_groups(
-    losses: Mapping[str, Any], params: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Mapping[str, list[str]]]
-) -> list[tuple[Any, list[tuple[str, str]]]]:
+    losses: Mapping[str, Loss], params: Params, groups: Groups
+) -> list[tuple[Array, list[tuple[str, str]]]]:
     """Which scalar is differentiated by which parameters: for backends' ``gradients``.
 
     Args:
@@ -69,8 +153,8 @@ def loss_groups(
     Raises:
         ConfigError: a loss for an optimizer that is not registered.
     """
-    pairs: list[tuple[Any, list[tuple[str, str]]]] = []
-    total: Any = None
+    pairs: list[tuple[Array, list[tuple[str, str]]]] = []
+    total: Array = None
     names: list[tuple[str, str]] = []
     for mid, loss in losses.items():
         if not isinstance(loss, Mapping):
@@ -96,7 +180,7 @@ class PythonLoop:
     def __init__(self, body: Body) -> None:
         self._body = body
 
-    def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    def __call__(self, carry: ArrayDict, inputs: ArrayDict, start: int, stop: int) -> ArrayDict:
         arrays = {name: value for name, value in inputs.items() if name != "sizes"}
         for s in range(start, stop):
             sizes = {mid: rows[s] for mid, rows in inputs["sizes"].items()}
@@ -107,14 +191,12 @@ class PythonLoop:
 class PythonSplitLoop:
     """As :class:`PythonLoop`, for several learners: each step's gradients are summed over all of them."""
 
-    def __init__(
-        self, gradient: Callable[..., Any], apply: Callable[..., dict[str, Any]], reduce: Callable[[Any], Any]
-    ) -> None:
+    def __init__(self, gradient: Gradient, apply: Body, reduce: Reduce) -> None:
         self._gradient = gradient
         self._apply = apply
         self._reduce = reduce
 
-    def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    def __call__(self, carry: ArrayDict, inputs: ArrayDict, start: int, stop: int) -> ArrayDict:
         arrays = {name: value for name, value in inputs.items() if name != "sizes"}
         for s in range(start, stop):
             sizes = {mid: rows[s] for mid, rows in inputs["sizes"].items()}
@@ -138,7 +220,7 @@ class Backend:
     """
 
     name: ClassVar[str]
-    xp: Any
+    xp: Namespace
     #: Backends without gradients serve environment runners and policies only.
     trains: ClassVar[bool] = True
     #: Whether reading a value of an array in an uncompiled step costs next to nothing: nothing runs ahead of Python.
@@ -154,20 +236,20 @@ class Backend:
 
     # -------------------------------------------------------------- what every backend implements
 
-    def from_numpy(self, tree: Tree) -> Tree:
+    def from_numpy(self, tree: ArrayTree) -> ArrayTree:
         """The tree (dicts of numpy arrays) as device arrays that share no memory with it."""
         raise NotImplementedError
 
-    def to_numpy(self, tree: Tree) -> Tree:
+    def to_numpy(self, tree: ArrayTree) -> ArrayTree:
         """The tree as numpy arrays that share no memory with it. The only place that waits for the device."""
         raise NotImplementedError
 
     def gradients(
         self,
-        loss_fn: Callable[[Any], tuple[dict[str, Any], Any]],
-        params: Mapping[str, Mapping[str, Any]],
-        groups: Mapping[str, Mapping[str, list[str]]],
-    ) -> tuple[dict[str, dict[str, Any]], Any]:
+        loss_fn: Callable[[dict[str, ArrayDict]], tuple[Mapping[str, Loss], Aux]],
+        params: Params,
+        groups: Groups,
+    ) -> tuple[dict[str, ArrayDict], Aux]:
         """Differentiate one forward pass, each loss by its own parameters only.
 
         Args:
@@ -183,11 +265,11 @@ class Backend:
 
     # -------------------------------------------------------------- defaults
 
-    def view_numpy(self, tree: Tree) -> Tree:
+    def view_numpy(self, tree: ArrayTree) -> ArrayTree:
         """The tree as numpy arrays to be read at once and not kept: they may share its memory. By default copies."""
         return self.to_numpy(tree)
 
-    def adopt_numpy(self, array: np.ndarray) -> Any:
+    def adopt_numpy(self, array: np.ndarray) -> Array:
         """A device array of a numpy array that nobody else holds: it may keep the memory. By default it copies."""
         return self.from_numpy({"x": array})["x"]
 
@@ -202,7 +284,7 @@ class Backend:
         """
         return contextlib.nullcontext([])
 
-    def recording(self) -> contextlib.AbstractContextManager[Any]:
+    def recording(self) -> contextlib.AbstractContextManager[object]:
         """Entered where arrays are made that are trained later, whatever mode the caller's own code runs in."""
         return contextlib.nullcontext()
 
@@ -224,18 +306,18 @@ class Backend:
             if not any(found for _, found in own):
                 self.unreached.append([name for name, _ in own])
 
-    def scope(self) -> contextlib.AbstractContextManager[Any]:
+    def scope(self) -> contextlib.AbstractContextManager[object]:
         """Entered around every step: arrays that ``xp`` makes from nothing belong on this backend's device."""
         return contextlib.nullcontext()
 
-    def compile_after(self, config: Any) -> int | None:
+    def compile_after(self, config: RunSettings) -> int | None:
         """With ``compile=None``: after how many minibatch steps of a run compiling pays; ``None``: never.
 
         The count is part of the state, so a resumed run compiles at the same step as one that never stopped.
         """
         return None
 
-    def make_loop(self, body: Body, *, example: tuple[dict[str, Any], dict[str, Any]], config: Any) -> Loop:
+    def make_loop(self, body: Body, *, example: tuple[ArrayDict, ArrayDict], config: RunSettings) -> Loop:
         """A compiled loop over ``body``. Any exception means that the body cannot be compiled.
 
         Args:
@@ -248,7 +330,7 @@ class Backend:
         """
         raise CompileError(f"backend {self.name!r} does not compile; use compile=None or compile=False")
 
-    def adapt_module(self, spec: Any) -> Any:
+    def adapt_module(self, spec: NetworkSpec) -> Any:
         """An RLModule around a network of this backend's framework.
 
         Args:
@@ -262,7 +344,7 @@ class Backend:
             "networks of a framework"
         )
 
-    def export_policy(self, policy: Any, path: Any) -> None:
+    def export_policy(self, policy: Any, path: Path) -> None:
         """Write a policy as a file of this framework's own, which needs nothing of ours to be read.
 
         Args:
@@ -274,7 +356,7 @@ class Backend:
         """
         raise ConfigError(f"backend {self.name!r} exports no policies")
 
-    def export_weights(self, arrays: Mapping[str, np.ndarray], path: Any) -> None:
+    def export_weights(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
         """Write named arrays as a file of this framework's own.
 
         Args:
@@ -286,18 +368,18 @@ class Backend:
         """
         raise ConfigError(f"backend {self.name!r} exports no weights")
 
-    def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile_function(self, function: Function) -> Function:
         """A forward pass made fast for repeated calls without gradients; by default the function itself."""
         return function
 
     def make_split_loop(
         self,
-        gradient: Callable[..., Any],
-        apply: Callable[..., dict[str, Any]],
-        reduce: Callable[[Any], Any],
+        gradient: Gradient,
+        apply: Body,
+        reduce: Reduce,
         *,
-        example: tuple[dict[str, Any], dict[str, Any]],
-        config: Any,
+        example: tuple[ArrayDict, ArrayDict],
+        config: RunSettings,
     ) -> Loop:
         """A compiled loop for several learners: gradients, one sum over the learners, the rest of the step.
 
@@ -324,21 +406,21 @@ class Backend:
         """
         return None
 
-    def squared_norm(self, vector: Any) -> Any:
+    def squared_norm(self, vector: Array) -> Array:
         """Sum of the squares of a flat vector, 0-d; a backend may spare itself the vector of squares."""
         return self.xp.sum(self.xp.square(vector))
 
     def optimizer_update(
         self,
-        spec: Any,
+        spec: OptimizerRule,
         *,
-        params: Any,
-        gradients: Any,
-        slots: Mapping[str, Any],
-        lr: Any,
-        corrections: list[Any],
-        clip: Callable[[Any], Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
+        params: Array,
+        gradients: Array,
+        slots: Mapping[str, Array],
+        lr: Array,
+        corrections: list[Array],
+        clip: Callable[[Array], Array] | None = None,
+    ) -> tuple[Array, ArrayDict]:
         """One optimizer step on flat vectors; a backend may offer a fused kernel for the same maths.
 
         Args:
@@ -361,14 +443,15 @@ class Backend:
         return new, dict(new_slots)
 
     @property
-    def float_dtype(self) -> Any:
+    def float_dtype(self) -> DType:
         """dtype of parameters and losses in this backend."""
         return self.xp.float64 if self.precision == "float64" else self.xp.float32
 
     @property
-    def compute_dtype(self) -> Any:
+    def compute_dtype(self) -> DType | None:
         """The narrower dtype that modules compute in, or ``None``."""
-        return self.xp.bfloat16 if self.precision == "bfloat16" else None
+        xp: Any = self.xp  # that of a backend with this precision has the dtype, too
+        return xp.bfloat16 if self.precision == "bfloat16" else None
 
     def check_precision(self, supported: tuple[str, ...] = ("float32", "float64", "bfloat16")) -> None:
         """Refuse a precision this backend does not have.

@@ -35,7 +35,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .nested import map_tree
 
-__all__ = ["Array", "Axis", "DType", "Namespace", "Shape", "map_tree"]
+__all__ = ["Array", "Axis", "DType", "Namespace", "Operand", "Shape", "map_tree"]
 
 Array: TypeAlias = Any
 """An array of the namespace at hand: ``numpy.ndarray``, ``torch.Tensor``, ``tf.Tensor``, ..."""
@@ -49,6 +49,8 @@ ArrayTree: TypeAlias = Any
 Columns: TypeAlias = Mapping[str, ArrayTree]
 #: What a module answers, by name.
 Outputs: TypeAlias = dict[str, ArrayTree]
+Operand: TypeAlias = Any
+"""What an elementwise function takes: an array, or a Python number beside one."""
 Axis: TypeAlias = builtins.int | tuple[builtins.int, ...] | None
 """One axis, several, or ``None`` for all."""
 Shape: TypeAlias = builtins.int | Sequence[builtins.int]
@@ -73,7 +75,7 @@ class Namespace(Protocol):
 
     # ---- creation and conversion ------------------------------------------------------------------------------------
 
-    def asarray(self, x: Any, /, dtype: DType = None) -> Array:
+    def asarray(self, x: object, /, dtype: DType = None) -> Array:
         """Turn arrays of the namespace, numpy arrays, numbers and nested lists of numbers into an array.
 
         Args:
@@ -93,7 +95,7 @@ class Namespace(Protocol):
         """An array of ones, float32 unless told otherwise."""
         ...
 
-    def full(self, shape: Shape, value: Any, /, dtype: DType = ...) -> Array:
+    def full(self, shape: Shape, value: Operand, /, dtype: DType = ...) -> Array:
         """An array filled with ``value`` (a number or a 0-d array), float32 unless told otherwise."""
         ...
 
@@ -105,7 +107,7 @@ class Namespace(Protocol):
         """Ones of ``x``'s shape and, unless ``dtype`` is given, dtype."""
         ...
 
-    def full_like(self, x: Array, value: Any, /, dtype: DType = None) -> Array:
+    def full_like(self, x: Array, value: Operand, /, dtype: DType = None) -> Array:
         """``value`` (a number or a 0-d array) in ``x``'s shape and, unless ``dtype`` is given, dtype."""
         ...
 
@@ -203,19 +205,19 @@ class Namespace(Protocol):
         """``x`` where positive, else ``negative_slope * x`` (the slope's derivative at 0)."""
         ...
 
-    def pow(self, x: Array, y: Any, /) -> Array:
+    def pow(self, x: Array, y: Operand, /) -> Array:
         """``x`` to the power ``y``; either may be a Python number."""
         ...
 
-    def maximum(self, x: Any, y: Any, /) -> Array:
+    def maximum(self, x: Operand, y: Operand, /) -> Array:
         """Elementwise larger of two, at least one an array; at a tie each gets half of the gradient. NaN wins."""
         ...
 
-    def minimum(self, x: Any, y: Any, /) -> Array:
+    def minimum(self, x: Operand, y: Operand, /) -> Array:
         """Elementwise smaller of two, at least one an array; at a tie each gets half of the gradient. NaN wins."""
         ...
 
-    def clip(self, x: Array, /, lo: Any = None, hi: Any = None) -> Array:
+    def clip(self, x: Array, /, lo: Operand = None, hi: Operand = None) -> Array:
         """Clamp into ``[lo, hi]``; the derivative is 1 inside and at the bounds, 0 outside.
 
         Args:
@@ -228,7 +230,7 @@ class Namespace(Protocol):
         """
         ...
 
-    def where(self, condition: Array, x: Any, y: Any, /) -> Array:
+    def where(self, condition: Array, x: Operand, y: Operand, /) -> Array:
         """``x`` where ``condition`` (bool) holds, else ``y``; all three broadcast, ``x`` and ``y`` may be numbers.
 
         The branch not taken still takes part in the backward pass: where its derivative is not finite the result's is
@@ -437,7 +439,7 @@ class Namespace(Protocol):
         """``[..., n]`` with a one at each index of ``x`` (integers); an index outside ``0 .. n - 1`` gives zeros."""
         ...
 
-    def dropout(self, x: Array, rate: Any, noise_uniform: Array, /) -> Array:
+    def dropout(self, x: Array, rate: Operand, noise_uniform: Array, /) -> Array:
         """Zero each element with probability ``rate`` and scale the others by ``1 / (1 - rate)``.
 
         Args:
@@ -457,8 +459,13 @@ class Namespace(Protocol):
         ...
 
     def scan(
-        self, f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, /, reverse: builtins.bool = False
-    ) -> tuple[Any, Any]:
+        self,
+        f: Callable[[ArrayTree, ArrayTree], tuple[ArrayTree, ArrayTree]],
+        init: ArrayTree,
+        xs: ArrayTree,
+        /,
+        reverse: builtins.bool = False,
+    ) -> tuple[ArrayTree, ArrayTree]:
         """Carry a value along the leading axis: ``carry, ys[t] = f(carry, xs[t])``.
 
         Args:

@@ -12,7 +12,7 @@ import pytest
 
 from learner_core.cli import plugins as command
 from learner_core.cli.main import main
-from learner_core.plugins import discovery, manager
+from learner_core.plugins import claims, registry
 
 from support.hostile_plugins import CASES, DEADLY, GOOD, Hostile, install
 
@@ -23,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("hostile")
     install(place, deadly=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(discovery, "_INDEX", discovery._Index())
-        patch.setattr(manager, "_MANAGER", None)
+        patch.setattr(claims, "INDEX", claims.Index())
+        patch.setattr(registry, "_MANAGER", None)
         patch.syspath_prepend(str(place))
         yield place
 

@@ -14,7 +14,7 @@ from learner_core.backend import BackendFacts, FileFormat
 from learner_core.exporting.export import export
 from learner_core.exporting.formats import default_suffix, export_formats
 from learner_core.group.collectives import load_collective
-from learner_core.plugins import discovery
+from learner_core.plugins import claims, discovery
 from learner_core.plugins.hookspecs import hookimpl
 from learner_core.sampling.numpy_backend import NumpyBackend
 from learner_core.state.files import save_state
@@ -54,7 +54,7 @@ class _Silent:
 
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "_INDEX", discovery._Index())
+    monkeypatch.setattr(claims, "INDEX", claims.Index())
 
 
 FACTS = BackendFacts(collectives={"torch": "json.tool"}, exports={"names": FileFormat(weights=(".names",))})

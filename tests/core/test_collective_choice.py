@@ -13,7 +13,7 @@ from learner_core.backend import BackendFacts
 from learner_core.group.collectives import choose_collective
 from learner_core.group.horovod import plugin as horovod_plugin
 from learner_core.group.horovod.tools import Target
-from learner_core.plugins import discovery
+from learner_core.plugins import claims, discovery
 from learner_core.plugins.hookspecs import hookimpl
 from learner_core.sampling.numpy_backend import NumpyBackend
 from learner_core_algorithms import PPOConfig
@@ -63,7 +63,7 @@ class _Ring:
 
 @pytest.fixture(autouse=True)
 def index(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "_INDEX", discovery._Index())
+    monkeypatch.setattr(claims, "INDEX", claims.Index())
 
 
 def _installed(monkeypatch: pytest.MonkeyPatch, version: str | None, folder: Path | None = None) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import learner_core as lc
 from learner_core import BackendNotInstalledError, PluginError, PluginNotFoundError
-from learner_core.plugins import discovery, manager
+from learner_core.plugins import claims, discovery, loading, manager, registry
 from learner_core.plugins.hookspecs import hookimpl
 
 Install = Callable[..., None]
@@ -47,8 +47,8 @@ def learner_core_algorithm():
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Put a distribution with entry points and one module on the path."""
-    monkeypatch.setattr(discovery, "_INDEX", discovery._Index())
-    monkeypatch.setattr(manager, "_MANAGER", None)
+    monkeypatch.setattr(claims, "INDEX", claims.Index())
+    monkeypatch.setattr(registry, "_MANAGER", None)
     before = set(sys.modules)
 
     def put(distribution: str, points: dict[str, str], module: str = "", source: str = "") -> None:
@@ -121,8 +121,8 @@ def test_our_own_plugins_say_what_they_need() -> None:
     needs |= {("launchers", "ray"): ("ray",), ("collectives", "horovod"): ("horovod",)}
     needs |= {("collectives", "torch"): ("torch",)}
     for (group, name), modules in needs.items():
-        (entry,) = [one for one in discovery._entries(f"learner_core.{group}") if one.name == name]
-        assert discovery._declared(entry.value, "REQUIRES") == modules
+        (entry,) = [one for one in claims.entries_of(f"learner_core.{group}") if one.name == name]
+        assert loading.declared_in(entry.value, "REQUIRES") == modules
 
 
 def test_a_backend_of_another_distribution(install: Install) -> None:
@@ -311,8 +311,8 @@ def test_installed_listeners_are_told_and_broken_ones_left_out(install: Install)
     install("toy-bad", {"plugins:bad": "toy_bad"}, "toy_bad", "1 / 0")
     install("toy-good", {"plugins:listener": "toy_listener"}, "toy_listener", LISTENER)
     with pytest.warns(manager.PluginQuarantineWarning, match="left out: plugin 'bad' of toy-bad"):
-        pm = manager.get_manager()
-    assert manager.get_manager() is pm
+        pm = registry.get_manager()
+    assert registry.get_manager() is pm
     manager.notify(pm, "learner_update_end", update=7, timesteps={}, results={}, rank=0)
     assert sys.modules["toy_listener"].CALLS == [7]
     assert pm.distributions["listener"] == "toy-good" and "bad" in pm.quarantined
@@ -322,7 +322,7 @@ def test_a_backend_that_listens_is_told_once_it_is_loaded(install: Install) -> N
     source = TOY_BACKEND + LISTENER
     install("toy-dist", {"backends:toy": "toy_both", "plugins:toy": "toy_both"}, "toy_both", source)
     install("toy-two", {"backends:other": "toy_two"}, "toy_two", source)
-    pm = manager.get_manager()
+    pm = registry.get_manager()
     discovery.load("learner_core.backends", "toy")
     discovery.load("learner_core.backends", "other")
     manager.notify(pm, "learner_update_end", update=1, timesteps={}, results={}, rank=0)

@@ -14,7 +14,7 @@ import pytest
 
 import learner_core as lc
 from learner_core import PluginError
-from learner_core.plugins import discovery, manager
+from learner_core.plugins import claims, discovery, manager, registry
 from learner_core.plugins.containment import EscapedError, contained, said, shown
 from learner_core.plugins.hookspecs import hookimpl
 
@@ -29,8 +29,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Hostile
     folder = tmp_path_factory.mktemp("hostile")
     cases = install(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(discovery, "_INDEX", discovery._Index())
-        patch.setattr(manager, "_MANAGER", None)
+        patch.setattr(claims, "INDEX", claims.Index())
+        patch.setattr(registry, "_MANAGER", None)
         patch.syspath_prepend(str(folder))
         before = set(sys.modules)
         yield cases
@@ -100,7 +100,7 @@ def test_the_others_work(installed: list[Hostile], name: str) -> None:
 def test_listeners_that_fail_are_left_out_or_quarantined_and_the_good_one_is_told(installed: list[Hostile]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pm = manager.get_manager()
+        pm = registry.get_manager()
         for update in range(3):
             manager.notify(pm, "learner_update_begin", update=update, timesteps={}, num_rows={}, rank=0)
             manager.notify(pm, "learner_update_end", update=update, timesteps={}, results={}, rank=0)

@@ -16,7 +16,7 @@ import pytest
 import learner_core as lc
 from learner_core.cli.main import main
 from learner_core.config.trust import Trust
-from learner_core.plugins import discovery
+from learner_core.plugins import claims, discovery
 
 from support.hostile import Lair, make_lair
 
@@ -206,7 +206,7 @@ def test_registered_environments_need_no_trust(env: str) -> None:
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Put a distribution on the path that registers a collective; files are {path: source}."""
-    monkeypatch.setattr(discovery, "_INDEX", discovery._Index())
+    monkeypatch.setattr(claims, "INDEX", claims.Index())
     before = set(sys.modules)
 
     def put(module: str, files: dict[str, str]) -> Path:

@@ -19,7 +19,7 @@ from learner_core.errors import PluginNotFoundError
 from learner_core.group import launchers
 from learner_core.group.launchers import load_launcher
 from learner_core.group.learner_group import LearnerGroup
-from learner_core.plugins import discovery
+from learner_core.plugins import claims, discovery
 
 from .conftest import ppo_config
 from support import toy_launcher
@@ -32,7 +32,7 @@ Make = Callable[..., LearnerGroup]
 def toy() -> Iterator[None]:
     discovery.register("learner_core.launchers", "toy", toy_launcher)
     yield
-    discovery._INDEX.here["learner_core.launchers"].clear()
+    claims.INDEX.here["learner_core.launchers"].clear()
 
 
 def test_the_built_in_launchers_come_through_the_same_door() -> None:

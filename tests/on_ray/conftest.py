@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 
 from learner_core.group.learner_group import LearnerGroup
 from learner_core.plugins.hookspecs import hookimpl
-from learner_core.plugins.manager import get_manager
+from learner_core.plugins.registry import get_manager
 from learner_core_algorithms import PPOConfig
 
 from support.learners import OBS, flat_state

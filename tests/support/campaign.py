@@ -32,7 +32,7 @@ from gymnasium.spaces import Discrete
 import learner_core as lc
 from learner_core.group.shared_batch import Segment
 from learner_core.plugins.hookspecs import hookimpl
-from learner_core.plugins.manager import get_manager
+from learner_core.plugins.registry import get_manager
 from learner_core.state.files import load_state
 from learner_core_algorithms import PPOConfig
 

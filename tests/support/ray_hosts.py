@@ -18,7 +18,7 @@ from gymnasium.spaces import Discrete
 
 import learner_core as lc
 from learner_core.plugins.hookspecs import hookimpl
-from learner_core.plugins.manager import get_manager
+from learner_core.plugins.registry import get_manager
 from learner_core_algorithms import IMPALAConfig, PPOConfig
 
 from support.hosts import Host, Network

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import tensorflow as tf
 
@@ -39,7 +38,7 @@ class HorovodCollective(HorovodRank):
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._functions: dict[tuple[str, str, int], Callable[[Any], Any]] = {}
+        self._functions: dict[tuple[str, str, int], Callable[[tf.Tensor], tf.Tensor]] = {}
 
     def prepare(self) -> None:
         try:
@@ -56,20 +55,20 @@ class HorovodCollective(HorovodRank):
             )
         self._hvd = hvd
 
-    def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
+    def allreduce_flat_(self, flat: tf.Tensor, *, name: str = "flat_grad") -> tf.Tensor:
         return self._call("allreduce", flat, name, 0)
 
-    def broadcast(self, flat: Any, *, root: int = 0, name: str = "flat") -> Any:
+    def broadcast(self, flat: tf.Tensor, *, root: int = 0, name: str = "flat") -> tf.Tensor:
         return self._call("broadcast", flat, name, root)
 
     def barrier(self) -> None:
         with tf.device(self._device):
             self.allreduce_flat_(tf.zeros(1), name="barrier")
 
-    def _call(self, kind: str, flat: Any, name: str, root: int) -> Any:
+    def _call(self, kind: str, flat: tf.Tensor, name: str, root: int) -> tf.Tensor:
         from horovod.tensorflow import mpi_ops
 
-        def operation(x: Any) -> Any:
+        def operation(x: tf.Tensor) -> tf.Tensor:
             wire = f"{kind}.{name}"
             if kind == "allreduce":
                 return mpi_ops._allreduce(x, name=wire, op=mpi_ops.Sum, ignore_name_scope=True)

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
-from learner_core.backend import Body
+from learner_core.backend import ArrayDict, Body, Gradient, Reduce
 from learner_core.errors import LearnerGroupError
 
 __all__ = ["CompiledLoop", "SplitLoop", "traced"]
 
 
-def traced(function: Callable[..., Any], *, jit_compile: bool | None = None) -> Any:
+def traced(
+    function: Callable[..., object], *, jit_compile: bool | None = None
+) -> tf.types.experimental.PolymorphicFunction:
     """A ``tf.function`` whose traces TensorFlow counts apart from those of other learners.
 
     It counts by code object, which all learners of a process share, and from the fifth trace on warns of "retracing".
@@ -48,17 +49,17 @@ class CompiledLoop:
     compiled = True
 
     def __init__(
-        self, body: Body, example: tuple[dict[str, Any], dict[str, Any]], *, device: str, xla: bool | None = None
+        self, body: Body, example: tuple[ArrayDict, ArrayDict], *, device: str, xla: bool | None = None
     ) -> None:
         carry, inputs = example
         self._carry_names = list(carry)
         self._input_names = list(inputs)
         self.xla = not _has_convolution(body, carry, inputs) if xla is None else xla
 
-        def loop(start: Any, stop: Any, state: list[Any], fixed: list[Any]) -> list[Any]:
+        def loop(start: tf.Tensor, stop: tf.Tensor, state: list[tf.Tensor], fixed: list[tf.Tensor]) -> list[tf.Tensor]:
             given = dict(zip(self._input_names, fixed, strict=True))
 
-            def advance(step: Any, *now: Any) -> tuple[Any, ...]:
+            def advance(step: tf.Tensor, *now: tf.Tensor) -> tuple[tf.Tensor, ...]:
                 out = body(step, dict(zip(self._carry_names, now, strict=True)), given)
                 return (step + 1, *(tf.ensure_shape(out[name], carry[name].shape) for name in self._carry_names))
 
@@ -77,7 +78,9 @@ class CompiledLoop:
         # that has one small step. It is not public, so it may be missing one day.
         self._call_flat = getattr(concrete, "_call_flat", None)
 
-    def _call(self, start: Any, stop: Any, state: list[Any], fixed: list[Any]) -> list[Any]:
+    def _call(
+        self, start: tf.Tensor, stop: tf.Tensor, state: list[tf.Tensor], fixed: list[tf.Tensor]
+    ) -> list[tf.Tensor]:
         with tf.device(self._device):
             if self._call_flat is None:
                 return list(self._function(start, stop, state, fixed))
@@ -88,7 +91,7 @@ class CompiledLoop:
         """How many times the function was traced; more than one is a defect."""
         return int(self._function.experimental_get_tracing_count())
 
-    def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    def __call__(self, carry: ArrayDict, inputs: ArrayDict, start: int, stop: int) -> ArrayDict:
         state = [carry[name] for name in self._carry_names]
         fixed = [inputs[name] for name in self._input_names]
         first, last = tf.constant(start, tf.int64), tf.constant(stop, tf.int64)
@@ -109,20 +112,20 @@ class SplitLoop(CompiledLoop):
 
     def __init__(
         self,
-        gradient: Callable[..., Any],
-        apply: Callable[..., dict[str, Any]],
-        reduce: Callable[[Any], Any],
-        example: tuple[dict[str, Any], dict[str, Any]],
+        gradient: Gradient,
+        apply: Body,
+        reduce: Reduce,
+        example: tuple[ArrayDict, ArrayDict],
         *,
         device: str,
     ) -> None:
         carry, inputs = example
         names, fixed_names = list(carry), list(inputs)
 
-        def first(step: Any, state: list[Any], fixed: list[Any]) -> Any:
+        def first(step: tf.Tensor, state: list[tf.Tensor], fixed: list[tf.Tensor]) -> tf.Tensor:
             return gradient(step, dict(zip(names, state, strict=True)), dict(zip(fixed_names, fixed, strict=True)))
 
-        def second(step: Any, state: list[Any], fixed: list[Any], flat: Any) -> list[Any]:
+        def second(step: tf.Tensor, state: list[tf.Tensor], fixed: list[tf.Tensor], flat: tf.Tensor) -> list[tf.Tensor]:
             now, given = dict(zip(names, state, strict=True)), dict(zip(fixed_names, fixed, strict=True))
             out = apply(step, now, given, flat)
             return [out[name] for name in names]
@@ -135,14 +138,16 @@ class SplitLoop(CompiledLoop):
             halves = [traced(half, jit_compile=False) for half in (first, second)]
         length = trial.output_shapes
 
-        def body(step: Any, now: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        def body(step: tf.Tensor, now: ArrayDict, given: ArrayDict) -> ArrayDict:
             state, fixed = [now[name] for name in names], [given[name] for name in fixed_names]
             flat = reduce(tf.ensure_shape(halves[0](step, state, fixed), length))
             return dict(zip(names, halves[1](step, state, fixed, flat), strict=True))
 
         super().__init__(body, example, device=device, xla=False)
 
-    def _call(self, start: Any, stop: Any, state: list[Any], fixed: list[Any]) -> list[Any]:
+    def _call(
+        self, start: tf.Tensor, stop: tf.Tensor, state: list[tf.Tensor], fixed: list[tf.Tensor]
+    ) -> list[tf.Tensor]:
         try:
             return super()._call(start, stop, state, fixed)
         except tf.errors.OpError as error:
@@ -151,10 +156,10 @@ class SplitLoop(CompiledLoop):
             raise LearnerGroupError(f"another rank has left the ring: {error.message}") from error
 
 
-def _has_convolution(body: Body, carry: dict[str, Any], inputs: dict[str, Any]) -> bool:
+def _has_convolution(body: Body, carry: ArrayDict, inputs: ArrayDict) -> bool:
     """Whether the step contains a convolution: read off a trace of one step."""
 
-    def one(state: list[Any], fixed: list[Any]) -> list[Any]:
+    def one(state: list[tf.Tensor], fixed: list[tf.Tensor]) -> list[tf.Tensor]:
         out = body(
             tf.constant(0, tf.int64),
             dict(zip(carry, state, strict=True)),

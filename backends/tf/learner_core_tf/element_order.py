@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError
+from learner_core.xp import ArrayTree
 
 from .operations import run, static_value
 
@@ -85,16 +87,16 @@ class Recorded:
         graph: kept, for the tensors' sake.
     """
 
-    operations: list[Any]
+    operations: list[tf.Operation]
     calls: list[LayerCall]
-    inputs: list[Any]
-    outputs: list[tuple[str, Any]]
+    inputs: list[tf.Tensor]
+    outputs: list[tuple[str, tf.Tensor]]
     variables: dict[int, Any]
     captured: dict[int, int]
-    graph: Any
+    graph: tf.Graph
 
 
-def record(network: Any, obs: Any) -> Recorded:
+def record(network: keras.Model, obs: ArrayTree) -> Recorded:
     """Record ``network(obs)``.
 
     Args:
@@ -124,7 +126,7 @@ def read_orders(recorded: Recorded) -> Orders:
     return follower.orders
 
 
-def _named(outputs: Any) -> Iterator[tuple[str, Any]]:
+def _named(outputs: ArrayTree) -> Iterator[tuple[str, tf.Tensor]]:
     if isinstance(outputs, Mapping):
         yield from outputs.items()
     else:
@@ -147,13 +149,13 @@ def _inlined() -> Iterator[None]:
 class LayerCall:
     """One call of a layer: its tensors, and the operations that it recorded."""
 
-    layer: Any
+    layer: layers.Layer
     start: int
     stop: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    inputs: list[Any]
-    outputs: list[Any]
+    inputs: list[tf.Tensor]
+    outputs: list[tf.Tensor]
 
     @property
     def is_whole(self) -> bool:
@@ -162,7 +164,7 @@ class LayerCall:
 
 
 @contextlib.contextmanager
-def _watched(network: Any, calls: list[LayerCall]) -> Iterator[None]:
+def _watched(network: keras.Model, calls: list[LayerCall]) -> Iterator[None]:
     """Note the calls of layers that an order or a proof may have to know as a whole."""
     watched = [layer for layer in network._flatten_layers() if type(layer) in (*_KNOWN, layers.Dense)]
     for layer in watched:
@@ -174,8 +176,8 @@ def _watched(network: Any, calls: list[LayerCall]) -> Iterator[None]:
             object.__delattr__(layer, "call")
 
 
-def _noting(layer: Any, call: Callable[..., Any], calls: list[LayerCall]) -> Callable[..., Any]:
-    def noted(*args: Any, **kwargs: Any) -> Any:
+def _noting(layer: layers.Layer, call: Callable[..., ArrayTree], calls: list[LayerCall]) -> Callable[..., ArrayTree]:
+    def noted(*args: object, **kwargs: object) -> ArrayTree:
         graph = tf.compat.v1.get_default_graph()
         start = len(graph.get_operations())
         outputs = call(*args, **kwargs)
@@ -200,11 +202,11 @@ class _Follower:
         #: A tensor that is a variable as it is, but for its dtype and leading axes of length 1.
         self._variable: dict[int, int] = {}
 
-    def set(self, tensor: Any, state: Tracked) -> None:
+    def set(self, tensor: tf.Tensor, state: Tracked) -> None:
         self.orders.reordered = self.orders.reordered or not _is_plain(state)
         self._states[id(tensor)] = state
 
-    def note_output(self, name: str, tensor: Any) -> None:
+    def note_output(self, name: str, tensor: tf.Tensor) -> None:
         state = self._states.get(id(tensor))
         if isinstance(state, Lost):
             self.orders.outputs[str(name)] = state.reason
@@ -213,7 +215,7 @@ class _Follower:
         elif state is None and not self._learned.get(id(tensor)):
             self.orders.outputs[str(name)] = "it is not computed from observations by operations that can be followed"
 
-    def walk(self, operations: list[Any], calls: list[LayerCall]) -> None:
+    def walk(self, operations: list[tf.Operation], calls: list[LayerCall]) -> None:
         """All operations, in the order in which they were recorded."""
         outermost = {c.start: c for c in sorted(calls, key=lambda c: c.stop) if c.is_whole}
         index = 0
@@ -263,7 +265,7 @@ class _Follower:
 
     # ------------------------------------------------------------------ one operation
 
-    def _operation(self, op: Any) -> None:
+    def _operation(self, op: tf.Operation) -> None:
         states = [self._states.get(id(tensor)) for tensor in op.inputs]
         known = [state for state in states if state is not None]
         if not known:
@@ -285,7 +287,7 @@ class _Follower:
             other = Lost(f"{op.type} ({op.name}): its result has another shape than it should have")
             self.set(tensor, other if misfit else state)
 
-    def _lose(self, op: Any, reason: str) -> list[Tracked]:
+    def _lose(self, op: tf.Operation, reason: str) -> list[Tracked]:
         """The operation's weights stand in places that are not known; what a matrix makes of rows is in order."""
         names = frozenset[int]().union(*(self._learned.get(id(tensor), frozenset()) for tensor in op.inputs))
         for name in names:
@@ -294,7 +296,7 @@ class _Follower:
             return [_fresh(tensor) for tensor in op.outputs]
         return [Lost(reason)] * len(op.outputs)
 
-    def _of_weights(self, op: Any) -> None:
+    def _of_weights(self, op: tf.Operation) -> None:
         if op.type == "ReadVariableOp" and id(op.inputs[0]) in self._captured:
             variable = self._captured[id(op.inputs[0])]
             self._learned[id(op.outputs[0])] = frozenset([variable])
@@ -309,7 +311,7 @@ class _Follower:
 
     # ------------------------------------------------------------------ the rules, by type
 
-    def _follow(self, op: Any, states: list[Tracked | None]) -> list[Tracked]:
+    def _follow(self, op: tf.Operation, states: list[Tracked | None]) -> list[Tracked]:
         known = [state for state in states if isinstance(state, Elements)]
         kind = op.type
         if any(state is _ALIKE for state in known) or not all(t.shape.is_fully_defined() for t in op.outputs):
@@ -356,12 +358,12 @@ class _Follower:
             return [rules.mapped(first, -1, shape[1:-1])[1]]
         return self._unknown(op, known)
 
-    def _unknown(self, op: Any, known: list[Elements]) -> list[Tracked]:
+    def _unknown(self, op: tf.Operation, known: list[Elements]) -> list[Tracked]:
         if not all(map(_is_plain, known)):
             raise NotFollowedError("what it does to elements that have another order channels last is not known")
         return [_fresh(tensor) for tensor in op.outputs]
 
-    def _weights_fit(self, op: Any, known: list[Elements]) -> None:
+    def _weights_fit(self, op: tf.Operation, known: list[Elements]) -> None:
         """Weights that meet elements one by one must meet those that are in order."""
         if op.type not in ELEMENTWISE or all(map(_is_plain, known)):
             return
@@ -372,7 +374,7 @@ class _Follower:
                     reason = f"{op.type} ({op.name}): it is used on elements that have another order channels last"
                     self.orders.reasons.setdefault(name, reason)
 
-    def _columns(self, tensor: Any, axis: int, order: np.ndarray) -> None:
+    def _columns(self, tensor: tf.Tensor, axis: int, order: np.ndarray) -> None:
         """The weight has its entries along an axis, counted from the end, in that order."""
         out_of_order = bool((np.diff(order) < 0).any())
         variable = self._variable.get(id(tensor))
@@ -384,7 +386,7 @@ class _Follower:
         if not np.array_equal(known[1], order):
             raise NotFollowedError("its weight is used on inputs in different orders")
 
-    def _join(self, op: Any, states: list[Tracked | None]) -> Tracked:
+    def _join(self, op: tf.Operation, states: list[Tracked | None]) -> Tracked:
         rank = len(op.outputs[0].shape)
         stacked = op.type == "Pack"
         axis = int(op.get_attr("axis") if stacked else _static(op.inputs[-1])) % rank
@@ -399,7 +401,7 @@ class _Follower:
             parts.append((elements, shape))
         return rules.joined(parts, axis, stacked=stacked)
 
-    def _multiply(self, op: Any, states: list[Tracked | None]) -> Tracked:
+    def _multiply(self, op: tf.Operation, states: list[Tracked | None]) -> Tracked:
         flags = ("transpose_a", "transpose_b") if op.type == "MatMul" else ("adj_x", "adj_y")
         turned = [bool(op.get_attr(flag)) for flag in flags]
         sides = [
@@ -421,7 +423,7 @@ class _Follower:
             return made
         return self._unknown(op, [state for state in states if isinstance(state, Elements)])[0]
 
-    def _convolve(self, op: Any, states: list[Tracked | None]) -> Tracked:
+    def _convolve(self, op: tf.Operation, states: list[Tracked | None]) -> Tracked:
         backwards = op.type == "Conv2DBackpropInput"
         maps, weight = states[2 if backwards else 0], op.inputs[1]
         if op.get_attr("data_format") not in (b"NHWC", b"NDHWC") or not isinstance(maps, Elements):
@@ -443,7 +445,7 @@ def _picked(part: np.ndarray, _: np.ndarray) -> np.ndarray:
     return part
 
 
-def _fresh(tensor: Any) -> Elements:
+def _fresh(tensor: tf.Tensor) -> Elements:
     return rules.fresh(tuple(tensor.shape)) if tensor.shape.is_fully_defined() else _ALIKE
 
 
@@ -451,7 +453,7 @@ def _is_plain(state: Tracked) -> bool:
     return state is _ALIKE or (isinstance(state, Elements) and state.plain)
 
 
-def _picks_along(op: Any, elements: Elements) -> list[int]:
+def _picks_along(op: tf.Operation, elements: Elements) -> list[int]:
     """The axes along which it tells entries apart by their places."""
     ndim = elements.numbers.ndim
     if op.type in ("Transpose", "DepthToSpace", "SpaceToDepth"):
@@ -466,14 +468,14 @@ def _picks_along(op: Any, elements: Elements) -> list[int]:
     return [int(op.get_attr("axis")) % ndim] if op.type == "Unpack" else list(range(ndim))
 
 
-def _static(tensor: Any) -> np.ndarray:
+def _static(tensor: tf.Tensor) -> np.ndarray:
     value = static_value(tensor)
     if value is None:
         raise NotFollowedError("where its elements go depends on data")
     return value
 
 
-def _on_numbers(op: Any, place: int, numbers: np.ndarray) -> list[np.ndarray]:
+def _on_numbers(op: tf.Operation, place: int, numbers: np.ndarray) -> list[np.ndarray]:
     """An operation run on numbers in place of one of its inputs, the others as they are known."""
     inputs = [numbers if index == place else _static(tensor) for index, tensor in enumerate(op.inputs)]
     return [np.asarray(part) for part in run(op, inputs)]

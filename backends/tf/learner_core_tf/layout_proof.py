@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from learner_core.learning import layout_proof as rules
 from learner_core.learning.layout_proof import Nesting, NotProvedError, Within
+from learner_core.xp import ArrayTree
 
 from .element_order import ELEMENTWISE, POOLS, REDUCTIONS, SHAPES, LayerCall, Recorded
 from .operations import run, static_value
@@ -45,7 +46,7 @@ class Proof:
     skipped: str = ""
 
 
-def prove(recorded: Recorded, obs: Any, columns: Mapping[int, tuple[int, np.ndarray]]) -> Proof:
+def prove(recorded: Recorded, obs: ArrayTree, columns: Mapping[int, tuple[int, np.ndarray]]) -> Proof:
     """Run what was recorded in both layouts.
 
     Args:
@@ -72,8 +73,8 @@ def prove(recorded: Recorded, obs: Any, columns: Mapping[int, tuple[int, np.ndar
 class _Both:
     """A tensor's value, its second one, and how its axes are nested."""
 
-    value: Any
-    second: Any
+    value: tf.Tensor
+    second: tf.Tensor
     nesting: Nesting
     within: Within
 
@@ -106,7 +107,7 @@ class _Second:
             other = tf.constant(np.take(made, np.argsort(order), axis)) if turned else value
             self._variables[key] = (value, other)
 
-    def run(self, obs: list[Any]) -> None:
+    def run(self, obs: list[tf.Tensor]) -> None:
         """All operations, in the order in which they were recorded."""
         for tensor, value in zip(self._recorded.inputs, obs, strict=True):
             wide = tf.cast(value, tf.float64) if tensor.dtype.is_floating else tf.cast(value, tensor.dtype)
@@ -151,7 +152,9 @@ class _Second:
         one, other = (tf.cast(value, tf.float64).numpy() for value in (both.value, both.second))
         return rules.agree(one, other, self._tolerance, anywhere=anywhere)
 
-    def _set(self, tensor: Any, value: Any, second: Any, nesting: Nesting, within: Within | None = None) -> None:
+    def _set(
+        self, tensor: tf.Tensor, value: tf.Tensor, second: tf.Tensor, nesting: Nesting, within: Within | None = None
+    ) -> None:
         if tuple(value.shape) != tuple(second.shape):
             raise NotProvedError("an operation's second value has another shape than it should have")
         self._values[id(tensor)] = _Both(value, second, nesting, within or {})
@@ -166,7 +169,7 @@ class _Second:
         for index in (0, 1):
             values = [(v, tf.cast(self._variables[id(v)][index], v.dtype)) for v in layer.variables]
 
-            def given(x: Any, index: int = index) -> Any:
+            def given(x: ArrayTree, index: int = index) -> ArrayTree:
                 if not isinstance(x, tf.Tensor):
                     return x
                 both = self._values.get(id(x))
@@ -190,7 +193,7 @@ class _Second:
 
     # ------------------------------------------------------------------ operations
 
-    def _operation(self, op: Any) -> None:
+    def _operation(self, op: tf.Operation) -> None:
         if op.type == "ReadVariableOp":
             variable = self._recorded.captured.get(id(op.inputs[0]))
             if variable is None:
@@ -231,7 +234,7 @@ class _Second:
         else:
             self._steps.append((f"{op.type} ({op.name})", inputs, list(op.outputs), names))
 
-    def _value(self, tensor: Any, *, second: bool) -> Any:
+    def _value(self, tensor: tf.Tensor, *, second: bool) -> tf.Tensor:
         both = self._values.get(id(tensor))
         if both is not None:
             return both.second if second else both.value
@@ -240,10 +243,10 @@ class _Second:
             raise NotProvedError(f"{tensor.op.type} ({tensor.op.name}): its value is not known")
         return value.astype(np.float64) if tensor.dtype.is_floating else value
 
-    def _run(self, op: Any, inputs: list[Any]) -> list[Any]:
+    def _run(self, op: tf.Operation, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         return run(op, inputs, dtypes=_WIDE)
 
-    def _nested(self, op: Any, inputs: list[Any], known: list[_Both], shape: tuple[int, ...]) -> Nesting:
+    def _nested(self, op: tf.Operation, inputs: list[tf.Tensor], known: list[_Both], shape: tuple[int, ...]) -> Nesting:
         """How the axes of a result are nested channels last."""
         kind, first, ndim = op.type, known[0].nesting, len(shape)
         before = len(inputs[0].shape)
@@ -271,7 +274,7 @@ class _Second:
             return rules.own_order(ndim)
         raise NotProvedError(f"{kind} ({op.name}): how its axes stand channels last is not known")
 
-    def _product(self, op: Any, ndim: int) -> Nesting:
+    def _product(self, op: tf.Operation, ndim: int) -> Nesting:
         flags = ("transpose_a", "transpose_b") if op.type == "MatMul" else ("adj_x", "adj_y")
         sides: list[Nesting] = []
         for tensor, flag in zip(op.inputs, flags, strict=True):
@@ -285,7 +288,7 @@ class _Second:
             shape[-2:] = shape[:-3:-1] if op.get_attr(flag) else shape[-2:]
         return rules.multiplied(sides[0], sides[1], (shapes[0], shapes[1]))
 
-    def _sliced(self, op: Any, nesting: Nesting, ndim: int) -> Nesting:
+    def _sliced(self, op: tf.Operation, nesting: Nesting, ndim: int) -> Nesting:
         if nesting == rules.own_order(len(nesting)):
             return rules.own_order(ndim)
         new, gone = op.get_attr("new_axis_mask"), op.get_attr("shrink_axis_mask")
@@ -296,7 +299,7 @@ class _Second:
             nesting = rules.inserted(nesting, axis)
         return nesting
 
-    def _static(self, tensor: Any) -> np.ndarray:
+    def _static(self, tensor: tf.Tensor) -> np.ndarray:
         value = static_value(tensor)
         if value is None:
             raise NotProvedError(f"{tensor.op.name}: its value is not known")

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+
+from learner_core.xp import Array
 
 __all__ = ["Weight", "reordered", "weights_of"]
 
@@ -30,11 +33,15 @@ class Weight:
         buffer: it changes without a gradient.
     """
 
-    variable: Any
+    variable: keras.Variable
     names: tuple[str, ...]
-    to_keras: Callable[..., Any]
+    to_keras: Callable[..., tf.Tensor]
     to_canonical: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     buffer: bool = False
+
+
+LayerWeights: TypeAlias = tuple[list[Weight], str]
+"""A layer's weights, and why they cannot move to another framework, or ""."""
 
 
 def reordered(weight: Weight, axis: int, order: np.ndarray) -> Weight:
@@ -52,7 +59,7 @@ def reordered(weight: Weight, axis: int, order: np.ndarray) -> Weight:
     )
 
 
-def weights_of(layer: Any) -> tuple[list[Weight], str] | None:
+def weights_of(layer: layers.Layer) -> LayerWeights | None:
     """The weights of a layer whose layout is known.
 
     Returns:
@@ -64,11 +71,11 @@ def weights_of(layer: Any) -> tuple[list[Weight], str] | None:
     return None
 
 
-def _same(variable: Any, name: str, *, buffer: bool = False) -> Weight:
+def _same(variable: keras.Variable, name: str, *, buffer: bool = False) -> Weight:
     return Weight(variable, (name,), lambda value: value, lambda value: (value,), buffer)
 
 
-def _moved(variable: Any, name: str, to_keras: tuple[int, ...]) -> Weight:
+def _moved(variable: keras.Variable, name: str, to_keras: tuple[int, ...]) -> Weight:
     """A variable whose axes are the canonical ones, reordered by ``to_keras``."""
     back = tuple(int(axis) for axis in np.argsort(to_keras))
     return Weight(
@@ -76,28 +83,28 @@ def _moved(variable: Any, name: str, to_keras: tuple[int, ...]) -> Weight:
     )
 
 
-def _with_bias(layer: Any, weight: Weight) -> list[Weight]:
+def _with_bias(layer: layers.Layer, weight: Weight) -> list[Weight]:
     return [weight, _same(layer.bias, "bias")] if layer.use_bias else [weight]
 
 
-def _dense(layer: Any) -> tuple[list[Weight], str]:
+def _dense(layer: layers.Layer) -> LayerWeights:
     return _with_bias(layer, _moved(layer._kernel, "weight", (1, 0))), ""
 
 
-def _convolution(layer: Any) -> tuple[list[Weight], str]:
+def _convolution(layer: layers.Layer) -> LayerWeights:
     axes = (2, 1, 0) if layer.rank == 1 else (2, 3, 1, 0)
     return _with_bias(layer, _moved(layer._kernel, "weight", axes)), _why_not_convolution(layer)
 
 
-def _transposed(layer: Any) -> tuple[list[Weight], str]:
+def _transposed(layer: layers.Layer) -> LayerWeights:
     # Keras [h, w, out, in], Torch [in, out, h, w].
     return _with_bias(layer, _moved(layer.kernel, "weight", (2, 3, 1, 0))), _why_not_convolution(layer)
 
 
-def _depthwise(layer: Any) -> tuple[list[Weight], str]:
+def _depthwise(layer: layers.Layer) -> LayerWeights:
     height, width, channels, multiplier = layer.kernel.shape
 
-    def to_keras(value: Any) -> Any:  # [channels * multiplier, 1, h, w]
+    def to_keras(value: Array) -> Array:  # [channels * multiplier, 1, h, w]
         return tf.transpose(tf.reshape(value, (channels, multiplier, height, width)), (2, 3, 0, 1))
 
     def to_canonical(value: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -106,7 +113,7 @@ def _depthwise(layer: Any) -> tuple[list[Weight], str]:
     return _with_bias(layer, Weight(layer.kernel, ("weight",), to_keras, to_canonical)), _why_not_convolution(layer)
 
 
-def _why_not_convolution(layer: Any) -> str:
+def _why_not_convolution(layer: layers.Layer) -> str:
     if layer.data_format == "channels_first":
         return "data_format='channels_first'"
     if layer.padding == "same" and max(layer.strides) > 1:
@@ -114,18 +121,18 @@ def _why_not_convolution(layer: Any) -> str:
     return ""
 
 
-def _embedding(layer: Any) -> tuple[list[Weight], str]:
+def _embedding(layer: layers.Layer) -> LayerWeights:
     return [_same(layer._embeddings, "weight")], ""
 
 
-def _layer_norm(layer: Any) -> tuple[list[Weight], str]:
+def _layer_norm(layer: layers.Layer) -> LayerWeights:
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     reason = "" if len(axes) == 1 else "LayerNormalization over several axes"
     weights = [_same(layer.gamma, "weight")] if layer.gamma is not None else []
     return weights + ([_same(layer.beta, "bias")] if layer.beta is not None else []), reason
 
 
-def _batch_norm(layer: Any) -> tuple[list[Weight], str]:
+def _batch_norm(layer: layers.Layer) -> LayerWeights:
     weights = [_same(layer.gamma, "weight")] if layer.scale else []
     weights += [_same(layer.beta, "bias")] if layer.center else []
     weights.append(_same(layer.moving_mean, "running_mean", buffer=True))
@@ -133,11 +140,11 @@ def _batch_norm(layer: Any) -> tuple[list[Weight], str]:
     return weights, "" if bool(layer.scale) == bool(layer.center) else "scale without center, or the other way round"
 
 
-def _recurrent(layer: Any, suffix: str = "") -> tuple[list[Weight], str]:
+def _recurrent(layer: layers.Layer, suffix: str = "") -> LayerWeights:
     return _cell_weights(layer.cell, f"_l0{suffix}"), _why_not_backwards(layer) or _why_not_cell(layer.cell)
 
 
-def _stack(layer: Any) -> tuple[list[Weight], str] | None:
+def _stack(layer: layers.Layer) -> LayerWeights | None:
     """``RNN([LSTMCell(8), LSTMCell(8)])``, which is Torch's LSTM of two layers; over other cells: not known."""
     cells = layer.cell.cells if isinstance(layer.cell, layers.StackedRNNCells) else [layer.cell]
     kinds = {type(cell) for cell in cells}
@@ -149,23 +156,23 @@ def _stack(layer: Any) -> tuple[list[Weight], str] | None:
     return [weight for index, cell in enumerate(cells) for weight in _cell_weights(cell, f"_l{index}")], reason
 
 
-def _cell(cell: Any) -> tuple[list[Weight], str]:
+def _cell(cell: layers.Layer) -> LayerWeights:
     return _cell_weights(cell, ""), _why_not_cell(cell)
 
 
-def _cell_weights(cell: Any, ending: str) -> list[Weight]:
+def _cell_weights(cell: layers.Layer, ending: str) -> list[Weight]:
     is_gru = type(cell) is layers.GRUCell
     # GRU gates: Keras z r h, Torch r z n; swapping the first two is its own inverse.
     order = [1, 0, 2] if is_gru else [0, 1, 2, 3]
     size = cell.units
 
-    def gates(value: Any) -> Any:
+    def gates(value: Array) -> Array:
         if not is_gru:
             return value
         parts = [value[gate * size : (gate + 1) * size] for gate in order]
         return np.concatenate(parts, 0) if isinstance(value, np.ndarray) else tf.concat(parts, 0)
 
-    def matrix(variable: Any, name: str) -> Weight:
+    def matrix(variable: keras.Variable, name: str) -> Weight:
         return Weight(variable, (name,), lambda v: tf.transpose(gates(v)), lambda v: (gates(v.T),))
 
     names = [f"{name}{ending}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
@@ -191,18 +198,18 @@ def _cell_weights(cell: Any, ending: str) -> list[Weight]:
     return weights
 
 
-def _why_not_backwards(layer: Any) -> str:
+def _why_not_backwards(layer: layers.Layer) -> str:
     return "go_backwards=True outside Bidirectional" if layer.go_backwards else ""
 
 
-def _why_not_cell(cell: Any) -> str:
+def _why_not_cell(cell: layers.Layer) -> str:
     if type(cell) is layers.GRUCell and not cell.reset_after:
         return "GRU with reset_after=False"
     names = (getattr(cell.activation, "__name__", ""), getattr(cell.recurrent_activation, "__name__", ""))
     return "" if names == ("tanh", "sigmoid") else f"activations {names[0]} and {names[1]}, not tanh and sigmoid"
 
 
-def _bidirectional(layer: Any) -> tuple[list[Weight], str] | None:
+def _bidirectional(layer: layers.Layer) -> LayerWeights | None:
     if type(layer.forward_layer) not in (layers.LSTM, layers.GRU):
         return None
     forward, reason = _recurrent(layer.forward_layer)
@@ -212,7 +219,7 @@ def _bidirectional(layer: Any) -> tuple[list[Weight], str] | None:
     return forward + backward, reason
 
 
-def _attention(layer: Any) -> tuple[list[Weight], str]:
+def _attention(layer: layers.Layer) -> LayerWeights:
     query, key, value, out = layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense
     inputs = [dense.kernel.shape[0] for dense in (query, key, value)]
     heads, depth = layer.num_heads, layer.key_dim
@@ -223,7 +230,7 @@ def _attention(layer: Any) -> tuple[list[Weight], str]:
         return [_same(v, name) for name, v in names.items()], "sizes of heads that do not make up the input's"
     weights: list[Weight] = []
 
-    def part(index: int, name: str, dense: Any) -> None:
+    def part(index: int, name: str, dense: layers.Dense) -> None:
         weights.append(
             Weight(
                 dense.kernel,
@@ -263,7 +270,7 @@ PACKED: Mapping[str, tuple[str, ...]] = {
     "in_proj_bias": ("q_bias", "k_bias", "v_bias"),
 }
 
-_KINDS: dict[Any, Callable[[Any], tuple[list[Weight], str] | None]] = {
+_KINDS: dict[type, Callable[[layers.Layer], LayerWeights | None]] = {
     layers.Dense: _dense,
     layers.Conv1D: _convolution,
     layers.Conv2D: _convolution,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from learner_core.backend import Backend, NetworkSpec
 from learner_core.errors import ConfigError
 from learner_core.learning.framework_modules import (
     FrameworkModule,
@@ -25,20 +26,19 @@ from learner_core.learning.framework_modules import (
     make_network,
     random_observations,
 )
+from learner_core.xp import Array, Arrays, ArrayTree, Outputs
 
 from .element_order import Orders, read_orders, record
 from .layout_proof import prove
 from .layouts import PACKED, Weight, reordered, weights_of
 from .row_layers import over_all_rows, row_layers
 
-__all__ = ["NetworkModule", "adapt_module"]
+__all__ = ["NetworkModule"]
+
+#: Names of a weight -> an axis of its variable, and for each entry along it the place it has in the state.
+_Orders: TypeAlias = dict[tuple[str, ...], tuple[int, np.ndarray]]
 
 _NUMBERS = {2: "two", 3: "three"}
-
-
-def adapt_module(spec: Any, backend: Any) -> NetworkModule:
-    """See :meth:`learner_core.backend.Backend.adapt_module`."""
-    return NetworkModule(spec, backend)
 
 
 class NetworkModule(FrameworkModule):
@@ -47,12 +47,13 @@ class NetworkModule(FrameworkModule):
     Args:
         spec: ``RLModuleSpec`` with its spaces; ``module_class`` an instance, a class or a function that makes one.
         backend: the TensorFlow backend.
+        device: that it computes on.
 
     Raises:
         ConfigError: it is no Keras model, it fails on an observation, or it returns what no policy returns.
     """
 
-    def __init__(self, spec: Any, backend: Any) -> None:
+    def __init__(self, spec: NetworkSpec, backend: Backend, device: str) -> None:
         super().__init__(spec.observation_space, spec.action_space, spec.model, backend.xp)
         if keras.backend.backend() != "tensorflow":
             raise ConfigError(
@@ -60,10 +61,11 @@ class NetworkModule(FrameworkModule):
             )
         self._spec = spec
         self._backend = backend
+        self._device = device
         self._network_name = describe(spec.module_class)
         self._dtype = "float64" if backend.precision == "float64" else "float32"
         self.network, self._made, outputs = self._make(seed=0)
-        with tf.device(backend.tf_device):
+        with tf.device(device):
             self._first_answer(self.network, 3)  # a minibatch has any number of rows
         self._layout = _Layout(self.network, self._network_name, self._written(self.network))
         self._read_orders()
@@ -72,7 +74,7 @@ class NetworkModule(FrameworkModule):
         self.row_layers = tuple(path or layer.name for path, layer in self._row_layers.items())
         self._finish(outputs)
 
-    def _make(self, *, seed: int) -> tuple[Any, bool, Any]:
+    def _make(self, *, seed: int) -> tuple[keras.Model, bool, ArrayTree]:
         """(network, whether it was made here, what it returns for two observations).
 
         Made under a seed of ours, so that a run depends on the configured seed alone: Keras draws the seeds of its
@@ -86,7 +88,7 @@ class NetworkModule(FrameworkModule):
             keras.config.set_dtype_policy("mixed_bfloat16")
         random.seed(seed)
         try:
-            with tf.device(self._backend.tf_device):
+            with tf.device(self._device):
                 network, made = make_network(self._spec, keras.Model, "tf")
                 outputs = self._first_answer(network, 2)
         finally:
@@ -95,7 +97,7 @@ class NetworkModule(FrameworkModule):
             random.setstate(generator)
         return network, made, outputs
 
-    def _first_answer(self, network: Any, rows: int) -> Any:
+    def _first_answer(self, network: keras.Model, rows: int) -> ArrayTree:
         """What the network returns for so many blank observations.
 
         Raises:
@@ -121,7 +123,7 @@ class NetworkModule(FrameworkModule):
             layout = _Layout(network, self._network_name, set(), self._layout.orders)
         return layout.parameters()
 
-    def _written(self, network: Any) -> set[int]:
+    def _written(self, network: keras.Model) -> set[int]:
         """ids of the variables that a training pass changes: many layers have a generator that they never ask."""
         observations = dummy_observations(self.observation_space, 2, self._dtype)
         with keras.StatelessScope() as scope:
@@ -140,7 +142,7 @@ class NetworkModule(FrameworkModule):
             return
         if orders.reordered and not orders.reasons and not orders.outputs:
             drawn = self._backend.from_numpy(random_observations(self.observation_space, 2, self._dtype))
-            with tf.device(self._backend.tf_device):
+            with tf.device(self._device):
                 proof = prove(recorded, drawn, orders.columns)
             self.not_proved = proof.skipped
             orders.reasons.update(proof.wrong)
@@ -155,13 +157,13 @@ class NetworkModule(FrameworkModule):
         values = self._layout.keras_values({name: tf.constant(value) for name, value in params.items()})
         return {variable.path: value.numpy() for variable, value in values}
 
-    def load_into_network(self, params: Mapping[str, np.ndarray]) -> Any:
+    def load_into_network(self, params: Mapping[str, np.ndarray]) -> keras.Model:
         """The user's network itself, its variables set to ``params`` (canonical, buffers included)."""
         for variable, value in self._layout.keras_values({name: tf.constant(v) for name, v in params.items()}):
             variable.assign(value)
         return self.network
 
-    def _call(self, params: Mapping[str, Any], obs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
+    def _call(self, params: Arrays, obs: ArrayTree, training: bool) -> tuple[ArrayTree, Outputs]:
         # As network.stateless_call does, except that `training` reaches the layers when call() does not name it.
         everywhere = over_all_rows(self._row_layers, self.rows, hold=self.holds_statistics)
         with everywhere, keras.StatelessScope(state_mapping=self._layout.keras_values(params)) as scope:
@@ -188,15 +190,13 @@ class _Layout:
         orders: names of a weight -> (axis of its variable, for each entry along it the place it has in the state).
     """
 
-    def __init__(
-        self, network: Any, owner: str, written: set[int], orders: Mapping[tuple[str, ...], Any] | None = None
-    ) -> None:
+    def __init__(self, network: keras.Model, owner: str, written: set[int], orders: _Orders | None = None) -> None:
         self._owner = owner
         self._is_mixed = network.compute_dtype == "bfloat16"
         self._weights: list[tuple[tuple[str, ...], Weight]] = []
-        self.buffer_variables: dict[str, Any] = {}
+        self.buffer_variables: dict[str, keras.Variable] = {}
         self.not_portable: dict[str, str] = {}
-        self.orders: dict[tuple[str, ...], tuple[int, np.ndarray]] = dict(orders or {})
+        self.orders: _Orders = dict(orders or {})
         trainable: dict[str, bool] = {}
         seen: set[int] = set()
         for prefix, layer in _walk(network):
@@ -262,7 +262,7 @@ class _Layout:
         """Canonical name -> value, copies."""
         return {name: np.array(v.value.numpy()) for name, v in self.buffer_variables.items()}
 
-    def keras_values(self, params: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    def keras_values(self, params: Arrays) -> list[tuple[keras.Variable, tf.Tensor]]:
         """(Keras variable, its value) of every one, made of canonical arrays; differentiable."""
         missing = [name for name in (*self.names, *self.buffer_variables) if name not in params]
         if missing:
@@ -270,7 +270,7 @@ class _Layout:
         parts = dict(params)
         for name, packed in self._packs.items():
             parts.update(zip(packed, tf.split(parts.pop(name), len(packed), 0), strict=True))
-        values: list[tuple[Any, Any]] = []
+        values: list[tuple[keras.Variable, tf.Tensor]] = []
         for names, weight in self._weights:
             value = weight.to_keras(*[parts[name] for name in names])
             if value.dtype == tf.bfloat16 and self._is_mixed:
@@ -285,11 +285,11 @@ class _Layout:
         return values
 
 
-def _walk(network: Any) -> Iterator[tuple[str, Any]]:
+def _walk(network: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """(canonical path, layer) of every layer, each once; known layers are not looked into."""
     seen: set[int] = set()
 
-    def visit(prefix: str, layer: Any) -> Iterator[tuple[str, Any]]:
+    def visit(prefix: str, layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
         if id(layer) in seen:
             return
         seen.add(id(layer))
@@ -305,9 +305,9 @@ def _walk(network: Any) -> Iterator[tuple[str, Any]]:
     yield from visit("", network)
 
 
-def _children(layer: Any) -> list[tuple[str, Any]]:
+def _children(layer: keras.layers.Layer) -> list[tuple[str, keras.layers.Layer]]:
     """(name, layer): by attribute, or in a Sequential or Functional model by the layer's own name or its number."""
-    named: list[tuple[str, Any]] = []
+    named: list[tuple[str, keras.layers.Layer]] = []
     if not (isinstance(layer, keras.Sequential) or hasattr(layer, "operations")):
         for attribute, value in vars(layer).items():
             if isinstance(value, keras.layers.Layer):
@@ -322,8 +322,8 @@ def _children(layer: Any) -> list[tuple[str, Any]]:
     return named + _numbered(rest, by_name=True)
 
 
-def _numbered(children: list[Any], *, by_name: bool = False) -> list[tuple[str, Any]]:
-    out: list[tuple[str, Any]] = []
+def _numbered(children: list[keras.layers.Layer], *, by_name: bool = False) -> list[tuple[str, keras.layers.Layer]]:
+    out: list[tuple[str, keras.layers.Layer]] = []
     count = 0
     for child in children:
         if by_name and not _named_by_keras(child):
@@ -335,13 +335,13 @@ def _numbered(children: list[Any], *, by_name: bool = False) -> list[tuple[str, 
     return out
 
 
-def _named_by_keras(layer: Any) -> bool:
+def _named_by_keras(layer: keras.layers.Layer) -> bool:
     snake = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
     snake = re.sub(r"([a-z])([A-Z])", r"\1_\2", snake).lower()
     return re.fullmatch(rf"{re.escape(snake)}(_\d+)?", layer.name) is not None
 
 
-def _own_weights(layer: Any) -> tuple[list[Weight], str]:
+def _own_weights(layer: keras.layers.Layer) -> tuple[list[Weight], str]:
     """Weights of a layer that is not known: as they are."""
     own = [*layer._trainable_variables, *layer._non_trainable_variables]
     weights = []
@@ -358,12 +358,12 @@ def _own_weights(layer: Any) -> tuple[list[Weight], str]:
     return weights, f"a weight of {type(layer).__name__}'s own, in a layout that only it knows" if large else ""
 
 
-def _policy(dtype: Any) -> str:
+def _policy(dtype: tf.DType) -> str:
     """Keras' dtype policy of networks that compute in it."""
     return "mixed_bfloat16" if dtype == tf.bfloat16 else str(dtype.name)
 
 
-def _packs(names: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _packs(names: Collection[str]) -> dict[str, tuple[str, ...]]:
     """canonical name -> the parts that are in ``names``, for arrays that Keras keeps in parts."""
     packs: dict[str, tuple[str, ...]] = {}
     for name in names:
@@ -374,7 +374,7 @@ def _packs(names: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return packs
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: Array) -> Array:
     return value
 
 
@@ -382,7 +382,7 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _cast(tree: Any, dtype: str) -> Any:
+def _cast(tree: ArrayTree, dtype: str) -> ArrayTree:
     """Floating-point leaves in the network's dtype."""
     if isinstance(tree, Mapping):
         return {key: _cast(value, dtype) for key, value in tree.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ __all__ = ["run", "static_value"]
 _RENAMED = dict.fromkeys(("split_dim", "concat_dim", "reduction_indices", "dim", "squeeze_dims"), "axis")
 
 
-def run(op: Any, inputs: Sequence[Any], *, dtypes: dict[Any, Any] | None = None) -> list[Any]:
+def run(
+    op: tf.Operation, inputs: Sequence[tf.Tensor], *, dtypes: Mapping[tf.DType, tf.DType] | None = None
+) -> list[tf.Tensor]:
     """What an operation makes of these values in place of its inputs.
 
     Args:
@@ -42,7 +44,7 @@ def run(op: Any, inputs: Sequence[Any], *, dtypes: dict[Any, Any] | None = None)
     return list(made) if isinstance(made, (list, tuple)) else [made]
 
 
-def static_value(tensor: Any) -> np.ndarray | None:
+def static_value(tensor: tf.Tensor) -> np.ndarray | None:
     """The value of a tensor that depends on constants alone; ``None`` of any other."""
     value = tf.get_static_value(tensor)
     if value is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -19,11 +19,13 @@ from learner_core.learning.framework_modules import RowTotals
 
 __all__ = ["over_all_rows", "row_layers"]
 
+_Moments: TypeAlias = Callable[[tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]
+
 #: The method of Keras' class that is taken the place of.
 _METHOD = "_moments"
 
 
-def row_layers(named: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+def row_layers(named: Iterator[tuple[str, keras.layers.Layer]]) -> dict[str, keras.layers.Layer]:
     """Path -> layer that normalises by the rows of a minibatch in training.
 
     Args:
@@ -35,7 +37,7 @@ def row_layers(named: Iterator[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def over_all_rows(layers: Mapping[str, Any], rows: RowTotals | None, *, hold: bool) -> Iterator[None]:
+def over_all_rows(layers: Mapping[str, keras.layers.Layer], rows: RowTotals | None, *, hold: bool) -> Iterator[None]:
     """While it is open, these layers look at all learners' rows, or (``hold``) at their moving statistics alone."""
     if rows is None and not hold:
         yield
@@ -51,20 +53,20 @@ def over_all_rows(layers: Mapping[str, Any], rows: RowTotals | None, *, hold: bo
                 object.__delattr__(layer, _METHOD)
 
 
-def _held(layer: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
-    def moments(inputs: Any, mask: Any) -> tuple[Any, Any]:
+def _held(layer: keras.layers.Layer) -> _Moments:
+    def moments(inputs: tf.Tensor, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.cast(layer.moving_mean, inputs.dtype), tf.cast(layer.moving_variance, inputs.dtype)
 
     return moments
 
 
-def _summed(layer: Any, rows: RowTotals) -> Callable[[Any, Any], tuple[Any, Any]]:
+def _summed(layer: keras.layers.Layer, rows: RowTotals) -> _Moments:
     @tf.custom_gradient
-    def total(flat: Any) -> Any:
+    def total(flat: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         # Every learner's loss depends on the sum, so its gradient is the sum of theirs.
         return rows.total(flat), lambda gradient: rows.total(tf.identity(gradient))
 
-    def moments(inputs: Any, mask: Any) -> tuple[Any, Any]:
+    def moments(inputs: tf.Tensor, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         if mask is not None:
             raise ConfigError(f"{layer.path}: BatchNormalization with a mask is not computed over several learners")
         axes = list(layer._reduction_axes)

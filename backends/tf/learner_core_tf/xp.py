@@ -10,13 +10,12 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from learner_core.errors import LearnerCoreError
-from learner_core.xp import Array, Axis, DType, Shape, map_tree
+from learner_core.xp import Array, ArrayTree, Axis, DType, Operand, Shape, map_tree
 
 __all__ = [
     "abs",
@@ -113,13 +112,13 @@ _UNROLL = 4  # scans up to this length are unrolled in a graph; an LSTM of 16 st
 # ---- creation and conversion ----------------------------------------------------------------------------------------
 
 
-def _number_dtype(*values: Any) -> DType:
+def _number_dtype(*values: object) -> DType:
     if builtins.any(isinstance(value, float) for value in values):
         return float32
     return bool if builtins.all(isinstance(value, builtins.bool) for value in values) else int64
 
 
-def asarray(x: Any, /, dtype: DType = None) -> Array:
+def asarray(x: object, /, dtype: DType = None) -> Array:
     if isinstance(x, (tf.Tensor, tf.Variable)):
         return tf.convert_to_tensor(x) if dtype is None else tf.cast(x, dtype)
     if isinstance(x, (int, float)) and not isinstance(x, np.generic):  # np.float64 is a float too
@@ -133,7 +132,7 @@ def asarray(x: Any, /, dtype: DType = None) -> Array:
     return tensor if dtype is None else tf.cast(tensor, dtype)
 
 
-def _cast(value: Any, dtype: DType) -> Array:
+def _cast(value: Operand, dtype: DType) -> Array:
     # tf.cast takes Python numbers too, by way of float32: 0.1 would be off by 1e-9.
     return tf.constant(value, dtype) if isinstance(value, (int, float)) else tf.cast(value, dtype)
 
@@ -146,7 +145,7 @@ def ones(shape: Shape, /, dtype: DType = float32) -> Array:
     return tf.ones(shape, dtype)
 
 
-def full(shape: Shape, value: Any, /, dtype: DType = float32) -> Array:
+def full(shape: Shape, value: Operand, /, dtype: DType = float32) -> Array:
     return tf.broadcast_to(_cast(value, dtype), [shape] if isinstance(shape, int) else shape)
 
 
@@ -158,7 +157,7 @@ def ones_like(x: Array, /, dtype: DType = None) -> Array:
     return tf.ones_like(x, dtype=dtype)
 
 
-def full_like(x: Array, value: Any, /, dtype: DType = None) -> Array:
+def full_like(x: Array, value: Operand, /, dtype: DType = None) -> Array:
     return full(shape(x), value, dtype or x.dtype)
 
 
@@ -213,7 +212,7 @@ def leaky_relu(x: Array, /, negative_slope: float = 0.01) -> Array:
     return tf.where(x > 0, x, negative_slope * x)  # tf.nn.leaky_relu holds its slope in float32: off by 5e-10
 
 
-def _pair(x: Any, y: Any) -> tuple[Array, Array]:
+def _pair(x: Operand, y: Operand) -> tuple[Array, Array]:
     """Give Python numbers the dtype of the array they meet (TensorFlow would make them float32 or int32)."""
     if isinstance(x, (int, float)):
         dtype = _number_dtype(x, y) if isinstance(y, (int, float)) else y.dtype
@@ -223,15 +222,15 @@ def _pair(x: Any, y: Any) -> tuple[Array, Array]:
     return x, y
 
 
-def pow(x: Any, y: Any, /) -> Array:
+def pow(x: Operand, y: Operand, /) -> Array:
     return tf.pow(*_pair(x, y))
 
 
-def where(condition: Array, x: Any, y: Any, /) -> Array:
+def where(condition: Array, x: Operand, y: Operand, /) -> Array:
     return tf.where(condition, *_pair(x, y))
 
 
-def maximum(x: Any, y: Any, /) -> Array:
+def maximum(x: Operand, y: Operand, /) -> Array:
     x, y = _pair(x, y)
     if not x.dtype.is_floating:
         return tf.maximum(x, y)
@@ -239,14 +238,14 @@ def maximum(x: Any, y: Any, /) -> Array:
     return 0.5 * tf.maximum(x, y) + 0.5 * tf.maximum(y, x)
 
 
-def minimum(x: Any, y: Any, /) -> Array:
+def minimum(x: Operand, y: Operand, /) -> Array:
     x, y = _pair(x, y)
     if not x.dtype.is_floating:
         return tf.minimum(x, y)
     return 0.5 * tf.minimum(x, y) + 0.5 * tf.minimum(y, x)
 
 
-def clip(x: Array, /, lo: Any = None, hi: Any = None) -> Array:
+def clip(x: Array, /, lo: Operand = None, hi: Operand = None) -> Array:
     lo, hi = (bound if bound is None else _cast(bound, x.dtype) for bound in (lo, hi))
     if lo is not None and hi is not None:
         return tf.clip_by_value(x, lo, hi)
@@ -416,7 +415,7 @@ def one_hot(x: Array, n: int, /, dtype: DType = float32) -> Array:
     return tf.one_hot(x, n, dtype=dtype)
 
 
-def dropout(x: Array, rate: Any, noise_uniform: Array, /) -> Array:
+def dropout(x: Array, rate: Operand, noise_uniform: Array, /) -> Array:
     return tf.where(noise_uniform >= rate, x / (1 - rate), tf.zeros([], x.dtype))
 
 
@@ -426,8 +425,12 @@ stop_gradient = tf.stop_gradient
 
 
 def scan(
-    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, /, reverse: builtins.bool = False
-) -> tuple[Any, Any]:
+    f: Callable[[ArrayTree, ArrayTree], tuple[ArrayTree, ArrayTree]],
+    init: ArrayTree,
+    xs: ArrayTree,
+    /,
+    reverse: builtins.bool = False,
+) -> tuple[ArrayTree, ArrayTree]:
     lengths: list[int] = []
     map_tree(lambda leaf: lengths.append(leaf.shape[0]), xs)
     length = lengths[0]
@@ -443,17 +446,22 @@ def scan(
 
 
 def _scan_loop(
-    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, *, length: int, reverse: builtins.bool
-) -> tuple[Any, Any]:
+    f: Callable[[ArrayTree, ArrayTree], tuple[ArrayTree, ArrayTree]],
+    init: ArrayTree,
+    xs: ArrayTree,
+    *,
+    length: int,
+    reverse: builtins.bool,
+) -> tuple[ArrayTree, ArrayTree]:
     """A scan as one ``tf.while_loop``: the first step is taken outside, to learn what ``f`` returns."""
 
-    def place(i: Any) -> Any:
+    def place(i: int | tf.Tensor) -> int | tf.Tensor:
         return length - 1 - i if reverse else i
 
-    def store(ys: Any, y: Any, i: Any) -> Any:
+    def store(ys: ArrayTree, y: ArrayTree, i: int | tf.Tensor) -> ArrayTree:
         return map_tree(lambda array, leaf: array.write(place(i), leaf), ys, y)
 
-    def body(i: Any, carry: Any, ys: Any) -> Any:
+    def body(i: tf.Tensor, carry: ArrayTree, ys: ArrayTree) -> tuple[tf.Tensor, ArrayTree, ArrayTree]:
         carry, y = f(carry, map_tree(lambda leaf: leaf[place(i)], xs))
         return i + 1, carry, store(ys, y, i)
 

@@ -7,18 +7,42 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
-from learner_core.backend import Backend, Body, Loop, loss_groups
+from learner_core.backend import (
+    ArrayDict,
+    Aux,
+    Backend,
+    Body,
+    Function,
+    Gradient,
+    Groups,
+    Loop,
+    Loss,
+    NetworkSpec,
+    OptimizerRule,
+    Params,
+    Reduce,
+    RunSettings,
+    loss_groups,
+)
 from learner_core.errors import ConfigError
+from learner_core.xp import Array, ArrayTree
 
 from . import xp as torch_xp
 from .compile import CompiledLoop, SplitLoop, compile_pays_after
 from .large_vectors import LargeVectors, is_large
 from .value_reads import ValueReads
+
+if TYPE_CHECKING:
+    from learner_core.exporting.source import ExportedPolicy
+    from learner_core.group.collectives import Collective
+
+    from .modules import NetworkModule
 
 __all__ = ["TorchBackend"]
 
@@ -40,7 +64,7 @@ class TorchBackend(Backend):
     def limit_threads(cls, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
 
-    def from_numpy(self, tree: Any) -> Any:
+    def from_numpy(self, tree: ArrayTree) -> ArrayTree:
         if isinstance(tree, Mapping):
             return {key: self.from_numpy(value) for key, value in tree.items()}
         array = np.asarray(tree)
@@ -51,18 +75,18 @@ class TorchBackend(Backend):
             tensor = torch.from_numpy(np.array(array, order="C", copy=True))
         return tensor if self.torch_device.type == "cpu" else tensor.to(self.torch_device)
 
-    def view_numpy(self, tree: Any) -> Any:
+    def view_numpy(self, tree: ArrayTree) -> ArrayTree:
         if isinstance(tree, Mapping):
             return {key: self.view_numpy(value) for key, value in tree.items()}
         shares = tree.device.type == "cpu" and tree.dtype != torch.bfloat16 and tree.is_contiguous()
         return tree.detach().numpy() if shares else self.to_numpy(tree)
 
-    def adopt_numpy(self, array: np.ndarray) -> Any:
+    def adopt_numpy(self, array: np.ndarray) -> Array:
         if self.torch_device.type != "cpu" or array.dtype.kind == "V" or not array.flags.c_contiguous:
             return self.from_numpy(array)
         return torch.from_numpy(array)
 
-    def to_numpy(self, tree: Any) -> Any:
+    def to_numpy(self, tree: ArrayTree) -> ArrayTree:
         if isinstance(tree, Mapping):
             return {key: self.to_numpy(value) for key, value in tree.items()}
         tensor = tree.detach().cpu()
@@ -74,17 +98,17 @@ class TorchBackend(Backend):
 
     def gradients(
         self,
-        loss_fn: Callable[[Any], tuple[dict[str, Any], Any]],
-        params: Mapping[str, Mapping[str, Any]],
-        groups: Mapping[str, Mapping[str, list[str]]],
-    ) -> tuple[dict[str, dict[str, Any]], Any]:
+        loss_fn: Callable[[dict[str, ArrayDict]], tuple[Mapping[str, Loss], Aux]],
+        params: Params,
+        groups: Groups,
+    ) -> tuple[dict[str, ArrayDict], Aux]:
         with torch.enable_grad():
             leaves = {
                 mid: {name: value.detach().requires_grad_(True) for name, value in arrays.items()}
                 for mid, arrays in params.items()
             }
             losses, aux = loss_fn(leaves)
-        gradients: dict[str, dict[str, Any]] = {mid: dict.fromkeys(arrays) for mid, arrays in params.items()}
+        gradients: dict[str, ArrayDict] = {mid: dict.fromkeys(arrays) for mid, arrays in params.items()}
         wanted = loss_groups(losses, leaves, groups)
         for position, (loss, names) in enumerate(wanted):
             if not (loss.requires_grad and names):
@@ -101,65 +125,74 @@ class TorchBackend(Backend):
                     arrays[name] = torch.zeros_like(params[mid][name])
         return gradients, _detached(aux)
 
-    def squared_norm(self, vector: Any) -> Any:
+    def squared_norm(self, vector: Array) -> Array:
         return self._large.squared_norm(vector) if is_large(vector) else super().squared_norm(vector)
 
-    def optimizer_update(self, spec: Any, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        if is_large(arguments["params"]):
-            return self._large.optimizer_update(spec, **arguments)
-        return super().optimizer_update(spec, **arguments)
+    def optimizer_update(
+        self,
+        spec: OptimizerRule,
+        *,
+        params: Array,
+        gradients: Array,
+        slots: Mapping[str, Array],
+        lr: Array,
+        corrections: list[Array],
+        clip: Callable[[Array], Array] | None = None,
+    ) -> tuple[Array, ArrayDict]:
+        update = self._large.optimizer_update if is_large(params) else super().optimizer_update
+        return update(spec, params=params, gradients=gradients, slots=slots, lr=lr, corrections=corrections, clip=clip)
 
-    def recording(self) -> contextlib.AbstractContextManager[Any]:
+    def recording(self) -> contextlib.AbstractContextManager[object]:
         return torch.inference_mode(mode=False)
 
     def why_not_recording(self) -> str:
         return "torch.inference_mode() is on, in which Torch records none" if torch.is_inference_mode_enabled() else ""
 
-    def scope(self) -> contextlib.AbstractContextManager[Any]:
+    def scope(self) -> contextlib.AbstractContextManager[object]:
         # A function mode on every operation; not worth its microseconds where the default device is the right one.
         return contextlib.nullcontext() if self.torch_device.type == "cpu" else self.torch_device
 
-    def compile_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile_function(self, function: Function) -> Function:
         return torch.no_grad()(function)
 
     def value_reads(self) -> ValueReads:
         return ValueReads()
 
-    def adapt_module(self, spec: Any) -> Any:
-        from .modules import adapt_module
+    def adapt_module(self, spec: NetworkSpec) -> NetworkModule:
+        from .modules import NetworkModule
 
-        return adapt_module(spec, self)
+        return NetworkModule(spec, self, self.torch_device)
 
-    def export_policy(self, policy: Any, path: Any) -> None:
+    def export_policy(self, policy: ExportedPolicy, path: Path) -> None:
         from .exporting import export_policy
 
         export_policy(policy, path, self)
 
-    def export_weights(self, arrays: Mapping[str, np.ndarray], path: Any) -> None:
+    def export_weights(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
         from .exporting import save_state_dict
 
         save_state_dict(arrays, path, self)
 
     def make_split_loop(
         self,
-        gradient: Callable[..., Any],
-        apply: Callable[..., dict[str, Any]],
-        reduce: Callable[[Any], Any],
+        gradient: Gradient,
+        apply: Body,
+        reduce: Reduce,
         *,
-        example: tuple[dict[str, Any], dict[str, Any]],
-        config: Any,
+        example: tuple[ArrayDict, ArrayDict],
+        config: RunSettings,
     ) -> Loop:
         return SplitLoop(gradient, apply, reduce, example, device=self.torch_device)
 
-    def make_collective(self, name: str) -> Any:
+    def make_collective(self, name: str) -> Collective | None:
         from .collective import make_collective
 
         return make_collective(name, self.torch_device)
 
-    def compile_after(self, config: Any) -> int | None:
+    def compile_after(self, config: RunSettings) -> int | None:
         return compile_pays_after(self.torch_device, config)
 
-    def make_loop(self, body: Body, *, example: tuple[dict[str, Any], dict[str, Any]], config: Any) -> Loop:
+    def make_loop(self, body: Body, *, example: tuple[ArrayDict, ArrayDict], config: RunSettings) -> Loop:
         return CompiledLoop(body, example, device=self.torch_device)
 
 
@@ -178,7 +211,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _detached(tree: Any) -> Any:
+def _detached(tree: ArrayTree) -> ArrayTree:
     if isinstance(tree, Mapping):
         return {key: _detached(value) for key, value in tree.items()}
     return tree.detach() if isinstance(tree, torch.Tensor) else tree

@@ -10,7 +10,7 @@ import datetime
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,9 @@ from learner_core.errors import LearnerGroupError
 from learner_core.group.collectives import Collective
 from learner_core.group.horovod.rank import HorovodRank
 from learner_core.group.network import interface_of, use_interface
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 __all__ = ["HorovodCollective", "TorchCollective", "make_collective"]
 
@@ -66,13 +69,15 @@ class HorovodCollective(HorovodRank):
             )
         self._hvd = hvd
 
-    def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
+    def allreduce_flat_(self, flat: torch.Tensor, *, name: str = "flat_grad") -> torch.Tensor:
         with _peers("horovod"):
-            return self._hvd.allreduce_(flat, name=name, op=self._hvd.Sum)
+            total: torch.Tensor = self._hvd.allreduce_(flat, name=name, op=self._hvd.Sum)
+        return total
 
-    def broadcast(self, flat: Any, *, root: int = 0, name: str = "flat") -> Any:
+    def broadcast(self, flat: torch.Tensor, *, root: int = 0, name: str = "flat") -> torch.Tensor:
         with _peers("horovod"):
-            return self._hvd.broadcast_(flat, root, name=name)
+            sent: torch.Tensor = self._hvd.broadcast_(flat, root, name=name)
+        return sent
 
     def barrier(self) -> None:
         self.allreduce_flat_(torch.zeros(1, device=self._device), name="barrier")
@@ -91,7 +96,7 @@ class TorchCollective(Collective):
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._open = False
-        self._store: Any = None
+        self._store: Store | None = None
 
     def prepare(self) -> None:
         if not dist.is_available():
@@ -142,7 +147,7 @@ class TorchCollective(Collective):
             )
         self.rank, self.size, self._open = rank, size, True
 
-    def _meet(self, rendezvous: Mapping[str, str], size: int, timeout_s: float) -> Any:
+    def _meet(self, rendezvous: Mapping[str, str], size: int, timeout_s: float) -> Store:
         """A file on one machine; on several, the store that rank 0 has opened."""
         if "file" in rendezvous:
             return dist.FileStore(rendezvous["file"], size)  # type: ignore[attr-defined]  # re-exported by torch
@@ -153,12 +158,12 @@ class TorchCollective(Collective):
             rendezvous["address"], int(rendezvous["port"]), is_master=False, wait_for_workers=False, timeout=timeout
         )
 
-    def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
+    def allreduce_flat_(self, flat: torch.Tensor, *, name: str = "flat_grad") -> torch.Tensor:
         with _peers("torch"):
             dist.all_reduce(flat)
         return flat
 
-    def broadcast(self, flat: Any, *, root: int = 0, name: str = "flat") -> Any:
+    def broadcast(self, flat: torch.Tensor, *, root: int = 0, name: str = "flat") -> torch.Tensor:
         with _peers("torch"):
             dist.broadcast(flat, root)
         return flat

@@ -13,23 +13,25 @@ import copy
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from learner_core.backend import Body
+from learner_core.backend import ArrayDict, Body, Gradient, Reduce, RunSettings
 
 from .loop_package import LoopPackage, use_trusted_inductor_cache
 
 __all__ = ["CompiledLoop", "SplitLoop", "compile_pays_after"]
+
+Compiled: TypeAlias = Callable[..., Sequence[torch.Tensor]]
 
 #: Minibatch steps after which compiling (10 to 30 s once) has paid for itself against 0.5 to 1 ms saved a step. Renting
 #: until the rent equals the price costs at most twice the optimum, whatever the length of the run.
 _BREAK_EVEN_STEPS = 20_000
 
 
-def compile_pays_after(device: torch.device, config: Any) -> int | None:
+def compile_pays_after(device: torch.device, config: RunSettings) -> int | None:
     """Minibatch steps after which to compile; ``None`` where nothing here can compile for the device."""
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         return None
@@ -49,7 +51,7 @@ class CompiledLoop:
 
     compiled = True
 
-    def __init__(self, body: Body, example: tuple[dict[str, Any], dict[str, Any]], *, device: torch.device) -> None:
+    def __init__(self, body: Body, example: tuple[ArrayDict, ArrayDict], *, device: torch.device) -> None:
         carry, inputs = example
         changed: list[str] = []
 
@@ -79,7 +81,7 @@ class CompiledLoop:
                 self.fallback = f"{type(error).__name__}: {error}"
         self._run = _compiled(graph, arguments)
 
-    def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    def __call__(self, carry: ArrayDict, inputs: ArrayDict, start: int, stop: int) -> ArrayDict:
         everything = {**carry, **inputs}
         state = [everything[name] for name in self._carry_names]
         fixed = [everything[name] for name in self._input_names]
@@ -107,10 +109,10 @@ class SplitLoop:
 
     def __init__(
         self,
-        gradient: Callable[..., Any],
-        apply: Callable[..., dict[str, Any]],
-        reduce: Callable[[Any], Any],
-        example: tuple[dict[str, Any], dict[str, Any]],
+        gradient: Gradient,
+        apply: Body,
+        reduce: Reduce,
+        example: tuple[ArrayDict, ArrayDict],
         *,
         device: torch.device,
     ) -> None:
@@ -120,7 +122,7 @@ class SplitLoop:
         self._input_names = list(inputs)
         num_carry = len(self._carry_names)
 
-        def named(arrays: tuple[torch.Tensor, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        def named(arrays: tuple[torch.Tensor, ...]) -> tuple[ArrayDict, ArrayDict]:
             return (
                 dict(zip(self._carry_names, arrays[:num_carry], strict=True)),
                 dict(zip(self._input_names, arrays[num_carry:], strict=True)),
@@ -140,7 +142,7 @@ class SplitLoop:
             (flat,) = self._first(self._zero, *arguments)
         self._second = _compiled(_recorded(second, [self._zero, flat, *arguments]), [self._zero, flat, *arguments])
 
-    def __call__(self, carry: dict[str, Any], inputs: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    def __call__(self, carry: ArrayDict, inputs: ArrayDict, start: int, stop: int) -> ArrayDict:
         fixed = [inputs[name] for name in self._input_names]
         step, *state = [self._zero + start, *(carry[name] for name in self._carry_names)]
         with torch.no_grad():
@@ -150,7 +152,7 @@ class SplitLoop:
         return dict(zip(self._carry_names, state, strict=True))
 
 
-def _recorded(function: Callable[..., Any], arguments: list[Any]) -> torch.fx.GraphModule:
+def _recorded(function: Compiled, arguments: list[torch.Tensor]) -> torch.fx.GraphModule:
     """The function's operations on arguments of these shapes."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -165,7 +167,7 @@ def _recorded(function: Callable[..., Any], arguments: list[Any]) -> torch.fx.Gr
     return graph
 
 
-def _compiled(graph: torch.fx.GraphModule, arguments: list[Any]) -> Callable[..., Any]:
+def _compiled(graph: torch.fx.GraphModule, arguments: list[torch.Tensor]) -> Compiled:
     """The graph by inductor, for arguments of these shapes."""
     from torch._inductor import config as inductor
 
@@ -173,7 +175,7 @@ def _compiled(graph: torch.fx.GraphModule, arguments: list[Any]) -> Callable[...
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with inductor.patch(cpp_wrapper=arguments[0].device.type == "cpu"):
-            run: Callable[..., Any] = torch._inductor.compile(graph, arguments)
+            run: Compiled = torch._inductor.compile(graph, [*arguments])
             # Code is generated on the first call; let that happen here and not in somebody's first update.
             run(*arguments)
     return run

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError, NotMapsError
+from learner_core.xp import ArrayTree
 
-from .operations import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call
+from .operations import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Arguments, Call
 
 __all__ = ["Follower"]
 
@@ -67,7 +69,7 @@ class Follower(TorchDispatchMode):
 
     # ------------------------------------------------------------------ what is known of a tensor
 
-    def start(self, obs: Any) -> None:
+    def start(self, obs: ArrayTree) -> None:
         """Number the observations in the order they come in."""
         if isinstance(obs, torch.Tensor):
             self.set(obs, rules.fresh(tuple(obs.shape), raw=True))
@@ -75,7 +77,7 @@ class Follower(TorchDispatchMode):
             for value in obs.values():
                 self.start(value)
 
-    def of(self, tensor: Any) -> Tracked | None:
+    def of(self, tensor: object) -> Tracked | None:
         """``None``: it does not depend on observations."""
         if not isinstance(tensor, torch.Tensor):
             return None
@@ -93,7 +95,7 @@ class Follower(TorchDispatchMode):
         self.reordered = self.reordered or not _is_plain(state)
         self._states[id(tensor)] = (tensor, state, tuple(tensor.stride()))
 
-    def names(self, tensor: Any) -> frozenset[str]:
+    def names(self, tensor: object) -> frozenset[str]:
         """Parameters that a tensor which does not depend on observations is made of."""
         entry = self._learned.get(id(tensor))
         return frozenset() if entry is None else entry[1]
@@ -120,7 +122,9 @@ class Follower(TorchDispatchMode):
 
     # ------------------------------------------------------------------ one operation
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: dict[str, object] | None = None
+    ) -> object:
         outputs = func(*args, **(kwargs or {}))
         if not self.paused:
             call = Call(func, args, kwargs or {}, outputs)

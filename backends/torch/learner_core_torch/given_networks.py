@@ -6,8 +6,6 @@ parameters than their own, quantized layers, and parameters without values; each
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -21,7 +19,7 @@ _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParalle
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "torchao.quantization")
 
 
-def refuse_foreign(source: Any, name: str) -> None:
+def refuse_foreign(source: object, name: str) -> None:
     """Refuse what is no module at all, but was made from one.
 
     Args:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch.optim.adam import adam
+
+from learner_core.backend import OptimizerRule
 
 from . import xp as torch_xp
 
@@ -31,7 +32,7 @@ _LATE = 1e9
 _PATIENCE = 64
 
 
-def is_large(vector: Any) -> bool:
+def is_large(vector: object) -> bool:
     """Whether it is worth it: a real vector (no tracer's stand-in) of many elements on the CPU."""
     return type(vector) is torch.Tensor and vector.numel() >= _LARGE and vector.device.type == "cpu"
 
@@ -52,7 +53,7 @@ class LargeVectors:
 
     def optimizer_update(
         self,
-        spec: Any,
+        spec: OptimizerRule,
         *,
         params: torch.Tensor,
         gradients: torch.Tensor,
@@ -105,7 +106,7 @@ class LargeVectors:
             return torch.from_numpy(found)
 
 
-def _adam_step(spec: Any, lr: torch.Tensor, corrections: list[torch.Tensor]) -> Callable[..., None]:
+def _adam_step(spec: OptimizerRule, lr: torch.Tensor, corrections: list[torch.Tensor]) -> Callable[..., None]:
     """``step(params, gradients, m, v)``, in place: Torch's kernel, which reads and writes each array once.
 
     It derives the bias corrections from the step number. Ours are known and enter through the rate and epsilon:

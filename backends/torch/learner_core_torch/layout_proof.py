@@ -14,12 +14,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from learner_core.learning import layout_proof as rules
 from learner_core.learning.layout_proof import Nesting, NotProvedError, Reshaped, Within
+from learner_core.xp import ArrayTree
 
-from .operations import AXES, CHANNEL_NORMS, COPIES, MAPS, NEW, REDUCTIONS, RESHAPES, Call, named_outputs, tensors_in
+from .operations import (
+    AXES,
+    CHANNEL_NORMS,
+    COPIES,
+    MAPS,
+    NEW,
+    REDUCTIONS,
+    RESHAPES,
+    Argument,
+    Arguments,
+    Call,
+    named_outputs,
+    tensors_in,
+)
 
 __all__ = ["Proof", "prove"]
 
@@ -50,7 +66,7 @@ class Proof:
 
 def prove(
     network: nn.Module,
-    obs: Any,
+    obs: ArrayTree,
     to_state: ToState,
     layers: Mapping[str, nn.Module],
     maps: Mapping[str, tuple[int, ...]],
@@ -84,7 +100,7 @@ def prove(
     return Proof({}, reason)
 
 
-def _device(obs: Any) -> torch.device:
+def _device(obs: ArrayTree) -> torch.device:
     return obs.device if isinstance(obs, torch.Tensor) else _device(next(iter(obs.values())))
 
 
@@ -93,7 +109,7 @@ class _Run:
     """One network, random observations and parameters."""
 
     network: nn.Module
-    obs: Any
+    obs: ArrayTree
     to_state: ToState
     layers: Mapping[str, nn.Module]
     maps: Mapping[str, tuple[int, ...]]
@@ -186,7 +202,7 @@ class _Second(TorchDispatchMode):
         if name:
             self._names[id(tensor)] = (tensor, frozenset([name]))
 
-    def of(self, tensor: Any) -> _Other | None:
+    def of(self, tensor: object) -> _Other | None:
         """``None``: it depends on neither observations nor parameters."""
         if id(tensor) not in self._others:
             return None
@@ -202,13 +218,13 @@ class _Second(TorchDispatchMode):
 
     # ------------------------------------------------------------------ layers
 
-    def watch(self, path: str, layer: nn.Module) -> list[Any]:
+    def watch(self, path: str, layer: nn.Module) -> list[RemovableHandle]:
         """Hooks on a layer that is called as a whole."""
 
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def before(module: nn.Module, args: Arguments, kwargs: dict[str, Argument]) -> None:
             self._paused += 1
 
-        def after(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        def after(module: nn.Module, args: Arguments, kwargs: dict[str, Argument], outputs: object) -> None:
             if self._paused == 1:
                 try:
                     self._layer(path, module, args, kwargs, outputs)
@@ -222,7 +238,9 @@ class _Second(TorchDispatchMode):
             layer.register_forward_hook(after, with_kwargs=True),
         ]
 
-    def _layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+    def _layer(
+        self, path: str, module: nn.Module, args: Arguments, kwargs: dict[str, Argument], outputs: object
+    ) -> None:
         inputs = [tensor for tensor in tensors_in([args, list(kwargs.values())]) if id(tensor) in self._others]
         others = {
             name: other.value for name, value in module.named_parameters() if (other := self.of(value)) is not None
@@ -251,7 +269,9 @@ class _Second(TorchDispatchMode):
 
     # ------------------------------------------------------------------ operations
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: dict[str, Argument] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if self._paused:
             return func(*args, **kwargs)
@@ -263,7 +283,7 @@ class _Second(TorchDispatchMode):
         finally:
             self._paused -= 1
 
-    def _operation(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _operation(self, func: OpOverload, args: Arguments, kwargs: dict[str, Argument]) -> object:
         if _draws(func, args, kwargs):
             raise NotProvedError(f"{func.overloadpacket.__name__}: it draws random numbers")
         inputs = [tensor for tensor in tensors_in([args, list(kwargs.values())]) if id(tensor) in self._others]
@@ -298,11 +318,11 @@ class _Second(TorchDispatchMode):
             self._compare(call.name, inputs, made, names)
         return outputs
 
-    def _widened(self, constant: Any) -> Any:
+    def _widened(self, constant: Argument) -> Argument:
         narrow = isinstance(constant, torch.Tensor) and constant.dtype in _FLOATS
         return constant.to(self._dtype) if narrow else constant
 
-    def _swapped(self, tree: Any) -> Any:
+    def _swapped(self, tree: Argument) -> Argument:
         if isinstance(tree, torch.Tensor):
             other = self.of(tree)
             return tree if other is None else other.value
@@ -374,7 +394,7 @@ class _Second(TorchDispatchMode):
         return rules.agree(one, two, self._tolerance or 0.0, anywhere=True)
 
 
-def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+def _draws(func: OpOverload, args: Arguments, kwargs: Mapping[str, Argument]) -> bool:
     """Whether it makes use of a generator."""
     name = func.overloadpacket.__name__
     if torch.Tag.nondeterministic_seeded not in func.tags or name == "native_dropout":
@@ -408,13 +428,13 @@ def _gone(call: Call, tensor: torch.Tensor, ndim: int) -> list[int]:
     return gone
 
 
-def _cast(tree: Any, dtype: torch.dtype) -> Any:
+def _cast(tree: ArrayTree, dtype: torch.dtype) -> ArrayTree:
     if isinstance(tree, Mapping):
         return {key: _cast(value, dtype) for key, value in tree.items()}
     return tree.to(dtype) if tree.is_floating_point() else tree
 
 
-def _leaves(tree: Any) -> Iterator[torch.Tensor]:
+def _leaves(tree: ArrayTree) -> Iterator[torch.Tensor]:
     if isinstance(tree, torch.Tensor):
         yield tree
     else:

@@ -9,25 +9,33 @@ layer's weights are said to be not portable, and why.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from learner_core.learning import element_order as rules
 from learner_core.learning.element_order import Elements, Lost, NotFollowedError, NotMapsError
+from learner_core.xp import ArrayTree
 
 from .element_order import Follower
-from .operations import named_outputs, tensors_in
+from .operations import Argument, Arguments, named_outputs, tensors_in
 
 __all__ = ["Orders", "known_layers", "read_orders"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+States: TypeAlias = list[Any]
+"""Of each of a layer's inputs its elements; ``None`` where it depends on no observations."""
+Tensors: TypeAlias = list[torch.Tensor]
+Rule: TypeAlias = "Callable[[_Layer, States, Tensors, Tensors], Sequence[Elements | Lost]]"
+"""``rule(layer, states, inputs, results)``: what is known of the results."""
+
 _SEQUENCES = (nn.LSTM, nn.GRU, nn.RNN)
 _CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
@@ -51,7 +59,7 @@ class Orders:
     reordered: bool = False
 
 
-def read_orders(network: nn.Module, obs: Any) -> tuple[Any, Orders]:
+def read_orders(network: nn.Module, obs: ArrayTree) -> tuple[ArrayTree, Orders]:
     """Run ``network(obs)`` and follow the elements of the observations.
 
     Args:
@@ -71,8 +79,8 @@ def read_orders(network: nn.Module, obs: Any) -> tuple[Any, Orders]:
 
 
 def _follow(
-    network: nn.Module, obs: Any, maps: Mapping[str, tuple[int, ...]]
-) -> tuple[Any, Orders, dict[str, tuple[int, ...]]]:
+    network: nn.Module, obs: ArrayTree, maps: Mapping[str, tuple[int, ...]]
+) -> tuple[ArrayTree, Orders, dict[str, tuple[int, ...]]]:
     """(outputs, what was found, dense layers whose features are read as maps)."""
     names = {id(value): name for name, value in network.named_parameters()}
     follower = Follower(names)
@@ -118,16 +126,16 @@ class _Layers:
         self._follower = follower
         self.orders = Orders(maps=maps)
 
-    def watch(self, name: str, module: nn.Module) -> list[Any]:
+    def watch(self, name: str, module: nn.Module) -> list[RemovableHandle]:
         """Hooks on a layer that is known and computes as Torch's own does."""
         rule = _rule(module)
         if rule is None:
             return []
 
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def before(module: nn.Module, args: Arguments, kwargs: dict[str, Argument]) -> None:
             self._follower.paused += 1
 
-        def after(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        def after(module: nn.Module, args: Arguments, kwargs: dict[str, Argument], outputs: object) -> None:
             self._follower.paused -= 1
             if not self._follower.paused:
                 self._compute(name, module, rule, [*args, *kwargs.values()], outputs)
@@ -137,9 +145,7 @@ class _Layers:
             module.register_forward_hook(after, with_kwargs=True),
         ]
 
-    def _compute(
-        self, name: str, module: nn.Module, rule: Callable[..., list[Elements]], args: Any, outputs: Any
-    ) -> None:
+    def _compute(self, name: str, module: nn.Module, rule: Rule, args: object, outputs: object) -> None:
         inputs = list(tensors_in(args))
         states = [self._follower.of(tensor) for tensor in inputs]
         results = list(tensors_in(outputs))
@@ -206,7 +212,7 @@ class _Layer:
             raise NotFollowedError(f"{what} have another order channels last")
 
 
-def _linear(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+def _linear(layer: _Layer, states: States, inputs: Tensors, results: Tensors) -> list[Elements]:
     size = results[0].shape[-1]
     order, made = rules.mixed(states[0], -1, size)
     layer.columns(1, order, "weight")
@@ -220,7 +226,7 @@ def _linear(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Eleme
     return [Elements(made.numbers[:, rows])]
 
 
-def _convolution(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+def _convolution(layer: _Layer, states: States, inputs: Tensors, results: Tensors) -> list[Elements]:
     module: Any = layer.module
     batched = inputs[0].ndim == module.weight.ndim
     given = states[0] if batched else rules.moved(states[0], lambda numbers: numbers[None])
@@ -233,7 +239,7 @@ def _convolution(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[
     return [made if batched else rules.moved(made, lambda numbers: numbers[0])]
 
 
-def _batch_norm(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+def _batch_norm(layer: _Layer, states: States, inputs: Tensors, results: Tensors) -> list[Elements]:
     given = states[0]
     if inputs[0].ndim == 2:
         order = rules.order_along(given, 1)
@@ -245,7 +251,7 @@ def _batch_norm(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[E
     return [given]
 
 
-def _layer_norm(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+def _layer_norm(layer: _Layer, states: States, inputs: Tensors, results: Tensors) -> list[Elements]:
     module: Any = layer.module
     axes = len(module.normalized_shape)
     if not rules.is_whole(states[0], -1):
@@ -258,14 +264,14 @@ def _layer_norm(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[E
     return [states[0]]
 
 
-def _embedding(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+def _embedding(layer: _Layer, states: States, inputs: Tensors, results: Tensors) -> list[Elements]:
     given, size = states[0], results[0].shape[-1]
     layer.columns(1, np.arange(size), "weight")
     numbers = given.numbers[..., None] * size + np.arange(size)
     return [Elements(numbers, shifted=given.shifted)]
 
 
-def _sequence(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+def _sequence(layer: _Layer, states: States, inputs: Tensors, results: Tensors) -> list[Elements]:
     module: Any = layer.module
     given = states[0]
     if given is None:
@@ -279,7 +285,7 @@ def _sequence(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Ele
     return [made, *rest]
 
 
-def _cell(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+def _cell(layer: _Layer, states: States, inputs: Tensors, results: Tensors) -> list[Elements]:
     _states_in_order(layer, states[1:])
     size = results[0].shape[-1]
     if states[0] is None:
@@ -289,13 +295,13 @@ def _cell(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Element
     return [made] * len(results)
 
 
-def _states_in_order(layer: _Layer, states: Any) -> None:
+def _states_in_order(layer: _Layer, states: States) -> None:
     for state in states:
         if state is not None and not state.plain:
             raise NotFollowedError("its state is computed in another order than channels last")
 
 
-def _attention(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[Elements]:
+def _attention(layer: _Layer, states: States, inputs: Tensors, results: Tensors) -> list[Elements]:
     module: Any = layer.module
     if not any(state is not None and not state.plain for state in states):
         return [rules.fresh(tuple(result.shape)) for result in results]
@@ -317,7 +323,7 @@ def _attention(layer: _Layer, states: Any, inputs: Any, results: Any) -> list[El
     return [made, *rest]
 
 
-_RULES: tuple[tuple[tuple[type, ...], Callable[..., list[Any]]], ...] = (
+_RULES: tuple[tuple[tuple[type, ...], Rule], ...] = (
     ((nn.Linear,), _linear),
     (_CONVOLUTIONS + _TRANSPOSED, _convolution),
     (_NORMS, _batch_norm),
@@ -334,7 +340,7 @@ def known_layers(network: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in network.named_modules() if _rule(module) is not None}
 
 
-def _rule(module: nn.Module) -> Callable[..., list[Any]] | None:
+def _rule(module: nn.Module) -> Rule | None:
     return next((r for kinds, r in _RULES if isinstance(module, kinds) and _is_stock(module, kinds)), None)
 
 

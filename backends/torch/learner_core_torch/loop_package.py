@@ -65,10 +65,12 @@ class LoopPackage:
             self._load(path, step, num_carried, arguments)
             _sweep(path.parent)
 
-    def __call__(self, start: int, stop: int, carried: list[Any], fixed: list[Any]) -> list[Any]:
+    def __call__(
+        self, start: int, stop: int, carried: list[torch.Tensor], fixed: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
         """The carried arrays after the steps ``start`` to ``stop - 1``."""
         bounds = [torch.tensor(stop, dtype=torch.int64), torch.tensor(start, dtype=torch.int64)]
-        out: list[Any] = self._loader.boxed_run([*bounds, *carried, *fixed, *self._constants])
+        out: list[torch.Tensor] = self._loader.boxed_run([*bounds, *carried, *fixed, *self._constants])
         return out[1:]
 
     def _load(
@@ -194,9 +196,10 @@ def _compile(step: torch.fx.GraphModule, num_carried: int, arguments: list[torch
     def advance(s: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(step(s, *rest[:num_carried], *rest[first_fixed:]))
 
-    def loop(stop: torch.Tensor, s: torch.Tensor, *arrays: torch.Tensor) -> Any:
+    def loop(stop: torch.Tensor, s: torch.Tensor, *arrays: torch.Tensor) -> tuple[torch.Tensor, ...]:
         carried: Any = (s, *arrays[:num_carried])
-        return while_loop_op(more, advance, carried, (stop, *arrays[num_carried:]))
+        after: tuple[torch.Tensor, ...] = while_loop_op(more, advance, carried, (stop, *arrays[num_carried:]))
+        return after
 
     use_trusted_inductor_cache()
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:

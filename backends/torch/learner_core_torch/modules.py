@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from learner_core.backend import Backend, NetworkSpec
 from learner_core.errors import ConfigError
 from learner_core.learning.framework_modules import (
     FrameworkModule,
@@ -27,23 +27,19 @@ from learner_core.learning.framework_modules import (
     make_network,
     random_observations,
 )
+from learner_core.xp import Arrays, ArrayTree, Outputs
 
 from .given_networks import has_lazy_layers, plain_network, refuse_foreign
 from .layout_proof import prove
 from .layouts import Orders, known_layers, read_orders
 from .row_layers import over_all_rows, row_layers
 
-__all__ = ["NetworkModule", "adapt_module"]
+__all__ = ["NetworkModule"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _SAME = (nn.Linear, *_CONVOLUTIONS, nn.ConvTranspose2d, nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d)
 _CELLS = (nn.LSTMCell, nn.GRUCell)
 _NUMBERS = {2: "two", 3: "three"}
-
-
-def adapt_module(spec: Any, backend: Any) -> NetworkModule:
-    """See :meth:`learner_core.backend.Backend.adapt_module`."""
-    return NetworkModule(spec, backend)
 
 
 class NetworkModule(FrameworkModule):
@@ -52,15 +48,17 @@ class NetworkModule(FrameworkModule):
     Args:
         spec: ``RLModuleSpec`` with its spaces; ``module_class`` an instance, a class or a function that makes one.
         backend: the Torch backend.
+        device: that it computes on.
 
     Raises:
         ConfigError: it is no network of Torch, it fails on an observation, or it returns what no policy returns.
     """
 
-    def __init__(self, spec: Any, backend: Any) -> None:
+    def __init__(self, spec: NetworkSpec, backend: Backend, device: torch.device) -> None:
         super().__init__(spec.observation_space, spec.action_space, spec.model, backend.xp)
         self._spec = spec
         self._backend = backend
+        self._device = device
         self._network_name = describe(spec.module_class)
         refuse_foreign(spec.module_class, self._network_name)
         network, self._made = self._make(seed=0)
@@ -70,7 +68,7 @@ class NetworkModule(FrameworkModule):
             raise ConfigError(
                 f"{self._network_name} cannot be copied ({error}); give a function that makes it"
             ) from None
-        self.network.to(backend.torch_device)
+        self.network.to(device)
         self._prepare()
 
     def _make(self, *, seed: int) -> tuple[nn.Module, bool]:
@@ -90,7 +88,7 @@ class NetworkModule(FrameworkModule):
             network.eval()(self._observed(2))
         network.train(trained)
 
-    def _observed(self, rows: int, dtype: torch.dtype = torch.float32) -> Any:
+    def _observed(self, rows: int, dtype: torch.dtype = torch.float32) -> ArrayTree:
         """Blank observations, floats in ``dtype``."""
         return _cast(self._backend.from_numpy(dummy_observations(self.observation_space, rows, np.float32)), dtype)
 
@@ -229,7 +227,7 @@ class NetworkModule(FrameworkModule):
 
     # ------------------------------------------------------------------ forward
 
-    def _call(self, params: Mapping[str, Any], obs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
+    def _call(self, params: Arrays, obs: ArrayTree, training: bool) -> tuple[ArrayTree, Outputs]:
         missing = [name for name in (*self._parameters, *self._buffers) if name not in params]
         if missing:
             raise ConfigError(f"{self._network_name}: no value for {missing[0]!r}")
@@ -246,7 +244,7 @@ class NetworkModule(FrameworkModule):
             # The network updates buffers in place; the state's own array must stay as it was.
             buffers[native] = self._native(canonical, params[canonical]).detach().clone()
         for native in self._batch_counters():
-            buffers.setdefault(native, torch.zeros((), dtype=torch.int64, device=self._backend.torch_device))
+            buffers.setdefault(native, torch.zeros((), dtype=torch.int64, device=self._device))
         if self.network.training != training:
             self.network.train(training)
         with _recordable(), over_all_rows(self._row_layers, self.rows, hold=self.holds_statistics):
@@ -276,11 +274,11 @@ class NetworkModule(FrameworkModule):
         return torch.tensor(order.tolist(), dtype=torch.int64, device=like.device)
 
 
-def _recordable() -> contextlib.AbstractContextManager[Any]:
+def _recordable() -> contextlib.AbstractContextManager[object]:
     """While a step is being recorded: no oneDNN kernels for recurrent layers, whose backward cannot be compiled."""
     if get_proxy_mode() is None:
         return contextlib.nullcontext()
-    manager: contextlib.AbstractContextManager[Any] = torch.backends.mkldnn.flags(enabled=False)
+    manager: contextlib.AbstractContextManager[object] = torch.backends.mkldnn.flags(enabled=False)
     return manager
 
 
@@ -343,7 +341,7 @@ def _float_dtype(network: nn.Module) -> torch.dtype:
     return next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
 
 
-def _cast(tree: Any, dtype: torch.dtype) -> Any:
+def _cast(tree: ArrayTree, dtype: torch.dtype) -> ArrayTree:
     """Floating-point leaves in the parameters' dtype."""
     if isinstance(tree, Mapping):
         return {key: _cast(value, dtype) for key, value in tree.items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch._ops import OpOverload
 
 __all__ = [
     "AXES",
@@ -16,10 +17,17 @@ __all__ = [
     "NEW",
     "REDUCTIONS",
     "RESHAPES",
+    "Argument",
+    "Arguments",
     "Call",
     "named_outputs",
     "tensors_in",
 ]
+
+Argument: TypeAlias = Any
+"""What an operation takes: a tensor, a number, a dtype, or lists of such."""
+Arguments: TypeAlias = tuple[Argument, ...]
+"""An operation's positional arguments."""
 
 RESHAPES = frozenset("view _unsafe_view reshape _reshape_alias _reshape_copy view_copy flatten unflatten".split())
 AXES = frozenset("permute transpose t numpy_T movedim swapaxes permute_copy transpose_copy t_copy".split())
@@ -43,7 +51,7 @@ MAPS = ("pool", "upsample", "reflection_pad", "replication_pad")
 class Call:
     """One operation, its tensors and its arguments by name."""
 
-    def __init__(self, func: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+    def __init__(self, func: OpOverload, args: Arguments, kwargs: Mapping[str, object], outputs: object) -> None:
         self._func, self._args, self._kwargs = func, args, kwargs
         full = func.overloadpacket.__name__
         self.mutates = bool(func._schema.is_mutable) and full not in ("native_batch_norm", "_native_batch_norm_legit")
@@ -64,7 +72,7 @@ class Call:
         """The reason with the operation's name."""
         return f"{self.name}: {reason}"
 
-    def argument(self, name: str, default: Any) -> Any:
+    def argument(self, name: str, default: Argument) -> Argument:
         for place, described in enumerate(self._func._schema.arguments):
             if described.name == name:
                 if name in self._kwargs:
@@ -107,7 +115,7 @@ class Call:
         return made
 
 
-def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
+def tensors_in(tree: object) -> Iterator[torch.Tensor]:
     """The tensors in nested lists and tuples, in order."""
     if isinstance(tree, torch.Tensor):
         yield tree
@@ -116,7 +124,7 @@ def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(item)
 
 
-def named_outputs(outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def named_outputs(outputs: object) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) of what a network returns: a dict, action inputs and values in this order, or the former alone."""
     if not isinstance(outputs, dict):
         several = outputs if isinstance(outputs, (tuple, list)) else (outputs,)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from learner_core.backend import BackendFacts, FileFormat
 from learner_core.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from .backend import TorchBackend
 
 PLUGIN_API = 1
 #: Read without importing this: `learner-core plugins list` says what is not installed.
@@ -13,7 +16,7 @@ REQUIRES = ("torch",)
 
 
 @hookimpl
-def learner_core_backend() -> Any:
+def learner_core_backend() -> type[TorchBackend]:
     """The Torch backend."""
     from .backend import TorchBackend
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from learner_core.learning.framework_modules import RowTotals
 
@@ -23,13 +24,17 @@ __all__ = ["over_all_rows", "row_layers"]
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def row_layers(network: nn.Module) -> dict[str, nn.Module]:
+def row_layers(network: nn.Module) -> dict[str, _BatchNorm]:
     """Torch's name -> layer that normalises by the rows of a minibatch in training."""
-    return {name: module for name, module in network.named_modules() if type(module) in _KINDS}
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and type(module) in _KINDS
+    }
 
 
 @contextlib.contextmanager
-def over_all_rows(layers: dict[str, nn.Module], rows: RowTotals | None, *, hold: bool) -> Iterator[None]:
+def over_all_rows(layers: dict[str, _BatchNorm], rows: RowTotals | None, *, hold: bool) -> Iterator[None]:
     """While it is open, these layers look at all learners' rows, or (``hold``) at their running statistics alone."""
     if rows is None and not hold:
         yield
@@ -44,7 +49,7 @@ def over_all_rows(layers: dict[str, nn.Module], rows: RowTotals | None, *, hold:
             vars(layer).pop("forward", None)
 
 
-def _held(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _held(layer: _BatchNorm) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if layer.running_mean is None:
             return x
@@ -55,7 +60,7 @@ def _held(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-def _summed(layer: Any, rows: RowTotals) -> Callable[[torch.Tensor], torch.Tensor]:
+def _summed(layer: _BatchNorm, rows: RowTotals) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if not layer.training:
             plain: torch.Tensor = type(layer).forward(layer, x)
@@ -84,7 +89,7 @@ def _summed(layer: Any, rows: RowTotals) -> Callable[[torch.Tensor], torch.Tenso
     return forward
 
 
-def _update(layer: Any, mean: torch.Tensor, variance: torch.Tensor) -> None:
+def _update(layer: _BatchNorm, mean: torch.Tensor, variance: torch.Tensor) -> None:
     """Move the running statistics, in place as the layer itself does."""
     if not layer.track_running_stats or layer.running_mean is None:
         return
@@ -95,18 +100,25 @@ def _update(layer: Any, mean: torch.Tensor, variance: torch.Tensor) -> None:
             momentum = 1.0 / float(layer.num_batches_tracked)
     with torch.no_grad():
         for running, new in ((layer.running_mean, mean), (layer.running_var, variance)):
+            assert running is not None and momentum is not None
             running.mul_(1.0 - momentum).add_(momentum * new.to(running.dtype))
+
+
+class _Context(FunctionCtx):
+    """What the backward pass finds of the forward one."""
+
+    rows: RowTotals
 
 
 class _Total(torch.autograd.Function):
     """The sum over the learners; every learner's loss depends on it, so its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(context: Any, flat: torch.Tensor, rows: RowTotals) -> torch.Tensor:
+    def forward(context: _Context, flat: torch.Tensor, rows: RowTotals) -> torch.Tensor:
         context.rows = rows
         total: torch.Tensor = rows.total(flat.detach().clone().contiguous())
         return total
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(context: _Context, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return context.rows.total(gradient.detach().clone().contiguous()), None

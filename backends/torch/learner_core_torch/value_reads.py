@@ -7,10 +7,12 @@ file and line; a trace would say so after seconds, and only when it is time to c
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from .operations import Arguments
 
 __all__ = ["ValueReads"]
 
@@ -28,7 +30,9 @@ class ValueReads(TorchFunctionMode):
         super().__init__()
         self.found: list[str] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: Arguments = (), kwargs: dict[str, object] | None = None
+    ) -> object:
         name = getattr(func, "__name__", "")
         if name in _READS or (name == "__getitem__" and _has_mask(args[1:])):
             place = f"{_caller()}: Tensor.{name} reads the value of an array"
@@ -41,7 +45,7 @@ class ValueReads(TorchFunctionMode):
         return self.found
 
 
-def _has_mask(indices: Any) -> bool:
+def _has_mask(indices: Arguments) -> bool:
     flat = indices[0] if indices and isinstance(indices[0], tuple) else indices
     return any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in flat)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from learner_core.errors import LearnerCoreError
-from learner_core.xp import Array, Axis, DType, Shape, map_tree
+from learner_core.xp import Array, ArrayTree, Axis, DType, Operand, Shape, map_tree
 
 __all__ = [
     "abs",
@@ -114,7 +113,7 @@ bool = torch.bool
 # ---- creation and conversion ----------------------------------------------------------------------------------------
 
 
-def asarray(x: Any, /, dtype: DType = None) -> Array:
+def asarray(x: object, /, dtype: DType = None) -> Array:
     if isinstance(x, torch.Tensor):
         return x if dtype is None else x.to(dtype)
     if isinstance(x, np.ndarray):
@@ -140,7 +139,7 @@ def ones(shape: Shape, /, dtype: DType = float32) -> Array:
     return torch.ones(_shape(shape), dtype=dtype)
 
 
-def full(shape: Shape, value: Any, /, dtype: DType = float32) -> Array:
+def full(shape: Shape, value: Operand, /, dtype: DType = float32) -> Array:
     if isinstance(value, torch.Tensor):
         return value.to(dtype).expand(_shape(shape))
     return torch.full(_shape(shape), value, dtype=dtype)
@@ -154,7 +153,7 @@ def ones_like(x: Array, /, dtype: DType = None) -> Array:
     return torch.ones_like(x, dtype=dtype)
 
 
-def full_like(x: Array, value: Any, /, dtype: DType = None) -> Array:
+def full_like(x: Array, value: Operand, /, dtype: DType = None) -> Array:
     if isinstance(value, torch.Tensor):
         return value.to(dtype or x.dtype).expand(x.shape)
     return torch.full_like(x, value, dtype=dtype)
@@ -206,7 +205,7 @@ def softplus(x: Array, /) -> Array:
     return F.softplus(x, threshold=40.0)  # the default, 20, is off by 2e-9: visible in float64
 
 
-def _like(value: Any, x: Array) -> Array:
+def _like(value: Operand, x: Array) -> Array:
     """A Python number as a 0-d array of ``x``'s dtype; arrays as they are."""
     if isinstance(value, torch.Tensor):
         return value
@@ -215,19 +214,19 @@ def _like(value: Any, x: Array) -> Array:
     return x.new_full((), value)
 
 
-def maximum(x: Any, y: Any, /) -> Array:
+def maximum(x: Operand, y: Operand, /) -> Array:
     if isinstance(x, torch.Tensor):
         return torch.maximum(x, _like(y, x))
     return torch.maximum(_like(x, y), y)
 
 
-def minimum(x: Any, y: Any, /) -> Array:
+def minimum(x: Operand, y: Operand, /) -> Array:
     if isinstance(x, torch.Tensor):
         return torch.minimum(x, _like(y, x))
     return torch.minimum(_like(x, y), y)
 
 
-def clip(x: Array, /, lo: Any = None, hi: Any = None) -> Array:
+def clip(x: Array, /, lo: Operand = None, hi: Operand = None) -> Array:
     if lo is None and hi is None:
         return x
     if isinstance(lo, torch.Tensor) or isinstance(hi, torch.Tensor):  # Torch takes two numbers or two tensors
@@ -386,7 +385,7 @@ def one_hot(x: Array, n: int, /, dtype: DType = float32) -> Array:
     return (x.unsqueeze(-1) == torch.arange(n, device=x.device)).to(dtype)
 
 
-def lstm(x: Array, h: Array, c: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array, /) -> Any:
+def lstm(x: Array, h: Array, c: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array, /) -> ArrayTree:
     """All steps of an LSTM, by Torch's own kernel.
 
     Args:
@@ -418,7 +417,7 @@ def _recorded_for_cpu(x: Array) -> builtins.bool:
     return x.device.type == "cpu" and get_proxy_mode() is not None
 
 
-def gru(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array, /) -> Any:
+def gru(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array, /) -> ArrayTree:
     """All steps of a GRU, by Torch's own function; as :func:`lstm`, without ``c``."""
     if _recorded_for_cpu(x):
         return NotImplemented
@@ -428,7 +427,7 @@ def gru(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array, 
     return y, h.squeeze(0)
 
 
-def dropout(x: Array, rate: Any, noise_uniform: Array, /) -> Array:
+def dropout(x: Array, rate: Operand, noise_uniform: Array, /) -> Array:
     return torch.where(noise_uniform >= rate, x / (1 - rate), 0.0)
 
 
@@ -440,8 +439,12 @@ def stop_gradient(x: Array, /) -> Array:
 
 
 def scan(
-    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, /, reverse: builtins.bool = False
-) -> tuple[Any, Any]:
+    f: Callable[[ArrayTree, ArrayTree], tuple[ArrayTree, ArrayTree]],
+    init: ArrayTree,
+    xs: ArrayTree,
+    /,
+    reverse: builtins.bool = False,
+) -> tuple[ArrayTree, ArrayTree]:
     lengths: list[int] = []
     map_tree(lambda leaf: lengths.append(leaf.shape[0]), xs)
     carry, slices = init, []

@@ -31,7 +31,8 @@ from ..learning.resolve import refuse_agents
 from ..learning.rl_module import acting
 from ..maths.initialisers import placeholders
 from ..plugins.discovery import load
-from ..plugins.manager import get_manager, notify
+from ..plugins.manager import notify
+from ..plugins.registry import get_manager
 from ..sampling.episodes import Episode
 from ..sampling.make_runner import Runner
 from ..sampling.runner_group import EnvRunnerGroup

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -17,7 +16,7 @@ _DEPTH = 32
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def words_of(given: Any) -> dict[str, str]:
+def words_of(given: object) -> dict[str, str]:
     """{path: what lies there}: of arrays dtype, shape and hash, of functions the name, else what Python shows."""
     return dict(_leaves(given, "", 0))
 
@@ -36,7 +35,7 @@ def difference_of(said: Sequence[Mapping[str, str]]) -> str:
     return ""
 
 
-def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
+def _leaves(value: object, path: str, depth: int) -> Iterator[tuple[str, str]]:
     if isinstance(value, (Mapping, list, tuple)) and depth >= _DEPTH:
         yield path, type(value).__qualname__
     elif isinstance(value, Mapping):
@@ -50,7 +49,7 @@ def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
         yield path, _word(value)
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     if isinstance(value, np.ndarray) and value.dtype != object:
         digest = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(value).view(np.uint8).data if value.size else b"")
         return f"{value.dtype}{list(value.shape)} {digest[:16]}"

@@ -13,10 +13,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
+from learner_core.backend import Backend
 from learner_core.errors import LearnerGroupError, PluginError
 from learner_core.plugins import discovery
+from learner_core.xp import Array
 
 from .network import interface_of, use_interface
 
@@ -133,7 +135,7 @@ class Collective:
         """
         raise NotImplementedError
 
-    def allreduce_flat_(self, flat: Any, *, name: str = "flat_grad") -> Any:
+    def allreduce_flat_(self, flat: Array, *, name: str = "flat_grad") -> Array:
         """Sum a vector over the ranks.
 
         Args:
@@ -145,7 +147,7 @@ class Collective:
         """
         raise NotImplementedError
 
-    def broadcast(self, flat: Any, *, root: int = 0, name: str = "flat") -> Any:
+    def broadcast(self, flat: Array, *, root: int = 0, name: str = "flat") -> Array:
         """Give every rank the ``root``'s vector; arguments and result as in :meth:`allreduce_flat_`."""
         raise NotImplementedError
 
@@ -187,7 +189,7 @@ class CollectivePlugin(Protocol):
             places: where the ranks are, in rank order; ``None``: all on this host.
         """
 
-    def create(self, backend: Any) -> Collective:
+    def create(self, backend: Backend) -> Collective:
         """Make one rank's end over ``backend``'s arrays; nothing is imported or opened before ``init``.
 
         Raises:
@@ -287,7 +289,7 @@ class TorchDistributed:
         """As :meth:`CollectivePlugin.open_rendezvous`."""
         return _FileRendezvous() if places is None else _StoreRendezvous(places)
 
-    def create(self, backend: Any) -> Collective:
+    def create(self, backend: Backend) -> Collective:
         """As :meth:`CollectivePlugin.create`."""
         self.check(backend.name)
         collective: Collective = backend.make_collective(self.name)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import LearnerGroupError
+
+if TYPE_CHECKING:
+    from ..config.algorithm_settings import AlgorithmSettings
 
 __all__ = ["check_gpus", "gpu_environment", "visible_gpus"]
 
@@ -20,7 +23,7 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(len(list(folder.iterdir())))] if folder.is_dir() else []
 
 
-def check_gpus(config: Any, size: int) -> None:
+def check_gpus(config: AlgorithmSettings, size: int) -> None:
     """Refuse ``num_gpus_per_learner`` where this machine has not so many for ``size`` learners.
 
     Raises:
@@ -36,7 +39,7 @@ def check_gpus(config: Any, size: int) -> None:
         )
 
 
-def gpu_environment(config: Any, rank: int, size: int) -> dict[str, str]:
+def gpu_environment(config: AlgorithmSettings, rank: int, size: int) -> dict[str, str]:
     """The environment that gives a learner its GPUs, and no others.
 
     Args:

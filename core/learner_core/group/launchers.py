@@ -13,12 +13,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack
 
 from ..plugins import discovery
+from ..xp import Columns
 from .collectives import Place
+from .results import Results
 
-__all__ = ["Ending", "Fleet", "Launcher", "Learners", "Member", "load_launcher"]
+if TYPE_CHECKING:
+    from ..config.algorithm_settings import AlgorithmSettings
+    from ..learning.learner import Learner
+    from ..learning.plan import ShardRows
+
+__all__ = ["Answer", "Ending", "Fleet", "Launcher", "Learners", "Member", "UpdateOptions", "load_launcher"]
+
+
+T = TypeVar("T")
+Answer: TypeAlias = Any
+"""What a learner answers to a request: whatever was asked for."""
+
+
+class UpdateOptions(TypedDict, total=False):
+    """Arguments of ``Learner.update_from_batch`` beside the batch."""
+
+    timesteps: Mapping[str, int] | None
+    num_epochs: int | None
+    minibatch_size: int | None
+    shuffle_batch_per_epoch: bool | None
+    shard_rows: ShardRows | None
 
 
 class Learners(Protocol):
@@ -28,10 +50,10 @@ class Learners(Protocol):
     an attribute ``collective`` is the name of what sums their gradients.
     """
 
-    def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:
+    def update(self, *, batch: Columns, **arguments: Unpack[UpdateOptions]) -> Results:
         """One update; ``arguments`` are those of ``Learner.update_from_batch``. Returns its reduced results."""
 
-    def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
+    def foreach(self, function: Callable[[Learner], T], ranks: Sequence[int] | None = None) -> list[T]:
         """``[function(learner)]`` of these ranks (``None``: all), in rank order."""
 
     def close(self) -> None:
@@ -43,11 +65,11 @@ class Launcher(Protocol):
 
     name: str
 
-    def make_learners(self, config: Any, env: Any) -> Learners:
+    def make_learners(self, config: AlgorithmSettings, env: object) -> Learners:
         """Start ``config.num_learners`` learners; with 0 that is a ``LocalLearners``, in this process.
 
         Args:
-            config: frozen AlgorithmConfig; ``config.launcher_options`` is this launcher's own, to be checked by it.
+            config: frozen AlgorithmSettings; ``config.launcher_options`` is this launcher's own, to be checked by it.
             env: environment to take the spaces from, or ``None``.
 
         Raises:
@@ -92,14 +114,14 @@ class Member(Protocol):
     waiting: bool
     last_sign: float
 
-    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
+    def send(self, operation: str, argument: Mapping[str, object]) -> None:
         """Make a request and set ``waiting``; never raises, never waits for the member.
 
         Args:
             operation, argument: for ``LearnerWorker.handle`` on the other side; plain values, arrays and bytes.
         """
 
-    def receive(self) -> tuple[bool, Any]:
+    def receive(self) -> tuple[bool, Answer]:
         """Take the answer that ``Fleet.wait`` has announced: what ``LearnerWorker.handle`` returned.
 
         Raises:
@@ -135,7 +157,7 @@ class Fleet(Protocol):
             LearnerGroupError: there is no room for them; says what was asked for and what there is.
         """
 
-    def build_arguments(self, rank: int) -> dict[str, Any]:
+    def build_arguments(self, rank: int) -> dict[str, object]:
         """``environment`` (variables to set first) and ``num_threads`` for ``LearnerWorker.build``."""
 
     def places(self) -> Sequence[Place] | None:
@@ -144,7 +166,7 @@ class Fleet(Protocol):
         ``None``: all on this host, by the loopback interface and files.
         """
 
-    def put_batch(self, batch: Any) -> Mapping[str, Any]:
+    def put_batch(self, batch: Columns) -> Mapping[str, object]:
         """Bring a batch within reach of all members.
 
         Returns:

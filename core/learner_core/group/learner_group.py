@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from ..config.changes import QUEUE_SETTINGS, changed, is_of_learners
 from ..config.foreign_names import unknown_attribute
@@ -15,11 +15,19 @@ from ..learning.batch_rule import BatchRule
 from ..learning.state_fitting import Skipped
 from ..learning.state_tree import check_weights
 from ..state.kinds import LEARNER, refuse_other_kinds
+from ..xp import Columns
 from .agreement import difference_of, words_of
-from .launchers import Learners, load_launcher
+from .launchers import Learners, UpdateOptions, load_launcher
 from .requests import UpdateQueue
+from .results import Results
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ..config.algorithm_settings import AlgorithmSettings
+    from ..learning.learner import Learner
+    from ..learning.rl_module import RLModuleSpec
+    from ..state.tree import Plain, Tree
     from .spmd.learners import SpmdLearners
 
 __all__ = ["LearnerGroup"]
@@ -40,7 +48,7 @@ class LearnerGroup:
         LearnerGroupError: the group cannot be built; says what is missing.
     """
 
-    def __init__(self, config: Any, env: Any = None) -> None:
+    def __init__(self, config: AlgorithmSettings, env: object = None) -> None:
         self.config = config
         self._learners: Learners = load_launcher(config.launcher).make_learners(config, env)
         self._queue = UpdateQueue(
@@ -52,7 +60,7 @@ class LearnerGroup:
         self._num_changes = 0
         self._num_updates_asked = 0
         try:
-            self._specs: dict[str, Any] = self._first(lambda learner: learner.module_specs)
+            self._specs: Mapping[str, RLModuleSpec] = self._first(lambda learner: learner.module_specs)
         except BaseException:
             self.shutdown()
             raise
@@ -70,7 +78,7 @@ class LearnerGroup:
 
     def update_from_batch(
         self,
-        batch: Mapping[str, Any],
+        batch: Columns,
         timesteps: Mapping[str, int] | None = None,
         *,
         async_update: bool = False,
@@ -80,7 +88,7 @@ class LearnerGroup:
         shard_rows: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
         return_state: bool = False,
         return_weights: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Results:
         """Train on one batch.
 
         Args:
@@ -122,19 +130,19 @@ class LearnerGroup:
                 return dict(queue.run(**arguments))
             return queue.submit(**arguments)
         queue.drain()
-        results: dict[str, Any] = queue.run(**arguments)
+        results = queue.run(**arguments)
         if return_state:
             results["_state"] = self.get_state()
         return results
 
-    def _update(self, *, return_weights: bool, **arguments: Any) -> dict[str, Any]:
-        results = self._learners.update(**arguments)
+    def _update(self, *, batch: Columns, return_weights: bool, **arguments: Unpack[UpdateOptions]) -> Results:
+        results = self._learners.update(batch=batch, **arguments)
         if return_weights:
             weights = self._repeat(lambda learner: learner.get_module_state(), ranks=[0])[0]
             results["_weights"] = (int(results["__all__"].get("num_updates", 0)), weights)
         return results
 
-    def poll(self) -> dict[str, Any]:
+    def poll(self) -> Results:
         """Reduced results of the asynchronous updates that have finished since the last call, without waiting."""
         return self._alive().take()
 
@@ -161,7 +169,7 @@ class LearnerGroup:
         """Seconds that updates have taken in all."""
         return self._queue.busy_seconds
 
-    def wait(self) -> dict[str, Any]:
+    def wait(self) -> Results:
         """Wait for all queued updates and return their reduced results (``{}`` if there were none).
 
         Raises:
@@ -175,11 +183,11 @@ class LearnerGroup:
         """Wait for all queued updates; their results come with a later call. Raises as ``wait`` does."""
         self._alive().drain()
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Plain]:
         """Complete state of the first learner; all have the same."""
         return dict(self._first(lambda learner: learner.get_state()))
 
-    def set_state(self, state: Mapping[str, Any], strict: bool = True) -> list[Skipped]:
+    def set_state(self, state: Tree, strict: bool = True) -> list[Skipped]:
         """Give every learner this state, or none; see ``Learner.set_state``, also for what is returned."""
         self.check_state(state, strict=strict)
         self.agree("set_state", state)
@@ -194,24 +202,22 @@ class LearnerGroup:
             raise
         return skipped
 
-    def check_state(
-        self, state: Mapping[str, Any], strict: bool = True, *, modules: Collection[str] | None = None
-    ) -> None:
+    def check_state(self, state: Tree, strict: bool = True, *, modules: Collection[str] | None = None) -> None:
         """Would ``set_state`` take this state? Changes nothing; see ``Learner.check_state``."""
         self._check(lambda learner: learner.check_state(state, strict, modules=modules))
 
-    def get_weights(self) -> dict[str, dict[str, Any]]:
+    def get_weights(self) -> dict[str, dict[str, np.ndarray]]:
         """Weights alone: module id -> name -> array."""
         return dict(self._first(lambda learner: learner.get_module_state()))
 
-    def set_weights(self, weights: Mapping[str, Any]) -> None:
+    def set_weights(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Give every learner these weights, or none; optimizers stay."""
         self._check(lambda learner: check_weights(learner, weights))
         self.agree("set_weights", weights)
         self._num_changes += 1
         self._ask(lambda learner: learner.set_module_state(weights))
 
-    def check_weights(self, weights: Mapping[str, Any]) -> None:
+    def check_weights(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Would ``set_weights`` take these? Changes nothing.
 
         Raises:
@@ -223,7 +229,7 @@ class LearnerGroup:
         """{module_id: what a batch of it must be}."""
         return dict(self._first(lambda learner: learner.batch_rules()))
 
-    def save_state(self, path: Any) -> None:
+    def save_state(self, path: str | os.PathLike[str]) -> None:
         """Write the complete state to one file, atomically."""
         # Learner processes may have another working folder; one of them writes, unless it is on another machine.
         folder, name = os.path.split(os.fspath(path))  # abspath alone would forget a slash at the end, which is refused
@@ -231,7 +237,8 @@ class LearnerGroup:
         if getattr(self._learners, "shares_files", True):
             self._ask(lambda learner: learner.save_state(place) if learner.ranks.rank == 0 else None)
             return
-        from ..plugins.manager import get_manager, notify
+        from ..plugins.manager import notify
+        from ..plugins.registry import get_manager
         from ..state.files import save_state
 
         state = self.get_state()
@@ -240,12 +247,12 @@ class LearnerGroup:
             get_manager(), "learner_checkpoint_saved", path=place, update=int(state["counters"]["num_updates"]), rank=0
         )
 
-    def load_state(self, path: Any, strict: bool = True) -> list[Skipped]:
+    def load_state(self, path: str | os.PathLike[str], strict: bool = True) -> list[Skipped]:
         """Read a file that ``save_state`` of a group or a learner wrote, on any backend; see ``Learner.set_state``."""
         from ..state.files import load_state
 
-        def read() -> Any:
-            state = load_state(path, mmap=copies)
+        def read() -> dict[str, Plain]:
+            state: dict[str, Plain] = load_state(path, mmap=copies)
             refuse_other_kinds(state, LEARNER, where=str(path))
             return state
 
@@ -257,7 +264,7 @@ class LearnerGroup:
         """Whether ``set_state`` may be given arrays that are read-only views of a file."""
         return bool(self._first(lambda learner: learner.copies_states))
 
-    def set_config(self, **settings: Any) -> None:
+    def set_config(self, **settings: object) -> None:
         """Change settings on every learner, and of the group's own queue, or none; queued updates come first.
 
         Inside an Algorithm, samplers, advantages and evaluation follow before the next fragment, and later checkpoints
@@ -287,11 +294,11 @@ class LearnerGroup:
         block = config.queue_full == "block"
         self._queue.set_limit(config.max_requests_in_flight_per_learner, block=block)
 
-    def learner_settings(self) -> dict[str, Any]:
+    def learner_settings(self) -> dict[str, object]:
         """{setting: value} of what learners go by and a run can change, as the first of them has it now."""
         return dict(self._first(_settings_of))
 
-    def agree(self, call: str, given: Any) -> None:
+    def agree(self, call: str, given: object) -> None:
         """Refuse what the ranks of ``launcher="spmd"`` were not all given alike; one learner's group agrees at once.
 
         Args:
@@ -307,7 +314,9 @@ class LearnerGroup:
         if difference:
             raise LearnerGroupError(f"{call}: every rank must be given the same; {difference}")
 
-    def add_module(self, *, module_id: str, module_spec: Any, settings: Mapping[str, Any] | None = None) -> None:
+    def add_module(
+        self, *, module_id: str, module_spec: RLModuleSpec | None, settings: Mapping[str, Plain] | None = None
+    ) -> None:
         """Add a module on every learner, or on none; see ``Learner.add_module``."""
         self.agree("add_module", {"module_id": module_id, "module_spec": module_spec, "settings": settings})
         try:
@@ -319,7 +328,7 @@ class LearnerGroup:
                 self.foreach_learner(lambda learner: _without(learner, module_id))
             raise
         self._specs = self._first(lambda learner: learner.module_specs)
-        self.config = self.config.with_modules(self._specs, settings and {module_id: settings})
+        self.config = self.config.with_modules(self._specs, {module_id: settings} if settings else None)
 
     def remove_module(self, module_id: str) -> None:
         """Remove a module on every learner; see ``Learner.remove_module``."""
@@ -346,7 +355,7 @@ class LearnerGroup:
             self._learners.close()
 
     @property
-    def module_specs(self) -> dict[str, Any]:
+    def module_specs(self) -> dict[str, RLModuleSpec]:
         """module id -> complete RLModuleSpec."""
         return dict(self._specs)
 
@@ -361,19 +370,19 @@ class LearnerGroup:
         found = self._learners
         return cast("SpmdLearners", found) if hasattr(found, "on_first") else None
 
-    def _check(self, function: Callable[[Any], None]) -> None:
+    def _check(self, function: Callable[[Learner], None]) -> None:
         """A check of what is to be set: of one learner where all are given the same, of every rank by itself."""
         self._ask(function, ranks=None if self.ranks is not None else [0])
 
-    def _first(self, function: Callable[[Any], T]) -> T:
+    def _first(self, function: Callable[[Learner], T]) -> T:
         """``function(learner)`` of rank 0; all learners have the same state."""
         return self._ask(function, ranks=[0])[0]
 
-    def _ask(self, function: Callable[[Any], T], ranks: Sequence[int] | None = None) -> list[T]:
+    def _ask(self, function: Callable[[Learner], T], ranks: Sequence[int] | None = None) -> list[T]:
         self._alive().drain()
         return self._repeat(function, ranks)
 
-    def _repeat(self, function: Callable[[Any], T], ranks: Sequence[int] | None = None) -> list[T]:
+    def _repeat(self, function: Callable[[Learner], T], ranks: Sequence[int] | None = None) -> list[T]:
         """A call that may be repeated: after a loss from which the group recovers it is."""
         for _ in range(_MOST_REPEATS):
             try:
@@ -389,17 +398,17 @@ class LearnerGroup:
         return self._queue
 
 
-def _settings_of(learner: Any) -> dict[str, Any]:
+def _settings_of(learner: Learner) -> dict[str, object]:
     names = [name for name in learner.config.settings() if is_of_learners(learner.config, name)]
     return {name: getattr(learner.config, name) for name in names}
 
 
-def _set_back(learner: Any, before: Mapping[str, Any]) -> None:
+def _set_back(learner: Learner, before: Mapping[str, object]) -> None:
     """Take back settings that another learner refused."""
     learner.set_config(**{name: value for name, value in before.items() if getattr(learner.config, name) != value})
 
 
-def _without(learner: Any, module_id: str) -> None:
+def _without(learner: Learner, module_id: str) -> None:
     """Take back a module that another learner could not add."""
     if module_id in learner.module_specs:
         learner.remove_module(module_id)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
+from ..xp import Columns
 from .devices import check_gpus
+from .launchers import UpdateOptions
+from .results import Results
+
+if TYPE_CHECKING:
+    from ..config.algorithm_settings import AlgorithmSettings
+    from ..learning.learner import Learner
 
 __all__ = ["LocalLearners"]
+
+
+T = TypeVar("T")
 
 
 class LocalLearners:
@@ -18,15 +28,15 @@ class LocalLearners:
         env: environment to take the spaces from.
     """
 
-    def __init__(self, config: Any, env: Any) -> None:
+    def __init__(self, config: AlgorithmSettings, env: object) -> None:
         check_gpus(config, 1)
-        self.learner = config.get_learner_class()(config=config, env=env)
+        self.learner: Learner = config.get_learner_class()(config=config, env=env)
 
-    def update(self, **arguments: Any) -> dict[str, Any]:
+    def update(self, *, batch: Columns, **arguments: Unpack[UpdateOptions]) -> Results:
         """Update now and return the results."""
-        return dict(self.learner.update_from_batch(**arguments))
+        return dict(self.learner.update_from_batch(batch, **arguments))
 
-    def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
+    def foreach(self, function: Callable[[Learner], T], ranks: Sequence[int] | None = None) -> list[T]:
         """``[function(learner)]``."""
         return [function(self.learner)]
 

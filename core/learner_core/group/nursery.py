@@ -23,7 +23,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from learner_core.errors import LearnerGroupError
 
@@ -191,9 +190,9 @@ def _main(descriptor: int, preload: str, serve: str, *arguments: str) -> None:
     os._exit(0)
 
 
-def _function(path: str) -> Callable[..., Any]:
+def _function(path: str) -> Callable[..., int]:
     module, _, name = path.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    function: Callable[..., int] = getattr(importlib.import_module(module), name)
     return function
 
 

@@ -13,15 +13,19 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, LearnerGroupError
 from ..plugins.hookspecs import hookimpl
+from ..xp import Columns
 from .devices import gpu_environment
-from .launchers import Ending, Learners, Member
+from .launchers import Answer, Ending, Learners, Member
 from .local import LocalLearners
 from .nursery import Nursery, nursery_for
 from .shared_batch import Segment
+
+if TYPE_CHECKING:
+    from ..config.algorithm_settings import AlgorithmSettings
 
 __all__ = ["LocalLauncher", "ProcessFleet", "ProcessMember", "learner_core_launcher"]
 
@@ -64,13 +68,13 @@ class ProcessMember:
         self.last_sign = time.monotonic()
         self.waiting = False
 
-    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
+    def send(self, operation: str, argument: Mapping[str, object]) -> None:
         """Make a request; its answer must be taken before the next."""
         self.waiting = True
         with contextlib.suppress(OSError):  # it has died or stopped; waiting for the answer finds out how
             self.channel.send_bytes(pickle.dumps((operation, dict(argument))))
 
-    def receive(self) -> tuple[bool, Any]:
+    def receive(self) -> tuple[bool, Answer]:
         """As :meth:`Member.receive`."""
         try:
             message = self.channel.recv_bytes()
@@ -118,7 +122,7 @@ class ProcessFleet:
         config: frozen configuration.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: AlgorithmSettings) -> None:
         self._config = config
         self._segment = Segment(0)
         self._members: list[ProcessMember] = []
@@ -142,14 +146,14 @@ class ProcessFleet:
             self._hand_out()
         return self._members
 
-    def build_arguments(self, rank: int) -> dict[str, Any]:
+    def build_arguments(self, rank: int) -> dict[str, object]:
         """As :meth:`Fleet.build_arguments`."""
         return {"environment": self._environments[rank], "num_threads": self._config.num_cpus_per_learner}
 
     def places(self) -> None:
         """As :meth:`Fleet.places`."""
 
-    def put_batch(self, batch: Any) -> Mapping[str, Any]:
+    def put_batch(self, batch: Columns) -> Mapping[str, object]:
         """As :meth:`Fleet.put_batch`."""
         segment, layout, new = self._segment.write(batch)
         if new is not None:
@@ -176,7 +180,7 @@ class LocalLauncher:
 
     name = "local"
 
-    def make_learners(self, config: Any, env: Any) -> Learners:
+    def make_learners(self, config: AlgorithmSettings, env: object) -> Learners:
         """As :meth:`Launcher.make_learners`."""
         if config.launcher_options:
             raise LearnerGroupError(

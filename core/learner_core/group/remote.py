@@ -11,7 +11,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar, Unpack
 
 import cloudpickle
 
@@ -20,11 +20,20 @@ from ..errors import EnvError, LearnerCoreError, LearnerGroupError, NetworkError
 from ..learning.plain_arrays import shareable
 from ..learning.resolve import resolve_modules
 from ..learning.rl_module import MultiRLModuleSpec
-from ..plugins.manager import get_manager, notify
+from ..plugins.manager import notify
+from ..plugins.registry import get_manager
+from ..state.tree import Tree
+from ..xp import Columns
 from .collectives import Place, choose_collective, load_collective
-from .launchers import Fleet, Member
+from .launchers import Answer, Fleet, Member, UpdateOptions
 from .links import check_reach
-from .salvage import salvage
+from .results import Results
+from .salvage import Saved, salvage
+from .worker import Updated, parameter_digest
+
+if TYPE_CHECKING:
+    from ..config.algorithm_settings import AlgorithmSettings
+    from ..learning.learner import Learner
 
 __all__ = ["RemoteLearners"]
 
@@ -35,6 +44,9 @@ _RESCUE_S = 10.0
 _MOST_RESTARTS = 3
 #: All that takes time is done before learners meet; sockets that do not answer may be tried more than once.
 _MEETING_TIMEOUTS = 4
+
+
+T = TypeVar("T")
 
 
 class _NotMetError(NetworkError):
@@ -54,7 +66,9 @@ class RemoteLearners:
         LearnerGroupError: something is missing or a learner cannot be built; says what.
     """
 
-    def __init__(self, config: Any, env: Any, fleet: Fleet, *, frameworks: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, config: AlgorithmSettings, env: object, fleet: Fleet, *, frameworks: Sequence[str] | None = None
+    ) -> None:
         self._config = config
         self._fleet = fleet
         self._frameworks = list(frameworks or [config.framework_name] * config.num_learners)
@@ -76,8 +90,8 @@ class RemoteLearners:
         self._lost_ranks: list[int] = []
         self._restarts = 0
         self._started = False
-        self._answers: dict[int, Any] = {}
-        self._salvage: dict[str, Any] | None = None
+        self._answers: dict[int, Answer] = {}
+        self._salvage: Saved | None = None
         try:
             self._start()
         except BaseException:
@@ -87,7 +101,7 @@ class RemoteLearners:
 
     # ------------------------------------------------------------------ starting
 
-    def _start(self, state: Mapping[str, Any] | None = None) -> None:
+    def _start(self, state: Tree | None = None) -> None:
         """Start all learners, with this state.
 
         Where losses are repaired, one that is lost on the way is started again, and so are all that did not meet.
@@ -149,7 +163,7 @@ class RemoteLearners:
             places = self._request("locate", locating)
             self._check_reach(places)
         with self._collective.open_rendezvous(self._size, timeout_s=timeout_s, places=places) as meeting:
-            joining: list[dict[str, Any]] = [
+            joining: list[dict[str, object]] = [
                 {"rank": rank, "size": self._size, "rendezvous": meeting.for_rank(rank), "timeout_s": timeout_s}
                 for rank in range(self._size)
             ]
@@ -181,11 +195,11 @@ class RemoteLearners:
         """Whether rank 0 writes to the folders that the driver sees."""
         return bool(getattr(self._fleet, "shares_files", True))
 
-    def update(self, *, batch: Any, **arguments: Any) -> dict[str, Any]:
+    def update(self, *, batch: Columns, **arguments: Unpack[UpdateOptions]) -> Results:
         """One update of all learners; returns rank 0's results, which every rank has."""
         self._settle()  # nobody may still be reading the last batch
         argument = {**self._fleet.put_batch(shareable(batch)), "arguments": arguments}
-        answer: dict[str, Any] | None = None
+        answer: Updated | None = None
         num_lost = 0
         while answer is None:
             try:
@@ -201,7 +215,7 @@ class RemoteLearners:
             self._restarts = 0
         return results
 
-    def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
+    def foreach(self, function: Callable[[Learner], T], ranks: Sequence[int] | None = None) -> list[T]:
         """``[function(learner)]`` of these ranks (all), in rank order.
 
         Raises:
@@ -240,7 +254,7 @@ class RemoteLearners:
         if len(set(self._frameworks)) > 1:
             equal = False
         else:
-            equal = len(set(self.foreach(_digest))) == 1
+            equal = len(set(self.foreach(parameter_digest))) == 1
         if not equal:
             (state,) = self.foreach(lambda learner: learner.get_state(), ranks=[0])
             self.foreach(lambda learner: learner.set_state(state), ranks=range(1, self._size))
@@ -254,8 +268,8 @@ class RemoteLearners:
     # ------------------------------------------------------------------ requests and answers
 
     def _request(
-        self, operation: str, arguments: Sequence[Mapping[str, Any]], *, ranks: Sequence[int] | None = None
-    ) -> list[Any]:
+        self, operation: str, arguments: Sequence[Mapping[str, object]], *, ranks: Sequence[int] | None = None
+    ) -> list[Answer]:
         """Ask the learners; returns their answers in rank order.
 
         Raises:
@@ -269,7 +283,7 @@ class RemoteLearners:
         for member, argument in zip(members, arguments, strict=True):
             member.last_sign = time.monotonic()
             member.send(operation, argument)
-        answers: dict[int, Any] = {}
+        answers: dict[int, Answer] = {}
         self._answers = answers if operation == "update" else {}
         failures: dict[int, tuple[Exception, str]] = {}
         failed_at: float | None = None
@@ -311,7 +325,7 @@ class RemoteLearners:
     def _take(
         self,
         members: Sequence[Member],
-        answers: dict[int, Any],
+        answers: dict[int, Answer],
         failures: dict[int, tuple[Exception, str]],
         operation: str,
     ) -> None:
@@ -398,7 +412,7 @@ class RemoteLearners:
     def _save_what_can_be(self, survivors: Sequence[Member]) -> None:
         self._salvage = salvage(self._fleet, survivors, self._answers, self._config.timeout_s + _RESCUE_S)
 
-    def _restart(self, error: WorkerLostError, attempt: int) -> dict[str, Any] | None:
+    def _restart(self, error: WorkerLostError, attempt: int) -> Updated | None:
         """A new ring from the highest applied state.
 
         Returns:
@@ -423,8 +437,7 @@ class RemoteLearners:
             raise
         if error.rank is None:
             warnings.warn(f"no learner was lost, and yet the ring broke; it was rebuilt ({error})", RuntimeWarning, 4)
-        answer: dict[str, Any] | None = saved["answer"]
-        return answer
+        return saved["answer"]
 
     def _break(self, reason: str) -> None:
         self._broken = reason
@@ -455,25 +468,19 @@ def _abandon(members: list[Member], fleet: Fleet) -> None:
     fleet.close()
 
 
-def _digest(learner: Any) -> str:
-    from .worker import parameter_digest
-
-    return parameter_digest(learner)
-
-
-def _setter(state: Mapping[str, Any]) -> Callable[[Any], None]:
-    def set_state(learner: Any) -> None:
+def _setter(state: Tree) -> Callable[[Learner], None]:
+    def set_state(learner: Learner) -> None:
         learner.set_state(state)
 
     return set_state
 
 
-def _of_the_driver(env_config: Mapping[str, Any]) -> NoReturn:
+def _of_the_driver(env_config: Mapping[str, object]) -> NoReturn:
     """Stands for an environment object where it is not."""
     raise EnvError("the environment is an object in the process that started this learner")
 
 
-def _pickled_config(config: Any, framework: str, collective: str) -> bytes:
+def _pickled_config(config: AlgorithmSettings, framework: str, collective: str) -> bytes:
     """The configuration for a learner: what only environments need stays here if it cannot be pickled."""
     config = config.replaced(collective=collective) if collective else config
     own = config if framework == config.framework_name else config.replaced(framework_name=framework)

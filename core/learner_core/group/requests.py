@@ -7,11 +7,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
-from .results import merge_results
+from .results import Results, merge_results
 
 __all__ = ["UpdateQueue"]
 
@@ -25,12 +24,12 @@ class UpdateQueue:
         block: wait when the queue is full; else drop the update and count it.
     """
 
-    def __init__(self, update: Callable[..., Any], *, limit: int, block: bool) -> None:
+    def __init__(self, update: Callable[..., Results], *, limit: int, block: bool) -> None:
         self._update = update
         self._limit = limit
         self._block = block
-        self._pending: deque[Future[Any]] = deque()
-        self._finished: deque[Future[Any]] = deque()
+        self._pending: deque[Future[Results]] = deque()
+        self._finished: deque[Future[Results]] = deque()
         self._thread: ThreadPoolExecutor | None = None
         self._dropped = 0
         #: Seconds that updates have taken in all, waiting not counted.
@@ -46,7 +45,7 @@ class UpdateQueue:
         self._collect()
         return len(self._pending)
 
-    def run(self, **arguments: Any) -> Any:
+    def run(self, **arguments: object) -> Results:
         """Update now, in this thread."""
         began = time.perf_counter()
         try:
@@ -54,7 +53,7 @@ class UpdateQueue:
         finally:
             self.busy_seconds += time.perf_counter() - began
 
-    def submit(self, **arguments: Any) -> dict[str, Any]:
+    def submit(self, **arguments: object) -> Results:
         """Queue an update; returns the reduced results of earlier ones that have finished, ``{}`` if none has.
 
         Raises:
@@ -69,7 +68,9 @@ class UpdateQueue:
         results = self.take()
         if len(self._pending) < self._limit:
             # The caller may write into a batch as soon as this returns, and the update may begin much later.
-            self._pending.append(self._thread.submit(self.run, **_owned(arguments)))
+            self._pending.append(
+                self._thread.submit(self.run, **{name: _owned(value) for name, value in arguments.items()})
+            )
         else:
             self._dropped += 1
         return results
@@ -86,7 +87,7 @@ class UpdateQueue:
                 self._finished.remove(future)
                 raise error
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> Results:
         """Reduced results of the asynchronous updates that have finished since they were last taken.
 
         Raises:
@@ -94,7 +95,7 @@ class UpdateQueue:
         """
         self._collect()
         self._raise_first()
-        done: list[dict[str, Any]] = [future.result() for future in self._finished]
+        done: list[Results] = [future.result() for future in self._finished]
         self._finished.clear()
         if not done and not self._dropped:
             return {}
@@ -142,7 +143,7 @@ class UpdateQueue:
             )
 
 
-def _owned(tree: Any) -> Any:
+def _owned(tree: object) -> object:
     """Arguments of an update with arrays and containers of their own; what is neither is refused by the update."""
     if isinstance(tree, Mapping):
         return {key: _owned(value) for key, value in tree.items()}

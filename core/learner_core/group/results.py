@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["merge_results"]
+__all__ = ["Results", "merge_results"]
+
+Results: TypeAlias = dict[str, Any]
+"""{module_id: {metric: value}, "__all__": {...}}; with "_state" and "_weights" where those were asked for."""
 
 _SUMMED = frozenset({"num_minibatch_steps", "num_nonfinite_steps", "num_modules_updated", "num_learners_restarted"})
 _LATEST = frozenset({"compiled", "num_updates"})
 
 
-def merge_results(results: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+def merge_results(results: Sequence[dict[str, dict[str, float]]]) -> Results:
     """{module: {metric: value}}: counts added, metrics averaged over the updates weighted by their minibatch steps."""
     if not results:
         return {}
-    merged: dict[str, Any] = {}
+    merged: Results = {}
     for module_id in dict.fromkeys(key for result in results for key in result):
         parts = [result[module_id] for result in results if module_id in result]
         entry: dict[str, float] = {}

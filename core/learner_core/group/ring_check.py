@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from learner_core.errors import LearnerCoreError, LearnerGroupError
 from learner_core.plugins import discovery
+from learner_core.state.tree import Plain
 
 from .collectives import load_collective
 
@@ -103,7 +104,7 @@ def _kill(ranks: list[subprocess.Popen[str]]) -> None:
         process.kill()
 
 
-def _write(process: subprocess.Popen[str], order: dict[str, Any]) -> None:
+def _write(process: subprocess.Popen[str], order: Mapping[str, object]) -> None:
     try:
         assert process.stdin is not None
         process.stdin.write(json.dumps(order) + "\n")
@@ -112,12 +113,12 @@ def _write(process: subprocess.Popen[str], order: dict[str, Any]) -> None:
         pass  # it has died; what it said last is read next
 
 
-def _expect(rank: int, process: subprocess.Popen[str], event: str, timeout_s: float) -> dict[str, Any]:
+def _expect(rank: int, process: subprocess.Popen[str], event: str, timeout_s: float) -> dict[str, Plain]:
     assert process.stdout is not None and process.stderr is not None
     for line in process.stdout:
         if not line.startswith("{"):
             continue  # frameworks print, too
-        said: dict[str, Any] = json.loads(line)
+        said: dict[str, Plain] = json.loads(line)
         if "error" in said:
             raise LearnerGroupError(f"rank {rank}: {said['error']}")
         if said["event"] == event:

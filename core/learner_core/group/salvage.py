@@ -10,23 +10,32 @@ before the update past its main thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import cloudpickle
 
-from .launchers import Fleet, Member
-from .worker import RESCUED, everything
+from .launchers import Answer, Fleet, Member
+from .worker import RESCUED, Everything, Rescued, Updated, everything
 
-__all__ = ["salvage"]
+if TYPE_CHECKING:
+    from ..learning.learner import Learner
+
+__all__ = ["Saved", "salvage"]
 
 #: Seconds that the others have once one has answered.
 _PATIENCE_S = 0.5
 
 
+class Saved(Rescued):
+    """What the one that applied most was, and its ``answer`` to the interrupted update, if it had applied that."""
+
+    answer: Updated | None
+
+
 def salvage(
-    fleet: Fleet, survivors: Sequence[Member], answered: Mapping[int, Any], timeout_s: float
-) -> dict[str, Any] | None:
+    fleet: Fleet, survivors: Sequence[Member], answered: Mapping[int, Answer], timeout_s: float
+) -> Saved | None:
     """Ask the survivors.
 
     Args:
@@ -36,8 +45,7 @@ def salvage(
         timeout_s: for all of them together.
 
     Returns:
-        ``state``, ``config``, ``module_specs`` and ``num_updates`` of the one that applied most, and as ``answer`` what
-        it had to say to the interrupted update, if it did apply it. ``None``: nobody answered.
+        What the one that applied most knows; ``None``: nobody answered.
     """
     deadline = time.monotonic() + timeout_s
     pending = [member for member in survivors if member.waiting]
@@ -45,7 +53,7 @@ def salvage(
         rescue = getattr(member, "rescue", None)
         if rescue is not None:
             rescue()
-    rescued: list[dict[str, Any]] = []
+    rescued: list[Rescued] = []
     found = _collect(fleet, pending, deadline, rescued)
     answers = {**answered, **{member.rank: answer for member, good, answer in found if good}}
     alive = [member for member in survivors if not member.waiting]  # the rest are held up, or dead as well
@@ -57,33 +65,38 @@ def salvage(
         for _, good, all_ in _ask(fleet, [member], everything, deadline, rescued):
             if good:
                 answer = answers.get(member.rank)
-                applied = answer if isinstance(answer, dict) and answer.get("num_updates") == count else None
-                return {**all_, "num_updates": count, "answer": applied}
+                applied = isinstance(answer, dict) and answer.get("num_updates") == count
+                known: Everything = all_
+                return {**known, "num_updates": count, "answer": answer if applied else None}
     for all_ in rescued:
         if all_["num_updates"] == best:
             return {**all_, "answer": None}
     return None
 
 
-def _count(learner: Any) -> int:
+def _count(learner: Learner) -> int:
     return int(learner.train_state.num_updates)
 
 
 def _ask(
-    fleet: Fleet, members: Sequence[Member], function: Any, deadline: float, rescued: list[dict[str, Any]]
-) -> list[tuple[Member, bool, Any]]:
+    fleet: Fleet,
+    members: Sequence[Member],
+    function: Callable[[Learner], object],
+    deadline: float,
+    rescued: list[Rescued],
+) -> list[tuple[Member, bool, Answer]]:
     for member in members:
         member.send("call", {"function": cloudpickle.dumps(function)})
     return _collect(fleet, members, deadline, rescued)
 
 
 def _collect(
-    fleet: Fleet, members: Sequence[Member], deadline: float, rescued: list[dict[str, Any]]
-) -> list[tuple[Member, bool, Any]]:
+    fleet: Fleet, members: Sequence[Member], deadline: float, rescued: list[Rescued]
+) -> list[tuple[Member, bool, Answer]]:
     """(member, good, answer) of those that answer before the deadline; what was rescued meanwhile goes to the list."""
     waiting = list(members)
     held_up: set[int] = set()
-    found: list[tuple[Member, bool, Any]] = []
+    found: list[tuple[Member, bool, Answer]] = []
     while any(member.rank not in held_up for member in waiting) and time.monotonic() < deadline:
         for member in fleet.wait(waiting, max(deadline - time.monotonic(), 0.0)):
             try:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..xp import ArrayTree, Columns
+
 __all__ = ["Layout", "Segment", "SegmentId", "read_batch", "receive"]
 
 _ALIGNMENT = 64
@@ -38,7 +40,7 @@ class Segment:
         self._map: mmap.mmap | None = None
         self._descriptor = -1
 
-    def write(self, batch: Any) -> tuple[SegmentId | None, Layout, int | None]:
+    def write(self, batch: Columns) -> tuple[SegmentId | None, Layout, int | None]:
         """Copy a batch in.
 
         Args:
@@ -48,8 +50,8 @@ class Segment:
         Returns:
             (segment or None if nothing is shared, layout, descriptor to send first if the segment is new).
         """
-        arrays: list[tuple[tuple[Any, ...], np.ndarray, int]] = []
-        others: list[tuple[tuple[Any, ...], Any]] = []
+        arrays: list[tuple[tuple[object, ...], np.ndarray, int]] = []
+        others: list[tuple[tuple[object, ...], object]] = []
         end = 0
         for path, value in _leaves(batch, ()):
             if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.nbytes:
@@ -108,15 +110,15 @@ def receive(source: socket.socket, place: SegmentId) -> mmap.mmap:
                 return mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
 
 
-def _leaves(tree: Any, path: tuple[Any, ...]) -> list[tuple[tuple[Any, ...], Any]]:
+def _leaves(tree: object, path: tuple[object, ...]) -> list[tuple[tuple[object, ...], object]]:
     if isinstance(tree, Mapping) and tree:
         return [leaf for key, value in tree.items() for leaf in _leaves(value, (*path, key))]
     return [(path, tree)]
 
 
-def read_batch(memory: Any, layout: Layout) -> Any:
+def read_batch(memory: mmap.mmap | memoryview, layout: Layout) -> ArrayTree:
     """The batch, its arrays read-only views of ``memory``."""
-    leaves: list[tuple[tuple[Any, ...], Any]] = list(layout["others"])
+    leaves: list[tuple[tuple[object, ...], object]] = list(layout["others"])
     for path, dtype, shape, offset in layout["arrays"]:
         size = int(np.prod(shape, dtype=np.int64))
         leaves.append((path, np.frombuffer(memory, np.dtype(dtype), size, offset).reshape(shape)))

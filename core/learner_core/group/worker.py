@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import cloudpickle
 import numpy as np
@@ -26,20 +26,48 @@ import numpy as np
 from learner_core.errors import LearnerGroupError
 
 from .collectives import Place, load_collective
+from .launchers import Answer, UpdateOptions
 from .links import Links
 from .network import interface_of
+from .results import Results
 from .shared_batch import SegmentId, read_batch, receive
 
 if TYPE_CHECKING:
+    from learner_core.config.algorithm_settings import AlgorithmSettings
+    from learner_core.learning.learner import Learner
+    from learner_core.learning.rl_module import RLModuleSpec
     from learner_core.learning.train_state import TrainState
+    from learner_core.state.tree import Plain
+    from learner_core.xp import ArrayTree
 
-__all__ = ["PULSE_S", "RESCUED", "LearnerWorker", "work"]
+__all__ = ["PULSE_S", "RESCUED", "Everything", "LearnerWorker", "Rescued", "Updated", "work"]
 
 PULSE_S = 0.5
 #: Seconds by which the driver notices who is gone before others say that they do not hear it.
 _FIRST_SAY_S = 1.0
 #: Key of an answer that nobody waited for: the state before the update that the learner is held up in.
 RESCUED = "rescued"
+
+
+class Everything(TypedDict):
+    """What another learner needs to go on in one's place."""
+
+    state: dict[str, Plain]
+    config: AlgorithmSettings
+    module_specs: dict[str, RLModuleSpec]
+
+
+class Rescued(Everything):
+    """What a learner was when the ring broke; ``num_updates`` it had applied."""
+
+    num_updates: int
+
+
+class Updated(TypedDict):
+    """The answer to an update."""
+
+    results: Results
+    num_updates: int
 
 
 def work(channel: int, pulse: int, descriptors: int) -> int:
@@ -118,7 +146,7 @@ class LearnerWorker:
         self._before: TrainState | None = None
         self.learner: Any = None
 
-    def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bool, Any]:
+    def handle(self, operation: str, argument: Mapping[str, object]) -> tuple[bool, Answer]:
         """Do what a request says.
 
         Args:
@@ -135,7 +163,7 @@ class LearnerWorker:
 
     def build(
         self, *, config: bytes, module_spec: bytes, rank: int, size: int, environment: dict[str, str], num_threads: int
-    ) -> dict[str, Any]:
+    ) -> dict[str, int]:
         """Make the Learner; the ring is joined later, by all together."""
         os.environ.update(environment)
         from learner_core.learning.ranks import WholeBatch
@@ -186,7 +214,7 @@ class LearnerWorker:
     def _lose(self, rank: int) -> None:
         self.unheard = rank
 
-    def fetch(self, where: Mapping[str, Any]) -> Any:
+    def fetch(self, where: Mapping[str, Plain]) -> ArrayTree:
         """The batch that ``Fleet.put_batch`` brought within reach; here, the request holds it itself.
 
         Args:
@@ -197,7 +225,7 @@ class LearnerWorker:
         """
         return where["batch"]
 
-    def update(self, *, arguments: dict[str, Any], **where: Any) -> dict[str, Any]:
+    def update(self, *, arguments: UpdateOptions, **where: object) -> Updated:
         """Train on the batch that ``fetch(where)`` finds."""
         batch = self.fetch(where)
         learner = self.learner
@@ -215,7 +243,7 @@ class LearnerWorker:
             self._before = None
         return {"results": results, "num_updates": learner.train_state.num_updates}
 
-    def rescue(self) -> dict[str, Any] | None:
+    def rescue(self) -> Rescued | None:
         """What the learner was before the update that it is held up in, if it is in one; for another thread."""
         before = self._before
         if before is None:
@@ -223,11 +251,12 @@ class LearnerWorker:
         try:
             learner = copy.copy(self.learner)
             learner.train_state = before
-            return {**everything(learner), "num_updates": before.num_updates}
+            found: Rescued = {**everything(learner), "num_updates": before.num_updates}
+            return found
         except Exception:
             return None  # then it is waited for
 
-    def call(self, *, function: bytes) -> Any:
+    def call(self, *, function: bytes) -> Answer:
         """``function(learner)``."""
         return cloudpickle.loads(function)(self.learner)
 
@@ -247,11 +276,11 @@ class _SharedMemoryWorker(LearnerWorker):
         self._descriptors = descriptors
         self._segments: dict[int, tuple[SegmentId, mmap.mmap]] = {}
 
-    def fetch(self, where: Mapping[str, Any]) -> Any:
+    def fetch(self, where: Mapping[str, Plain]) -> ArrayTree:
         """The batch that lies in shared memory."""
         return read_batch(self._memory(where["segment"]), where["layout"])
 
-    def _memory(self, place: SegmentId | None) -> Any:
+    def _memory(self, place: SegmentId | None) -> mmap.mmap | memoryview:
         """The mapped segment; one that is new comes over the descriptor socket."""
         if place is None:
             return memoryview(b"")
@@ -261,12 +290,12 @@ class _SharedMemoryWorker(LearnerWorker):
         return known[1]
 
 
-def everything(learner: Any) -> dict[str, Any]:
+def everything(learner: Learner) -> Everything:
     """What another learner needs to go on in this one's place."""
     return {"state": learner.get_state(), "config": learner.config, "module_specs": dict(learner.module_specs)}
 
 
-def parameter_digest(learner: Any) -> str:
+def parameter_digest(learner: Learner) -> str:
     """A hash of a learner's parameters: equal on every rank that is in step."""
     import xxhash
 

@@ -18,7 +18,8 @@ from ..config.foreign_names import unknown_attribute
 from ..config.foreign_table import LEARNER as LEARNER_NAMES
 from ..errors import BatchError, ConfigError, NonFiniteError, did_you_mean
 from ..maths import noise as noise_maths
-from ..plugins.manager import checkpoint_collect, checkpoint_restore, get_manager, notify
+from ..plugins.manager import checkpoint_collect, checkpoint_restore, notify
+from ..plugins.registry import get_manager
 from ..state.atomic import PathLike
 from ..state.kinds import LEARNER, refuse_other_kinds
 from ..state.tree import copy_tree
@@ -343,7 +344,7 @@ class Learner(LearnerHooks):
     # ------------------------------------------------------------------ modules
 
     def add_module(
-        self, *, module_id: str, module_spec: AnyModuleSpec, settings: Mapping[str, Any] | None = None
+        self, *, module_id: str, module_spec: AnyModuleSpec | None, settings: Mapping[str, Any] | None = None
     ) -> None:
         """Add a module; the others keep everything they have learned.
 

@@ -90,7 +90,7 @@ def check_memory(array: np.ndarray, nbytes: int, total: int) -> None:
         )
 
 
-def shareable(batch: object) -> dict[object, object]:
+def shareable(batch: object) -> dict[Any, Any]:
     """A batch that may go to other processes: plain arrays, and for everything else an :class:`Unfit`.
 
     Args:

@@ -81,7 +81,7 @@ def said(error: BaseException) -> str:
     return f"{kind}: {text}" if text else kind
 
 
-def shown(thing: Any) -> str:
+def shown(thing: object) -> str:
     """A plugin's own words, fit for a terminal and of bounded length: control characters are escaped.
 
     Args:
@@ -92,7 +92,7 @@ def shown(thing: Any) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in cut)
 
 
-def _words(make: Callable[[], Any], otherwise: str) -> str:
+def _words(make: Callable[[], object], otherwise: str) -> str:
     try:
         with contained():
             text = make()

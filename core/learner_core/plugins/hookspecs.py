@@ -21,6 +21,8 @@ from typing import Any
 
 import pluggy
 
+from learner_core.backend import BackendFacts
+
 __all__ = ["PLUGIN_API", "PROJECT", "hookimpl", "hookspec"]
 
 PROJECT = "learner_core"
@@ -51,7 +53,7 @@ def learner_core_backend() -> type:  # type: ignore[empty-body]  # a specificati
 
 
 @hookspec
-def learner_core_backend_facts() -> Any:
+def learner_core_backend_facts() -> BackendFacts:  # type: ignore[empty-body]  # a specification has no body
     """Say what the backend can do, importing no framework. Group ``learner_core.backends``; optional.
 
     Called by discovery, once per process, when a collective or an exporter asks for it; on the driver, which imports no
@@ -76,7 +78,7 @@ def learner_core_algorithm() -> type:  # type: ignore[empty-body]  # a specifica
 
 
 @hookspec
-def learner_core_launcher() -> Any:
+def learner_core_launcher() -> object:
     """Return the launcher, which starts learner processes. Group ``learner_core.launchers``.
 
     Called by discovery, once per process, when a group with ``launcher=name`` is first built; on the driver only.
@@ -87,7 +89,7 @@ def learner_core_launcher() -> Any:
 
 
 @hookspec
-def learner_core_collective() -> Any:
+def learner_core_collective() -> object:
     """Return the collective, which reduces over learners. Group ``learner_core.collectives``.
 
     Called by discovery, once per process, when a group with ``collective=name`` is built; on the driver, which opens

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pluggy
@@ -24,7 +23,6 @@ __all__ = [
     "PluginQuarantineWarning",
     "checkpoint_collect",
     "checkpoint_restore",
-    "get_manager",
     "hook_names",
     "notify",
 ]
@@ -92,7 +90,7 @@ class Manager(pluggy.PluginManager):
         """Whether this very object is registered."""
         return any(plugin is known for known in self._plugins.values())
 
-    def unregister(self, plugin: object = None, name: str | None = None) -> Any:
+    def unregister(self, plugin: object = None, name: str | None = None) -> object:
         """Remove a plugin, given itself or its name; returns it."""
         if name is None:
             name = next((label for label, known in self._plugins.items() if known is plugin), None)
@@ -108,13 +106,13 @@ class _Hooks:
     ``__getattr__`` would be run by the registration of others.
     """
 
-    def __init__(self, found: Mapping[str, Any]) -> None:
+    def __init__(self, found: Mapping[str, Callable[..., object]]) -> None:
         vars(self).update(found)
 
 
-def implemented(plugin: object) -> dict[str, Any]:
+def implemented(plugin: object) -> dict[str, Callable[..., object]]:
     """{name: function} of what a plugin marks with ``hookimpl``. An attribute that cannot be read is none."""
-    found = {}
+    found: dict[str, Callable[..., object]] = {}
     for name in dir(plugin):
         try:
             value = getattr(plugin, name)
@@ -156,24 +154,7 @@ def hook_names() -> tuple[str, ...]:
     return tuple(sorted(name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "learner_core_spec")))
 
 
-_MANAGER: Manager | None = None
-
-
-def get_manager() -> Manager:
-    """The manager of this process, built on first use with every installed plugin of group ``learner_core.plugins``.
-
-    A plugin that cannot be loaded is left out and named in a warning.
-    """
-    global _MANAGER
-    if _MANAGER is None:
-        from . import discovery
-
-        _MANAGER = Manager()
-        discovery.register_all(_MANAGER)
-    return _MANAGER
-
-
-def notify(pm: Manager, hook: str, **arguments: Any) -> dict[str, Any]:
+def notify(pm: Manager, hook: str, **arguments: object) -> dict[str, object]:
     """Call a notification hook on every plugin, each by itself.
 
     Free of any cost worth measuring when nobody implements the hook. A plugin that raises is unregistered, remembered
@@ -195,8 +176,8 @@ def notify(pm: Manager, hook: str, **arguments: Any) -> dict[str, Any]:
 
 
 def checkpoint_collect(
-    pm: Manager, *, rank: int = 0, check: Callable[[Any], object] = lambda tree: None
-) -> dict[str, Any]:
+    pm: Manager, *, rank: int = 0, check: Callable[[object], object] = lambda tree: None
+) -> dict[str, object]:
     """Collect every plugin's state: call ``learner_checkpoint_collect``.
 
     Args:
@@ -212,7 +193,7 @@ def checkpoint_collect(
     return _call(pm, hook, {impl.plugin_name: {"rank": rank} for impl in implementations}, check=check)
 
 
-def checkpoint_restore(pm: Manager, states: Mapping[str, Any], *, rank: int) -> list[str]:
+def checkpoint_restore(pm: Manager, states: Mapping[str, object], *, rank: int) -> list[str]:
     """Hand every plugin its own state: call ``learner_checkpoint_restore``.
 
     Args:
@@ -232,16 +213,17 @@ def checkpoint_restore(pm: Manager, states: Mapping[str, Any], *, rank: int) -> 
 def _call(
     pm: Manager,
     hook: str,
-    arguments: Mapping[str, Mapping[str, Any]],
+    arguments: Mapping[str, Mapping[str, object]],
     *,
-    check: Callable[[Any], object] = lambda result: None,
-) -> dict[str, Any]:
-    results: dict[str, Any] = {}
+    check: Callable[[object], object] = lambda result: None,
+) -> dict[str, object]:
+    results: dict[str, object] = {}
     failures: list[str] = []
     for impl in reversed(getattr(pm.hook, hook).get_hookimpls()):  # pluggy's order: last registered first
         if impl.plugin_name not in arguments:
             continue
-        given = _containers(dict(arguments[impl.plugin_name]))  # nobody sees what another plugin wrote into a dict
+        # Nobody sees what another plugin wrote into a dict.
+        given = {name: _containers(value) for name, value in arguments[impl.plugin_name].items()}
         doing = "raised"
         try:
             with contained():
@@ -266,7 +248,7 @@ def _call(
     return results
 
 
-def _read_only(value: Any) -> Any:
+def _read_only(value: object) -> object:
     """Copy containers and arrays; the arrays of the copy cannot be written to."""
     if isinstance(value, np.ndarray):
         copied = np.array(value)
@@ -279,7 +261,7 @@ def _read_only(value: Any) -> Any:
     return value
 
 
-def _containers(value: Any) -> Any:
+def _containers(value: object) -> object:
     if isinstance(value, dict):
         return {key: _containers(item) for key, item in value.items()}
     return [_containers(item) for item in value] if type(value) is list else value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 import numpy as np
 
 from .. import numpy_xp
-from ..backend import Backend, Tree
+from ..backend import Backend, NetworkSpec
 from ..errors import BatchError, ConfigError, StateError
 from ..learning.framework_modules import UnboundNetwork
 from ..learning.rl_module import RLModule, RLModuleSpec
@@ -22,6 +22,7 @@ from ..maths.distributions import Distribution, distribution_for
 from ..maths.images import has_image
 from ..plugins.hookspecs import hookimpl
 from ..spaces import AnySpace, action_spec, check_actions
+from ..xp import ArrayTree
 from .columns import Columns, tree_map
 
 if TYPE_CHECKING:
@@ -274,15 +275,15 @@ class NumpyBackend(Backend):
             raise ConfigError(f"device={device!r}: backend 'numpy' has auto, cpu")
         self.check_precision(("float32", "float64"))
 
-    def from_numpy(self, tree: Tree) -> Tree:
+    def from_numpy(self, tree: ArrayTree) -> ArrayTree:
         """A copy."""
         return tree_map(np.array, tree)
 
-    def to_numpy(self, tree: Tree) -> Tree:
+    def to_numpy(self, tree: ArrayTree) -> ArrayTree:
         """A copy."""
         return tree_map(np.array, tree)
 
-    def adapt_module(self, spec: RLModuleSpec) -> UnboundNetwork:
+    def adapt_module(self, spec: NetworkSpec) -> UnboundNetwork:
         """A stand-in for a network of a framework, which has its distributions and no forward pass."""
         return UnboundNetwork(spec, self.xp)
 

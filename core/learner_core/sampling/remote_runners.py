@@ -17,7 +17,8 @@ from typing import Any
 
 from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import EnvRunnerLostError, LearnerCoreError
-from ..plugins.manager import get_manager, notify
+from ..plugins.manager import notify
+from ..plugins.registry import get_manager
 from ..state.tree import Plain
 from .rebuilding import warn
 from .runner_handle import RunnerHandle, RunnerLauncher

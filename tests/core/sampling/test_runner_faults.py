@@ -18,7 +18,7 @@ import pytest
 
 from learner_core.errors import EnvError, EnvRunnerLostError, LearnerGroupError
 from learner_core.plugins.hookspecs import hookimpl
-from learner_core.plugins.manager import get_manager
+from learner_core.plugins.registry import get_manager
 
 from support import runners as support_runners
 from support.runners import BOUND_S, faulty, gone, group_of, pids, running, weights

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from learner_core.plugins import discovery, manager
+from learner_core.plugins import claims, registry
 from learner_core_algorithms import PPOConfig
 
 from support.hostile_plugins import CASES, install
@@ -20,8 +20,8 @@ from support.sampling import CountEnv
 
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    monkeypatch.setattr(discovery, "_INDEX", discovery._Index())
-    monkeypatch.setattr(manager, "_MANAGER", None)
+    monkeypatch.setattr(claims, "INDEX", claims.Index())
+    monkeypatch.setattr(registry, "_MANAGER", None)
     before = set(sys.modules)
     yield monkeypatch
     for name in set(sys.modules) - before:
@@ -49,8 +49,8 @@ def test_a_run_among_hostile_plugins_is_one_without_them(
     training_backend_name: str, registries: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     expected, _ = _trained(training_backend_name, tmp_path / "alone")
-    registries.setattr(discovery, "_INDEX", discovery._Index())
-    registries.setattr(manager, "_MANAGER", None)
+    registries.setattr(claims, "INDEX", claims.Index())
+    registries.setattr(registry, "_MANAGER", None)
     folder = tmp_path / "site"
     folder.mkdir()
     install(folder)

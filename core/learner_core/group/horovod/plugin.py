@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from learner_core.backend import Backend
 from learner_core.errors import LearnerGroupError
 from learner_core.group.collectives import Collective, CollectivePlugin, Place, Rendezvous
 from learner_core.group.network import address_towards
@@ -73,7 +74,7 @@ class HorovodRendezvous(Rendezvous):
             request_queue_size = 1024
             daemon_threads = True
 
-            def handle_error(self, request: Any, client_address: Any) -> None:
+            def handle_error(self, request: object, client_address: object) -> None:
                 """A rank that ends in the middle of a request is told of by whoever misses it."""
 
         self._places = list(places) if places is not None else [Place(_HOST, "127.0.0.1", "lo")] * size
@@ -150,7 +151,7 @@ class HorovodPlugin:
         """As :meth:`CollectivePlugin.open_rendezvous`."""
         return HorovodRendezvous(size, timeout_s=timeout_s, places=places)
 
-    def create(self, backend: Any) -> Collective:
+    def create(self, backend: Backend) -> Collective:
         """As :meth:`CollectivePlugin.create`."""
         collective: Collective | None = backend.make_collective(self.name)
         if collective is None:

@@ -17,16 +17,20 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 import numpy as np
 
 from learner_core.errors import LearnerGroupError
 
-from ..launchers import Ending
+from ..launchers import Answer, Ending
 from ..worker import RESCUED
 from .cluster import import_ray
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorClass, ActorHandle
 
 __all__ = ["Actor", "Host", "RayMember", "start_actor", "wait_for"]
 
@@ -55,7 +59,7 @@ class Host:
             failed = LearnerGroupError(f"a Ray actor cannot be set up: {type(error).__name__}: {error}")
             self._failed = (failed, traceback.format_exc())
 
-    def handle(self, operation: str, argument: Mapping[str, Any]) -> tuple[bytes, list[np.ndarray]]:
+    def handle(self, operation: str, argument: Mapping[str, object]) -> tuple[bytes, list[np.ndarray]]:
         """A request. Its answer is pickled here, large arrays apart from the rest: see ``_unpickled``."""
         if self._worker is None:
             return _pickled((False, self._failed))
@@ -66,12 +70,12 @@ class Host:
         """What ``handle`` would answer if it were not held up: past the thread that is."""
         return _answer("rescue", True, {RESCUED: None if self._worker is None else self._worker.rescue()})
 
-    def post(self, value: Any) -> None:
+    def post(self, value: object) -> None:
         """Something to know while a request is being answered."""
         if self._worker is not None:
             self._worker.post(value)
 
-    def pulse(self) -> tuple[int, str, str, Any, int | None]:
+    def pulse(self) -> tuple[int, str, str, object, int | None]:
         """A sign of life: the process id, the node's id and its address, progress, and whom it does not hear."""
         ray = import_ray()
         progress, unheard = getattr(self._worker, "progress", None), getattr(self._worker, "unheard", None)
@@ -83,7 +87,7 @@ class Host:
         self._end.wait()
 
 
-def _answer(operation: str, good: bool, answer: Any) -> tuple[bytes, list[np.ndarray]]:
+def _answer(operation: str, good: bool, answer: object) -> tuple[bytes, list[np.ndarray]]:
     try:
         return _pickled((good, answer))
     except Exception as error:
@@ -91,24 +95,24 @@ def _answer(operation: str, good: bool, answer: Any) -> tuple[bytes, list[np.nda
         return _pickled((False, (failed, traceback.format_exc())))
 
 
-def _pickled(value: Any) -> tuple[bytes, list[np.ndarray]]:
+def _pickled(value: object) -> tuple[bytes, list[np.ndarray]]:
     buffers: list[pickle.PickleBuffer] = []
     data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     return bytes(data), [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
 
 
-def _unpickled(data: bytes, buffers: Sequence[np.ndarray]) -> Any:
+def _unpickled(data: bytes, buffers: Sequence[np.ndarray]) -> Answer:
     """Ray's arrays are read-only and hold the store's memory: each is copied, once, and the copy is the caller's."""
     return pickle.loads(data, buffers=[bytearray(buffer.data) for buffer in buffers])
 
 
 @functools.cache
-def _actor_class() -> Any:
+def _actor_class() -> ActorClass:
     groups = {"pulse": 1, "live": 1}
     return import_ray().remote(max_restarts=0, max_task_retries=0, concurrency_groups=groups)(Host)
 
 
-def start_actor(make: Callable[[], Any], **options: Any) -> Any:
+def start_actor(make: Callable[[], object], **options: object) -> ActorHandle:
     """Start an actor with these Ray options; returns its handle at once.
 
     Args:
@@ -131,22 +135,22 @@ class Actor:
         answers: references to answers that have not been taken, in order.
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: ActorHandle) -> None:
         self.pid = 0
         self.host = ""
         self.address = ""
         self.unheard: int | None = None
         self.last_sign = self.last_move = self.started = time.monotonic()
-        self.answers: deque[Any] = deque()
+        self.answers: deque[ObjectRef] = deque()
         self.handle = handle
         self.live = handle.live.options(concurrency_group="live").remote()
-        self._pulse: Any = None
+        self._pulse: ObjectRef | None = None
         self._asked = 0.0
-        self._progress: Any = None
-        self._stopping: Any = None
+        self._progress: object = None
+        self._stopping: ObjectRef | None = None
         self.hear()
 
-    def ask(self, operation: str, argument: Mapping[str, Any]) -> None:
+    def ask(self, operation: str, argument: Mapping[str, object]) -> None:
         """Make a request."""
         if operation == "stop":
             # Ending from inside would look like a crash to Ray; `ending` ends it when it has let go of what it has.
@@ -154,7 +158,7 @@ class Actor:
         else:
             self.answers.append(self.handle.handle.remote(operation, dict(argument)))
 
-    def take(self) -> tuple[bool, Any]:
+    def take(self) -> tuple[bool, Answer]:
         """The oldest answer, which has come.
 
         Raises:
@@ -162,11 +166,11 @@ class Actor:
         """
         return self._get(self.answers.popleft())
 
-    def awaited(self) -> list[Any]:
+    def awaited(self) -> list[ObjectRef]:
         """References of which one must have come before there is something to take, or its end to see."""
         return [self.answers[0] if self.answers else self.live]
 
-    def _get(self, reference: Any) -> tuple[bool, Any]:
+    def _get(self, reference: ObjectRef) -> tuple[bool, Answer]:
         ray = import_ray()
         try:
             sent = ray.get(reference)
@@ -181,7 +185,7 @@ class Actor:
             return False, (failed, traceback.format_exc())
         return bool(good), found
 
-    def post(self, value: Any) -> None:
+    def post(self, value: object) -> None:
         """Let it know something at once."""
         self.handle.post.options(concurrency_group="pulse").remote(value)
 
@@ -238,26 +242,26 @@ class RayMember(Actor):
         handle: of the actor.
     """
 
-    def __init__(self, rank: int, handle: Any) -> None:
+    def __init__(self, rank: int, handle: ActorHandle) -> None:
         super().__init__(handle)
         self.rank = rank
         self.waiting = False
-        self._rescue: Any = None
+        self._rescue: ObjectRef | None = None
 
     def rescue(self) -> None:
         """As :meth:`Member.rescue`."""
         self._rescue = self.handle.rescue.options(concurrency_group="pulse").remote()
 
-    def awaited(self) -> list[Any]:
+    def awaited(self) -> list[ObjectRef]:
         """As :meth:`Actor.awaited`: what is rescued comes when it comes, before the answer or behind it."""
         return [*super().awaited(), *([] if self._rescue is None else [self._rescue])]
 
-    def send(self, operation: str, argument: Mapping[str, Any]) -> None:
+    def send(self, operation: str, argument: Mapping[str, object]) -> None:
         """As :meth:`Member.send`."""
         self.waiting = True
         self.ask(operation, argument)
 
-    def receive(self) -> tuple[bool, Any]:
+    def receive(self) -> tuple[bool, Answer]:
         """As :meth:`Member.receive`."""
         if self._rescue is not None and import_ray().wait([self._rescue], timeout=0)[0]:
             rescue, self._rescue = self._rescue, None
@@ -270,7 +274,10 @@ class RayMember(Actor):
         self._rescue = None
 
 
-def wait_for(actors: Sequence[Any], timeout_s: float) -> list[Any]:
+AnyActor = TypeVar("AnyActor", bound=Actor)
+
+
+def wait_for(actors: Sequence[AnyActor], timeout_s: float) -> list[AnyActor]:
     """Those of the actors whose oldest answer, or end, has come; as soon as there is one."""
     ray = import_ray()
     pending = {reference: actor for actor in actors for reference in actor.awaited()}

@@ -13,14 +13,21 @@ import math
 import os
 import socket
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, get_args
 
 from learner_core.errors import LearnerGroupError, did_you_mean
+from learner_core.state.tree import Plain
 
 from ..private_files import open_private, user_folder
 from .own import make_fit
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+    from learner_core.config.algorithm_settings import AlgorithmSettings
 
 __all__ = ["RayOptions", "connect", "describe_room", "import_ray", "make_room"]
 
@@ -60,12 +67,12 @@ class RayOptions:
     fetch_timeout_s: float = 60.0
     """Seconds for a batch to come from the object store of one machine to that of another."""
 
-    def num_cpus_of_runners(self, config: Any) -> float:
+    def num_cpus_of_runners(self, config: AlgorithmSettings) -> float:
         """What all environment runners of a configuration take."""
         return float(config.num_env_runners * self.num_cpus_per_env_runner)
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> RayOptions:
+    def of(cls, given: Mapping[str, Plain]) -> RayOptions:
         """Check the options.
 
         Raises:
@@ -87,11 +94,11 @@ class RayOptions:
         return cls(**given)
 
 
-def _positive(value: Any) -> bool:
+def _positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def import_ray() -> Any:
+def import_ray() -> ModuleType:
     """The module ``ray``.
 
     Raises:
@@ -102,7 +109,7 @@ def import_ray() -> Any:
     return importlib.import_module("ray")
 
 
-def connect(options: RayOptions, num_cpus: float) -> Any:
+def connect(options: RayOptions, num_cpus: float) -> ModuleType:
     """Use the Ray that there is, or start one on this machine; returns the module.
 
     In this order: the Ray that this process is connected to (``ray.init``); the cluster of ``RAY_ADDRESS``, where
@@ -158,11 +165,11 @@ def _knock(address: str) -> None:
             raise ConnectionError(f"nobody answers at {address}: {error}") from error
 
 
-def _is_own(ray: Any) -> bool:
+def _is_own(ray: ModuleType) -> bool:
     return ray.get_runtime_context().gcs_address in _own
 
 
-def _start(ray: Any, num_cpus: float, quiet: dict[str, Any]) -> None:
+def _start(ray: ModuleType, num_cpus: float, quiet: Mapping[str, object]) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's default is 15: beside anything else that computes, learners would hardly run.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -249,7 +256,7 @@ def _end_half_started(error: Exception) -> None:
 
 def make_room(
     bundles: Sequence[dict[str, float]], options: RayOptions, what: str, *, avoid: Collection[str] = ()
-) -> Any:
+) -> PlacementGroup:
     """Reserve resources for one actor per bundle, all or none.
 
     Args:
@@ -284,7 +291,7 @@ def make_room(
 
 def _placed(
     bundles: Sequence[dict[str, float]], placement: Strategy, timeout_s: float, avoid: Collection[str] = ()
-) -> Any:
+) -> PlacementGroup | None:
     """A placement group that is ready in time, or ``None``."""
     util = import_ray().util
     elsewhere = [{_NODE_ID: f"!in({','.join(sorted(avoid))})"}] * len(bundles) if avoid else None

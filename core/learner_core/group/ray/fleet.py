@@ -9,10 +9,12 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learner_core.errors import LearnerGroupError
 from learner_core.plugins import discovery
+from learner_core.state.tree import Plain
+from learner_core.xp import ArrayTree, Columns
 
 from ..collectives import Place, load_collective
 from ..launchers import Member
@@ -20,6 +22,12 @@ from ..worker import LearnerWorker
 from .actor import RayMember, start_actor, wait_for
 from .cluster import RayOptions, connect, import_ray, make_room
 from .own import hold, release
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.util.placement_group import PlacementGroup
+
+    from learner_core.config.algorithm_settings import AlgorithmSettings
 
 __all__ = ["RayFleet", "StoreWorker"]
 
@@ -46,7 +54,7 @@ class StoreWorker(LearnerWorker):
             if collective:
                 load_collective(collective).preload(framework)
 
-    def fetch(self, where: Mapping[str, Any]) -> Any:
+    def fetch(self, where: Mapping[str, Plain]) -> ArrayTree:
         """The batch, its arrays read-only views of the store."""
         ray = import_ray()
         try:
@@ -67,7 +75,7 @@ class RayFleet:
         LearnerGroupError: Ray is not installed or not reachable, or an option is none.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: AlgorithmSettings) -> None:
         self._config = config
         self._options = RayOptions.of(config.launcher_options)
         gpus = config.num_gpus_per_learner
@@ -75,9 +83,9 @@ class RayFleet:
             raise LearnerGroupError(f"num_gpus_per_learner={gpus}: more than one GPU each must be a whole number")
         self._num_cpus = float(config.num_learners * config.num_cpus_per_learner)
         self._ray = connect(self._options, self._num_cpus + self._options.num_cpus_of_runners(config))
-        self._room: Any = None
+        self._room: PlacementGroup | None = None
         self._members: list[RayMember] = []
-        self._batch: Any = None
+        self._batch: ObjectRef | None = None
 
     def start(self, frameworks: Sequence[str], collective: str) -> Sequence[Member]:
         """As :meth:`Fleet.start`; waits until the actors' processes run, at most ``start_timeout_s``."""
@@ -137,7 +145,7 @@ class RayFleet:
                     )
                 member.hear()
 
-    def build_arguments(self, rank: int) -> dict[str, Any]:
+    def build_arguments(self, rank: int) -> dict[str, object]:
         """As :meth:`Fleet.build_arguments`: Ray itself gives an actor its GPUs."""
         hidden = {} if self._config.num_gpus_per_learner else {"CUDA_VISIBLE_DEVICES": ""}
         return {"environment": hidden, "num_threads": self._config.num_cpus_per_learner}
@@ -154,7 +162,7 @@ class RayFleet:
         """Whether rank 0 is on the driver's machine."""
         return bool(self._members[0].host == self._ray.get_runtime_context().get_node_id())
 
-    def put_batch(self, batch: Any) -> Mapping[str, Any]:
+    def put_batch(self, batch: Columns) -> Mapping[str, object]:
         """As :meth:`Fleet.put_batch`: one object, whatever the number of learners.
 
         Raises:
@@ -188,6 +196,6 @@ class RayFleet:
             removing.start()
             removing.join(_REMOVE_S)
 
-    def _remove(self, room: Any) -> None:
+    def _remove(self, room: PlacementGroup) -> None:
         with contextlib.suppress(Exception):
             self._ray.util.remove_placement_group(room)

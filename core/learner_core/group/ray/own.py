@@ -11,6 +11,7 @@ import math
 import time
 import weakref
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from learner_core.errors import LearnerGroupError
@@ -34,7 +35,7 @@ def release(owner: object) -> None:
     _held.pop(owner, None)
 
 
-def make_fit(ray: Any, num_cpus: float) -> bool:
+def make_fit(ray: ModuleType, num_cpus: float) -> bool:
     """Whether a Ray of our own has to be made anew for a run that takes so many CPUs more.
 
     Returns:
@@ -59,7 +60,7 @@ def make_fit(ray: Any, num_cpus: float) -> bool:
     return True
 
 
-def _users(ray: Any) -> str:
+def _users(ray: ModuleType) -> str:
     """What uses this Ray, in words; "" if nothing does."""
     until = time.monotonic() + _SETTLE_S
     while True:
@@ -70,7 +71,7 @@ def _users(ray: Any) -> str:
         time.sleep(0.1)
 
 
-def _user(ray: Any) -> str:
+def _user(ray: ModuleType) -> str:
     try:
         actors: Mapping[str, Any] = ray._private.state.actors()
         references = ray._private.worker.global_worker.core_worker.get_all_reference_counts()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learner_core.group.launchers import Learners
 from learner_core.group.local import LocalLearners
@@ -11,6 +11,9 @@ from learner_core.plugins.hookspecs import hookimpl
 
 from .cluster import RayOptions
 from .fleet import RayFleet
+
+if TYPE_CHECKING:
+    from learner_core.config.algorithm_settings import AlgorithmSettings
 
 __all__ = ["RayLauncher", "learner_core_launcher"]
 
@@ -24,7 +27,7 @@ class RayLauncher:
 
     name = "ray"
 
-    def make_learners(self, config: Any, env: Any) -> Learners:
+    def make_learners(self, config: AlgorithmSettings, env: object) -> Learners:
         """As :meth:`Launcher.make_learners`."""
         if not config.num_learners:
             # Environment runners may be actors all the same.
@@ -34,7 +37,7 @@ class RayLauncher:
 
         return RemoteLearners(config, env, RayFleet(config))
 
-    def make_env_runners(self, config: Any, setup: bytes, framework: str) -> Any:
+    def make_env_runners(self, config: AlgorithmSettings, setup: bytes, framework: str) -> Any:
         """As ``learner_core.sampling.runner_handle`` describes it: environment runners are actors, too."""
         # A floor above this one.
         return importlib.import_module("learner_core.sampling.ray_runners").RayRunners(config, setup, framework)

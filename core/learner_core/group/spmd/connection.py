@@ -15,15 +15,19 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TypeAlias
 
 from learner_core.errors import FormatError
 from learner_core.state.format import decode, encode
+from learner_core.state.tree import Plain, Tree
 
 from .handshake import PROOF_NBYTES, Keys
 
-__all__ = ["Connection", "ForgedError", "readable"]
+__all__ = ["Connection", "ForgedError", "Message", "readable"]
+
+Message: TypeAlias = dict[str, Plain]
+"""What ranks tell each other."""
 
 _LENGTH = struct.Struct("<I")
 _NUMBER = struct.Struct("<Q")
@@ -53,14 +57,14 @@ class Connection:
         )
         self._num_sent = self._num_received = 0
         self._out, self._in = bytearray(), bytearray()
-        self._ready: deque[dict[str, Any] | None] = deque()
+        self._ready: deque[Message | None] = deque()
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
         """For ``select``."""
         return self._stream.fileno()
 
-    def send(self, message: Mapping[str, Any] | None = None) -> None:
+    def send(self, message: Tree | None = None) -> None:
         """Send plain values, or a sign of life; never waits, and raises nothing: who reads notices.
 
         What the other side does not take waits here; what is more than a few megabytes is of one that takes nothing.
@@ -78,7 +82,7 @@ class Connection:
                 while self._out:
                     del self._out[: self._stream.send(self._out)]
 
-    def receive(self) -> list[dict[str, Any] | None]:
+    def receive(self) -> list[Message | None]:
         """What has come, without waiting; ``None`` is a sign of life.
 
         Raises:
@@ -89,7 +93,7 @@ class Connection:
         self._ready.clear()
         return messages
 
-    def await_message(self, deadline: float) -> dict[str, Any]:
+    def await_message(self, deadline: float) -> Message:
         """The next message that is no sign of life.
 
         Args:
@@ -155,7 +159,7 @@ def readable(connections: Iterable[Connection], timeout_s: float) -> list[Connec
         return [key.data for key, _ in selector.select(timeout_s)]
 
 
-def _decoded(body: bytes) -> dict[str, Any] | None:
+def _decoded(body: bytes) -> Message | None:
     if not body:
         return None
     try:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 from learner_core.errors import LearnerGroupError, NetworkError
 from learner_core.group.network import address_towards
+from learner_core.state.tree import Plain, Tree
 
-from .connection import Connection
+from .connection import Connection, Message
 from .handshake import derive
 from .joining import FixedPlace, Place, join_ranks
 from .notes import HorovodNote
@@ -45,11 +46,9 @@ class Gathering:
         LearnerGroupError: there is no secret, the others did not come in time, or one of them cannot be one.
     """
 
-    def __init__(
-        self, environment: Mapping[str, str], world: World, said: Mapping[str, Any], *, deadline: float
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str], world: World, said: Tree, *, deadline: float) -> None:
         self.address = ""
-        self.said: list[dict[str, Any]] = []
+        self.said: list[Message] = []
         self.key = b""
         self.about: dict[int, str] = {}
         self.order: dict[str, str] = {}
@@ -68,7 +67,7 @@ class Gathering:
             self._secret.close()
             raise
 
-    def _await_others(self, world: World, own: dict[str, Any], deadline: float) -> None:
+    def _await_others(self, world: World, own: Message, deadline: float) -> None:
         secret = self._secret.now()
         assert secret is not None  # rank 0 has it from the beginning
         note = HorovodNote(world.address, world.port) if world.served else None
@@ -95,7 +94,7 @@ class Gathering:
         self._session = os.urandom(32)
         self.key = _group_key(secret, self._session)
 
-    def _come(self, world: World, own: dict[str, Any], deadline: float) -> None:
+    def _come(self, world: World, own: Message, deadline: float) -> None:
         place: Place = FixedPlace(world.address, world.port)
         if world.served:
             place = HorovodNote(world.address, world.port)
@@ -110,7 +109,7 @@ class Gathering:
             connection.send({"order": dict(orders[rank]), "about": self.about, "session": self._session})
         self.order = dict(orders[0])
 
-    def exchange(self, value: Any, *, deadline: float) -> list[Any]:
+    def exchange(self, value: Plain, *, deadline: float) -> list[Plain]:
         """Every rank's plain value, in rank order, on every rank; when all have their orders.
 
         Args:

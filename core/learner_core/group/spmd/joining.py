@@ -8,11 +8,11 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from learner_core.errors import LearnerGroupError
 
-from .connection import Connection
+from .connection import Connection, Message
 from .handshake import CHALLENGE_NBYTES, PROOF_NBYTES, Answer, Keys, is_greeting
 from .secret import MAKE_SECRET, Secret
 
@@ -67,14 +67,14 @@ class Joined:
 
     connection: Connection
     keys: Keys
-    order: dict[str, Any]
+    order: Message
 
 
 class _RefusedError(ConnectionError):
     """The other side did not take the proof, or gave none."""
 
 
-def join_ranks(place: Place, secret: Secret, *, rank: int, said: dict[str, Any], deadline: float) -> Joined:
+def join_ranks(place: Place, secret: Secret, *, rank: int, said: Message, deadline: float) -> Joined:
     """Come to rank 0 and wait until all have.
 
     Args:

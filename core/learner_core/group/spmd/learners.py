@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import cloudpickle
 import numpy as np
@@ -29,19 +29,27 @@ from learner_core.group.collectives import (
     load_collective,
 )
 from learner_core.group.devices import gpu_environment, visible_gpus
+from learner_core.group.launchers import UpdateOptions
 from learner_core.group.links import Links, check_reach
 from learner_core.group.network import address_towards, host_identity
+from learner_core.group.results import Results
 from learner_core.group.worker import parameter_digest
 from learner_core.learning.rank_exchange import RankExchange
 from learner_core.learning.ranks import OwnRows
 from learner_core.learning.resolve import resolve_backend
 from learner_core.state.format import decode, encode
+from learner_core.state.tree import Plain
+from learner_core.xp import Columns
 
 from .gathering import Gathering
 from .plain import from_bytes, to_bytes
 from .seal import Seal
 from .watch import Watch
 from .world import SpmdOptions, World, find_world
+
+if TYPE_CHECKING:
+    from learner_core.config.algorithm_settings import AlgorithmSettings
+    from learner_core.learning.learner import Learner
 
 __all__ = ["SpmdLearners"]
 
@@ -50,6 +58,9 @@ _LOOPBACK = "127.0.0.1"
 _FIRST_SAY_S = 1.0
 #: Of ``timeout_s``, for ranks that have met to try the ways between them: sockets may be tried more than once.
 _TRYING_TIMEOUTS = 4
+
+
+T = TypeVar("T")
 
 
 class SpmdLearners:
@@ -63,7 +74,7 @@ class SpmdLearners:
         LearnerGroupError: this process is no rank, the others did not come, or something is missing; says what.
     """
 
-    def __init__(self, config: Any, env: Any) -> None:
+    def __init__(self, config: AlgorithmSettings, env: object) -> None:
         self._config = config
         options = SpmdOptions.of(config.launcher_options)
         self.world = world = find_world(os.environ, options)
@@ -108,10 +119,10 @@ class SpmdLearners:
             self.close()
             raise
 
-    def _build(self, learner_class: type, env: Any, ranks: OwnRows) -> Any:
+    def _build(self, learner_class: type[Learner], env: object, ranks: OwnRows) -> Learner:
         """The learner; a rank that cannot have one says so before anybody waits for it."""
         problem: Exception | None = None
-        learner: Any = None
+        learner: Learner | None = None
         try:
             learner = learner_class(config=self._config, env=env, backend=self._backend, ranks=ranks)
         except Exception as error:
@@ -119,6 +130,7 @@ class SpmdLearners:
         with self._together("build"):
             facts = {} if learner is None else _alike(learner)
             self.exchange.check_equal("build", facts, error=problem)
+        assert learner is not None  # what it raised has been raised again
         # A network of the user's own need not be initialised from the seed.
         self._make_equal(learner)
         return learner
@@ -220,17 +232,17 @@ class SpmdLearners:
 
     # ------------------------------------------------------------------ what a group asks for
 
-    def update(self, **arguments: Any) -> dict[str, Any]:
+    def update(self, *, batch: Columns, **arguments: Unpack[UpdateOptions]) -> Results:
         """One update of all ranks' learners on all ranks' rows; the results are the same on every rank."""
         with self._together("update_from_batch"):
-            results = dict(self.learner.update_from_batch(**arguments))
+            results = dict(self.learner.update_from_batch(batch, **arguments))
         self._updates += 1
         every = self._config.check_parameters_every
         if every and self._updates % every == 0:
             self._compare()
         return results
 
-    def foreach(self, function: Callable[[Any], Any], ranks: Sequence[int] | None = None) -> list[Any]:
+    def foreach(self, function: Callable[[Learner], T], ranks: Sequence[int] | None = None) -> list[T]:
         """``[function(learner)]`` in rank order, on every rank; of rank 0 alone, which stands for all: this rank's."""
         if ranks is not None:
             return [function(self.learner) for _ in ranks]
@@ -243,7 +255,7 @@ class SpmdLearners:
                 problem = error
             return [pickle.loads(data) for data in self.exchange.gather_bytes("foreach_learner", answer, error=problem)]
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Plain) -> list[Plain]:
         """Every rank's ``value``, in rank order, on every rank: plain values and arrays, in lists, tuples and dicts."""
         with self._together("gather"):
             problem: Exception | None = None
@@ -254,7 +266,7 @@ class SpmdLearners:
                 problem = error
             return [from_bytes(part) for part in self.exchange.gather_bytes("gather", data, error=problem)]
 
-    def on_first(self, function: Callable[[], Any]) -> Any:
+    def on_first(self, function: Callable[[], Plain]) -> Plain:
         """``function()`` of rank 0, on every rank; the others wait. What it raises is raised on all.
 
         What it returns is of the kinds that :meth:`gather` takes.
@@ -269,17 +281,17 @@ class SpmdLearners:
         with self._together("on_first"):
             return from_bytes(self.exchange.gather_bytes("on_first", answer, error=problem)[0])
 
-    def on_each(self, function: Callable[[], Any]) -> Any:
+    def on_each(self, function: Callable[[], T]) -> T:
         """``function()`` of this rank, once every rank has done its own; what one raises ends it on all."""
         problem: Exception | None = None
-        answer: Any = None
+        answers: list[T] = []
         try:
-            answer = function()
+            answers.append(function())
         except Exception as error:
             problem = error
         with self._together("on_each"):
             self.exchange.gather("on_each", np.zeros(0), error=problem)
-        return answer
+        return answers[0]
 
     def _compare(self) -> None:
         """Have the ranks stayed in step? If not, all take rank 0's state."""
@@ -290,7 +302,7 @@ class SpmdLearners:
                 stacklevel=5,
             )
 
-    def _make_equal(self, learner: Any) -> bool:
+    def _make_equal(self, learner: Learner) -> bool:
         """Give all ranks rank 0's state unless their parameters are equal; returns whether they were."""
         with self._together("compare"):
             if len(set(self.exchange.gather_bytes("compare", parameter_digest(learner).encode()))) == 1:
@@ -334,7 +346,7 @@ def _differing(collectives: Sequence[str]) -> str:
     )
 
 
-def _gpus(config: Any, world: World) -> dict[str, str]:
+def _gpus(config: AlgorithmSettings, world: World) -> dict[str, str]:
     """As ``gpu_environment``; a batch system may have shown this rank its own GPUs alone."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES") is not None and len(visible_gpus()) == config.num_gpus_per_learner
     if config.num_gpus_per_learner and shown and world.local_size > 1:
@@ -342,7 +354,7 @@ def _gpus(config: Any, world: World) -> dict[str, str]:
     return gpu_environment(config, world.local_rank, world.local_size)
 
 
-def _alike(learner: Any) -> dict[str, object]:
+def _alike(learner: Learner) -> dict[str, object]:
     """What must be the same on every rank before the first update."""
     config = learner.config
     settings = {name: getattr(config, name) for name, item in config.settings().items() if item.method == "training"}

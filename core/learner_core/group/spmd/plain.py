@@ -5,10 +5,9 @@ Refuses objects: what is read back is values and arrays, whoever has sent it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from learner_core.errors import FormatError, LearnerGroupError, StateError
 from learner_core.state.format import decode, encode
+from learner_core.state.tree import Plain
 
 __all__ = ["from_bytes", "to_bytes"]
 
@@ -16,7 +15,7 @@ __all__ = ["from_bytes", "to_bytes"]
 _TUPLE = "\0tuple"
 
 
-def to_bytes(value: Any, doing: str) -> bytes:
+def to_bytes(value: Plain, doing: str) -> bytes:
     """A value in the encoding of state files.
 
     Args:
@@ -35,7 +34,7 @@ def to_bytes(value: Any, doing: str) -> bytes:
         ) from error
 
 
-def from_bytes(data: bytes) -> Any:
+def from_bytes(data: bytes) -> Plain:
     """The value back.
 
     Raises:
@@ -44,7 +43,7 @@ def from_bytes(data: bytes) -> Any:
     return _with_tuples(decode(data))
 
 
-def _without_tuples(value: Any) -> Any:
+def _without_tuples(value: Plain) -> Plain:
     if type(value) is tuple:
         return {_TUPLE: [_without_tuples(item) for item in value]}
     if type(value) is list:
@@ -56,7 +55,7 @@ def _without_tuples(value: Any) -> Any:
     return value
 
 
-def _with_tuples(value: Any) -> Any:
+def _with_tuples(value: Plain) -> Plain:
     if isinstance(value, list):
         return [_with_tuples(item) for item in value]
     if not isinstance(value, dict):

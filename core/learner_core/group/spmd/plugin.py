@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from learner_core.group.launchers import Learners
 from learner_core.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from learner_core.config.algorithm_settings import AlgorithmSettings
 
 __all__ = ["SpmdLauncher", "learner_core_launcher"]
 
@@ -17,7 +20,7 @@ class SpmdLauncher:
 
     name = "spmd"
 
-    def make_learners(self, config: Any, env: Any) -> Learners:
+    def make_learners(self, config: AlgorithmSettings, env: object) -> Learners:
         """As :meth:`Launcher.make_learners`; there is one learner here, and as many as there are ranks."""
         from .learners import SpmdLearners
 

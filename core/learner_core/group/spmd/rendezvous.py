@@ -14,11 +14,10 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from learner_core.errors import LearnerGroupError
 
-from .connection import Connection
+from .connection import Connection, Message
 from .handshake import ANSWER_NBYTES, Challenge, Keys
 from .secret import Secret
 
@@ -42,7 +41,7 @@ class Arrived:
 
     rank: int
     connection: Connection
-    said: dict[str, Any] | None = None
+    said: Message | None = None
 
     def fileno(self) -> int:
         """For ``select``."""
@@ -134,7 +133,7 @@ class RendezvousServer:
             "that do not know this job's secret"
         )
 
-    def _attend(self, ready: Any) -> None:
+    def _attend(self, ready: object) -> None:
         if isinstance(ready, _Pending):
             if ready in self._pending:  # not ended a moment ago
                 self._hear_stranger(ready)
@@ -212,7 +211,7 @@ class RendezvousServer:
         except ConnectionError:  # it has ended, or comes again
             self._drop(arrived)
 
-    def _problem(self, rank: int, said: dict[str, Any]) -> str:
+    def _problem(self, rank: int, said: Message) -> str:
         """Why this rank cannot be one of us; "": it can."""
         if said.get("size") != self._size:
             return (

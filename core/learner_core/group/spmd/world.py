@@ -11,9 +11,9 @@ import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from learner_core.errors import LearnerGroupError, did_you_mean
+from learner_core.state.tree import Plain
 
 __all__ = ["SpmdOptions", "World", "find_world"]
 
@@ -48,7 +48,7 @@ class SpmdOptions:
     """Seconds that ranks wait for each other at the start: the slowest has a framework to import."""
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> SpmdOptions:
+    def of(cls, given: Mapping[str, Plain]) -> SpmdOptions:
         """The options of a config, checked.
 
         Raises:
