@@ -6,7 +6,7 @@ No part is measured on a group. A learner's own work: one process, or two at a t
 the updates of one of n learners with a reduction that returns what it is given. The ring: two processes do something
 else for as long as such a learner does between two reductions, and reduce; what that adds. The driver: an empty request
 and its answers, and a copy of the batch. Then groups of one and two learners make the same updates, and the prediction
-is compared with their medians. Parts and groups take turns, several times.
+is compared with their medians. Parts and groups take turns, several times. docs/decisions/measurements.md says why.
 """
 
 from __future__ import annotations

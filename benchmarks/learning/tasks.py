@@ -1,7 +1,7 @@
 """What is trained, with every setting; imported by both libraries' runners, so it needs neither.
 
 Settings of ours are the configuration's own names. Tasks with a ``peer`` are trained by stable-baselines3 as well, with
-the same numbers under its names; what must differ is said beside it.
+the same numbers under its names; what must differ is said beside it. docs/decisions/measurements.md says why.
 """
 
 from __future__ import annotations
@@ -243,7 +243,8 @@ TASKS = {
         Task(
             name="halfcheetah-ppo",
             note="A few seeds find a far better gait, in both libraries, so there are forty; which ones, and what "
-            "decides, was written down before they were run (decision 0111), after five others had told too little.",
+            "decides, was written down before they were run (halfcheetah-forty-seeds.md), after five others had told "
+            "too little.",
             seeds=tuple(range(6, 46)),
             algorithm="ppo",
             env="HalfCheetah-v5",

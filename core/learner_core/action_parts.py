@@ -2,7 +2,7 @@
 
 Batches, rollouts and recordings hold such an action as float32[K]: the numbers of its parts one after the other, in the
 space's order, a choice as its number. float32 holds whole numbers up to 2**24. Needs a gymnasium space. Refuses parts
-that have no distribution, and choices beyond 2**24.
+that have no distribution, and choices beyond 2**24. docs/decisions/observations-and-actions.md says why.
 """
 
 from __future__ import annotations

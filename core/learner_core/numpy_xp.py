@@ -102,9 +102,12 @@ __all__ = [
 ]
 
 name = "numpy"
-float32, float64 = np.dtype("float32"), np.dtype("float64")
-int32, int64, uint8 = np.dtype("int32"), np.dtype("int64"), np.dtype("uint8")
-bool = np.dtype("bool")
+float32: np.dtype[np.float32] = np.dtype("float32")
+float64: np.dtype[np.float64] = np.dtype("float64")
+int32: np.dtype[np.int32] = np.dtype("int32")
+int64: np.dtype[np.int64] = np.dtype("int64")
+uint8: np.dtype[np.uint8] = np.dtype("uint8")
+bool: np.dtype[np.bool_] = np.dtype("bool")
 
 # ---- creation and conversion ----------------------------------------------------------------------------------------
 
@@ -154,26 +157,26 @@ def shape(x: Array, /) -> tuple[int, ...]:
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
 
-abs = np.abs
-exp = np.exp
-log = np.log
-log1p = np.log1p
-expm1 = np.expm1
-sqrt = np.sqrt
-square = np.square
-sign = np.sign
-floor = np.floor
-sin = np.sin
-cos = np.cos
-tanh = np.tanh
-pow = np.power
-maximum = np.maximum
-minimum = np.minimum
-isfinite = np.isfinite
-isnan = np.isnan
-logical_and = np.logical_and
-logical_or = np.logical_or
-logical_not = np.logical_not
+abs: np.ufunc = np.abs
+exp: np.ufunc = np.exp
+log: np.ufunc = np.log
+log1p: np.ufunc = np.log1p
+expm1: np.ufunc = np.expm1
+sqrt: np.ufunc = np.sqrt
+square: np.ufunc = np.square
+sign: np.ufunc = np.sign
+floor: np.ufunc = np.floor
+sin: np.ufunc = np.sin
+cos: np.ufunc = np.cos
+tanh: np.ufunc = np.tanh
+pow: np.ufunc = np.power
+maximum: np.ufunc = np.maximum
+minimum: np.ufunc = np.minimum
+isfinite: np.ufunc = np.isfinite
+isnan: np.ufunc = np.isnan
+logical_and: np.ufunc = np.logical_and
+logical_or: np.ufunc = np.logical_or
+logical_not: np.ufunc = np.logical_not
 
 # math.erf is correctly rounded to within one unit and, called per element, as fast as a polynomial that equals it.
 _erf64 = np.vectorize(math.erf, otypes=[np.float64])
@@ -277,9 +280,9 @@ def cumulative_sum(x: Array, /, axis: int) -> Array:
 
 # ---- shape ----------------------------------------------------------------------------------------------------------
 
-reshape = np.reshape
-permute_dims = np.transpose
-broadcast_to = np.broadcast_to
+reshape: Callable[[Array, Shape], Array] = np.reshape
+permute_dims: Callable[[Array, Sequence[int]], Array] = np.transpose
+broadcast_to: Callable[[Array, Shape], Array] = np.broadcast_to
 
 
 def expand_dims(x: Array, /, axis: int) -> Array:
@@ -318,8 +321,8 @@ def take_along_axis(x: Array, indices: Array, /, axis: int) -> Array:
 
 # ---- linear algebra and layers --------------------------------------------------------------------------------------
 
-matmul = np.matmul
-einsum = np.einsum
+matmul: np.ufunc = np.matmul
+einsum: Callable[..., Array] = np.einsum
 
 
 def linear(x: Array, w: Array, b: Array | None = None, /) -> Array:

@@ -5,7 +5,7 @@ A curve is given by its points, by a named form (``{"kind": "exponential", "star
 unless a function is told otherwise, and only the points are kept. Needs nothing but Python. A schedule is evaluated on
 the host, once per update, at the number of environment steps sampled so far; the value then enters the compiled step as
 an array, so a changing rate never recompiles. It has no state of its own: its position is the timestep it is asked at,
-so there is nothing to restore.
+so there is nothing to restore. docs/decisions/settings.md says why.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class SpaceEncoder:
 
     def __init__(self, space: AnySpace) -> None:
         self._leaves = _leaves(space)
-        self.size = sum(leaf.encoded_size for leaf in self._leaves)
+        self.size: int = sum(leaf.encoded_size for leaf in self._leaves)
         if not self.size:
             raise SpaceError(f"observation space {space}: it has no elements")
 

@@ -2,7 +2,8 @@
 
 The loop over minibatches is a ``tf.while_loop`` inside the function, so an update is one call: 3 to 5 times less a step
 than calling a compiled step from Python. Small networks run under XLA, which is 4 times faster again; convolutions run
-in the plain graph, where XLA's CPU kernels are the slower ones (28 against 37 ms, docs/decisions/0004-tf-loop.md).
+in the plain graph, where XLA's CPU kernels are the slower ones (28 against 37 ms,
+docs/decisions/tensorflow-update-loop.md).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Every function works eagerly, in ``tf.function`` and in ``tf.function(jit_compile=True)``. TensorFlow's own answers are
 departed from where they would not be the other frameworks': ties of ``maximum`` and ``minimum``, the dtype of integer
 sums and Python integers, means of integers, sparse gradients of ``take`` and ``embedding``.
+docs/decisions/update-step.md says why.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 CPU a loop over the record is compiled and kept (loop_package.py); elsewhere, and where that fails, inductor compiles
 the record alone. Nothing of Dynamo is involved: no guards are checked between steps and no recompile limit is shared
 between learners. What depends on values cannot be recorded and raises, with file and line,
-at build (docs/decisions/0003-torch-make-fx.md has the alternatives and their figures).
+at build (docs/decisions/torch-update-loop.md has the alternatives and their figures).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An operation on 20 million parameters reads 80 MB and writes 80 MB that the operating system has to map and clear
 first; Adam in fifteen such operations takes longer than the backward pass. Here one block after the other goes through
 all of them inside the cache, and results go into memory whose last reader is gone
-(docs/decisions/0110-large-vectors.md has the figures).
+(docs/decisions/torch-update-loop.md has the figures).
 """
 
 from __future__ import annotations

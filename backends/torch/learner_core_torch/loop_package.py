@@ -7,6 +7,7 @@ C++ compiler the first time.
 
 A package is machine code. It is loaded only from a folder, and as a file, that belong to the user and that nobody else
 may write (state/private.py); where they do not, it is compiled anew in a folder of this process, with one warning.
+docs/decisions/torch-update-loop.md says why.
 """
 
 from __future__ import annotations

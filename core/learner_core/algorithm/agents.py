@@ -309,7 +309,7 @@ class ModuleChange:
     def __init__(self, run: AgentModules, config: AlgorithmSettings, specs_before: Mapping[str, RLModuleSpec]) -> None:
         self._run, self._before, self._config = run, run.config, config
         self._specs_before = specs_before
-        self.specs = dict(_specs_of(config))
+        self.specs: dict[str, RLModuleSpec] = dict(_specs_of(config))
 
     def runners(self) -> None:
         """The runners have the new modules."""

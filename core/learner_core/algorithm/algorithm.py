@@ -50,6 +50,9 @@ from .rollouts import RolloutHooks
 from .stored_modules import KEEP, Opening, named_by, settle_modules
 from .stored_spaces import spaces_state
 
+if TYPE_CHECKING:
+    from ..group.spmd.learners import SpmdLearners
+
 __all__ = ["Algorithm", "stored_config", "stored_tree"]
 
 _SCHEMA = 1
@@ -71,9 +74,9 @@ class Algorithm(RestoredRun, OwnCheckpoints, RolloutHooks):
 
     def _begin(self, config: AlgorithmSettings) -> None:
         """Counters of a run that has done nothing, without learners and environments."""
-        self.config = config
-        self.iteration = 0
-        self.num_env_steps_sampled_lifetime = 0
+        self.config: AlgorithmSettings = config
+        self.iteration: int = 0
+        self.num_env_steps_sampled_lifetime: int = 0
         self._recent: deque[Episode] = deque(maxlen=_WINDOW)
         self._num_episodes = 0
         self._num_env_steps = 0
@@ -92,7 +95,7 @@ class Algorithm(RestoredRun, OwnCheckpoints, RolloutHooks):
         try:
             with self._environment_seen() as env:
                 self._group = group = self._make_group(env)
-            self.ranks = group.ranks
+            self.ranks: SpmdLearners | None = group.ranks
             if config.env is not None:
                 specs = group.module_specs
                 self.env_runners = EnvRunnerGroup(

@@ -16,6 +16,8 @@ One round, in the order that matters:
    is used as often as configured.
 3. Every use is an update. A full queue blocks, which lets the runners run dry, or drops it, which is counted.
 4. After every ``broadcast_interval`` updates the runners are sent the learners' weights.
+
+docs/decisions/asynchronous-algorithms.md says why.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class OffPolicyAlgorithm(Algorithm):
 
     def setup(self) -> None:
         config: Any = self.config
-        self.replay = ReplayBuffer(
+        self.replay: ReplayBuffer = ReplayBuffer(
             config.buffer_capacity,
             self.seed,
             n_step=config.n_step,

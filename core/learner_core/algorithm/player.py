@@ -52,7 +52,7 @@ class Player(Algorithm):
                     "compute it: open the checkpoint with that framework's backend"
                 )
         self._group: Any = _Weights(specs, weights)
-        self.env_runners = EnvRunnerGroup(config, specs)
+        self.env_runners: EnvRunnerGroup = EnvRunnerGroup(config, specs)
         self.sync_weights()
 
     @classmethod
@@ -99,8 +99,8 @@ class Player(Algorithm):
                 stored = in_new_episodes(runners.local, stored)
             runners.state_schema(local_path="env_runner").check(stored, "env_runners")
             runners.set_state(stored)
-        self.iteration = int(state["algorithm"]["iteration"])
-        self.num_env_steps_sampled_lifetime = int(state["algorithm"]["num_env_steps_sampled_lifetime"])
+        self.iteration: int = int(state["algorithm"]["iteration"])
+        self.num_env_steps_sampled_lifetime: int = int(state["algorithm"]["num_env_steps_sampled_lifetime"])
         self.sync_weights()
 
     def _check_weights(self) -> None:

@@ -34,10 +34,10 @@ class Throughput:
     """
 
     def __init__(self) -> None:
-        self.num_updates_lifetime = 0
-        self.num_env_steps_trained_lifetime = 0
-        self.num_updates_dropped_lifetime = 0
-        self.num_env_steps_dropped_lifetime = 0
+        self.num_updates_lifetime: int = 0
+        self.num_env_steps_trained_lifetime: int = 0
+        self.num_updates_dropped_lifetime: int = 0
+        self.num_env_steps_dropped_lifetime: int = 0
         self.num_broadcasts_lifetime = 0
         self._lags: list[np.ndarray] = []
         self._last: dict[str, float] = {}

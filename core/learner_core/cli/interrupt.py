@@ -23,7 +23,7 @@ class Leaving:
     """Handler of SIGINT of the command's own process: raises KeyboardInterrupt, but not twice in a row."""
 
     def __init__(self) -> None:
-        self.left = False
+        self.left: bool = False
         """Whether KeyboardInterrupt was raised, so that whatever exception comes out of the command is its doing."""
         self._until = 0.0
 
@@ -59,8 +59,8 @@ class Interrupt:
     """
 
     def __init__(self, on_first: Callable[[], None]) -> None:
-        self.requested = False
-        self.at_once = True
+        self.requested: bool = False
+        self.at_once: bool = True
         """While True (nothing worth saving yet) the first signal already leaves at once."""
         self._on_first = on_first
         self._leaving = Leaving()

@@ -73,9 +73,9 @@ class MetricFiles:
         self._waiting: list[Row] = []
         self._table_is_whole = True
         self._failing = False
-        self.num_failures = 0
+        self.num_failures: int = 0
         """Iterations after which some file could not be written."""
-        self.num_lost = 0
+        self.num_lost: int = 0
         """Rows that were given up."""
 
     def write(self, row: Row) -> None:

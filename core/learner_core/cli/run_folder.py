@@ -47,12 +47,12 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
-        self.config_file = path / "config.toml"
-        self.csv_file = path / "metrics.csv"
-        self.jsonl_file = path / "metrics.jsonl"
-        self.tensorboard = path / "tensorboard"
-        self.curve_file = path / "curve.png"
+        self.checkpoints: Path = path / "checkpoints"
+        self.config_file: Path = path / "config.toml"
+        self.csv_file: Path = path / "metrics.csv"
+        self.jsonl_file: Path = path / "metrics.jsonl"
+        self.tensorboard: Path = path / "tensorboard"
+        self.curve_file: Path = path / "curve.png"
         self._run_file = path / "run.json"
         self._lock_file = path / "run.lock"
 

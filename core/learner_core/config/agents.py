@@ -103,7 +103,7 @@ class AgentMapping:
 
     def __init__(self, function: Callable[..., Any] | None, module_ids: Collection[str]) -> None:
         self.function = function
-        self.module_ids = list(module_ids)
+        self.module_ids: list[str] = list(module_ids)
         self._takes_episode = function is not None and _takes_episode(function)
 
     def module_of(self, agent_id: Any, episode: int) -> str:

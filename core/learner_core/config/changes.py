@@ -3,6 +3,7 @@
 Needs a config. Settings of ``.training()`` can be changed unless the config's class names them among its
 ``fixed_settings``: something of another shape was made from them, a network, a buffer, a data set. Of the other
 settings those can be changed that are listed here. Refuses the rest by name, before anything changes.
+docs/decisions/settings.md says why.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``foreign_names`` answers by it, and docs/migrating.md prints it. A test holds that what it names exists here, that the
 foreign names do not, and that the page has the table as it is. An answer that begins with a dash says that there is no
-such thing.
+such thing. docs/decisions/names-of-other-libraries.md says why.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Needs a config and, for what only the environment knows, the environment. An object is one copy, or one vector, in the
 process that it was made in; everything that needs another is refused with the advice to give a function that makes it.
 Evaluation, which must not disturb training, makes it again where gymnasium knows how. Refuses numbers of environments
-that are not the vector's (docs/decisions/0125-an-environment-object-is-one-copy.md).
+that are not the vector's (docs/decisions/environments.md).
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ class InfoMasks(Forwards):
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
-        self.action_space = env.action_space
-        self.observation_space = _masked_space(env.observation_space, env.action_space)
+        self.action_space: AnySpace = env.action_space
+        self.observation_space: AnySpace = _masked_space(env.observation_space, env.action_space)
 
     def reset(self, **options: object) -> ResetResult:
         """As the environment's, with the mask in the observation."""

@@ -4,6 +4,7 @@ Needs config classes that declare ``needed_settings``. Refuses a value that was 
 nothing would read. What a run remembers is no such value: one that was read out of a file, or that counted until
 ``set_config`` switched off what it needs, is kept for when that is switched on again. Settings that say how processes
 are started, watched, fed and restarted are declared nowhere: one script runs with none of them and with many.
+docs/decisions/settings.md says why.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 A class that inherits from :class:`Settings` declares dataclass fields with a docstring under each. The annotation is
 the check (:mod:`learner_core.config.validation`), the docstring is the documentation, and ``_METHODS`` says through
 which method a field is set. Refuses: unknown names, ill-typed values, any change once frozen.
+docs/decisions/settings.md says why.
 """
 
 from __future__ import annotations
@@ -317,7 +318,7 @@ class Settings:
             return NotImplemented
         return all(same(getattr(self, name), getattr(other, name)) for name in self.settings())
 
-    __hash__ = None  # type: ignore[assignment]  # mutable
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # mutable
 
     def __repr__(self) -> str:
         changed = [

@@ -4,6 +4,7 @@ Needs names, and the modules that the user trusts. A name is a class of the righ
 package of an installed plugin, or in a module that the user named; where it is looked up is settled before anything is
 imported, and what it is before anything is called. Refuses functions, everything else of other modules, and whatever
 only can be reached there: being imported already is not enough, because frameworks' own classes act on keywords.
+docs/decisions/trust.md says why.
 """
 
 from __future__ import annotations

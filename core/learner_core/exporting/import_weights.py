@@ -1,7 +1,7 @@
 """``lc.import_weights``: arrays that the user has read, by another library's names, into a learner.
 
 Needs {name: numpy array}; opens no file and unpickles nothing. Takes all of them or refuses: an array that has no place
-in the module, one that is missing, another shape, NaN.
+in the module, one that is missing, another shape, NaN. docs/decisions/names-of-other-libraries.md says why.
 """
 
 from __future__ import annotations

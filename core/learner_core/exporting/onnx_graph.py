@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class Symbol:
     def __ne__(self, other: object) -> Any:
         return self.graph.add("Not", [self == other], np.not_equal(self.sample, sample_of(other)))
 
-    __hash__ = None  # type: ignore[assignment]  # == makes a symbol, as in every namespace
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # == makes a symbol, as in every namespace
 
     def __bool__(self) -> bool:
         raise ConfigError("a module that branches on the value of an array cannot be exported to ONNX")

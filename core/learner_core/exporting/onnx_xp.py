@@ -2,6 +2,7 @@
 
 A module over ``xp`` run with this namespace and a symbol for the observations leaves a graph behind: any portable
 module can be exported, whatever its structure. Refuses what has no counterpart (``scan``, gradients), by name.
+docs/decisions/exports.md says why.
 """
 
 from __future__ import annotations
@@ -65,14 +66,12 @@ class OnnxNamespace:
     """
 
     name = "onnx"
-    float32, float64, int32, int64, uint8 = (
-        numpy_xp.float32,
-        numpy_xp.float64,
-        numpy_xp.int32,
-        numpy_xp.int64,
-        numpy_xp.uint8,
-    )
-    bool = numpy_xp.bool
+    float32: np.dtype[np.float32] = numpy_xp.float32
+    float64: np.dtype[np.float64] = numpy_xp.float64
+    int32: np.dtype[np.int32] = numpy_xp.int32
+    int64: np.dtype[np.int64] = numpy_xp.int64
+    uint8: np.dtype[np.uint8] = numpy_xp.uint8
+    bool: np.dtype[np.bool_] = numpy_xp.bool
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph

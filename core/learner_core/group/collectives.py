@@ -4,6 +4,7 @@ A collective is two things under one name (entry-point group ``learner_core.coll
 ``CollectivePlugin`` opens the meeting point; in every learner ``create(backend)`` gives a ``Collective`` over that
 backend's arrays. Rank order, names and sizes of the calls must agree on every rank; a rank that does not call leaves
 the others waiting until the timeout, so whoever drives the ring keeps a deadline of its own.
+docs/decisions/plugins-and-backends.md says why.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ talks to, a ``Learners``. A launcher that starts processes from the driver need 
 which holds everything else: the order of building and meeting, losses, rescue, restarts, the end. In the process that
 it starts, ``learner_core.group.worker.LearnerWorker`` does the work: one ``handle(operation, argument)`` per request.
 
-Needs no framework; refuses unknown names with the nearest one.
+Needs no framework; refuses unknown names with the nearest one. docs/decisions/launchers.md says why.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class LearnerGroup:
     """
 
     def __init__(self, config: AlgorithmSettings, env: object = None) -> None:
-        self.config = config
+        self.config: AlgorithmSettings = config
         self._learners: Learners = load_launcher(config.launcher).make_learners(config, env)
         self._queue = UpdateQueue(
             self._update,

@@ -55,7 +55,7 @@ class Links:
         self._listener.setblocking(False)
         word = os.urandom(_WORD_BYTES // 2).hex()
         self._word = word.encode()
-        self.where = {"address": address, "port": str(self._listener.getsockname()[1]), "word": word}
+        self.where: dict[str, str] = {"address": address, "port": str(self._listener.getsockname()[1]), "word": word}
         self._most = size + _SPARE
         self._asking: list[socket.socket] = []  # they hear from this rank
         self._heard: dict[int, socket.socket] = {}  # rank -> where its pulses come from

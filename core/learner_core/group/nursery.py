@@ -5,6 +5,7 @@ that has already computed something must not fork (its threads would be gone), s
 driver keeps one per backend for as long as it lives; a nursery whose driver is gone kills its children and ends.
 
 The nursery is the parent of the learners, so it alone learns how they ended, and tells the driver.
+docs/decisions/launchers.md says why.
 """
 
 from __future__ import annotations

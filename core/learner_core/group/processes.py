@@ -48,13 +48,15 @@ class ProcessMember:
         self.rank = rank
         self.nursery = nursery
         ours, theirs = socket.socketpair()
+        self.pulse: socket.socket
+        self.descriptors: socket.socket
         self.pulse, their_pulse = socket.socketpair()
         self.descriptors, their_descriptors = socket.socketpair()
         with theirs, their_pulse, their_descriptors:
             # One duplicate each: the child owns what it is sent.
             numbers = [end.fileno() for end in (theirs, their_pulse, their_descriptors)]
             try:
-                self.pid = nursery.fork(numbers, list(sys.path))
+                self.pid: int = nursery.fork(numbers, list(sys.path))
             except BaseException:
                 for end in (ours, self.pulse, self.descriptors):
                     end.close()
@@ -63,10 +65,10 @@ class ProcessMember:
         limit = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             ours.setsockopt(socket.SOL_SOCKET, option, limit)
-        self.channel = Connection(ours.detach())
+        self.channel: Connection = Connection(ours.detach())
         self.pulse.setblocking(False)
-        self.last_sign = time.monotonic()
-        self.waiting = False
+        self.last_sign: float = time.monotonic()
+        self.waiting: bool = False
 
     def send(self, operation: str, argument: Mapping[str, object]) -> None:
         """Make a request; its answer must be taken before the next."""

@@ -74,7 +74,7 @@ class RemoteLearners:
         self._frameworks = list(frameworks or [config.framework_name] * config.num_learners)
         self._size = len(self._frameworks)
         #: Its name; "" where there is one learner.
-        self.collective = ""
+        self.collective: str = ""
         self._collective = None
         if self._size > 1:
             gpus = config.num_gpus_per_learner > 0

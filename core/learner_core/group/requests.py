@@ -33,7 +33,7 @@ class UpdateQueue:
         self._thread: ThreadPoolExecutor | None = None
         self._dropped = 0
         #: Seconds that updates have taken in all, waiting not counted.
-        self.busy_seconds = 0.0
+        self.busy_seconds: float = 0.0
 
     def set_limit(self, limit: int, *, block: bool) -> None:
         """Another limit from now on, and what happens at it; what is queued stays."""

@@ -4,7 +4,7 @@ A survivor that waited for the lost learner in the ring gets an error there and 
 before the update; one that had all it needed has applied it. They differ by one update at most, so the highest wins.
 Repeating that update gives the same numbers, so nobody has to wait long for one that is still held up in the ring: a
 library may take its own time to notice who is gone. Where the launcher allows it, such a learner is asked for its state
-before the update past its main thread.
+before the update past its main thread. docs/decisions/faults.md says why.
 """
 
 from __future__ import annotations

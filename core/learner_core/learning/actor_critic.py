@@ -58,13 +58,15 @@ class Trunk:
         extra: int = 0,
         reads: Sequence[str] | None = None,
     ) -> None:
-        self.shown = ShownParts(reads, {key: value for key, value in given(model).items() if key in NETWORK_KEYS})
+        self.shown: ShownParts = ShownParts(
+            reads, {key: value for key, value in given(model).items() if key in NETWORK_KEYS}
+        )
         settings, space = given(self.shown.settings), self.shown.of(space)
         layout = image_layouts(space, settings).get("")
         # With conv_filters=[], bytes of three axes lie flat and have a head beside the hidden layers, as an image has.
-        self.is_image = layout is not None or (byte_image(space) and settings.get("image_layout") is None)
-        self.parts = DictEncoder(name, space, settings) if needs_encoders(space, settings) else None
-        self.encode = spaces.SpaceEncoder(space)
+        self.is_image: bool = layout is not None or (byte_image(space) and settings.get("image_layout") is None)
+        self.parts: DictEncoder | None = DictEncoder(name, space, settings) if needs_encoders(space, settings) else None
+        self.encode: spaces.SpaceEncoder = spaces.SpaceEncoder(space)
         self.extra = extra
         self.head: MLP | None = None
         self.body: Encoder
@@ -90,8 +92,8 @@ class Trunk:
                 init=init,
                 layer_norm=settings.get("layer_norm", False),
             )
-        self.sees_images = layout is not None or (self.parts is not None and self.parts.has_images)
-        self.output_size = self.head.output_size if self.head is not None else self.body.output_size
+        self.sees_images: bool = layout is not None or (self.parts is not None and self.parts.has_images)
+        self.output_size: int = self.head.output_size if self.head is not None else self.body.output_size
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Initial parameters.
@@ -140,13 +142,13 @@ class PolicyModule(RLModule):
     def setup(self) -> None:
         check_model(self.model, self.model_keys, type(self).__name__)
         check_kinds(self.model)
-        self.networks = NetworkSettings(self.model, *self._network_names())
+        self.networks: NetworkSettings = NetworkSettings(self.model, *self._network_names())
         kind = self.get_train_action_dist_cls()
         size = kind.input_size(self.action_space)
         self.free_log_std = issubclass(kind, DiagGaussian) and self._chosen("free_log_std", True)
         self._refuse_unused(kind)
         self.networks.refuse_idle(self.observation_space)
-        self.num_policy_outputs = size // 2 if self.free_log_std else size
+        self.num_policy_outputs: int = size // 2 if self.free_log_std else size
         self.dist_input_size = size
         self._setup_networks()
 
@@ -184,7 +186,7 @@ class PolicyModule(RLModule):
 
     def _setup_networks(self) -> None:
         reads = policy_reads(self.model, self.observation_space)
-        self.pi = self._trunk("pi", self.num_policy_outputs, output_gain=0.01, reads=reads)
+        self.pi: Trunk | Memory = self._trunk("pi", self.num_policy_outputs, output_gain=0.01, reads=reads)
 
     def _trunk(
         self, name: str, output_size: int | None, *, output_gain: float = 1.0, reads: Sequence[str] | None = None
@@ -253,11 +255,11 @@ class ActorCriticModule(PolicyModule):
         self.shared: Trunk | Memory | None = None
         if self._chosen("vf_share_layers", False):
             self.shared = self._trunk("encoder", None)
-            self.pi_head = self._head("pi", self.num_policy_outputs, output_gain=0.01)
-            self.vf_head = self._head("vf", 1)
+            self.pi_head: MLP = self._head("pi", self.num_policy_outputs, output_gain=0.01)
+            self.vf_head: MLP = self._head("vf", 1)
         else:
             super()._setup_networks()
-            self.vf = self._trunk("vf", 1)
+            self.vf: Trunk | Memory = self._trunk("vf", 1)
 
     def _head(self, name: str, output_size: int, *, output_gain: float = 1.0) -> MLP:
         """A network over the features of the shared encoder."""

@@ -1,6 +1,6 @@
 """What is fixed about a Learner once it is built: its modules, how their arrays are laid out, what its step reads.
 
-Made anew when modules or static settings change, and never changed.
+Made anew when modules or static settings change, and never changed. docs/decisions/code-structure.md says why.
 """
 
 from __future__ import annotations

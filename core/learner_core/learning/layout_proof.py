@@ -5,7 +5,7 @@ them, but each axis in the order of a network channels last. What tells the two 
 an array's axes channels last, the outermost first: maps [row, channel, height, width] are nested (0, 2, 3, 1). Where a
 reshape joins axes, the second value is joined in that order, and what follows is computed from it with the weights as
 the state holds them. Both outputs agree to rounding, or a rule of ``element_order.py`` that said how the state holds
-them is wrong. Nothing here uses those rules: axes are followed, not elements.
+them is wrong. Nothing here uses those rules: axes are followed, not elements. docs/decisions/exports.md says why.
 """
 
 from __future__ import annotations

@@ -40,6 +40,10 @@ from .step.hook_answers import refuse_answer, yes_or_no
 from .step.hooks import LearnerHooks
 from .train_state import COUNTER, TrainState
 
+if TYPE_CHECKING:
+    from ..xp import DType, Namespace
+    from .run.executor import Executor
+
 __all__ = ["Learner"]
 
 
@@ -75,18 +79,18 @@ class Learner(LearnerHooks):
         backend: Backend | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.config = config
-        self.ranks = ranks or ALONE
-        self.backend = backend or resolve_backend(config, type(self))
-        self.xp = self.backend.xp
-        self.float_dtype = self.backend.float_dtype
-        self.compute_dtype = self.backend.compute_dtype
-        self.module_specs = resolve_modules(config, env, module_spec)
+        self.config: AlgorithmSettings = config
+        self.ranks: Ranks = ranks or ALONE
+        self.backend: Backend = backend or resolve_backend(config, type(self))
+        self.xp: Namespace = self.backend.xp
+        self.float_dtype: DType = self.backend.float_dtype
+        self.compute_dtype: DType | None = self.backend.compute_dtype
+        self.module_specs: dict[str, RLModuleSpec] = resolve_modules(config, env, module_spec)
         rebuild.check_module_ids(self, config, config.news)
-        self.results = {}
+        self.results: dict[str, dict[str, float]] = {}
         #: Data shards of all learners together.
-        self.num_shards = self.ranks.num_shards(config)
-        self.train_state = TrainState(seed=config.seed)
+        self.num_shards: int = self.ranks.num_shards(config)
+        self.train_state: TrainState = TrainState(seed=config.seed)
         self._plugin_states: dict[str, Any] = {}
         self._build()
         rebuild.check_memory(self, config, config.news)
@@ -386,7 +390,7 @@ class Learner(LearnerHooks):
 
     def _build(self) -> None:
         self._tried = build(self)
-        self.executor = make_executor(self, self._tried)
+        self.executor: Executor = make_executor(self, self._tried)
         self.executor.choose(self.config, self.train_state)
 
     def _rebuild(self, config: AlgorithmSettings, specs: dict[str, RLModuleSpec]) -> None:

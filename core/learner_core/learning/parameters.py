@@ -2,7 +2,7 @@
 
 A step sees parameters by name; optimizers, norm clipping, the NaN guard and gradient reduction see one vector. One
 vector makes each of them a single operation on every backend, which is worth 1.8x in eager Torch and leaves fewer
-values to carry through a compiled loop (docs/decisions/0002-flat-state.md).
+values to carry through a compiled loop (docs/decisions/update-step.md).
 """
 
 from __future__ import annotations

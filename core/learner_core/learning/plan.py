@@ -4,8 +4,8 @@ The plan depends on the seed, the lifetime update index and the rows of every da
 the number of learners, so every backend and every rank walks through the same minibatches.
 
 A batch is its shards, one after the other; by default there is one. Every minibatch takes from each shard in proportion
-to the rows that it has left, in an order of that shard's own. A learner that holds only some shards therefore knows,
-from the sizes of the others, what the minibatches are and which of their rows are its own.
+to its rows, in an order of that shard's own. A learner that holds only some shards therefore knows, from the sizes of
+the others, what the minibatches are and which of their rows are its own. docs/decisions/several-learners.md says why.
 """
 
 from __future__ import annotations

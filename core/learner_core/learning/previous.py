@@ -37,7 +37,7 @@ class Previous:
             self._sizes[PREV_ACTION] = self._actions.size
         if reward:
             self._sizes[PREV_REWARD] = 1
-        self.size = sum(self._sizes.values())
+        self.size: int = sum(self._sizes.values())
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """Zeros: before an episode's first step nothing was done."""

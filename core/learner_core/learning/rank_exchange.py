@@ -3,7 +3,7 @@
 Everything rides on one operation, the sum of a float64 vector over all ranks. A rank that has to say something alone
 adds its words where all others add zeros. Every round begins with a header of a fixed size that says what the rank has
 come for, whether it could, and how much it will say; so ranks that come for different things, or one that cannot go on,
-end in the same error everywhere instead of a wait. Needs numpy only.
+end in the same error everywhere instead of a wait. Needs numpy only. docs/decisions/ranks.md says why.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ __all__ = ["RECURRENT_KEYS", "Memory"]
 #: Settings of a model that say whether and how it remembers.
 RECURRENT_KEYS: Final = ("recurrent", "recurrent_size", "use_prev_action", "use_prev_reward")
 
-_CORES: Final = {"lstm": LSTM, "gru": GRU}
+_CORES: Final[dict[str, type[LSTM | GRU]]] = {"lstm": LSTM, "gru": GRU}
 
 
 class Memory:
@@ -69,12 +69,12 @@ class Memory:
         told = {what: bool(model.get(f"use_prev_{what}")) for what in ("action", "reward")}
         self._previous = Previous(action_space, **told) if any(told.values()) else None
         inputs = encoder.output_size + (0 if self._previous is None else self._previous.size)
-        self.core = _CORES[kind](f"{name}_core", inputs, 64 if size is None else size, init=init)
+        self.core: LSTM | GRU = _CORES[kind](f"{name}_core", inputs, 64 if size is None else size, init=init)
         size = self.core.output_size
         self.head: MLP | None = None
         if output_size is not None:
             self.head = MLP(f"{name}_head", size, [], output_size, output_gain=output_gain, init=init)
-        self.output_size = size if output_size is None else output_size
+        self.output_size: int = size if output_size is None else output_size
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Initial parameters."""

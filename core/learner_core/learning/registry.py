@@ -56,7 +56,7 @@ class Registry:
         config: AlgorithmSettings,
         seed: int,
     ) -> None:
-        self.modules = dict(modules)
+        self.modules: dict[str, RLModule] = dict(modules)
         self._config = config
         self.values: dict[str, dict[str, np.ndarray]] = {}
         for module_id, module in self.modules.items():
@@ -66,7 +66,7 @@ class Registry:
         self.trained_variables: dict[str, list[str]] = {module_id: [] for module_id in self.modules}
         self.bounds: dict[str, dict[str, tuple[float, float]]] = {module_id: {} for module_id in self.modules}
         self.optimizers: dict[str, dict[str, Registered]] = {module_id: {} for module_id in self.modules}
-        self.borrowed = take_shared(specs, self.values)
+        self.borrowed: dict[str, dict[str, str]] = take_shared(specs, self.values)
 
     def register_variable(
         self, module_id: str, name: str, value: npt.ArrayLike, trainable: bool, bounds: tuple[float, float] | None

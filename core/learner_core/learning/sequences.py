@@ -5,7 +5,7 @@ module gets their timesteps as rows [B * T, ...] and its answers are put back in
 algorithm of sequences.
 
 The first ``burn_in`` steps of a sequence warm a recurrent state up: they are run without gradients, the state they end
-in is a constant to the rest, and they do not count in the loss.
+in is a constant to the rest, and they do not count in the loss. docs/decisions/recurrent-modules.md says why.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Needs specifications with ``shares`` and ``shared_by``. Refuses sets that are not the same in every module that shares
 them. In a state they stand once, under the id of the module that holds them; whoever acts is given them again.
+docs/decisions/modules-and-critics.md says why.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What of a Dict observation a network is shown: the setting ``policy_reads``, of an asymmetric actor and critic.
 
 Needs the observation space. Refuses entries that there are not, and networks that are one.
+docs/decisions/modules-and-critics.md says why.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class ShownParts:
 
     def __init__(self, reads: Sequence[str] | None, settings: Mapping[str, Any]) -> None:
         self._reads = reads
-        self.settings = dict(settings)
+        self.settings: dict[str, Any] = dict(settings)
         self._alone = False
         if reads is None:
             return

@@ -27,8 +27,8 @@ class TableLayout:
     """
 
     def __init__(self, floats: Sequence[tuple[str, ...]], ints: Sequence[tuple[str, ...]]) -> None:
-        self.floats = {column: index for index, column in enumerate(floats)}
-        self.ints = {column: index for index, column in enumerate(ints)}
+        self.floats: dict[tuple[str, ...], int] = {column: index for index, column in enumerate(floats)}
+        self.ints: dict[tuple[str, ...], int] = {column: index for index, column in enumerate(ints)}
 
     def float_table(self, capacity: int, values: Mapping[tuple[str, ...], float], dtype: npt.DTypeLike) -> np.ndarray:
         """float[capacity, columns], the same line for every step of the update."""
@@ -60,7 +60,7 @@ class CorrectionTable:
         for position, (key, spec) in enumerate(self._specs.items()):
             self.index[key] = (position, start, spec.num_corrections)
             start += spec.num_corrections
-        self.width = max(start, 1)
+        self.width: int = max(start, 1)
 
     def table(self, capacity: int, steps: Mapping[tuple[str, str], int], dtype: npt.DTypeLike) -> np.ndarray:
         """float[capacity, width]: line j holds the corrections of the (steps + j + 1)-th applied step."""

@@ -4,6 +4,7 @@ An environment says it as PettingZoo and RLlib have it: its observation is a Dic
 1 where an action is allowed. The mask becomes the batch's column ``action_mask`` bool [..., K], with K entries in the
 order of the logits (for MultiDiscrete the choices one after the other, as one vector or as a Tuple of them); the rest
 is the observation. Refuses masks of another size, and masks of continuous actions.
+docs/decisions/observations-and-actions.md says why.
 """
 
 from __future__ import annotations
@@ -75,9 +76,9 @@ class ActionMask:
         else:
             # A bit that may not be set is 0: nothing can be forbidden altogether.
             self.choices = ()
-        self.size = sum(self.choices) or int(np.prod(action_space.shape))
+        self.size: int = sum(self.choices) or int(np.prod(action_space.shape))
         #: The least value of every choice.
-        self.start = np.asarray(getattr(action_space, "start", 0)).ravel()
+        self.start: np.ndarray = np.asarray(getattr(action_space, "start", 0)).ravel()
 
     def check_space(self, mask_space: AnySpace) -> None:
         """Refuse an environment's mask that does not fit.

@@ -22,12 +22,12 @@ _FORBIDDEN = -1e9
 class Categorical(Distribution):
     """One of K actions, from logits [..., K]; actions int64[...] from ``start`` on."""
 
-    event_shape = ()
+    event_shape: ClassVar[tuple[int, ...] | None] = ()
     start: ClassVar[int] = 0
     options: ClassVar[tuple[str, ...]] = ("start",)
 
     def __init__(self, logits: Array) -> None:
-        self.log_probs = self.xp.log_softmax(logits, axis=-1)
+        self.log_probs: Array = self.xp.log_softmax(logits, axis=-1)
 
     @classmethod
     def masked(cls, inputs: Array, mask: Array) -> Array:
@@ -134,8 +134,8 @@ class Bernoulli(Distribution):
 
     def __init__(self, logits: Array) -> None:
         # log p(1) and log p(0): softplus of either sign stays exact where the probability rounds to 0 or 1.
-        self.log_one = -self.xp.softplus(-logits)
-        self.log_zero = -self.xp.softplus(logits)
+        self.log_one: Array = -self.xp.softplus(-logits)
+        self.log_zero: Array = -self.xp.softplus(logits)
 
     @classmethod
     def masked(cls, inputs: Array, mask: Array) -> Array:

@@ -43,7 +43,7 @@ class Joint(Distribution):
     Options: ``parts``, a tuple of :class:`JointPart`.
     """
 
-    event_shape = None
+    event_shape: ClassVar[tuple[int, ...] | None] = None
     parts: ClassVar[tuple[JointPart, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ("parts",)
 

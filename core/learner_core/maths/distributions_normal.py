@@ -29,7 +29,8 @@ class DiagGaussian(Distribution):
     def __init__(self, mean: Array, log_std: Array) -> None:
         if self.log_std_range is not None:
             log_std = self.xp.clip(log_std, *self.log_std_range)
-        self.mean, self.log_std = mean, log_std
+        self.mean: Array = mean
+        self.log_std: Array = log_std
 
     @classmethod
     def from_logits(cls, inputs: Array, mask: Array | None = None) -> Self:

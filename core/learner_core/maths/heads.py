@@ -48,8 +48,10 @@ class DuelingHead:
         init: str = "orthogonal",
     ) -> None:
         self.name = name
-        self.value = MLP(f"{name}_value", input_size, hidden, 1, activation=activation, init=init)
-        self.advantage = MLP(f"{name}_advantage", input_size, hidden, num_actions, activation=activation, init=init)
+        self.value: MLP = MLP(f"{name}_value", input_size, hidden, 1, activation=activation, init=init)
+        self.advantage: MLP = MLP(
+            f"{name}_advantage", input_size, hidden, num_actions, activation=activation, init=init
+        )
 
     @property
     def output_size(self) -> int:

@@ -4,6 +4,7 @@ Needs an observation space and a module's ``model``. What is without doubt is re
 Refuses what is in doubt, and says what to type: ``model={"image_layout": ...}``. Networks see every image as height,
 width, channels, floats in [0, 1]; :meth:`ImageLayout.to_hwc` brings an observation there, inside the forward pass, so
 that batches, replay, statistics and exported files hold observations as the environment gives them.
+docs/decisions/observations-and-actions.md says why.
 """
 
 from __future__ import annotations

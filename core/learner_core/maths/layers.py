@@ -37,7 +37,7 @@ class LayerNorm:
 
     def __init__(self, name: str, size: int, *, eps: float = 1e-5) -> None:
         self.name = name
-        self.size = _positive(name, "size", size)
+        self.size: int = _positive(name, "size", size)
         self.eps = eps
 
     @property
@@ -84,8 +84,8 @@ class Embedding:
 
     def __init__(self, name: str, num_embeddings: int, size: int) -> None:
         self.name = name
-        self.num_embeddings = _positive(name, "num_embeddings", num_embeddings)
-        self.size = _positive(name, "size", size)
+        self.num_embeddings: int = _positive(name, "num_embeddings", num_embeddings)
+        self.size: int = _positive(name, "size", size)
 
     @property
     def output_size(self) -> int:
@@ -132,8 +132,8 @@ class MultiHeadAttention:
 
     def __init__(self, name: str, size: int, num_heads: int) -> None:
         self.name = name
-        self.size = _positive(name, "size", size)
-        self.num_heads = _positive(name, "num_heads", num_heads)
+        self.size: int = _positive(name, "size", size)
+        self.num_heads: int = _positive(name, "num_heads", num_heads)
         if size % num_heads:
             raise ConfigError(f"{name}: size={size} must be a multiple of num_heads={num_heads}")
         self._packed = (f"{name}.in_proj_weight", f"{name}.in_proj_bias")

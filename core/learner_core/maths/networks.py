@@ -129,7 +129,7 @@ class MLP:
         )
         self.activation = activation
         self.output_gain = output_gain
-        self.has_head = output_size is not None
+        self.has_head: bool = output_size is not None
         self._init = init_name(init)
         self._names = [(f"{name}.{i}.weight", f"{name}.{i}.bias") for i in range(len(self.sizes) - 1)]
         self._norms = [
@@ -226,7 +226,7 @@ class ConvStack:
         if len(input_shape) != 3:
             raise ConfigError(f"{name}: convolutions need (height, width, channels), got shape={tuple(input_shape)}")
         self.name = name
-        self.input_shape = tuple(int(length) for length in input_shape)
+        self.input_shape: tuple[int, ...] = tuple(int(length) for length in input_shape)
         self.activation = activation
         self._init = init_name(init)
         self._names = [(f"{name}.{i}.weight", f"{name}.{i}.bias") for i in range(len(filters))]
@@ -247,7 +247,7 @@ class ConvStack:
             height = (padded[0] - kernel[0]) // stride[0] + 1
             width = (padded[1] - kernel[1]) // stride[1] + 1
             channels = outputs
-        self.output_shape = (height, width, channels)
+        self.output_shape: tuple[int, int, int] = (height, width, channels)
 
     @property
     def output_size(self) -> int:

@@ -4,6 +4,7 @@ Needs parameters in Torch's form, under Torch's names: gates in the order i f g 
 vectors, which have equal values of their gradients in an LSTM and different ones in a GRU. Both are kept: folding them
 into one would double the bias's learning rate. Where the namespace has a kernel of its own (``xp.lstm``, ``xp.gru``) it
 computes sequences without resets; all else is a scan.
+docs/decisions/recurrent-modules.md says why.
 
 References:
     Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9(8), 1997
@@ -38,8 +39,8 @@ class _Recurrent:
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
                 raise ConfigError(f"{name}: {what}={size!r}: expected an int of at least 1")
         self.name = name
-        self.input_size = int(input_size)
-        self.hidden_size = int(hidden_size)
+        self.input_size: int = int(input_size)
+        self.hidden_size: int = int(hidden_size)
         self._names = [f"{name}.{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
     @property
@@ -169,7 +170,7 @@ class LSTM(_Recurrent):
     """
 
     num_gates = 4
-    state_names = ("h", "c")
+    state_names: ClassVar[tuple[str, ...]] = ("h", "c")
     kernel = "lstm"
 
     def _input_bias(self, weights: list[Array]) -> Array:
@@ -193,7 +194,7 @@ class GRU(_Recurrent):
     """
 
     num_gates = 3
-    state_names = ("h",)
+    state_names: ClassVar[tuple[str, ...]] = ("h",)
     kernel = "gru"
 
     def _input_bias(self, weights: list[Array]) -> Array:

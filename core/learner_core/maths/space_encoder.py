@@ -94,7 +94,7 @@ class DictEncoder:
             _make_part(f"{name}.{key}", path, part, wanted.get(key), model, layouts.get(key))
             for key, (path, part) in parts.items()
         ]
-        self.has_images = any(key in layouts or byte_image(part) for key, (_, part) in parts.items())
+        self.has_images: bool = any(key in layouts or byte_image(part) for key, (_, part) in parts.items())
 
     @property
     def output_size(self) -> int:

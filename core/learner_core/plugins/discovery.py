@@ -3,6 +3,7 @@
 Listing reads the distributions' metadata and imports nothing; loading imports one plugin. Refuses: unknown names (with
 the nearest one), names that two distributions claim, another PLUGIN_API, plugins that raise (SystemExit, too), return
 nothing or something of another kind; each refusal names the plugin and its distribution, and none disturbs the others.
+docs/decisions/plugins-and-backends.md says why.
 """
 
 from __future__ import annotations

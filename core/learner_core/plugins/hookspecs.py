@@ -31,8 +31,8 @@ PLUGIN_API = 1
 """Version of the hooks and of the Backend and Learner interfaces. A plugin module may say ``PLUGIN_API = 1`` at its top
 level; another number is refused before the module is imported."""
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec: pluggy.HookspecMarker = pluggy.HookspecMarker(PROJECT)
+hookimpl: pluggy.HookimplMarker = pluggy.HookimplMarker(PROJECT)
 
 
 # ---- registration: asked by learner_core.plugins.discovery, of the plugin of one entry point only --------------------

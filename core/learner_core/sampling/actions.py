@@ -40,7 +40,7 @@ class ActionDoor:
         self._parts: list[tuple[ActionPart, ActionDoor]] = []
         if has_parts(space):
             self._parts = [(part, ActionDoor(part.space)) for part in action_parts(space)]
-            self.kind = "parts"
+            self.kind: str = "parts"
             self.shape: tuple[int, ...] = (sum(part.size for part, _ in self._parts),)
             self.dtype: np.dtype[Any] = np.dtype(np.float32)
             return

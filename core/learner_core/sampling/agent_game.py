@@ -94,9 +94,9 @@ class AgentGame:
         self.players = players
         self.mapping = mapping
         self._stride = stride
-        self.copies = [_Copy(first + copy) for copy in range(lanes.num_envs)]
-        self.num_episodes = 0
-        self.num_lost = 0
+        self.copies: list[_Copy] = [_Copy(first + copy) for copy in range(lanes.num_envs)]
+        self.num_episodes: int = 0
+        self.num_lost: int = 0
         self._checked: set[tuple[str, str]] = set()
         #: Agents in the order in which they were first seen: the order of lanes.
         self.rank: dict[str, int] = {agent: i for i, agent in enumerate(lanes.possible_agents())}

@@ -40,14 +40,16 @@ class Player:
     def __init__(self, spec: RLModuleSpec, policy: Policy, *, normalized: bool) -> None:
         self.spec = spec
         self.policy = policy
-        self.observation_space = spec.observation_space
-        self.action_space = spec.action_space
-        self.door = ActionDoor(self.action_space)
+        self.observation_space: AnySpace = spec.observation_space
+        self.action_space: AnySpace = spec.action_space
+        self.door: ActionDoor = ActionDoor(self.action_space)
         example = blank(self.observation_space)
-        self.normalizer = RunningNormalizer(example) if normalized else None
+        self.normalizer: RunningNormalizer | None = RunningNormalizer(example) if normalized else None
         self._example = tree_map(np.asarray if normalized else _narrow, example)
         initial: Mapping[str, np.ndarray] = getattr(policy, "initial_state", None) or {}
-        self.initial_state = {leaf: np.asarray(value, np.float32) for leaf, value in initial.items()}
+        self.initial_state: dict[str, np.ndarray] = {
+            leaf: np.asarray(value, np.float32) for leaf, value in initial.items()
+        }
         self._feedback = Feedback(self.initial_state, self.action_space)
         self.mask: ActionMask | None = None
 

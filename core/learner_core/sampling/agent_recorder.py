@@ -2,7 +2,7 @@
 
 Needs the steps in order. Refuses nothing. A lane of the rollout is one (copy, agent) pair that the module played in
 this fragment; rows in which it did not act are not valid. An agent that has waited acts in the row after its last one,
-so that what is propagated backwards over rows knows no pause.
+so that what is propagated backwards over rows knows no pause. docs/decisions/several-agents.md says why.
 """
 
 from __future__ import annotations

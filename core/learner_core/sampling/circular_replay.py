@@ -1,7 +1,7 @@
 """Batches that are used a few times each, mixed with those that came before and after them.
 
 Needs batches of plain arrays, which it keeps without a copy. Refuses nothing. What is drawn is a function of the seed
-and of how much was drawn before, so a restored run draws the same.
+and of how much was drawn before, so a restored run draws the same. docs/decisions/asynchronous-algorithms.md says why.
 """
 
 from __future__ import annotations

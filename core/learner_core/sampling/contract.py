@@ -3,7 +3,7 @@
 Needs an exception with its traceback. Gymnasium's wrappers stand around most environments, and meet a ``step`` that
 returns four things before we do: they raise ValueError. An exception of a usual kind that gymnasium's wrappers raise
 themselves, or that the call of ``reset`` or ``step`` raises before any line of the environment has run, is such a
-mistake (docs/decisions/0126-an-environments-exception-ends-the-run.md).
+mistake (docs/decisions/environments.md).
 """
 
 from __future__ import annotations

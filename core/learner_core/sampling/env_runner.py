@@ -25,7 +25,7 @@ from ..config.algorithm_settings import AlgorithmSettings
 from ..errors import SpaceError
 from ..learning.rl_module import RLModuleSpec
 from ..maths.action_masks import split_mask
-from ..spaces import alike, blank
+from ..spaces import AnySpace, alike, blank
 from ..state.schema import Schema
 from ..state.tree import Plain, Tree
 from .actions import ActionDoor
@@ -90,10 +90,11 @@ class EnvRunner(RunnerBase):
     def _prepare(self, module_spec: RLModuleSpec, policy: Policy | None, seed: int) -> None:
         """All that comes after the environments, up to their first observations."""
         config = self._config
-        self.num_envs = self.lanes.num_envs
-        self.action_space = self.lanes.action_space
+        self.num_envs: int = self.lanes.num_envs
+        self.action_space: AnySpace = self.lanes.action_space
         # What the environment shows may have a mask of actions in it; a network sees the rest.
         self._shown_space = self.lanes.observation_space
+        self.observation_space: AnySpace
         self.observation_space, self._mask = split_mask(self._shown_space, self.action_space)
         spec = self._with_spaces(module_spec)
         self.policy: Policy = policy if policy is not None else NumpyPolicy(spec)

@@ -7,7 +7,7 @@ for research). The generators of its spaces are part of that: an environment may
 (a Box2D world, a window, a socket) and it is ``restarted`` instead: the run goes on from a reset with a seed of its
 own, and the report says which attribute stood in the way.
 
-Refuses to restore a state into wrappers or environments of other classes.
+Refuses to restore a state into wrappers or environments of other classes. docs/decisions/restoring.md says why.
 """
 
 from __future__ import annotations

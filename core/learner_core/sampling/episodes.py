@@ -61,10 +61,10 @@ class EpisodeTracker:
     """
 
     def __init__(self, num_envs: int) -> None:
-        self.returns = np.zeros(num_envs, np.float64)
-        self.lengths = np.zeros(num_envs, np.int64)
-        self.num_episodes = 0
-        self.num_lost = 0
+        self.returns: np.ndarray = np.zeros(num_envs, np.float64)
+        self.lengths: np.ndarray = np.zeros(num_envs, np.int64)
+        self.num_episodes: int = 0
+        self.num_lost: int = 0
 
     def update(
         self, rewards: np.ndarray, done: np.ndarray, stepped: np.ndarray, lost: Sequence[tuple[int, int]] = ()

@@ -2,7 +2,7 @@
 
 Needs lanes of its own and a policy. Refuses nothing; what the environments raise beyond their allowance comes out. It
 ends, whatever the environments do, as long as each step does: an episode that is longer than a limit is cut
-(docs/decisions/0127-evaluations-end.md).
+(docs/decisions/environments.md).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StepLimit:
 
     def __init__(self, given: int | None, environments: Iterable[AnyEnv] = (), *, tell: Tell | None = None) -> None:
         own = [_own_limit(env) for env in environments] if given is None else []
-        self.steps = given if given is not None else max([DEFAULT_STEPS, *own])
+        self.steps: int = given if given is not None else max([DEFAULT_STEPS, *own])
         self._tell = tell or warn
         # An environment that ends by itself in time is nothing to be told of.
         self._tells = given is None and not any(0 < one <= DEFAULT_STEPS for one in own)

@@ -1,6 +1,7 @@
 """What a memory is told of its own last step: the leaves of its state that are not the network's to fill.
 
 Needs the state that a module begins with and its action space. Refuses leaves of these names that have another shape.
+docs/decisions/recurrent-modules.md says why.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Feedback:
 
     def __init__(self, initial_state: Mapping[str, np.ndarray], action_space: AnySpace) -> None:
         self._actions: ActionInputs | None = None
-        self.rewarded = PREV_REWARD in initial_state
+        self.rewarded: bool = PREV_REWARD in initial_state
         if PREV_ACTION in initial_state:
             self._actions = ActionInputs(action_space)
         for leaf, size in ((PREV_ACTION, self._actions.size if self._actions else 0), (PREV_REWARD, 1)):

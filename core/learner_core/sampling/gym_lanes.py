@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from .lanes import DISABLED, NEXT_STEP, SAME_STEP, AnyEnv, AnyVectorEnv, Step, l
 from .observations import ObservationReader
 from .rebuilding import Rebuilding, Tell
 from .space_generators import SpaceSeeds
+
+if TYPE_CHECKING:
+    from ..spaces import AnySpace
 
 __all__ = ["GymLanes"]
 
@@ -64,9 +68,9 @@ class GymLanes(Rebuilding):
 
     def _adopt(self, env: AnyVectorEnv) -> None:
         self.env = env
-        self.num_envs = int(env.num_envs)
-        self.observation_space = env.single_observation_space
-        self.action_space = env.single_action_space
+        self.num_envs: int = int(env.num_envs)
+        self.observation_space: AnySpace = env.single_observation_space
+        self.action_space: AnySpace = env.single_action_space
         self._reader = ObservationReader(self.observation_space, self._whose)
         self._arrays = ArrayForm()
         mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
@@ -77,14 +81,14 @@ class GymLanes(Rebuilding):
                 "(reset in the same step, the last observations in infos['final_obs']), NEXT_STEP or DISABLED"
             )
         # Vector environments without a word on it follow gymnasium's default.
-        self.autoreset = str(getattr(mode, "value", mode or NEXT_STEP))
+        self.autoreset: str = str(getattr(mode, "value", mode or NEXT_STEP))
         if self.autoreset not in (NEXT_STEP, SAME_STEP, DISABLED):
             raise EnvError(f"unknown autoreset_mode={mode!r} in the metadata of {env}")
         self._was_done = np.zeros(self.num_envs, np.bool_)
 
     def reset(self, seeds: Sequence[int], out: Columns) -> None:
         self._seed = int(seeds[0])
-        self.num_steps = 0
+        self.num_steps: int = 0
         try:
             obs = self._begin_anew(self._seed)
         except EnvOutputError:
@@ -255,7 +259,7 @@ class GymLanes(Rebuilding):
         }
 
     def set_state(self, state: Tree) -> None:
-        self.num_restarts = int(state["num_restarts"])
+        self.num_restarts: int = int(state["num_restarts"])
         self._seed = int(state["seed"])
         self._was_done = np.array(state["was_done"], np.bool_)
 

@@ -65,10 +65,12 @@ class LaneMemory:
     def begin(self) -> None:
         """Every lane begins an episode."""
         count = self._num_envs
-        self.fresh = np.ones(count, np.bool_)
+        self.fresh: np.ndarray = np.ones(count, np.bool_)
         # The next step of the lane only resets its environment: what it is shown is the final observation.
         self._over = np.zeros(count, np.bool_)
-        self.state = {leaf: np.repeat(value[np.newaxis], count, axis=0) for leaf, value in self._initial.items()}
+        self.state: dict[str, np.ndarray] = {
+            leaf: np.repeat(value[np.newaxis], count, axis=0) for leaf, value in self._initial.items()
+        }
 
     def seen(self, columns: Columns) -> Columns:
         """What a network sees of the environments' observations."""

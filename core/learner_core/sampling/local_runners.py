@@ -43,17 +43,21 @@ class ProcessRunner:
 
     def __init__(self, worker_index: int, nursery: Nursery, num_slots: int) -> None:
         self.worker_index = worker_index
-        self.ended = False
-        self.last_sign = self.last_move = time.monotonic()
+        self.ended: bool = False
+        self.last_sign: float = time.monotonic()
+        self.last_move: float = self.last_sign
         self._nursery = nursery
         self._num_slots = num_slots
         self._num_samples = 0
+        self.channel: socket.socket
         self.channel, theirs = socket.socketpair()
         self._pulse, their_pulse = socket.socketpair()
         self._files, their_files = socket.socketpair()
         with theirs, their_pulse, their_files:
             try:
-                self.pid = nursery.fork([end.fileno() for end in (theirs, their_pulse, their_files)], list(sys.path))
+                self.pid: int = nursery.fork(
+                    [end.fileno() for end in (theirs, their_pulse, their_files)], list(sys.path)
+                )
             except BaseException:
                 for end in (self.channel, self._pulse, self._files):
                     end.close()

@@ -86,7 +86,7 @@ class MultiAgentEnvRunner(RunnerBase):
     ) -> None:
         super().__init__(config, worker_index=worker_index, tell=tell)
         self._make_policy = make_policy
-        self.num_envs = int(config.num_envs_per_env_runner)
+        self.num_envs: int = int(config.num_envs_per_env_runner)
         if config.normalize_rewards:
             raise ConfigError(
                 "normalize_rewards=True: rewards of several agents are not scaled; scale them in the environment"
@@ -101,7 +101,7 @@ class MultiAgentEnvRunner(RunnerBase):
         self._evaluation: AgentGame | None = None
         runners = 1 + int(config.num_env_runners)
         self._game = self._make_game(self._env, self.num_envs, first=worker_index * self.num_envs, runners=runners)
-        self.lanes = self._game.lanes
+        self.lanes: AgentLanes = self._game.lanes
         try:
             self._start_episodes()
         except BaseException:

@@ -43,7 +43,8 @@ class AgentLanes(EnvList["AgentsEnv", dict[str, Columns]]):
     """
 
     kind = "parallel"
-    final_errors = (EnvError,)  # an environment against the interface: a new one would be no better
+    # An environment against the interface: a new one would be no better.
+    final_errors: tuple[type[Exception], ...] = (EnvError,)
 
     def __init__(
         self,

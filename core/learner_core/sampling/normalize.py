@@ -54,9 +54,9 @@ class RunningMoments:
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
         self.fresh: RunningMoments | None = None
-        self.count = 0.0
-        self.mean = np.zeros(shape, np.float64)
-        self.m2 = np.zeros(shape, np.float64)
+        self.count: float = 0.0
+        self.mean: np.ndarray = np.zeros(shape, np.float64)
+        self.m2: np.ndarray = np.zeros(shape, np.float64)
 
     def update(self, samples: np.ndarray) -> None:
         """Take in samples.
@@ -182,8 +182,8 @@ class RunningNormalizer:
     """
 
     def __init__(self, example: Columns, *, clip: float = 10.0, epsilon: float = 1e-8) -> None:
-        self.clip = float(clip)
-        self.epsilon = float(epsilon)
+        self.clip: float = float(clip)
+        self.epsilon: float = float(epsilon)
         self.moments: dict[str, RunningMoments] = {
             path: RunningMoments(np.shape(leaf))
             for path, leaf in tree_paths(example, "obs")
@@ -280,11 +280,11 @@ class RewardScaler:
     """
 
     def __init__(self, num_envs: int, gamma: float, *, clip: float = 10.0, epsilon: float = 1e-8) -> None:
-        self.gamma = float(gamma)
-        self.clip = float(clip)
-        self.epsilon = float(epsilon)
-        self.moments = RunningMoments()
-        self.returns = np.zeros(num_envs, np.float64)
+        self.gamma: float = float(gamma)
+        self.clip: float = float(clip)
+        self.epsilon: float = float(epsilon)
+        self.moments: RunningMoments = RunningMoments()
+        self.returns: np.ndarray = np.zeros(num_envs, np.float64)
 
     def scale(self, rewards: np.ndarray, done: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Take in one step of all lanes and scale its rewards.

@@ -22,7 +22,7 @@ from ..maths.distributions import Distribution, distribution_for
 from ..maths.images import has_image
 from ..plugins.hookspecs import hookimpl
 from ..spaces import AnySpace, action_spec, check_actions
-from ..xp import ArrayTree
+from ..xp import ArrayTree, Namespace
 from .columns import Columns, tree_map
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class NumpyPolicy(ForwardPolicy):
     """
 
     def __init__(self, module_spec: RLModuleSpec, weights: Mapping[str, np.ndarray] | None = None) -> None:
-        self.module = module_spec.build(numpy_xp)
+        self.module: RLModule = module_spec.build(numpy_xp)
         self._params: dict[str, np.ndarray] | None = None  # a scripted policy has weights, and they are {}
         super().__init__(
             self._module_forward,
@@ -266,7 +266,7 @@ class NumpyBackend(Backend):
     """Forward passes in numpy; no gradients."""
 
     name = "numpy"
-    xp = numpy_xp
+    xp: Namespace = numpy_xp
     trains = False
 
     def __init__(self, *, device: str = "auto", precision: str = "float32") -> None:

@@ -24,7 +24,7 @@ class SumTree:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.size = 1 << max(capacity - 1, 1).bit_length()
+        self.size: int = 1 << max(capacity - 1, 1).bit_length()
         self._nodes = np.zeros(2 * self.size, np.float64)
 
     @property

@@ -97,7 +97,7 @@ class RunnerActor(Actor):
     def __init__(self, worker_index: int, handle: Any, launcher: RayRunners) -> None:
         super().__init__(handle)
         self.worker_index = worker_index
-        self.ended = False
+        self.ended: bool = False
         self._launcher = launcher
 
     def send(self, operation: str, argument: Argument) -> None:
@@ -127,7 +127,8 @@ class RunnerActor(Actor):
 
     def _await_room(self) -> None:
         """Until its process runs, its silence means that Ray is looking for a place."""
-        self.last_sign = self.last_move = time.monotonic()
+        self.last_sign: float = time.monotonic()
+        self.last_move: float = self.last_sign
         limit = self._launcher.options.start_timeout_s
         if self.last_sign - self.started > limit:
             raise EnvError(
@@ -154,7 +155,7 @@ class RayRunners:
     """
 
     def __init__(self, config: AlgorithmSettings, setup: bytes, framework: str) -> None:
-        self.options = RayOptions.of(config.launcher_options)
+        self.options: RayOptions = RayOptions.of(config.launcher_options)
         num_cpus = self.options.num_cpus_of_runners(config)
         self._ray = connect(self.options, num_cpus)
         hold(self, num_cpus)

@@ -57,7 +57,7 @@ class Rebuilding:
     def __init__(self, *, max_restarts: int, tell: Tell | None = None) -> None:
         self.max_restarts = max_restarts
         self._tell = tell or warn
-        self.num_restarts = 0
+        self.num_restarts: int = 0
         self.num_steps = 0
 
     def _retry(
@@ -138,7 +138,7 @@ class EnvList(Rebuilding, Generic[_Env, _Shown]):
         self._make = make
         self._whose = whose
         self.num_envs = num_envs
-        self.envs = [make() for _ in range(num_envs)]
+        self.envs: list[_Env] = [make() for _ in range(num_envs)]
         self._arrays = [ArrayForm() for _ in range(num_envs)]
         #: Steps of each one's running episode.
         self._lengths = [0] * num_envs
@@ -190,7 +190,7 @@ class EnvList(Rebuilding, Generic[_Env, _Shown]):
 
     def set_state(self, state: Tree) -> None:
         """Take it back."""
-        self.num_restarts = int(state["num_restarts"])
+        self.num_restarts: int = int(state["num_restarts"])
         self._take_seeds(state["seeds"])
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 Needs a ``RunnerLauncher``. Everything a runner says is the answer to a request, in order. While answers are awaited,
 three things are watched: the answers, the ends of the runners (noticed at once, whatever killed them), and their signs
 of life, that the process runs and that its environments get on. A lost runner is replaced, a bounded number of times.
+docs/decisions/environment-runners.md says why.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ class RemoteRunners:
         self._launcher = launcher
         self._sampled, self._renewed = sampled, renewed
         self.remotes: list[Remote] = []
-        self.num_restarts = 0
-        self.num_lost = 0
+        self.num_restarts: int = 0
+        self.num_lost: int = 0
         self.failures: list[tuple[Exception, str]] = []
         self.broken: str | None = None
         try:

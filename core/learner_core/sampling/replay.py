@@ -81,12 +81,12 @@ class ReplayBuffer:
         if not (0 <= gamma <= 1 and alpha >= 0 and 0 <= beta <= 1):
             raise ConfigError(f"gamma={gamma}, alpha={alpha}, beta={beta}: expected [0, 1], >= 0 and [0, 1]")
         self.capacity = capacity
-        self.seed = seed
+        self.seed: int = seed
         self.n_step = n_step
         self.gamma = gamma
         self.alpha = alpha
         self.beta = beta
-        self.num_added = 0
+        self.num_added: int = 0
         self._drawn = dict(drawn or {})
         self._storage: ReplayStorage | None = None
         self._prioritized = prioritized

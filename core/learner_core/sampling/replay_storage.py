@@ -34,10 +34,10 @@ class ReplayStorage:
             raise ConfigError(f"capacity={capacity}: expected a multiple of lanes={lanes}")
         self.capacity = capacity
         self.lanes = lanes
-        self.position = 0
-        self.fill = 0
-        self.valid = np.zeros(capacity, np.bool_)
-        self.num_valid = 0
+        self.position: int = 0
+        self.fill: int = 0
+        self.valid: np.ndarray = np.zeros(capacity, np.bool_)
+        self.num_valid: int = 0
         self.columns: dict[str, Columns] = {}
         self._head_next: Columns = None
         # Slot -> row of the table beside; -1 where the next row has it. The table grows as needed, freed rows first.

@@ -70,7 +70,7 @@ class EnvRunnerGroup:
         self._specs = dict(module_specs)
         module_specs = acting(module_specs)
         number = int(config.num_env_runners)
-        self.num_runners = max(1, number)
+        self.num_runners: int = max(1, number)
         self._local: Runner = make_runner(config, module_specs, make_policy=make_policy)
         self._weights: Weights | None = None
         self._version = -1

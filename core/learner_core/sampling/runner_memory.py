@@ -2,7 +2,7 @@
 
 Needs Linux: a segment is a file in memory without a name, whose descriptor is handed over. When the last process that
 holds it ends, by whatever death, it is gone; nothing can be left behind. Trusts the other side: both ends are processes
-of one driver.
+of one driver. docs/decisions/environment-runners.md says why.
 """
 
 from __future__ import annotations

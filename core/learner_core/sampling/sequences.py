@@ -2,7 +2,7 @@
 
 Needs a ``Rollout``; of a recurrent policy with the columns ``state_in`` and ``resets``. Refuses lengths that leave
 nothing to learn from. An episode may end inside a sequence: ``resets`` says where the state begins anew, so sequences
-are full whatever the lengths of episodes.
+are full whatever the lengths of episodes. docs/decisions/recurrent-modules.md says why.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from .columns import Columns
 from .lanes import SAME_STEP, AnyEnv, Step, lose
 from .observations import ObservationReader
 from .rebuilding import EnvList, Tell
+
+if TYPE_CHECKING:
+    from ..spaces import AnySpace
 
 __all__ = ["SyncLanes"]
 
@@ -48,12 +52,12 @@ class SyncLanes(EnvList["AnyEnv", object]):
     ) -> None:
         named = whose or (lambda lane: f"environment {lane}")
         super().__init__(make, num_envs, max_restarts=max_restarts, whose=named, tell=tell)
-        self.observation_space = self.envs[0].observation_space
-        self.action_space = self.envs[0].action_space
+        self.observation_space: AnySpace = self.envs[0].observation_space
+        self.action_space: AnySpace = self.envs[0].action_space
         self._reader = ObservationReader(self.observation_space, self.whose)
 
     def reset(self, seeds: Sequence[int], out: Columns) -> None:
-        self.num_steps = 0
+        self.num_steps: int = 0
         begin = {lane: partial(self._begin_anew, lane, seed) for lane, seed in enumerate(self._take_seeds(seeds))}
         self._begin_each(begin, out)
 

@@ -5,6 +5,7 @@ environments that go on choosing agents whose part is over.
 
 One agent acts at a time. What an agent has been paid since its last turn, and whether its part is over, it is told
 when it is chosen next: ``env.last()``. One whose part is over is chosen once more to be told, and leaves.
+docs/decisions/several-agents.md says why.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class CheckpointFolder:
     def __init__(self, path: PathLike, *, keep: int = 2) -> None:
         if keep < 2:
             raise ConfigError(f"keep={keep}: at least two checkpoints are kept, for the newest may turn out damaged")
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self.keep = keep
 
     def checkpoints(self) -> list[Checkpoint]:

@@ -2,6 +2,7 @@
 
 Needs msgpack and xxhash. Refuses, by path, everything a state may not hold (tuples, subclasses, object arrays), and
 on reading everything that is not exactly as the specification says. Nothing read is ever executed.
+docs/decisions/state-files.md says why.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class FolderLock:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self.trouble = ""
+        self.path: str = os.fspath(path)
+        self.trouble: str = ""
         """Why nothing is locked, in words; empty where it is."""
         _forget_in_children()
         self._descriptor = _open(self.path, os.O_RDWR | os.O_CREAT)

@@ -2,7 +2,7 @@
 
 On Linux fresh pages are brought in block by block, right before they are filled and in the thread that fills them: one
 system call instead of a fault a page, and the page is still in the cache. Elsewhere `touch` does nothing and the pages
-come by themselves (docs/decisions/0112-pages-come-by-the-block.md has the figures).
+come by themselves (docs/decisions/restore-cost.md has the figures).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ refused is a ``StateError`` with the path, what was expected there, what came, a
 cannot say (rows that agree, a position within a length) is a rule: a function of the part whose fields fit already.
 
 What is accepted as a number is what a state file gives back: Python's and numpy's; bool is no number.
+docs/decisions/restoring.md says why.
 """
 
 from __future__ import annotations

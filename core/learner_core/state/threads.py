@@ -3,7 +3,7 @@
 Worth it for work that lets go of the interpreter's lock: numpy copies, xxhash, reads from files, first touches of fresh
 memory. Nothing is kept between calls, neither a thread nor a lock, so a process may be forked at any time between them;
 and what fails is what would have failed without threads: the first item, in their order, that cannot be done
-(docs/decisions/0097-copies-on-several-processors.md has the figures).
+(docs/decisions/restore-cost.md has the figures).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Writer:
     def __init__(self) -> None:
         self.sources: list[Content] = []
         self.payloads: list[tuple[str, list[int]]] = []
-        self.nodes = 0
+        self.nodes: int = 0
 
     def refer(self, source: Content, name: str, shape: list[int], path: str) -> msgpack.ExtType:
         try:

@@ -64,7 +64,7 @@ class APPOConfig(IMPALAConfig):
 
     @classmethod
     def of_earlier(cls, stored: dict[str, Plain]) -> dict[str, Plain]:
-        """Before decision 0131 ``target_network_update_freq`` was a whole number of updates."""
+        """Once ``target_network_update_freq`` was in updates (docs/decisions/names-of-other-libraries.md says why)."""
         freq = stored.get("target_network_update_freq")
         if type(freq) is not int:
             return stored

@@ -37,7 +37,8 @@ class HorovodRank(Collective):
         # What breaks the ring is said by the driver, once, with the rank that did.
         os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")
         self._hvd.init()
-        self.rank, self.size = rank, size
+        self.rank: int = rank
+        self.size: int = size
 
     def abort(self) -> None:
         self.close()

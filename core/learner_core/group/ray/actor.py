@@ -112,7 +112,7 @@ def _actor_class() -> ActorClass:
     return import_ray().remote(max_restarts=0, max_task_retries=0, concurrency_groups=groups)(Host)
 
 
-def start_actor(make: Callable[[], object], **options: object) -> ActorHandle:
+def start_actor(make: Callable[[], object], **options: object) -> ActorHandle[Host]:
     """Start an actor with these Ray options; returns its handle at once.
 
     Args:
@@ -135,19 +135,21 @@ class Actor:
         answers: references to answers that have not been taken, in order.
     """
 
-    def __init__(self, handle: ActorHandle) -> None:
-        self.pid = 0
-        self.host = ""
-        self.address = ""
+    def __init__(self, handle: ActorHandle[Host]) -> None:
+        self.pid: int = 0
+        self.host: str = ""
+        self.address: str = ""
         self.unheard: int | None = None
-        self.last_sign = self.last_move = self.started = time.monotonic()
-        self.answers: deque[ObjectRef] = deque()
+        self.started: float = time.monotonic()
+        self.last_sign: float = self.started
+        self.last_move: float = self.started
+        self.answers: deque[ObjectRef[object]] = deque()
         self.handle = handle
-        self.live = handle.live.options(concurrency_group="live").remote()
-        self._pulse: ObjectRef | None = None
+        self.live: ObjectRef[object] = handle.live.options(concurrency_group="live").remote()
+        self._pulse: ObjectRef[object] | None = None
         self._asked = 0.0
         self._progress: object = None
-        self._stopping: ObjectRef | None = None
+        self._stopping: ObjectRef[object] | None = None
         self.hear()
 
     def ask(self, operation: str, argument: Mapping[str, object]) -> None:
@@ -166,11 +168,11 @@ class Actor:
         """
         return self._get(self.answers.popleft())
 
-    def awaited(self) -> list[ObjectRef]:
+    def awaited(self) -> list[ObjectRef[object]]:
         """References of which one must have come before there is something to take, or its end to see."""
         return [self.answers[0] if self.answers else self.live]
 
-    def _get(self, reference: ObjectRef) -> tuple[bool, Answer]:
+    def _get(self, reference: ObjectRef[object]) -> tuple[bool, Answer]:
         ray = import_ray()
         try:
             sent = ray.get(reference)
@@ -242,17 +244,17 @@ class RayMember(Actor):
         handle: of the actor.
     """
 
-    def __init__(self, rank: int, handle: ActorHandle) -> None:
+    def __init__(self, rank: int, handle: ActorHandle[Host]) -> None:
         super().__init__(handle)
         self.rank = rank
-        self.waiting = False
-        self._rescue: ObjectRef | None = None
+        self.waiting: bool = False
+        self._rescue: ObjectRef[object] | None = None
 
     def rescue(self) -> None:
         """As :meth:`Member.rescue`."""
         self._rescue = self.handle.rescue.options(concurrency_group="pulse").remote()
 
-    def awaited(self) -> list[ObjectRef]:
+    def awaited(self) -> list[ObjectRef[object]]:
         """As :meth:`Actor.awaited`: what is rescued comes when it comes, before the answer or behind it."""
         return [*super().awaited(), *([] if self._rescue is None else [self._rescue])]
 

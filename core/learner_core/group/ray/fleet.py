@@ -1,4 +1,7 @@
-"""The actors of one group: placed together, fed from the object store, gone together."""
+"""The actors of one group: placed together, fed from the object store, gone together.
+
+docs/decisions/launchers.md says why.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ class RayFleet:
         self._ray = connect(self._options, self._num_cpus + self._options.num_cpus_of_runners(config))
         self._room: PlacementGroup | None = None
         self._members: list[RayMember] = []
-        self._batch: ObjectRef | None = None
+        self._batch: ObjectRef[object] | None = None
 
     def start(self, frameworks: Sequence[str], collective: str) -> Sequence[Member]:
         """As :meth:`Fleet.start`; waits until the actors' processes run, at most ``start_timeout_s``."""

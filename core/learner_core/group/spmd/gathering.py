@@ -1,7 +1,7 @@
 """Coming together: one connection from every rank to rank 0, each side sure of the other, and what is said first.
 
 Rank 0 hears of every rank its machine and address, and answers with what each needs to join the collective. The
-listener and the secret's file are there while the ranks meet, and no longer.
+listener and the secret's file are there while the ranks meet, and no longer. docs/decisions/ranks.md says why.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class Gathering:
     """
 
     def __init__(self, environment: Mapping[str, str], world: World, said: Tree, *, deadline: float) -> None:
-        self.address = ""
+        self.address: str = ""
         self.said: list[Message] = []
-        self.key = b""
+        self.key: bytes = b""
         self.about: dict[int, str] = {}
         self.order: dict[str, str] = {}
         self._connections: dict[int, Connection] = {}
         self._session = b""
         self._secret = find_secret(environment, world)
-        self.share_files = self._secret.on_this_machine
+        self.share_files: bool = self._secret.on_this_machine
         try:
             self.address = address_towards(world.address, world.port)
             own = {**said, "address": self.address}

@@ -76,7 +76,7 @@ class Challenge:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._nonce = os.urandom(_NONCE_NBYTES)
-        self.message = _GREETING + self._nonce
+        self.message: bytes = _GREETING + self._nonce
 
     def check(self, said: bytes) -> tuple[bytes, Keys | None]:
         """The third message, and the keys if the second one was right.
@@ -108,7 +108,7 @@ class Answer:
     def __init__(self, secret: bytes, rank: int, challenge: bytes) -> None:
         number, nonce = _RANK.pack(rank), os.urandom(_NONCE_NBYTES)
         nonces = challenge[len(_GREETING) :] + nonce
-        self.message = _GREETING + number + nonce + derive(secret, _OTHER, number + nonces)
+        self.message: bytes = _GREETING + number + nonce + derive(secret, _OTHER, number + nonces)
         self._expected = derive(secret, _FIRST, number + nonces)
         self._keys = Keys.of(secret, rank, nonces)
 

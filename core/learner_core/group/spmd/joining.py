@@ -48,7 +48,7 @@ class FixedPlace:
 
     def __init__(self, address: str, port: int) -> None:
         self._place = address, port
-        self.where = f"{address}:{port}"
+        self.where: str = f"{address}:{port}"
 
     def find(self, secret: bytes) -> tuple[str, int]:
         """As :meth:`Place.find`."""

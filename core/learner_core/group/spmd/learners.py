@@ -77,17 +77,19 @@ class SpmdLearners:
     def __init__(self, config: AlgorithmSettings, env: object) -> None:
         self._config = config
         options = SpmdOptions.of(config.launcher_options)
-        self.world = world = find_world(os.environ, options)
+        world = find_world(os.environ, options)
+        self.world: World = world
         if config.num_learners not in (0, world.size):
             raise LearnerGroupError(
                 f"num_learners={config.num_learners}, but {world.launcher} has started {world.size} ranks: leave it out"
             )
-        self.rank, self.size = world.rank, world.size
+        self.rank: int = world.rank
+        self.size: int = world.size
         self._who = f"rank {world.rank} of {world.size}"
         self._broken: str | None = None
         self._watch = Watch(world.rank, world.size, timeout_s=config.timeout_s, about=_about(world))
         #: Its name; "" where there is one rank.
-        self.collective = ""
+        self.collective: str = ""
         self._collective: Collective | None = None
         self._links: Links | None = None
         self._seal: Seal | None = None
@@ -114,7 +116,7 @@ class SpmdLearners:
             with self._together("join"):
                 # Whoever has come into the ring in a rank's place is found before it has said anything else.
                 exchange.gather_bytes("join", b"")
-            self.learner = self._build(learner_class, env, ranks)
+            self.learner: Learner = self._build(learner_class, env, ranks)
         except BaseException:
             self.close()
             raise

@@ -34,7 +34,7 @@ class HorovodNote:
 
     def __init__(self, address: str, port: int) -> None:
         self._address, self._port = address, port
-        self.where = f"{address}:{port}"
+        self.where: str = f"{address}:{port}"
         self._written = 0.0
 
     def write(self, secret: bytes, address: str, port: int) -> None:

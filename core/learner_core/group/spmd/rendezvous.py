@@ -87,6 +87,8 @@ class RendezvousServer:
                 f"launcher=\"spmd\": {what}, or give launcher_options={{'rendezvous': 'HOST:PORT'}} ({error})"
             ) from error
         self._listener.setblocking(False)
+        self.address: str
+        self.port: int
         self.address, self.port = self._listener.getsockname()[:2]
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)

@@ -3,6 +3,7 @@
 It is in the environment (``LEARNER_CORE_SECRET``: the secret itself, or ``file:PATH``), or, where all ranks are on one
 machine, in a file that rank 0 makes and that this user alone may read. Refuses several machines without one, a secret
 that is short, and files and folders that others may read or change. The secret appears in no message.
+docs/decisions/trust.md says why.
 """
 
 from __future__ import annotations

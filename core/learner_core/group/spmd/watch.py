@@ -45,7 +45,7 @@ class Watch:
         self.rank = rank
         self.size = size
         self._timeout_s = timeout_s
-        self.about = {rank: about}
+        self.about: dict[int, str] = {rank: about}
         self._peers: dict[int, Connection] = {}  # all others on rank 0, else rank 0 alone
         self._last: dict[int, float] = {}
         self._left: set[int] = set()

@@ -68,7 +68,7 @@ class Executor:
         self._inputs = InputMaker(self._backend, step.blueprint, ranks)
         self._ranks = ranks
         self.tried = tried
-        self.minibatch = dict(minibatch)
+        self.minibatch: dict[str, int] = dict(minibatch)
         # A step that may not be padded is compiled for even shares alone.
         room = ranks.room if tried.mask_safe else ranks.width
         #: module id -> rows that a compiled step of this learner has room for.

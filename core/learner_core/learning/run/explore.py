@@ -1,4 +1,7 @@
-"""Finds out at build what a Learner's hooks do: by running its step on a dummy batch."""
+"""Finds out at build what a Learner's hooks do: by running its step on a dummy batch.
+
+docs/decisions/update-step.md says why.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 ``gradient`` ends with one flat vector: every gradient, then losses, stop margins, metrics and buffers, each already
 weighed by this learner's share of the minibatch's rows. The vectors of all learners add up to what one learner would
 have computed, so ``apply`` takes the sum and goes on as if it were alone, and every learner arrives at the same state.
+docs/decisions/several-learners.md says why.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class UpdateStep:
         self.blueprint = blueprint
         self.num_parts = num_parts
         self.probe = probe
-        self.xp = learner.backend.xp
+        self.xp: Namespace = learner.backend.xp
 
     # ------------------------------------------------------------------ the loop body
 
