@@ -70,5 +70,5 @@ def traced_measures(backend: str) -> Iterator[Measure]:
     """What is read off calls, on that backend; its steps are compiled first."""
     updated, stepped = traces.update(backend), traces.environment_step(backend)
     yield Measure("an update: files", lambda: updated.files, 29, 20)
-    yield Measure("an update: moves between files", lambda: traces.in_words(updated), 81, 35)
+    yield Measure("an update: moves between files", lambda: traces.in_words(updated), 80, 35)
     yield Measure("a step of an environment: files", lambda: stepped.files, 23, 16)

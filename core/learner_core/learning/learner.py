@@ -225,12 +225,11 @@ class Learner(LearnerHooks):
     def _to_be_updated(self, checked: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, bool]:
         """module id -> whether it learns from these rows, of the modules that have some."""
         asked = {mid: plan.rows_from for mid, plan in self.blueprint.learning.items() if plan.rows_from in checked}
-        return {
-            mid: yes_or_no(
-                "should_module_be_updated", self.should_module_be_updated(module_id=mid, batch=checked[feed])
-            )
-            for mid, feed in asked.items()
-        }
+        found = {}
+        for mid, feed in asked.items():
+            answer = self.should_module_be_updated(module_id=mid, batch=checked[feed])
+            found[mid] = answer if isinstance(answer, bool) else yes_or_no("should_module_be_updated", answer)
+        return found
 
     def _mask_sequences(self, module_id: str, columns: dict[str, np.ndarray]) -> None:
         """Batches of sequences always have a mask, and steps of a burn-in never count."""
