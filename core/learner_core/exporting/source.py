@@ -14,6 +14,7 @@ from .. import numpy_xp
 from ..algorithm.stored_policies import stored_specs, stored_weights
 from ..algorithm.stored_spaces import SPACES
 from ..errors import ConfigError, LearnerCoreError, StateError
+from ..learning.batch import nested_columns
 from ..learning.resolve import resolve_modules
 from ..learning.rl_module import RLModule, RLModuleSpec
 from ..learning.shared_parameters import completed
@@ -257,16 +258,7 @@ def _normalizer(runner: Tree | None) -> RunningNormalizer | None:
 
 def nest(arrays: Arrays) -> ArrayTree:
     """``{"obs/a/b": x}`` as nested dicts; of ``obs`` alone the array."""
-    if list(arrays) == ["obs"]:
-        return arrays["obs"]
-    tree: dict[str, Any] = {}
-    for path, value in arrays.items():
-        *parents, leaf = path.split("/")[1:]
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+    return nested_columns(arrays).get("obs", {})
 
 
 def require(package: str, extra: str) -> None:

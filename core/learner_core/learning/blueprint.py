@@ -172,10 +172,15 @@ class Blueprint:
             for module_id, plan in self.plans.items()
         }
 
-    @property
+    @cached_property
     def modules(self) -> dict[str, RLModule]:
         """module id -> module."""
         return {module_id: plan.module for module_id, plan in self.plans.items()}
+
+    @cached_property
+    def bounds(self) -> dict[str, Mapping[str, tuple[float, float]]]:
+        """module id -> variable -> least and most value."""
+        return {module_id: plan.bounds for module_id, plan in self.plans.items()}
 
     @cached_property
     def num_parameters(self) -> int:

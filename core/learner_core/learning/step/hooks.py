@@ -267,9 +267,8 @@ class LearnerHooks:
         registry = self._registry
         if registry is not None:
             return Variables(registry.host_variables, registry.bounds, None, lambda module_id, name: None)
-        bounds = {module_id: plan.bounds for module_id, plan in self.blueprint.plans.items()}
         trained = functools.partial(host_parameters.trained_variable, self)
-        return Variables(self.train_state.host_variables, bounds, self._context, trained)
+        return Variables(self.train_state.host_variables, self.blueprint.bounds, self._context, trained)
 
     def noise(self, name: str, shape: tuple[int, ...] = ()) -> Array:
         """Standard normal noise, the same on every backend and at every minibatch padding.
